@@ -1,0 +1,75 @@
+"""Every error Limbeck raises on purpose.
+
+LimbeckError                    exit status 1
+├── InputError                  exit status 2: something the user gave is wrong
+│   ├── RecipeError             a setting of the recipe or of the command line
+│   ├── DataError               a line, column or value of a data file
+│   │   └── LeakError           a question stands in train and in an examined split
+│   ├── ModelError              a model name or folder that cannot be used
+│   ├── RunInUseError           another process works in this run folder
+│   └── DiskError               a file cannot be read or written
+├── TeacherError                the teacher answered with an error, or not at all
+│   └── CostCapError            the next request could exceed the agreed cost
+└── TrainingError               training cannot go on (a loss that is not finite)
+
+The text of an error is one sentence: where, what is wrong, and the mend.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class LimbeckError(Exception):
+    """Base of all; the command prints its text and exits with `exit_status`."""
+
+    exit_status = 1
+
+
+class InputError(LimbeckError):
+    """Something the user gave is wrong; nothing was changed."""
+
+    exit_status = 2
+
+
+class RecipeError(InputError):
+    """A setting of the recipe or of the command line is wrong."""
+
+
+class DataError(InputError):
+    """A data file is wrong; `place` is `file:line` where a line is to blame."""
+
+    def __init__(self, place: str | Path, message: str) -> None:
+        super().__init__(f"{place}: {message}")
+
+
+class LeakError(DataError):
+    """A question stands both in train and in a split that is examined."""
+
+
+class ModelError(InputError):
+    """A model name or folder cannot be used."""
+
+
+class RunInUseError(InputError):
+    """Another process holds the lock of this run folder."""
+
+
+class DiskError(InputError):
+    """A file cannot be read or written."""
+
+    def __init__(self, path: str | Path, error: OSError) -> None:
+        reason = error.strerror or type(error).__name__
+        super().__init__(f"{path}: {reason}; free the space or mend the permission, then run again")
+
+
+class TeacherError(LimbeckError):
+    """The teacher answered with an error, or not at all."""
+
+
+class CostCapError(TeacherError):
+    """The next request could cost more than was agreed; what arrived is kept."""
+
+
+class TrainingError(LimbeckError):
+    """Training cannot go on."""

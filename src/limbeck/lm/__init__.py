@@ -1,0 +1,61 @@
+"""Who speaks: every teacher, mentor and student stands behind `Complete`.
+
+Importing this module loads no torch; `lm.load` and `lm.local` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One text to complete; `id` (a problem's id) tells the completions apart."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to complete. `temperature` 0 is greedy; then `n` must be 1.
+
+    `max_tokens` counts new tokens. `seed`, the prompt's id and the completion's
+    index alone decide what is drawn: never the neighbours in a batch.
+    """
+
+    n: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Raw text from a model: the `index`-th (0-based) completion of a prompt.
+
+    `truncated`: it ended at `max_tokens`, not by itself. `cost_usd` is what a
+    paid endpoint charged for it, 0 elsewhere.
+    """
+
+    prompt_id: str
+    index: int
+    text: str
+    tokens: int = 0
+    truncated: bool = False
+    cost_usd: float = 0.0
+
+
+class Complete(Protocol):
+    """Anything that completes prompts; completions come as they are ready, in any order."""
+
+    @property
+    def name(self) -> str:
+        """What records call it (`source`), such as "offline" or a model's name."""
+        ...
+
+    def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]: ...
