@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,8 +39,9 @@ class Rationale(Record):
     """A chain of thought about a problem, as `source` wrote it.
 
     `reasoning` is the completion without its closing answer statement, `answer`
-    what was extracted from it (None: extraction failed). `dropped` says why it
-    is not trained on; None means kept.
+    what was extracted from it (None: extraction failed) and `how` by what: an
+    explicit marker ("the answer is") or the answer kind's fallback. `dropped`
+    says why it is not trained on; None means kept.
     """
 
     problem_id: str
@@ -49,6 +50,7 @@ class Rationale(Record):
     completion: str
     reasoning: str
     answer: str | None
+    how: Literal["marker", "fallback"] | None = None
     correct: bool
     dropped: str | None = None
     truncated: bool = False

@@ -1,0 +1,221 @@
+"""One training step of ours against the same step of a plain `transformers.Trainer`.
+
+    python benchmarks/step.py
+
+Plain: every example padded to the longest of the set, logits for every position, as the published
+code of this field trains. Ours: length-bucketed batches padded to their own longest, logits for
+scored tokens only. The same 8 examples are in a step on both sides, from the same weights, and the
+loss and all gradients must agree. Toy T5 and Llama with 32,000 words; the lengths are those of a
+published set (350 examples, targets of 84 tokens on average and 512 at most).
+
+Time: both sides in this process, in turns, forward, backward, clipping and optimiser step, summed
+over steps at even ranks of length. Memory: each side in a process of its own, the rise of its
+largest resident set (ru_maxrss) above what it held at rest with weights and optimiser state, over
+the same steps and the step with the longest examples of all, which decides what fits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
+
+from limbeck.training.collate import Batch, Row, collate
+from limbeck.training.parts import FineTune
+from limbeck.training.sampler import BucketSampler
+from limbeck.training.trainer import DistilTrainer, Feed
+
+WORDS = 32_000
+EXAMPLES = 350
+LONGEST = 512
+EXAMPLES_PER_STEP = 8
+STEPS = 5
+KINDS = ("t5", "llama")
+SIDES = ("plain", "ours")
+
+
+def model_of(kind: str) -> nn.Module:
+    """About 12 (T5) and 20 million weights, always the same ones, without dropout."""
+    torch.manual_seed(0)
+    if kind == "t5":
+        config = T5Config(
+            vocab_size=WORDS,
+            d_model=256,
+            d_kv=32,
+            d_ff=1024,
+            num_layers=4,
+            num_heads=8,
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+        )
+        return T5ForConditionalGeneration(config)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=WORDS,
+            hidden_size=256,
+            intermediate_size=688,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            max_position_embeddings=1024,
+        )
+    )
+
+
+def rows_of(kind: str) -> list[Row]:
+    """Prompts of about 50 tokens; targets log-normal, mean 84, the longest 512."""
+    draw = random.Random(0)
+
+    def tokens(mean: float, spread: float, most: int) -> list[int]:
+        count = int(draw.lognormvariate(0, spread) * mean)
+        return [draw.randrange(3, WORDS) for _ in range(max(4, min(most, count)))]
+
+    rows = []
+    for number in range(EXAMPLES):
+        prompt = tokens(47, 0.35, 120)
+        target = tokens(72, 0.55, LONGEST)
+        if number == 0:
+            target = [draw.randrange(3, WORDS) for _ in range(LONGEST)]
+        if kind == "t5":
+            rows.append(Row(str(number), prompt, target))
+        else:
+            rows.append(Row(str(number), prompt + target, [-100] * len(prompt) + target))
+    return rows
+
+
+def steps_of(rows: Sequence[Row], kind: str) -> list[list[Row]]:
+    """Batches of our sampler: at even ranks of length, then the one with the longest example."""
+    lengths = [(len(r.input_ids), len(r.labels)) if kind == "t5" else (len(r.input_ids),) for r in rows]
+    sampler = BucketSampler(lengths, batch_size=EXAMPLES_PER_STEP, batch_tokens=1 << 20, seed=0)
+    batches = sorted(
+        ([rows[i] for i in batch] for batch in sampler), key=lambda b: max(len(row.labels) for row in b)
+    )
+    return [batches[int((n + 0.5) * len(batches) / STEPS)] for n in range(STEPS)] + [batches[-1]]
+
+
+def collate_to_longest(batch: Sequence[Row], rows: Sequence[Row]) -> Batch:
+    """Pad a batch to the longest example of the whole set."""
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    longest = {"input_ids": max(len(r.input_ids) for r in rows), "labels": max(len(r.labels) for r in rows)}
+    longest["attention_mask"] = longest["input_ids"]
+    padded = collate(batch, 0)
+    return {name: pad(t, (0, longest[name] - t.shape[1]), value=fill[name]) for name, t in padded.items()}
+
+
+def trainer_of(side: str, kind: str, rows: Sequence[Row], folder: str) -> Any:
+    """A trainer of either kind, with a learning rate of 0: every step begins from the same weights."""
+    args = TrainingArguments(
+        output_dir=folder,
+        learning_rate=0.0,
+        weight_decay=0.0,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+    if side == "plain":
+        trainer: Any = Trainer(model=model_of(kind), args=args)
+    else:
+        sampler = BucketSampler([(1,)], batch_size=1, batch_tokens=1, seed=0)
+        trainer = DistilTrainer(model_of(kind), args, FineTune(kind == "t5"), Feed(rows, sampler, 0))
+    trainer.create_optimizer()
+    return trainer
+
+
+def step(trainer: Any, batch: Batch) -> tuple[float, float, Tensor]:
+    """One optimiser step: its seconds, loss and gradient (copied while the clock stands)."""
+    start = time.perf_counter()
+    batches, counts = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer.training_step(trainer.model, batches[0], counts)
+    seconds = time.perf_counter() - start
+    gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+    start = time.perf_counter()
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+    trainer.optimizer.step()
+    trainer.model.zero_grad()
+    return seconds + time.perf_counter() - start, loss.item(), gradient
+
+
+def collated(side: str, batch: Sequence[Row], rows: Sequence[Row]) -> Batch:
+    return collate(batch, 0) if side == "ours" else collate_to_longest(batch, rows)
+
+
+def compare(kind: str) -> dict[str, float]:
+    """Seconds of both sides over the steps; the largest relative distance of losses and gradients."""
+    rows = rows_of(kind)
+    seconds = dict.fromkeys(SIDES, 0.0)
+    apart = {"loss": 0.0, "gradient": 0.0}
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {side: trainer_of(side, kind, rows, folder) for side in SIDES}
+        for side in SIDES:
+            step(trainers[side], collate(rows[1:3], 0))  # the first step makes the optimiser's state
+        for batch in steps_of(rows, kind)[:STEPS]:
+            done = {side: step(trainers[side], collated(side, batch, rows)) for side in SIDES}
+            for side in SIDES:
+                seconds[side] += done[side][0]
+            (_, plain_loss, plain), (_, our_loss, ours) = done["plain"], done["ours"]
+            apart["loss"] = max(apart["loss"], abs(our_loss / plain_loss - 1))
+            apart["gradient"] = max(apart["gradient"], ((ours - plain).norm() / plain.norm()).item())
+    return {**seconds, **apart}
+
+
+def added_memory(side: str, kind: str) -> float:
+    """MB that the steps add to weights and optimiser state at their peak; for a process of its own."""
+    rows = rows_of(kind)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(side, kind, rows, folder)
+        step(trainer, collate(rows[1:3], 0))
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        for batch in steps_of(rows, kind):
+            step(trainer, collated(side, batch, rows))
+    at_rest = pages * resource.getpagesize() / 1024
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - at_rest) / 1024
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--memory", nargs=2, metavar=("SIDE", "KIND"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.memory:
+        print(added_memory(*chosen.memory))
+        return 0
+    equal = True
+    for kind in KINDS:
+        found = compare(kind)
+        memory = {
+            side: float(subprocess.check_output([sys.executable, __file__, "--memory", side, kind]))
+            for side in SIDES
+        }
+        equal = equal and found["loss"] < 1e-5 and found["gradient"] < 1e-4
+        print(
+            f"{kind:6} time ratio {found['plain'] / found['ours']:.1f}   "
+            f"added peak memory ratio {memory['plain'] / memory['ours']:.1f}   "
+            f"(loss apart by {found['loss']:.0e}, gradient by {found['gradient']:.0e}, relative)",
+            flush=True,
+        )
+    if not equal:
+        print("loss or gradient differ: the sides do not do the same step", file=sys.stderr)
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,336 @@
+"""The command. Every import that costs time happens inside the command that needs it.
+
+Exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limbeck.errors import InputError, LimbeckError
+
+if TYPE_CHECKING:
+    from limbeck.methods.stages import Way
+    from limbeck.records import Problem
+    from limbeck.tasks.settings import TaskSettings
+
+app = typer.Typer(
+    name="limbeck",
+    help="A recipe in, a small model that reasons out.",
+    epilog="Errors are one sentence; add --debug anywhere for the traceback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=VALUE", help="Change one setting of the recipe; may be given often."),
+]
+RunFolder = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<recipe name> when not given.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a teacher is paid.")]
+MaxCost = Annotated[float | None, typer.Option("--max-cost", metavar="USD", help="Never pay more than this in all.")]
+TaskName = Annotated[
+    str, typer.Option("--task", metavar="TASK", help="A built-in task's name, or a recipe whose task is meant.")
+]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run, student or exam folders.")]
+
+
+def main() -> None:
+    """Entry point: run the command, turn errors into one sentence and an exit status."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except (LimbeckError, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        interrupted = isinstance(error, KeyboardInterrupt)
+        text = "interrupted; the same command goes on where it stopped" if interrupted else str(error)
+        print(f"limbeck: {text}", file=sys.stderr)
+        sys.exit(error.exit_status if isinstance(error, LimbeckError) else 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe left
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"limbeck: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"limbeck {version('limbeck')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """A recipe in, a small model that reasons out."""
+
+
+@app.command()
+def run(
+    recipe: RecipeFile, overrides: Overrides = None, out: RunFolder = None, yes: Yes = False, max_cost: MaxCost = None
+) -> None:
+    """The whole way: problems, rationales, training, exam, report. Resumes what was stopped."""
+    from limbeck import methods, report
+    from limbeck.methods import stages
+
+    with _way(recipe, overrides, out, yes, max_cost) as way:
+        stages.examine_teacher(way)
+        methods.distil(way)
+        folder = way.run.folder
+        found = report.contestants([folder])
+        page = folder / "report.html"
+        report.write_report([folder], page)
+        _print(report.results_table(found))
+        _print(report.comparison_table(report.compare(found)))
+        print(f"report: {page}")
+
+
+@app.command()
+def collect(
+    recipe: RecipeFile, overrides: Overrides = None, out: RunFolder = None, yes: Yes = False, max_cost: MaxCost = None
+) -> None:
+    """Teacher rationales only: estimate first, then collect, grade and audit."""
+    from limbeck.methods import stages
+    from limbeck.recipe import load_recipe
+
+    teacher = load_recipe(recipe, overrides or ()).teacher
+    if teacher.kind == "given":
+        print("the rationales are given in the data: nothing to collect, they are only graded")
+    with _way(recipe, overrides, out, yes, max_cost) as way:
+        found = stages.rationales(way)
+        _print_audit(found.stage.folder / "audit.json")
+        print(f"rationales: {found.stage.folder / 'graded.jsonl'}")
+
+
+@app.command()
+def grade(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rationales as JSONL, such as a run's graded.jsonl.")],
+    task: TaskName,
+    keep: Annotated[str, typer.Option(help="correct, unless-wrong or all")] = "correct",
+    drop_false_equations: Annotated[bool, typer.Option(help="Drop rationales with a false equation.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the graded rationales here.")] = None,
+) -> None:
+    """Audit a file of rationales: how many are correct, what is dropped and why, how diverse they are."""
+    from limbeck.rationales import grade_file
+    from limbeck.records import write_jsonl
+
+    if keep not in ("correct", "unless-wrong", "all"):
+        raise InputError(f"--keep {keep}: choose correct, unless-wrong or all")
+    settings, seed = _task(task)
+    sifted, summary = grade_file(file, settings, seed, keep=keep, drop_false_equations=drop_false_equations)
+    _print_table(summary)
+    if out:
+        write_jsonl(out, sifted)
+        print(f"graded rationales: {out}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or folder, or a student's folder.")],
+    task: TaskName,
+    out: Annotated[Path, typer.Option("--out", help="Folder for predictions.jsonl and metrics.json.")],
+    split: Annotated[str, typer.Option(help="train, dev or test")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
+    votes: Annotated[int, typer.Option(min=1, help="Above 1: majority of so many sampled answers.")] = 1,
+    temperature: Annotated[float, typer.Option(help="Of the votes.")] = 0.7,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens per answer.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="plain, arrow or chat; the student's own if known")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of a built-in task's problems and of the votes.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Examine any model on a split of a task."""
+    from limbeck import report
+    from limbeck.evaluate import examine_model, write_exam
+
+    settings, recipe_seed = _task(task)
+    problems = _split(settings, recipe_seed if seed is None else seed, split)[:limit]
+    if out.exists() and any(out.iterdir()) and not (out / "metrics.json").exists():
+        raise InputError(f"{out}: holds other files; name a new folder with --out")
+    predictions, summary = examine_model(
+        _model_folder(model),
+        problems,
+        settings,
+        form=form,
+        max_tokens=max_tokens,
+        votes=votes,
+        temperature=temperature,
+        seed=seed or 0,
+        device=device,
+        track=_track(),
+    )
+    write_exam(out, predictions, {**summary, "split": split})
+    _print(report.results_table(report.contestants([out])))
+    print(f"predictions: {out / 'predictions.jsonl'}")
+
+
+@app.command()
+def compare(
+    runs: Runs, json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
+) -> None:
+    """Pair runs on the same problems: difference, 95% interval, McNemar test."""
+    from limbeck import report
+
+    found = report.contestants(runs)
+    comparisons = report.compare(found)
+    if json:
+        from json import dumps
+
+        print(dumps({"results": report.results_rows(found), "pairs": report.comparison_rows(comparisons)}, indent=1))
+        return
+    _print(report.results_table(found))
+    _print(report.comparison_table(comparisons))
+
+
+@app.command()
+def report(runs: Runs, out: Annotated[Path, typer.Option("--out", help="The HTML file.")]) -> None:
+    """Write one self-contained HTML page about runs."""
+    from limbeck.report import write_report
+
+    write_report(runs, out)
+    print(f"report: {out}")
+
+
+@app.command()
+def ask(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A student's or model's folder, or a name.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="plain, arrow or chat")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Hear a student reason about one question."""
+    from limbeck.evaluate import answer_one
+
+    if not question.strip():
+        raise InputError("QUESTION: is empty; write the question in quotes")
+    print(answer_one(_model_folder(model), question, form=form, max_tokens=max_tokens, device=device))
+
+
+@app.command()
+def tasks() -> None:
+    """List the built-in tasks and their knobs."""
+    from rich.table import Table
+
+    from limbeck.tasks.generated import GENERATED
+
+    table = Table("task", "answer", "what", "knobs", title="built-in tasks")
+    for name, task in GENERATED.items():
+        table.add_row(name, task.kind, task.summary, ", ".join(f"{k}={v}" for k, v in task.knobs.items()))
+    _print(table)
+    print("your own data: `task: {name, kind, train, test, columns}` in a recipe; see docs/data.md")
+
+
+@app.command()
+def methods() -> None:
+    """List the methods and their settings."""
+    from rich.table import Table
+
+    from limbeck.methods import METHODS
+
+    table = Table("method", "what", "paper", "settings", title="methods")
+    for name, method in METHODS.items():
+        fields = method.settings.model_fields.items()
+        table.add_row(name, method.summary, method.paper, ", ".join(f"{k}={f.default}" for k, f in fields))
+    _print(table)
+
+
+@contextmanager
+def _way(
+    path: Path, overrides: list[str] | None, out: Path | None, yes: bool, max_cost: float | None
+) -> Iterator[Way]:
+    """Read the recipe, open its run folder, and set up the teacher and the progress."""
+    from limbeck.methods import check_methods
+    from limbeck.methods.stages import Way
+    from limbeck.methods.teachers import make_teacher
+    from limbeck.progress import tracker
+    from limbeck.recipe import load_recipe
+    from limbeck.run import open_run
+    from limbeck.tasks.settings import task_kind
+
+    recipe = load_recipe(path, overrides or ())
+    check_methods(recipe, str(path))
+    folder = out or Path("runs") / recipe.name
+    facts = {"recipe": recipe.name, "task": recipe.task.name, "kind": task_kind(recipe.task), "seed": recipe.seed}
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    with open_run(folder, recipe.to_yaml(), facts, say) as opened:
+        teacher = make_teacher(recipe, opened, agreed=yes, max_cost=max_cost)
+        yield Way(opened, recipe, teacher, tracker(opened.say))
+
+
+def _task(name: str) -> tuple[TaskSettings, int]:
+    """The task of a recipe file, or a built-in one by name; with the seed of its problems."""
+    from limbeck.recipe import load_recipe
+    from limbeck.tasks.settings import built_in
+
+    if name.endswith((".yaml", ".yml")):
+        recipe = load_recipe(Path(name))
+        return recipe.task, recipe.seed
+    return built_in(name), 0
+
+
+def _split(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
+    from limbeck.tasks.sources import load_splits
+
+    if split not in ("train", "dev", "test"):
+        raise InputError(f"--split {split}: choose train, dev or test")
+    problems: list[Problem] = getattr(load_splits(settings, seed), split)
+    if not problems:
+        raise InputError(f"--split {split}: this task has no problems there; choose another split")
+    return problems
+
+
+def _model_folder(model: str) -> str:
+    """A student's folder stands for the model inside it."""
+    inner = Path(model) / "model"
+    return str(inner) if (inner / "config.json").is_file() or (inner / "adapter_config.json").is_file() else model
+
+
+def _track() -> Any:
+    from limbeck.progress import tracker
+
+    return tracker(lambda line: print(line, file=sys.stderr))
+
+
+def _print(thing: object) -> None:
+    """Print a rich table; a pipe gets the width it needs instead of a cut one."""
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(thing)
+
+
+def _print_audit(path: Path) -> None:
+    from json import loads
+
+    _print_table(loads(path.read_text(encoding="utf-8")))
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("audit of rationales", "", show_header=True)
+    for key, value in summary.items():
+        shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(key, shown)
+    _print(table)

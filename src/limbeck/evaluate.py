@@ -1,0 +1,175 @@
+"""The exam: a model answers every problem of a split, once; nothing leaves the denominator."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import ModelError
+from limbeck.lm import Complete, Completion, Prompt, Sampling
+from limbeck.lm.chunks import Chunks
+from limbeck.progress import SILENT, Track
+from limbeck.records import Prediction, Problem, write_json, write_jsonl
+from limbeck.statistics import wilson
+from limbeck.tasks.answers import AnswerKind, extract, same
+from limbeck.tasks.prompts import FORMATS, render
+
+if TYPE_CHECKING:
+    from limbeck.lm.load import Loaded
+
+ABOUT = "limbeck.json"
+"""File in a student's model folder: {"task", "kind", "format", "max_tokens"}."""
+
+
+def examine(
+    complete: Complete,
+    problems: Sequence[Problem],
+    kind: AnswerKind,
+    ask: Callable[[Problem], str],
+    sampling: Sampling,
+    *,
+    track: Track = SILENT,
+) -> tuple[list[Prediction], dict[str, Any]]:
+    """Let `complete` answer every problem, greedily or by majority of `sampling.n` votes.
+
+    Args:
+        complete: who is examined.
+        problems: of one split.
+        kind: the answer kind that extracts and compares.
+        ask: problem -> the prompt's text.
+        sampling: `n` > 1 votes (self-consistency) and needs a temperature above 0.
+
+    Returns:
+        Predictions in the order of the problems, and metrics: accuracy with a
+        Wilson 95% interval over all problems (a failed extraction counts as
+        wrong), failures, cut-off completions, mean new tokens, tokens per second.
+    """
+    prompts = [Prompt(problem.id, ask(problem)) for problem in problems]
+    answers: dict[str, list[Completion]] = defaultdict(list)
+    clock = time.monotonic()
+    arrived = 0
+    with track(f"exam of {complete.name}", len(prompts) * sampling.n) as advance:
+        for completion in complete(prompts, sampling):
+            answers[completion.prompt_id].append(completion)
+            arrived += 1
+            advance(arrived, "")
+    seconds = complete.seconds if isinstance(complete, Chunks) else time.monotonic() - clock
+    predictions = [predict(problem, kind, answers[problem.id]) for problem in problems]
+    tokens = sum(completion.tokens for group in answers.values() for completion in group)
+    return predictions, metrics(complete.name, predictions, tokens, seconds, sampling.n)
+
+
+def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion]) -> Prediction:
+    """The majority's answer; ties go to the answer given first, failures do not vote."""
+    ordered = sorted(completions, key=lambda completion: completion.index)
+    if not ordered:  # the endpoint gave nothing: a failure, not a smaller exam
+        ordered = [Completion(problem.id, 0, "")]
+    votes = [extract(kind, completion.text, problem.options).answer for completion in ordered]
+    winner = majority(kind, votes)
+    speaker = ordered[votes.index(winner)]
+    return Prediction(
+        problem_id=problem.id,
+        question=problem.question,
+        gold=problem.answer,
+        completion=speaker.text,
+        answer=winner,
+        correct=winner is not None and same(kind, winner, problem.answer),
+        tokens=speaker.tokens,
+        truncated=speaker.truncated,
+        votes=tuple(votes) if len(votes) > 1 else (),
+    )
+
+
+def majority(kind: AnswerKind, votes: Sequence[str | None]) -> str | None:
+    """The most frequent answer under the kind's comparison (25.0 and 25 are one); None when nobody answered."""
+    counts: Counter[str] = Counter()
+    for vote in votes:
+        if vote is None:
+            continue
+        known = next((answer for answer in counts if same(kind, answer, vote)), vote)
+        counts[known] += 1
+    return max(counts, key=lambda answer: counts[answer]) if counts else None
+
+
+def metrics(
+    name: str, predictions: Sequence[Prediction], tokens: int, seconds: float, votes: int = 1
+) -> dict[str, Any]:
+    """Summary of one exam; `tokens` counts the new tokens of all votes."""
+    right = sum(prediction.correct for prediction in predictions)
+    low, high = wilson(right, len(predictions))
+    return {
+        "name": name,
+        "problems": len(predictions),
+        "correct": right,
+        "accuracy": right / len(predictions),
+        "low": low,
+        "high": high,
+        "extraction_failed": sum(prediction.answer is None for prediction in predictions),
+        "truncated": sum(prediction.truncated for prediction in predictions),
+        "mean_tokens": tokens / (len(predictions) * votes),
+        "tokens_per_s": tokens / seconds if seconds > 0 else 0.0,
+        "seconds": seconds,
+        "votes": votes,
+    }
+
+
+def examine_model(
+    model: str,
+    problems: Sequence[Problem],
+    kind: AnswerKind,
+    sampling: Sampling,
+    *,
+    form: str | None = None,
+    device: str = "auto",
+    max_rows: int = 64,
+    track: Track = SILENT,
+) -> tuple[list[Prediction], dict[str, Any]]:
+    """Load a model by name or folder and examine it; the prompt format is the one it was trained with."""
+    from limbeck.lm.load import load
+    from limbeck.lm.local import LocalModel
+
+    loaded = load(model, device=device)
+    asked = partial(student_prompt, loaded, form or about_student(model).get("format", "plain"))
+    return examine(LocalModel(loaded, max_rows=max_rows), problems, kind, asked, sampling, track=track)
+
+
+def answer_one(model: str, question: str, max_tokens: int, *, form: str | None = None, device: str = "auto") -> str:
+    """What a model says, greedily, to one question."""
+    from limbeck.lm.load import load
+    from limbeck.lm.local import LocalModel
+
+    loaded = load(model, device=device)
+    asked = Problem(id="question", question=question, answer="?")
+    prompt = student_prompt(loaded, form or about_student(model).get("format", "plain"), asked)
+    sampling = Sampling(max_tokens=max_tokens)
+    return next(iter(LocalModel(loaded)([Prompt("question", prompt)], sampling))).text
+
+
+def student_prompt(loaded: Loaded, form: str, problem: Problem) -> str:
+    """The rendered prompt a student of this format is trained and examined with."""
+    return render(loaded.tokenizer, form, FORMATS[form].prompt(problem))
+
+
+def about_student(model: str) -> dict[str, Any]:
+    """What `limbeck.json` in a model folder says: format, kind, max_tokens, task; {} when it has none."""
+    path = Path(model) / ABOUT
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ModelError(f"{path}: not JSON; delete it and name the prompt format with --format") from None
+    if not isinstance(about, dict):
+        raise ModelError(f"{path}: not a JSON object; delete it and name the prompt format with --format")
+    return about
+
+
+def write_exam(folder: Path, predictions: Sequence[Prediction], summary: dict[str, Any]) -> None:
+    """Write predictions.jsonl, then metrics.json (whose presence says that the exam is over)."""
+    write_jsonl(folder / "predictions.jsonl", predictions)
+    write_json(folder / "metrics.json", summary)

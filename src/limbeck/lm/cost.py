@@ -1,0 +1,309 @@
+"""What completions cost: prices, the estimate before asking, the hard cap, the ledger.
+
+Money is in US dollars, lengths are in tokens. Nobody knows another company's
+tokenizer before the bill comes, so lengths of texts are bounded from above by
+their UTF-8 bytes (a byte-level vocabulary never needs more tokens than bytes) and
+guessed at four characters per token. Only the bound guards money.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from limbeck.lm import Completion, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from limbeck.lm.remember import Remembered
+
+TEMPLATE_TOKENS = 128
+"""Room for what a server's chat template adds around the texts it is sent."""
+
+CHARACTERS_PER_TOKEN = 4
+"""English prose under today's vocabularies; for guesses, never for the cap."""
+
+_DUST = 1e-9
+"""Dollars forgiven when sums of floats are compared with the cap."""
+
+
+_OURS = {
+    *("model", "messages", "prompt", "stop", "seed", "temperature", "top_p"),  # in the memory's key
+    *("n", "best_of", "stream", "max_tokens", "max_completion_tokens"),  # what the cap counts on
+}
+"""Request parameters that extra_body may not hold."""
+
+
+class Prices(BaseModel):
+    """What a teacher charges; reasoning tokens are output. Zero is a price, for servers of your own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    usd_per_million_input: float = Field(ge=0, description="dollars per million prompt tokens")
+    usd_per_million_output: float = Field(ge=0, description="dollars per million written tokens")
+
+    def usd(self, input_tokens: float, output_tokens: float) -> float:
+        """The price in dollars of so many tokens; discounts for cached input are not counted."""
+        return (
+            input_tokens * self.usd_per_million_input + output_tokens * self.usd_per_million_output
+        ) / 1_000_000
+
+
+class ApiSettings(BaseModel):
+    """Where the teacher is, how it is asked and what it charges."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    base_url: str = Field(description="address of the endpoint, such as http://localhost:8000/v1")
+    model: str = Field(min_length=1, description="the model's name as the endpoint knows it")
+    key_env: str | None = Field(None, description="environment variable with the key; null: no key")
+    endpoint: Literal["chat", "completions"] = Field("chat", description='"completions" is for base models')
+    system: str | None = Field(None, description="system prompt")
+    stop: tuple[str, ...] = Field((), description="texts at which the teacher stops")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the endpoint calls the bound on new tokens"
+    )
+    omit: tuple[Literal["seed", "temperature", "top_p"], ...] = Field(
+        (), description="parameters that this model refuses and that are not sent"
+    )
+    extra_body: Mapping[str, JsonValue] = Field(default_factory=dict, description="further parameters")
+    remember_as: str | None = Field(
+        None, description="stands for base_url in the memory; keep it when the same model moves elsewhere"
+    )
+    concurrency: int = Field(8, ge=1, le=512, description="requests under way at the same time")
+    timeout_s: float = Field(600.0, gt=0, description="seconds to wait for one answer")
+    retries: int = Field(6, ge=0, description="further attempts after a passing failure")
+    backoff_s: float = Field(1.0, gt=0, description="first wait before a retry in seconds; it doubles")
+    max_wait_s: float = Field(120.0, gt=0, description="longest wait before a retry in seconds")
+    prices: Prices | None = Field(None, description="null: unknown, and no cap can be kept")
+    max_cost_usd: float | None = Field(None, ge=0, description="hard cap on what the run's teacher may cost")
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address such as https://api.openai.com/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("must hold no user, password or query; name the key's variable in key_env")
+        return url.rstrip("/")
+
+    @field_validator("extra_body")
+    @classmethod
+    def _not_ours(cls, body: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+        if taken := sorted(_OURS & body.keys()):
+            raise ValueError(f"{taken[0]} is set by Limbeck; remove it from extra_body")
+        return body
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.endpoint == "completions" and self.system is not None:
+            raise ValueError("system has no place at the completions endpoint; use chat or remove it")
+        if self.max_cost_usd is not None and self.prices is None:
+            raise ValueError("a cap (max_cost_usd) needs prices; set them, to 0 if the server is free")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion asked for: the `index`-th of a prompt."""
+
+    prompt: Prompt
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A completion with its bill.
+
+    `output_tokens` is what was charged, hidden reasoning included, while
+    `completion.tokens` counts the text alone. `estimated`: the server sent no
+    usage, and the cost is the most it can have been. `priced` False: no price was
+    known, `completion.cost_usd` is 0 because nothing better can be said.
+    """
+
+    completion: Completion
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: bool = False
+    priced: bool = True
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What was paid so far; `unpriced_*` tokens were bought while no price was known."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+    estimated: int = 0
+    unpriced_input_tokens: int = 0
+    unpriced_output_tokens: int = 0
+
+    def add(self, receipt: Receipt) -> None:
+        """Enter one receipt."""
+        self.requests += 1
+        self.input_tokens += receipt.input_tokens
+        self.output_tokens += receipt.output_tokens
+        self.usd += receipt.completion.cost_usd
+        self.estimated += receipt.estimated
+        if not receipt.priced:
+            self.unpriced_input_tokens += receipt.input_tokens
+            self.unpriced_output_tokens += receipt.output_tokens
+
+    def spent_usd(self, prices: Prices | None) -> float:
+        """Dollars spent; what was bought without a known price is counted at `prices`."""
+        late = prices.usd(self.unpriced_input_tokens, self.unpriced_output_tokens) if prices else 0.0
+        return self.usd + late
+
+    def __str__(self) -> str:
+        estimated = f", {self.estimated:,} of them estimated from above" if self.estimated else ""
+        unpriced = self.unpriced_input_tokens + self.unpriced_output_tokens
+        without = f", and {unpriced:,} tokens without a known price" if unpriced else ""
+        return (
+            f"{self.requests:,} completions, {self.input_tokens:,} input and {self.output_tokens:,} output "
+            f"tokens, {dollars(self.usd)}{estimated}{without}"
+        )
+
+
+class Budget:
+    """A cap that holds while many requests are under way; safe to use from threads.
+
+    Every request is reserved at its worst case before it is sent and settled at
+    its real cost when its answer is in: spent + reserved never passes the cap. A
+    server that exceeds the bounds (it ignores the token limit, or its template is
+    longer than `TEMPLATE_TOKENS`) widens them from the first answer that shows it.
+    """
+
+    def __init__(self, prices: Prices | None, cap_usd: float | None, spent_usd: float = 0.0) -> None:
+        self._prices = prices
+        self._cap = cap_usd
+        self._reserved: list[float] = []
+        self._wider_input = self._wider_output = 0
+        self._lock = threading.Lock()
+        self.spent_usd = spent_usd
+
+    def worst(self, input_bound: int, max_tokens: int) -> float:
+        """The most one request can cost, in dollars (0 where no price is known)."""
+        if self._prices is None:
+            return 0.0
+        return self._prices.usd(input_bound + self._wider_input, max_tokens + self._wider_output)
+
+    def reserve(self, usd: float) -> bool:
+        """Set `usd` aside; False (and nothing is set aside) if the cap could be passed."""
+        with self._lock:
+            if not self._holds(usd):
+                return False
+            self._reserved.append(usd)
+            return True
+
+    def lose(self, reserved: float) -> bool:
+        """Count a request as paid that may have been charged without an answer; the
+        reservation stays for the next attempt. False if that one could pass the cap."""
+        with self._lock:
+            self.spent_usd += reserved
+            return self._holds(0.0)
+
+    def settle(self, reserved: float, spent: float) -> None:
+        """Replace a reservation by what the request did cost."""
+        with self._lock:
+            self._reserved.remove(reserved)
+            self.spent_usd += spent
+
+    def _holds(self, more: float) -> bool:
+        total = math.fsum([self.spent_usd, more, *self._reserved])
+        return self._cap is None or total <= self._cap + _DUST
+
+    def widen(self, over_input: int, over_output: int) -> None:
+        """Learn by how many tokens an answer exceeded its bounds (negative: it did not)."""
+        with self._lock:
+            self._wider_input = max(self._wider_input, over_input)
+            self._wider_output = max(self._wider_output, over_output)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a collection will take, told before anything is sent.
+
+    `input_tokens` is a guess, `max_output_tokens` a bound. `usd_expected` is None
+    without prices or without a paid completion to learn the usual length from,
+    `usd_at_most` is None without prices.
+    """
+
+    requests: int
+    from_memory: int
+    input_tokens: int
+    max_output_tokens: int
+    usd_expected: float | None
+    usd_at_most: float | None
+
+    def __str__(self) -> str:
+        what = (
+            f"{self.requests:,} requests ({self.from_memory:,} more come from memory), about "
+            f"{self.input_tokens:,} input and at most {self.max_output_tokens:,} output tokens"
+        )
+        if self.usd_at_most is None:
+            return f"{what}; no prices are set, so the cost is unknown"
+        expected = "" if self.usd_expected is None else f"about {dollars(self.usd_expected)}, "
+        return f"{what}: {expected}at most {dollars(self.usd_at_most)}"
+
+
+def estimate(
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    prices: Prices | None,
+    remembered: Remembered | None = None,
+    *,
+    system: str | None = None,
+) -> Estimate:
+    """Say what completing `prompts` will take, less what is remembered.
+
+    Args:
+        prompts: what would be asked.
+        sampling: with `n` completions per prompt of at most `max_tokens`.
+        prices: what the teacher charges, None if unknown.
+        remembered: the memory that will be asked first; its ledger gives the usual length.
+        system: the system prompt that goes with every request.
+    """
+    if remembered is None:
+        requests = [Request(prompt, index) for prompt in prompts for index in range(sampling.n)]
+    else:
+        requests = remembered.missing(prompts, sampling)
+    texts = [request.prompt.text for request in requests]
+    guess = sum(tokens_about((system or "") + text) for text in texts)
+    bound = sum(tokens_at_most(text, system) for text in texts)
+    most = len(requests) * sampling.max_tokens
+    usual = remembered.ledger if remembered is not None and remembered.ledger.output_tokens else None
+    expected = None
+    if prices is not None and usual is not None:
+        mean = min(usual.output_tokens / usual.requests, sampling.max_tokens)
+        expected = prices.usd(guess, mean * len(requests))
+    return Estimate(
+        requests=len(requests),
+        from_memory=len(prompts) * sampling.n - len(requests),
+        input_tokens=guess,
+        max_output_tokens=most,
+        usd_expected=expected,
+        usd_at_most=None if prices is None else prices.usd(bound, most),
+    )
+
+
+def tokens_at_most(text: str, system: str | None = None) -> int:
+    """More tokens than any server will count for this input."""
+    return len(((system or "") + text).encode("utf-8", "replace")) + TEMPLATE_TOKENS
+
+
+def tokens_about(text: str) -> int:
+    """A guess at the tokens of a text."""
+    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
+
+
+def dollars(usd: float) -> str:
+    """"$12.34", with more digits where cents would hide the sum."""
+    return f"${usd:,.2f}" if usd == 0 or usd >= 1 else f"${usd:.4f}"

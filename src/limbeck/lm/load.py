@@ -1,0 +1,397 @@
+"""Models by name, by folder, or from scratch; saved as ordinary Hugging Face folders.
+
+Weights are safetensors only, code from a model repository is never run, and
+every parameter must come from the weights: a model with a part missing (and so
+drawn at random) is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as library_log
+
+from limbeck.errors import DiskError, ModelError, RecipeError
+from limbeck.lm.settings import LoraSettings
+from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, seeded
+
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+NEW_PAD = "<pad>"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with its tokenizer, ready to train or to generate.
+
+    `model` is a transformers model, or peft's wrapper around one when `lora`;
+    `name` is what records call it.
+    """
+
+    model: Any
+    tokenizer: Any
+    encoder_decoder: bool
+    name: str
+    lora: bool = False
+
+    @property
+    def bare(self) -> Any:
+        """The transformers model itself; an adapter's layers stand inside it and stay active."""
+        return self.model.get_base_model() if self.lora else self.model
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    seed: int = 0,
+    tokenizer_texts: Iterable[str] | None = None,
+    lora: LoraSettings | None = None,
+    dtype: Dtype = "float32",
+    device: str = "auto",
+    merge_adapter: bool = True,
+    name: str | None = None,
+) -> Loaded:
+    """A model with its tokenizer, by name, by folder, or from scratch.
+
+    The padding token is always one of its own. Where the tokenizer has none, or
+    pads with its end-of-sequence token, the unknown token takes the place, else a
+    new `<pad>` (a row of embeddings is added if there is no spare one). Labels
+    here never depend on it, but trainers elsewhere mask every padding token, and
+    a saved model that pads with end-of-sequence would forget there how to stop.
+
+    Args:
+        name_or_path: a model's name on the hub, a model folder, the folder of a
+            saved LoRA adapter, or `tiny-causal` / `tiny-seq2seq` (see `lm.tiny`).
+        seed: of the weights of a model from scratch and of a new adapter.
+        tokenizer_texts: texts that a model from scratch makes its tokenizer from.
+        lora: put a new adapter on the model and freeze the rest.
+        dtype: of the weights; adapters on bfloat16 weights are kept in float32.
+        device: "auto" (the first GPU if there is one), "cpu", "cuda", "cuda:1".
+        merge_adapter: fold a saved adapter into its base model; False keeps it apart and trainable.
+        name: what records call the model; None: `name_or_path`.
+
+    Raises:
+        ModelError: no such model, a broken folder, a missing end-of-sequence token.
+        RecipeError: a device or dtype that this machine does not have.
+    """
+    target, number = _device(device), _dtype(dtype)
+    text, adapter = str(name_or_path), False
+    if is_tiny(text) and not Path(text).exists():
+        model, tokenizer = _from_scratch(text, tokenizer_texts, seed, number)
+    else:
+        place = _place(text)
+        with _quiet(isinstance(place, Path)):
+            if isinstance(place, Path) and (place / "adapter_config.json").exists():
+                model, tokenizer, adapter = _with_adapter(place, number, merge_adapter)
+            else:
+                model, tokenizer = _plain(place, number)
+    if lora is not None:
+        if adapter:
+            raise ModelError(
+                f"{text}: an adapter cannot carry a second one; leave out lora or merge the first"
+            )
+        model = _add_lora(model, lora, seed, text)
+        adapter = True
+    return Loaded(model.to(target), tokenizer, bool(model.config.is_encoder_decoder), name or text, adapter)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RecipeError(f"device: {name!r} is no device; write auto, cpu, cuda or cuda:1") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise RecipeError(f"device: {name} is not there, this machine shows {count} GPUs; write auto or cpu")
+    return device
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise RecipeError(f"dtype: {name!r} is not supported; choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _from_scratch(name: str, texts: Iterable[str] | None, seed: int, dtype: torch.dtype) -> tuple[Any, Any]:
+    if texts is None:
+        raise ModelError(
+            f"{name}: a model from scratch needs training texts for its tokenizer; give a model folder"
+        )
+    tokenizer = build_tokenizer(texts)
+    return build_model(name, tokenizer, seed).to(dtype), tokenizer
+
+
+def _place(text: str) -> Path | str:
+    """The folder, as an absolute path (adapters store it), or the name of a model on the hub."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
+            raise ModelError(
+                f"{text}: no config.json in it, so not a model folder; give one that save_pretrained wrote"
+            )
+        return path.resolve()
+    if path.exists():
+        raise ModelError(f"{text}: a file, not a model; give the folder it stands in")
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
+        raise ModelError(f"{text}: no such folder; check the path")
+    return text
+
+
+def _plain(
+    place: Path | str, dtype: torch.dtype, tokenizer_place: Path | str | None = None
+) -> tuple[Any, Any]:
+    """An ordinary model and its tokenizer, on the CPU."""
+    with _explained(place, "config.json"):
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    kind = _architecture(place, config)
+    with _explained(place, "the weights"):
+        model, report = kind.from_pretrained(
+            place,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{place}: the weights lack {len(missing)} tensors, such as {missing[0]}; "
+            "give a complete language model"
+        )
+    with _explained(tokenizer_place or place, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_place or place, trust_remote_code=False)
+    _complete_tokens(place, model, tokenizer)
+    return model, tokenizer
+
+
+def _architecture(place: Path | str, config: Any) -> Any:
+    if config.is_encoder_decoder:
+        known, kind = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM
+    else:
+        known, kind = MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+        if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+            known = {}  # BERT and its like have a causal class too, but were never trained to write
+    if type(config) not in known:
+        raise ModelError(
+            f"{place}: {config.model_type} is no model that writes text; "
+            "give a causal or an encoder-decoder language model"
+        )
+    return kind
+
+
+def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
+    """See to end-of-sequence, padding and start tokens, and that every token has an embedding."""
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{place}: the tokenizer has no end-of-sequence token; "
+            "set eos_token in tokenizer_config.json to the token that ends a text"
+        )
+    if model.config.is_encoder_decoder and model.config.decoder_start_token_id is None:
+        raise ModelError(
+            f"{place}: no decoder_start_token_id; set it in config.json (T5: the padding token's id)"
+        )
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):
+            tokenizer.pad_token = tokenizer.unk_token
+        else:
+            tokenizer.add_special_tokens({"pad_token": NEW_PAD})
+    _fit_embeddings(place, model, tokenizer)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    defaults = model.generation_config
+    if defaults.pad_token_id != tokenizer.pad_token_id:
+        defaults.pad_token_id = tokenizer.pad_token_id
+        try:
+            defaults.validate(strict=True)
+        except ValueError:
+            # Some published defaults set a temperature without sampling. Changed defaults are
+            # checked on saving, and a trained model must not fail there.
+            defaults.do_sample = True
+
+
+def _fit_embeddings(place: Path | str, model: Any, tokenizer: Any) -> None:
+    """Give a new padding token its row: the mean of all rows, so that it is never the likeliest token."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = [token for token, number in tokenizer.get_vocab().items() if number >= rows]
+    if not beyond:
+        return
+    if beyond != [tokenizer.pad_token]:
+        raise ModelError(
+            f"{place}: the tokenizer has {len(beyond)} tokens beyond the model's {rows} embeddings; "
+            "give the tokenizer that belongs to the model"
+        )
+    with seeded(0), torch.no_grad():
+        model.resize_token_embeddings(rows + 1, mean_resizing=False)
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[rows] = layer.weight[:rows].mean(dim=0)
+
+
+def _with_adapter(folder: Path, dtype: torch.dtype, merge: bool) -> tuple[Any, Any, bool]:
+    """A saved adapter on its base model; the third value says whether it stayed apart."""
+    from peft import PeftConfig, PeftModel  # seconds of import, needed only here
+
+    with _explained(folder, "adapter_config.json"):
+        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if not base:
+        raise ModelError(
+            f"{folder}: adapter_config.json names no base model; set base_model_name_or_path in it"
+        )
+    own = (folder / "tokenizer_config.json").exists()
+    model, tokenizer = _plain(_place(base), dtype, folder if own else None)
+    with seeded(0), _explained(folder, "the adapter"):
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
+    return (model.merge_and_unload(), tokenizer, False) if merge else (model, tokenizer, True)
+
+
+def _add_lora(model: Any, lora: LoraSettings, seed: int, name: str) -> Any:
+    from peft import LoraConfig, get_peft_model  # seconds of import, needed only here
+
+    targets = lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules)
+    settings = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        # GPT-2 stores its weights transposed.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
+    )
+    with seeded(seed), _quiet():
+        try:
+            return get_peft_model(model, settings)
+        except ValueError as error:
+            raise ModelError(
+                f"{name}: lora.target_modules: {_first_line(error)}; name layers of the model"
+            ) from None
+
+
+def save(
+    loaded: Loaded, folder: Path, *, merge: bool = True, about: Mapping[str, object] | None = None
+) -> None:
+    """Write model and tokenizer to `folder`, whole or not at all; an older folder is replaced.
+
+    Args:
+        loaded: the model; it is not changed.
+        folder: where; an ordinary Hugging Face folder with safetensors weights.
+        merge: fold a LoRA adapter into the weights (the model is copied for that);
+            False writes the adapter alone, which needs its base model to be loaded.
+        about: written beside the weights as `limbeck.json`.
+
+    Raises:
+        DiskError: the folder cannot be written.
+        ModelError: an adapter alone of a model that is in no folder and has no name.
+    """
+    written = loaded.model
+    if loaded.lora and merge:
+        written = copy.deepcopy(loaded.model).merge_and_unload()
+    elif loaded.lora and not loaded.bare.name_or_path:
+        raise ModelError(
+            f"{loaded.name}: an adapter of a model from scratch has no base to load; save it merged"
+        )
+    with _whole_folder(Path(folder)) as partial, _quiet():
+        if written is loaded.model and loaded.lora:
+            written.save_pretrained(str(partial), save_embedding_layers=False)
+        else:
+            written.save_pretrained(str(partial))
+        loaded.tokenizer.save_pretrained(str(partial))
+        if about is not None:
+            (partial / "limbeck.json").write_text(
+                json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8"
+            )
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the place of `folder` only when the block ends well."""
+    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    try:
+        for stale in (partial, old):  # left by a killed run
+            shutil.rmtree(stale, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            _to_disk(file)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        _to_disk(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise DiskError(folder, error) from error
+    except SafetensorError as error:  # how its writer reports a full disk
+        raise DiskError(folder, OSError(0, _first_line(error))) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _explained(place: Path | str, what: str) -> Iterator[None]:
+    """Turn whatever the libraries raise about a model into one sentence."""
+    try:
+        yield
+    # Not a list of classes: the readers of configs, weights and tokenizers raise anything
+    # from OSError to their own classes, and every one of them means the same here.
+    except Exception as error:
+        reason = _first_line(error)
+        if isinstance(place, str) and "connect" in reason:
+            raise ModelError(
+                f"{place}: no folder of this name, and the model hub cannot be reached; give a model folder"
+            ) from error
+        mend = "give a complete model folder" if isinstance(place, Path) else "check the model's name"
+        raise ModelError(f"{place}: {what} cannot be read ({reason}); {mend}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:;")[:200]
+
+
+@contextmanager
+def _quiet(wanted: bool = True) -> Iterator[None]:
+    """Without the libraries' progress bars and warnings about folders (a download keeps its bar)."""
+    bars, level = library_log.is_progress_bar_enabled(), library_log.get_verbosity()
+    if wanted:
+        library_log.disable_progress_bar()
+        library_log.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 for an old name, and overlooks that the patterns it
+            # sets itself for Mixtral's experts do match (they name parameters, not modules).
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.* is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)
+            yield
+    finally:
+        library_log.set_verbosity(level)
+        if bars:
+            library_log.enable_progress_bar()

@@ -1,0 +1,388 @@
+"""Batched generation with a model on this machine, behind `Complete`.
+
+A short loop of ours instead of the library's `generate`: batches of similar
+length, and finished rows leave the batch (and its caches), so that little work
+goes into padding and none into rows that are done.
+
+Rows of a batch do not see each other, but sums in another order differ in the
+last bit: where two tokens are all but equally likely, another batch composition
+can choose the other one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutput
+
+from limbeck.errors import InputError, ModelError
+from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.lm.load import Loaded
+
+DROP_SHARE = 0.2
+"""Finished rows are dropped once they are this share of a batch: each drop copies the caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One completion to make. `number` is its prompt's place in the call, `room` its most new tokens."""
+
+    prompt: Prompt
+    number: int
+    index: int
+    ids: list[int]
+    room: int
+
+
+class LocalModel:
+    """`Complete` with a loaded model; the model's training mode and the random generators stay as they were.
+
+    Stops at the tokenizer's end-of-sequence token and at those of the model's
+    generation config; nothing else of that config is used. A row that reaches
+    the model's last position is cut there (`truncated`). `Completion.tokens`
+    counts all new tokens, the ending one too. Batches are deterministic: the
+    same prompts and sampling give the same completions, in the same order.
+
+    Args:
+        loaded: from `lm.load.load`.
+        max_rows: completions side by side at most.
+        max_tokens: prompt and new tokens of a batch at most, counted with padding.
+
+    Raises:
+        ModelError: the model gives no cache whose rows can be dropped (Mamba, RWKV).
+    """
+
+    def __init__(self, loaded: Loaded, *, max_rows: int = 64, max_tokens: int = 65_536) -> None:
+        self.loaded = loaded
+        self.max_rows = max_rows
+        self.max_tokens = max_tokens
+        self._model = loaded.bare
+        self._limit = position_limit(self._model.config)
+        self._stops = stop_tokens(self._model, loaded.tokenizer)
+
+    @property
+    def name(self) -> str:
+        return self.loaded.name
+
+    def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        """Complete every prompt `sampling.n` times; a batch's completions come when the batch is done.
+
+        Raises:
+            InputError: impossible sampling; a prompt without tokens or longer than the model can read.
+        """
+        check_sampling(sampling)
+        rows = self._rows(prompts, sampling)
+        return self._stream(rows, sampling)
+
+    def _rows(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Row]:
+        ids = prompt_ids(self.loaded, [prompt.text for prompt in prompts])
+        rows = []
+        for number, (prompt, own) in enumerate(zip(prompts, ids, strict=True)):
+            room = self._room(prompt, len(own), sampling.max_tokens)
+            rows += [Row(prompt, number, index, own, room) for index in range(sampling.n)]
+        return rows
+
+    def _room(self, prompt: Prompt, length: int, wanted: int) -> int:
+        if length == 0:
+            raise InputError(f"prompt {prompt.id}: it has no tokens; give it some text")
+        if self._limit is None:
+            return wanted
+        # A decoder-only model writes on where the prompt ends; a decoder counts its own positions.
+        left = self._limit if self.loaded.encoder_decoder else self._limit - length
+        if length > self._limit or left < 1:
+            raise InputError(
+                f"prompt {prompt.id}: its {length} tokens leave no room in the {self._limit} positions "
+                f"of {self.name}; shorten it or take a model with more"
+            )
+        return min(wanted, left)
+
+    def _stream(self, rows: list[Row], sampling: Sampling) -> Iterator[Completion]:
+        # Without explicit positions, left padding would shift a row: then only equal lengths go together.
+        padded = self.loaded.encoder_decoder or "position_ids" in _accepts(self._model)
+        for batch in batches(rows, self.max_rows, self.max_tokens, padded=padded):
+            yield from self._complete(batch, sampling)
+
+    def _complete(self, rows: list[Row], sampling: Sampling) -> list[Completion]:
+        with torch.inference_mode(), _evaluating(self._model):
+            written = _decode(self._start(rows), rows, self._stops, sampling, self._model.device)
+        return [self._completion(row, ids) for row, ids in zip(rows, written, strict=True)]
+
+    def _start(self, rows: list[Row]) -> Decoding:
+        kind = EncoderDecoder if self.loaded.encoder_decoder else DecoderOnly
+        room = max(row.room for row in rows)
+        # The prompt of several completions is read once.
+        first: dict[int, int] = {}
+        copies = torch.tensor(
+            [first.setdefault(row.number, len(first)) for row in rows], device=self._model.device
+        )
+        ids = list({row.number: row.ids for row in rows}.values())
+        decoding: Decoding = kind(self._model, ids, room, self.loaded.tokenizer.pad_token_id, self._limit)
+        decoding.keep(copies)
+        return decoding
+
+    def _completion(self, row: Row, ids: list[int]) -> Completion:
+        ended = ids[-1] in self._stops
+        text = self.loaded.tokenizer.decode(
+            ids[:-1] if ended else ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return Completion(row.prompt.id, row.index, text, tokens=len(ids), truncated=not ended)
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse what cannot be drawn.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    if sampling.n < 1 or sampling.max_tokens < 1:
+        raise InputError("sampling: n and max_tokens must be at least 1")
+    if sampling.temperature < 0 or sampling.top_k < 0 or not 0 < sampling.top_p <= 1:
+        raise InputError("sampling: temperature and top_k must not be negative, and top_p must be in (0, 1]")
+    if sampling.temperature == 0 and sampling.n > 1:
+        raise InputError("sampling: n above 1 needs a temperature above 0; greedy completions are all equal")
+
+
+def prompt_ids(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of rendered prompts as training makes them (decoder-only: no end-of-sequence at the end)."""
+    if not texts:
+        return []
+    encoded = loaded.tokenizer(list(texts), return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = encoded["input_ids"]
+    if loaded.encoder_decoder:
+        return ids
+    eos = loaded.tokenizer.eos_token_id
+    return [own[:-1] if own[-1:] == [eos] else own for own in ids]
+
+
+def position_limit(config: Any) -> int | None:
+    """How many positions the model has; None: as many as one likes (T5's are relative).
+
+    Rotary positions that are rescaled beyond a first length would need all
+    cached states anew there, so such a model ends at that first length.
+    """
+    text = config.get_text_config(decoder=True)
+    settings = text.to_dict()
+    field = "max_position_embeddings"
+    limit: int | None = settings.get(text.attribute_map.get(field, field))
+    rope = settings.get("rope_parameters") or {}
+    if limit is not None and rope.get("rope_type") in ("longrope", "dynamic"):
+        return min(limit, rope.get("original_max_position_embeddings") or limit)
+    return limit
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a completion: the tokenizer's, and all of the generation config."""
+    also = model.generation_config.eos_token_id
+    several = also if isinstance(also, list) else [also]
+    return frozenset([tokenizer.eos_token_id, *several]) - {None}
+
+
+def batches(rows: Sequence[Row], max_rows: int, max_tokens: int, *, padded: bool) -> Iterator[list[Row]]:
+    """Cut rows, longest first, into batches within both limits; `padded` False: of one length each."""
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: -len(row.ids)):
+        if batch:
+            longest = len(batch[0].ids)
+            size = (len(batch) + 1) * (longest + row.room)  # rooms only grow as prompts get shorter
+            uneven = not padded and len(row.ids) != longest
+            if len(batch) == max_rows or size > max_tokens or uneven:
+                yield batch
+                batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+class Decoding(Protocol):
+    """A batch in flight: the caches of its rows, and the logits (B,V) of the next token."""
+
+    logits: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows (B',), in this order; a row may be taken several times."""
+
+    def step(self, tokens: Tensor) -> None:
+        """Append one token to each row (B,) and find the next logits."""
+
+
+class DecoderOnly:
+    """Left-padded prompts, so that all rows write at the same column."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[list[int]], room: int, pad: int, limit: int | None
+    ) -> None:
+        self.model = model
+        self.limit = limit
+        self.length = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (self.length - len(own)) + own for own in prompts], device=model.device)
+        ahead = [[0] * (self.length - len(own)) + [1] * (len(own) + room) for own in prompts]
+        self.mask = torch.tensor(ahead, device=model.device)
+        self.position = self.mask[:, : self.length].sum(dim=1)
+        accepts = _accepts(model)
+        self.explicit = "position_ids" in accepts
+        positions = (self.mask[:, : self.length].cumsum(dim=1) - 1).clamp(min=0)
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
+        output = self._forward(ids, positions, **last_only)
+        self.cache = _rows_of(output, model)
+        self.logits = _last(output)
+
+    def _forward(self, ids: Tensor, positions: Tensor, **more: Any) -> Any:
+        if self.explicit:
+            more["position_ids"] = positions
+        return self.model(input_ids=ids, attention_mask=self.mask[:, : self.length], use_cache=True, **more)
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.reorder_cache(rows)
+        self.mask, self.position, self.logits = self.mask[rows], self.position[rows], self.logits[rows]
+
+    def step(self, tokens: Tensor) -> None:
+        self.length += 1
+        # A row that is done, but not dropped yet, may stand beyond the last position.
+        positions = self.position if self.limit is None else self.position.clamp(max=self.limit - 1)
+        output = self._forward(tokens[:, None], positions[:, None], past_key_values=self.cache)
+        self.position = self.position + 1
+        self.logits = _last(output)
+
+
+class EncoderDecoder:
+    """Right-padded prompts in the encoder; every row's decoder starts at the start token."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[list[int]], room: int, pad: int, limit: int | None
+    ) -> None:
+        self.model = model
+        longest = max(map(len, prompts))
+        ids = torch.tensor([own + [pad] * (longest - len(own)) for own in prompts], device=model.device)
+        self.mask = torch.tensor(
+            [[1] * len(own) + [0] * (longest - len(own)) for own in prompts], device=model.device
+        )
+        self.states = model.get_encoder()(input_ids=ids, attention_mask=self.mask).last_hidden_state
+        start = model.config.decoder_start_token_id
+        output = self._forward(torch.full((len(prompts),), start, device=model.device))
+        self.cache = _rows_of(output, model)
+        self.logits = _last(output)
+
+    def _forward(self, tokens: Tensor, **more: Any) -> Any:
+        return self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=self.states),
+            attention_mask=self.mask,
+            decoder_input_ids=tokens[:, None],
+            use_cache=True,
+            **more,
+        )
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.reorder_cache(rows)
+        self.states, self.mask, self.logits = self.states[rows], self.mask[rows], self.logits[rows]
+
+    def step(self, tokens: Tensor) -> None:
+        self.logits = _last(self._forward(tokens, past_key_values=self.cache))
+
+
+def _accepts(model: Any) -> frozenset[str]:
+    """The arguments of the model's forward pass."""
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+def _rows_of(output: Any, model: Any) -> Any:
+    """The cache, if its rows can be dropped: `reorder_cache` selects rows in every kind of layer."""
+    cache = output.get("past_key_values")
+    if not isinstance(cache, Cache):
+        raise ModelError(
+            f"{model.config.model_type}: models of this family keep no cache that rows can be dropped from; "
+            "take a transformer, or serve the model and use it as an api teacher"
+        )
+    return cache
+
+
+def _last(output: Any) -> Tensor:
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
+def _decode(
+    decoding: Decoding, rows: Sequence[Row], stops: frozenset[int], sampling: Sampling, device: torch.device
+) -> list[list[int]]:
+    """New tokens of every row, the ending one included."""
+    if torch.isnan(decoding.logits).any():
+        raise ModelError("the model's logits are not numbers; its weights are broken, train it again")
+    longest = max(row.room for row in rows)
+    room = torch.tensor([row.room for row in rows], device=device)
+    ends = torch.tensor(sorted(stops), device=device)
+    chance = None if sampling.temperature == 0 else _chances(rows, longest, sampling.seed).to(device)
+    written = torch.full((len(rows), longest), -1, device=device)  # -1: nothing written
+    alive = torch.arange(len(rows), device=device)  # place of every row of the batch in `written`
+    running = torch.ones(len(rows), dtype=torch.bool, device=device)
+    for step in range(longest):
+        if chance is None:
+            tokens = decoding.logits.argmax(dim=-1)
+        else:
+            tokens = draw(decoding.logits, chance[alive, step], sampling)
+        written[alive, step] = torch.where(running, tokens, -1)
+        running &= ~torch.isin(tokens, ends) & (room[alive] > step + 1)
+        left = int(running.sum())
+        if left == 0:
+            break
+        if left <= (1 - DROP_SHARE) * len(running):
+            kept = running.nonzero()[:, 0]
+            decoding.keep(kept)
+            alive, running, tokens = alive[kept], running[kept], tokens[kept]
+        decoding.step(tokens)
+    return [[token for token in own if token >= 0] for own in written.tolist()]
+
+
+def _chances(rows: Sequence[Row], steps: int, seed: int) -> Tensor:
+    """(B,steps) numbers in [0, 1): a row's own, from the seed, its prompt's id and its index alone."""
+    own = []
+    for row in rows:
+        digest = hashlib.blake2b(f"{seed}\0{row.index}\0{row.prompt.id}".encode(), digest_size=16).digest()
+        own.append(np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(steps))
+    return torch.from_numpy(np.stack(own))
+
+
+def draw(logits: Tensor, chance: Tensor, sampling: Sampling) -> Tensor:
+    """One token per row (B,), by inverting the cumulative distribution at `chance`.
+
+    Temperature first, then the `top_k` likeliest tokens (0: all), then of those the
+    fewest whose probabilities reach `top_p`; ties at the edge keep the first.
+
+    Args:
+        logits: (B,V), nats.
+        chance: (B,), in [0, 1).
+        sampling: temperature above 0.
+    """
+    scaled = logits.float() / sampling.temperature
+    order: Tensor | None = None
+    if sampling.top_k:
+        scaled, order = scaled.topk(min(sampling.top_k, scaled.shape[-1]), dim=-1)
+    elif sampling.top_p < 1:
+        scaled, order = scaled.sort(dim=-1, descending=True, stable=True)
+    likely = scaled.double().softmax(dim=-1)
+    if sampling.top_p < 1:
+        before = likely.cumsum(dim=-1) - likely
+        likely = likely.masked_fill(before >= sampling.top_p, 0.0)
+    reached = likely.cumsum(dim=-1)
+    aim = chance[:, None].to(reached) * reached[:, -1:]
+    place = torch.searchsorted(reached, aim, right=True).clamp(max=likely.shape[-1] - 1)
+    return place[:, 0] if order is None else order.gather(-1, place)[:, 0]
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Dropout off; afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

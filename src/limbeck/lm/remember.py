@@ -1,0 +1,294 @@
+"""A memory of completions: what was paid for once is never asked again.
+
+The log is JSONL, one line per completion, appended the moment it arrives. Its key
+is a hash of the speaker's identity, the prompt's id and text, the sampling (all of
+it but `n`) and the completion's index. The id belongs to the key because what is
+drawn depends on it (`lm.Sampling`): two problems with the same text get
+completions of their own instead of copies. Asking for n=6 after n=4 therefore
+asks for 2 more per prompt, and a longer `max_tokens` asks anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Protocol
+
+from pydantic import ValidationError
+
+from limbeck.errors import DataError, DiskError, RunInUseError
+from limbeck.lm import Complete, Completion, Prompt, Sampling
+from limbeck.lm.cost import Ledger, Receipt, Request
+from limbeck.records import Record, first_problem
+
+
+class Ask(Protocol):
+    """A speaker that can be asked for single completions, such as `ApiTeacher.ask`.
+
+    It calls `keep` for every receipt the moment it arrives, perhaps from another
+    thread, and yields it afterwards: a slow or stopped reader loses nothing.
+    """
+
+    def __call__(
+        self, requests: Sequence[Request], sampling: Sampling, keep: Callable[[Receipt], None]
+    ) -> Generator[Receipt, None, None]: ...
+
+
+class Entry(Record):
+    """One line of the log."""
+
+    key: str
+    prompt_id: str
+    index: int
+    text: str
+    tokens: int
+    truncated: bool
+    cost_usd: float
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: bool = False
+    priced: bool = True
+
+    @property
+    def receipt(self) -> Receipt:
+        """The line as it was kept."""
+        completion = Completion(
+            self.prompt_id, self.index, self.text, self.tokens, self.truncated, self.cost_usd
+        )
+        return Receipt(completion, self.input_tokens, self.output_tokens, self.estimated, self.priced)
+
+
+class Remembered:
+    """A `Complete` that answers from its log what the log holds, and asks only for the rest.
+
+    Args:
+        complete: who is asked.
+        path: the log; made when the first completion arrives.
+        key: the speaker's identity, everything that changes what it says except
+            prompt and sampling: base URL and model, or a model folder's
+            fingerprint. JSON values; only a hash of it is written.
+        ask: asks `complete`'s speaker for single completions. Without it a prompt
+            of which anything is missing is completed whole and what was known is
+            dropped again, which only a free speaker can bear.
+        durable: wait until the disk holds each completion (fsync): for what was paid.
+
+    Attributes:
+        from_memory: completions answered from the log so far.
+        ledger: what all completions of the log cost, whoever wrote them.
+
+    Raises:
+        DataError: a line of the log is damaged (a torn last line is not an error).
+        DiskError: the log cannot be read, or, when a completion arrives, not written;
+            what arrived before stays.
+        RunInUseError: another process appended to the log.
+    """
+
+    def __init__(
+        self,
+        complete: Complete,
+        path: Path,
+        *,
+        key: Mapping[str, object],
+        ask: Ask | None = None,
+        durable: bool = False,
+    ) -> None:
+        self._complete = complete
+        self._ask = ask
+        self._path = path
+        self._speaker = _hashed(dict(key)).hexdigest()
+        self._durable = durable
+        self._lock = threading.Lock()
+        self._offsets: dict[bytes, int] = {}  # key -> where its line starts; the texts stay on disk
+        self._end = self._size = 0  # bytes of whole lines, and of the file as we last saw it
+        self.ledger = Ledger()
+        self.from_memory = 0
+        self._read()
+
+    @property
+    def name(self) -> str:
+        """The name of who is asked."""
+        return self._complete.name
+
+    def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        """Yield what is remembered, in the order of the prompts, then the rest as it arrives.
+
+        Raises:
+            ValueError: two prompts have the same id.
+        """
+        return self._answer(prompts, sampling, self._missing(prompts, sampling))
+
+    def missing(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Request]:
+        """What would have to be asked: the completions that the log does not hold.
+
+        Raises:
+            ValueError: two prompts have the same id.
+        """
+        return list(self._missing(prompts, sampling))
+
+    def _missing(self, prompts: Sequence[Prompt], sampling: Sampling) -> dict[Request, bytes]:
+        if len({prompt.id for prompt in prompts}) < len(prompts):
+            raise ValueError("two prompts have the same id, so their completions cannot be told apart")
+        return {r: key for r, key in self._keyed(prompts, sampling) if key not in self._offsets}
+
+    def _answer(
+        self, prompts: Sequence[Prompt], sampling: Sampling, missing: Mapping[Request, bytes]
+    ) -> Iterator[Completion]:
+        if len(missing) < len(prompts) * sampling.n:
+            yield from self._recall(key for r, key in self._keyed(prompts, sampling) if r not in missing)
+        if not missing:
+            return
+        keys = {(request.prompt.id, request.index): key for request, key in missing.items()}
+        if self._ask is None:
+            yield from self._ask_whole(missing, sampling, keys)
+            return
+
+        def keep(receipt: Receipt) -> None:
+            self._append(keys[receipt.completion.prompt_id, receipt.completion.index], receipt)
+
+        with closing(self._ask(list(missing), sampling, keep)) as receipts:
+            for receipt in receipts:
+                yield receipt.completion
+
+    def _ask_whole(
+        self, missing: Iterable[Request], sampling: Sampling, keys: Mapping[tuple[str, int], bytes]
+    ) -> Iterator[Completion]:
+        """Complete every prompt of which something is missing; keep and yield the missing part."""
+        prompts = dict.fromkeys(request.prompt for request in missing)
+        for completion in self._complete(list(prompts), sampling):
+            key = keys.get((completion.prompt_id, completion.index))
+            if key is not None:
+                self._append(key, Receipt(completion))
+                yield completion
+
+    def _recall(self, keys: Iterable[bytes]) -> Iterator[Completion]:
+        with _reading(self._path) as log:
+            for key in keys:
+                log.seek(self._offsets[key])
+                completion = _entry(log.readline()).receipt.completion
+                self.from_memory += 1
+                yield completion
+
+    def _keyed(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[Request, bytes]]:
+        settings = asdict(sampling)
+        del settings["n"]
+        settings |= {"temperature": float(sampling.temperature), "top_p": float(sampling.top_p)}
+        common = _hashed([self._speaker, settings])
+        for prompt in prompts:
+            mine = common.copy()
+            mine.update(_hashable([prompt.id, prompt.text]))
+            for index in range(sampling.n):
+                one = mine.copy()
+                one.update(_hashable([index]))
+                yield Request(prompt, index), one.digest()
+
+    def _read(self) -> None:
+        """Index the log; a last line without its end is set aside, to be cut off before appending."""
+        try:
+            exists = self._path.exists()
+        except OSError as error:
+            raise DiskError(self._path, error) from error
+        if not exists:
+            return
+        with _reading(self._path) as log:
+            for number, line in enumerate(log, start=1):
+                self._size += len(line)
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    entry = _entry(line)
+                    self._offsets[bytes.fromhex(entry.key)] = self._end
+                except ValueError as error:
+                    reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+                    message = f"not a remembered completion ({reason}); delete the line to ask it again"
+                    raise DataError(f"{self._path}:{number}", message) from None
+                self._end = self._size
+                self.ledger.add(entry.receipt)
+
+    def _append(self, key: bytes, receipt: Receipt) -> None:
+        completion = receipt.completion
+        entry = Entry(
+            key=key.hex(),
+            **asdict(completion),
+            input_tokens=receipt.input_tokens,
+            output_tokens=receipt.output_tokens,
+            estimated=receipt.estimated,
+            priced=receipt.priced,
+        )
+        # ASCII escapes, so that even a text with half a surrogate pair can be kept
+        line = json.dumps(entry.model_dump()).encode() + b"\n"
+        with self._lock:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                try:
+                    self._write(handle, line)
+                finally:
+                    os.close(handle)
+            except OSError as error:
+                raise DiskError(self._path, error) from error
+            self._offsets[key] = self._end
+            self._end = self._size = self._end + len(line)
+            self.ledger.add(receipt)
+
+    def _write(self, handle: int, line: bytes) -> None:
+        """Append one whole line, or leave the log as it was."""
+        if os.fstat(handle).st_size != self._size:
+            raise RunInUseError(f"{self._path}: another process writes here; let one of them end first")
+        if self._size > self._end:
+            os.ftruncate(handle, self._end)  # a torn last line
+            self._size = self._end
+        try:
+            rest = line
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            if self._durable:
+                os.fsync(handle)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(handle, self._end)
+            raise
+
+
+def ledger_of(path: Path) -> Ledger:
+    """Total what the completions of a log cost; an empty ledger if there is no log.
+
+    Raises:
+        DataError, DiskError: as `Remembered`.
+    """
+    return Remembered(_Nobody(), path, key={}).ledger
+
+
+class _Nobody:
+    """Who is asked when a log is only read."""
+
+    name = "nobody"
+
+    def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        raise NotImplementedError
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with path.open("rb") as log:
+            yield log
+    except OSError as error:
+        raise DiskError(path, error) from error
+
+
+def _entry(line: bytes) -> Entry:
+    return Entry.model_validate(json.loads(line))  # pydantic's own reader refuses half surrogate pairs
+
+
+def _hashable(parts: object) -> bytes:
+    return json.dumps(parts, sort_keys=True).encode() + b"\n"
+
+
+def _hashed(parts: object) -> hashlib.blake2b:
+    return hashlib.blake2b(_hashable(parts), digest_size=16)

@@ -1,0 +1,26 @@
+"""Settings of models. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LoraSettings(BaseModel):
+    """A low-rank adapter (LoRA, arXiv 2106.09685) trained instead of all weights.
+
+    The defaults are Mentor-KD's for its large models, on all linear layers
+    instead of its queries and values only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    r: int = Field(64, ge=1, description="rank")
+    alpha: float = Field(32, gt=0, description="the adapter's output is scaled by alpha / r")
+    dropout: float = Field(0.05, ge=0, lt=1, description="on the adapter's input, in training only")
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear",
+        min_length=1,
+        description='"all-linear" (not the output head) or names such as [q_proj, v_proj]',
+    )

@@ -1,0 +1,66 @@
+"""The published ways of distilling, by name. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+
+from limbeck.errors import RecipeError
+from limbeck.methods import finetune
+from limbeck.methods.stages import Way
+from limbeck.recipe import Recipe, StudentSettings, complaint
+
+Distil = Callable[[Way, str, StudentSettings, int], None]
+"""distil(way, student's name, its settings, seed): every stage from problems to exam."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What `limbeck methods` lists: where it was published, its settings, and the story itself."""
+
+    summary: str
+    paper: str
+    settings: type[BaseModel]
+    distil: Distil
+
+
+METHODS: dict[str, Method] = {
+    "answers-only": Method(
+        "fine-tune on question -> gold answer; the baseline without any reasoning",
+        "the `fine-tuning` baseline of arXiv 2212.10071",
+        finetune.AnswersOnlySettings,
+        finetune.answers_only,
+    ),
+    "finetune-cot": Method(
+        "fine-tune on question -> teacher rationale and answer; several rationales per problem if wanted",
+        "Fine-tune-CoT, arXiv 2212.10071",
+        finetune.FinetuneCotSettings,
+        finetune.finetune_cot,
+    ),
+}
+
+
+def check_methods(recipe: Recipe, place: str) -> None:
+    """Refuse an unknown method or wrong method settings before any work begins.
+
+    Raises:
+        RecipeError: naming the student and the setting.
+    """
+    for name, student in recipe.students.items():
+        if student.method not in METHODS:
+            known = ", ".join(METHODS)
+            raise RecipeError(f"{place}: students.{name}.method: no method {student.method!r}; choose one of {known}")
+        model = METHODS[student.method].settings
+        try:
+            model.model_validate(student.settings)
+        except ValidationError as error:
+            raise RecipeError(f"{place}: students.{name}.settings.{complaint(error, model)}") from None
+
+
+def distil(way: Way) -> None:
+    """Train and examine every student of the recipe, one per seed, in the recipe's order."""
+    for name, student in way.recipe.students.items():
+        for seed in student.seeds:
+            METHODS[student.method].distil(way, name, student, seed)

@@ -1,0 +1,239 @@
+"""The stages that methods share: problems, rationales, training, exams.
+
+Each function returns what its stage made, doing the work only when it is not
+done (see `run.Run.stage`). A method is the order in which it calls them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from limbeck.evaluate import examine, write_exam
+from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.methods.teachers import Teacher, teacher_inputs
+from limbeck.progress import SILENT, Track
+from limbeck.rationales import audit, collect, grade, sift
+from limbeck.recipe import GivenTeacherSettings, Recipe, StudentSettings
+from limbeck.records import Example, Problem, Rationale, Record, read_jsonl, write_json, write_jsonl
+from limbeck.run import Run, Stage
+from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.prompts import FORMATS
+from limbeck.tasks.settings import task_kind
+from limbeck.tasks.sources import load_splits, source_fingerprint
+
+
+@dataclass(frozen=True)
+class Way:
+    """What all stages of one run share."""
+
+    run: Run
+    recipe: Recipe
+    teacher: Callable[[], Teacher]
+    track: Track = SILENT
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> AnswerKind:
+        """The task's answer kind."""
+        return task_kind(self.recipe.task)
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The splits; `given` are rationales that stood in the data, as completions."""
+
+    stage: Stage
+    train: list[Problem]
+    dev: list[Problem]
+    test: list[Problem]
+    given: list[Completion]
+
+
+@dataclass(frozen=True)
+class Rationales:
+    """All graded rationales; those with `dropped` None are trained on."""
+
+    stage: Stage
+    all: list[Rationale]
+
+
+class GivenText(Record):
+    """A rationale that stood in the user's data."""
+
+    problem_id: str
+    index: int
+    text: str
+
+
+def problems(way: Way) -> Problems:
+    """Generate or read the problems of all splits; leaks are refused here."""
+    if "problems" in way.memo:
+        found: Problems = way.memo["problems"]
+        return found
+    recipe = way.recipe
+
+    def work(folder: Path) -> None:
+        splits = load_splits(recipe.task, recipe.seed)
+        for note in splits.notes:
+            way.run.say(note)
+        given = [GivenText(problem_id=i, index=n, text=t) for i, n, t in splits.given]
+        write_jsonl(folder / "given.jsonl", given)
+        for split in ("train", "dev", "test"):
+            write_jsonl(folder / f"{split}.jsonl", getattr(splits, split))
+
+    settings = {"task": recipe.task.model_dump(mode="json"), "seed": recipe.seed}
+    stage = way.run.stage("problems", settings, source_fingerprint(recipe.task), work)
+    train, dev, test = (list(read_jsonl(stage.folder / f"{s}.jsonl", Problem)) for s in ("train", "dev", "test"))
+    texts = read_jsonl(stage.folder / "given.jsonl", GivenText)
+    given = [Completion(text.problem_id, text.index, text.text) for text in texts]
+    way.memo["problems"] = Problems(stage, train, dev, test, given)
+    return problems(way)
+
+
+def collected(way: Way) -> Stage:
+    """The teacher's completions, as they came; `memory/` keeps what was paid for beyond this stage."""
+    recipe, wanted = way.recipe, way.recipe.rationales
+    found = problems(way)
+    asked = found.train + (found.dev if asks_dev(recipe) else [])
+    sampling = Sampling(wanted.per_problem, wanted.temperature, wanted.top_p, 0, wanted.max_tokens, recipe.seed)
+
+    def work(folder: Path) -> None:
+        teacher = way.teacher()
+        teacher.agree([Prompt(p.id, teacher.ask(p, way.kind)) for p in asked], sampling)
+        speaker = teacher.speaker(folder)
+        completions = collect(asked, speaker, lambda p: teacher.ask(p, way.kind), sampling, track=way.track)
+        for line in teacher.account():
+            way.run.say(line)
+        raw = [RawCompletion.of(completion) for completion in completions]
+        write_jsonl(folder / "completions.jsonl", raw)
+
+    settings = {
+        "teacher": teacher_identity(recipe),
+        "per_problem": wanted.per_problem,
+        "temperature": wanted.temperature,
+        "top_p": wanted.top_p,
+        "max_tokens": wanted.max_tokens,
+        "dev": asks_dev(recipe),
+        "seed": recipe.seed,
+    }
+    inputs = {"problems": found.stage.fingerprint} | teacher_inputs(recipe)
+    return way.run.stage("collected", settings, inputs, work)
+
+
+class RawCompletion(Record):
+    """A completion as a file keeps it."""
+
+    prompt_id: str
+    index: int
+    text: str
+    tokens: int = 0
+    truncated: bool = False
+    cost_usd: float = 0.0
+
+    @classmethod
+    def of(cls, completion: Completion) -> RawCompletion:
+        return cls(
+            prompt_id=completion.prompt_id,
+            index=completion.index,
+            text=completion.text,
+            tokens=completion.tokens,
+            truncated=completion.truncated,
+            cost_usd=completion.cost_usd,
+        )
+
+    def back(self) -> Completion:
+        return Completion(self.prompt_id, self.index, self.text, self.tokens, self.truncated, self.cost_usd)
+
+
+def rationales(way: Way) -> Rationales:
+    """Graded and sifted rationales, with their audit."""
+    if "rationales" in way.memo:
+        found: Rationales = way.memo["rationales"]
+        return found
+    recipe, parts = way.recipe, problems(way)
+    given = isinstance(recipe.teacher, GivenTeacherSettings)
+    source = None if given else collected(way)
+    everyone = parts.train + parts.dev
+
+    def work(folder: Path) -> None:
+        if source is None:
+            completions = parts.given
+        else:
+            raw = read_jsonl(source.folder / "completions.jsonl", RawCompletion)
+            completions = [completion.back() for completion in raw]
+        graded = grade(everyone, way.kind, completions, teacher_name(recipe))
+        rule = recipe.rationales
+        sifted = sift(graded, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
+        write_jsonl(folder / "graded.jsonl", sifted)
+        asked = {completion.prompt_id for completion in completions}
+        write_json(folder / "audit.json", audit(sifted, [p for p in everyone if p.id in asked]))
+
+    inputs = {"problems": parts.stage.fingerprint} if source is None else {"collected": source.fingerprint}
+    settings = {
+        "kind": way.kind,
+        "keep": recipe.rationales.keep,
+        "drop_false_equations": recipe.rationales.drop_false_equations,
+        "source": teacher_name(recipe),
+    }
+    stage = way.run.stage("rationales", settings, inputs, work)
+    way.memo["rationales"] = Rationales(stage, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
+    return rationales(way)
+
+
+def asks_dev(recipe: Recipe) -> bool:
+    """Dev problems need rationales only when a student's checkpoint is chosen by dev loss."""
+    return any(student.train.choose == "dev-loss" for student in recipe.students.values())
+
+
+def teacher_name(recipe: Recipe) -> str:
+    """What records call the teacher."""
+    teacher = recipe.teacher
+    if teacher.kind == "given":
+        return teacher.source
+    return "offline" if teacher.kind == "offline" else teacher.model
+
+
+def teacher_identity(recipe: Recipe) -> dict[str, Any]:
+    """The teacher's settings that decide what it says (an exam of it does not)."""
+    return recipe.teacher.model_dump(mode="json", exclude={"exam", "device", "max_cost_usd", "concurrency"})
+
+
+def rationale_examples(parts: Problems, chosen: Sequence[Rationale], form: str) -> list[Example]:
+    """One training example per rationale: question -> reasoning and the *gold* answer."""
+    by_id = {problem.id: problem for problem in [*parts.train, *parts.dev]}
+    shape = FORMATS[form]
+    return [
+        Example(
+            problem_id=rationale.problem_id,
+            prompt=shape.prompt(by_id[rationale.problem_id]),
+            completion=shape.completion(rationale.reasoning, by_id[rationale.problem_id].answer),
+        )
+        for rationale in chosen
+    ]
+
+
+def examine_teacher(way: Way) -> None:
+    """Examine the teacher, greedily, on the test split."""
+    recipe = way.recipe
+    if recipe.teacher.kind == "given" or not recipe.teacher.exam:
+        return
+    parts = problems(way)
+    sampling = Sampling(max_tokens=recipe.rationales.max_tokens, seed=recipe.seed)
+
+    def work(folder: Path) -> None:
+        teacher = way.teacher()
+        teacher.agree([Prompt(p.id, teacher.ask(p, way.kind)) for p in parts.test], sampling)
+        speaker = teacher.speaker(folder)
+        predictions, summary = examine(
+            speaker, parts.test, way.kind, lambda p: teacher.ask(p, way.kind), sampling, track=way.track
+        )
+        for line in teacher.account():
+            way.run.say(line)
+        write_exam(folder, predictions, {**summary, "name": f"teacher ({teacher.name})", "split": "test"})
+
+    inputs = {"problems": parts.stage.fingerprint} | teacher_inputs(recipe)
+    settings = {"teacher": teacher_identity(recipe), "max_tokens": sampling.max_tokens, "seed": recipe.seed}
+    way.run.stage("teacher/exam", settings, inputs, work)

@@ -1,0 +1,137 @@
+"""The stages in which a student is trained and examined."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.evaluate import examine, student_prompt, write_exam
+from limbeck.lm import Sampling
+from limbeck.lm.chunks import Chunks
+from limbeck.methods.stages import Way, problems
+from limbeck.recipe import StudentSettings
+from limbeck.records import Example, write_jsonl
+from limbeck.run import Stage, path_fingerprint
+from limbeck.tasks.prompts import render
+
+if TYPE_CHECKING:
+    from limbeck.lm.load import Loaded
+
+
+def fine_tune(
+    way: Way,
+    name: str,
+    student: StudentSettings,
+    seed: int,
+    inputs: Mapping[str, str],
+    examples: Sequence[Example],
+    dev_examples: Sequence[Example],
+) -> Stage:
+    """Train one student on examples by cross-entropy; its folder gets `model/` and `history.jsonl`."""
+    settings = student.model_dump(mode="json", exclude={"seeds", "device"}) | {"seed": seed}
+    if student.train.choose == "dev-accuracy":
+        settings["exam"] = {"max_tokens": way.recipe.exam.max_tokens}
+    local = Path(student.model)
+    known = dict(inputs) | ({"model": path_fingerprint(local)} if local.is_dir() else {})
+
+    def work(folder: Path) -> None:
+        write_jsonl(folder / "examples.jsonl", examples)
+        if (folder / "model").is_dir():
+            return  # killed after the model was whole, before the stage was marked done
+        _train(way, student, seed, examples, dev_examples, folder, label=f"{name} (seed {seed})")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    return way.run.stage(f"students/{name}/seed{seed}", settings, known, work)
+
+
+def _train(
+    way: Way,
+    student: StudentSettings,
+    seed: int,
+    examples: Sequence[Example],
+    dev_examples: Sequence[Example],
+    folder: Path,
+    *,
+    label: str,
+) -> None:
+    """Load the student, train it on rendered examples, save it as an ordinary model folder."""
+    from limbeck.lm.load import load, save
+    from limbeck.training.parts import FineTune
+    from limbeck.training.trainer import train
+
+    texts = [text for example in examples for text in (example.prompt, example.completion)]
+    loaded = load(
+        student.model,
+        seed=seed,
+        tokenizer_texts=texts,
+        lora=student.lora,
+        dtype=student.dtype,
+        device=student.device,
+    )
+
+    def rendered(some: Sequence[Example]) -> list[Example]:
+        prompts = [render(loaded.tokenizer, student.format, example.prompt) for example in some]
+        return [e.model_copy(update={"prompt": prompt}) for e, prompt in zip(some, prompts, strict=True)]
+
+    by_accuracy = student.train.choose == "dev-accuracy"
+    with way.track(f"training {label}", 0) as advance:
+        trained = train(
+            loaded.model,
+            loaded.tokenizer,
+            rendered(examples),
+            rendered(dev_examples) if student.train.choose == "dev-loss" else [],
+            FineTune(loaded.encoder_decoder),
+            student.train,
+            folder,
+            seed=seed,
+            dev_exam=partial(_dev_exam, way, loaded, student.format) if by_accuracy else None,
+            progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
+        )
+    if trained.too_long:
+        way.run.say(
+            f"{label}: {len(trained.too_long)} of {len(examples)} examples are longer than "
+            f"train.max_length = {student.train.max_length} tokens and were left out"
+        )
+    about = {
+        "task": way.recipe.task.name,
+        "kind": way.kind,
+        "format": student.format,
+        "max_tokens": way.recipe.exam.max_tokens,
+    }
+    save(loaded, folder / "model", about=about)
+
+
+def _dev_exam(way: Way, loaded: Loaded, form: str, model: object) -> dict[str, float]:
+    """Greedy accuracy on the dev split of the model as it is now."""
+    from limbeck.lm.local import LocalModel
+
+    speaker = LocalModel(loaded, max_rows=way.recipe.exam.batch_size)
+    sampling = Sampling(max_tokens=way.recipe.exam.max_tokens)
+    _, summary = examine(speaker, problems(way).dev, way.kind, partial(student_prompt, loaded, form), sampling)
+    return {"accuracy": summary["accuracy"]}
+
+
+def examine_student(way: Way, name: str, student: StudentSettings, trained: Stage) -> None:
+    """Examine a trained student on the test split, loaded from its saved folder as a user would load it."""
+    exam, parts = way.recipe.exam, problems(way)
+    voting = exam.votes > 1
+    sampling = Sampling(exam.votes, exam.temperature if voting else 0.0, max_tokens=exam.max_tokens, seed=way.recipe.seed)
+
+    def work(folder: Path) -> None:
+        from limbeck.lm.load import load
+        from limbeck.lm.local import LocalModel
+
+        loaded = load(str(trained.folder / "model"), dtype=student.dtype, device=student.device)
+        speaker = Chunks(LocalModel(loaded, max_rows=exam.batch_size), folder / "completions.log")
+        ask = partial(student_prompt, loaded, student.format)
+        predictions, summary = examine(speaker, parts.test, way.kind, ask, sampling, track=way.track)
+        shown = name if len(student.seeds) == 1 else f"{name} (seed {trained.folder.name.removeprefix('seed')})"
+        write_exam(folder, predictions, {**summary, "name": shown, "split": "test"})
+        speaker.log.unlink(missing_ok=True)
+
+    settings = {"exam": exam.model_dump(mode="json"), "seed": way.recipe.seed, "kind": way.kind}
+    inputs = {"student": trained.fingerprint, "problems": parts.stage.fingerprint}
+    way.run.stage(f"{trained.name}/exam", settings, inputs, work)

@@ -1,0 +1,130 @@
+"""The recipe's teacher: who it is, how it is asked, and the consent before it is paid."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from limbeck.errors import InputError, RecipeError
+from limbeck.lm import Complete, Prompt, Sampling
+from limbeck.lm.api import ApiSettings, ApiTeacher
+from limbeck.lm.chunks import Chunks
+from limbeck.lm.cost import dollars, estimate
+from limbeck.lm.remember import Remembered, ledger_of
+from limbeck.recipe import ApiTeacherSettings, LocalTeacherSettings, OfflineTeacherSettings, Recipe
+from limbeck.records import Problem
+from limbeck.run import Run, path_fingerprint
+from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.prompts import render, teacher_prompt
+
+Agree = Callable[[Sequence[Prompt], Sampling], None]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher ready to be asked.
+
+    `ask` makes the prompt's text for a problem. `speaker` gives, for a stage's
+    folder, a `Complete` that loses nothing when it is killed. `agree` prints what
+    prompts will cost and raises unless that is agreed. `account` says what was paid.
+    """
+
+    name: str
+    ask: Callable[[Problem, AnswerKind], str]
+    speaker: Callable[[Path], Complete]
+    agree: Agree = lambda prompts, sampling: None
+    account: Callable[[], list[str]] = list
+
+
+def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | None) -> Callable[[], Teacher]:
+    """A function that sets the recipe's teacher up at its first call and gives the same one afterwards.
+
+    Args:
+        recipe: names the teacher.
+        run: its folder keeps the memory of paid-for answers, `memory/teacher.jsonl`.
+        agreed: the user said yes to the cost beforehand.
+        max_cost: overrides the recipe's cap, in dollars.
+    """
+    made: list[Teacher] = []
+    settings = recipe.teacher
+    if max_cost is not None and not isinstance(settings, ApiTeacherSettings):
+        raise RecipeError(f"--max-cost: the teacher of this recipe ({settings.kind}) costs nothing; leave it out")
+
+    def teacher() -> Teacher:
+        if not made:
+            memory = run.folder / "memory" / "teacher.jsonl"
+            if isinstance(settings, ApiTeacherSettings):
+                made.append(_api(settings, memory, run.say, agreed, max_cost))
+            elif isinstance(settings, LocalTeacherSettings):
+                made.append(_local(settings))
+            elif isinstance(settings, OfflineTeacherSettings):
+                made.append(_offline(recipe, settings, memory))
+            else:
+                raise RecipeError("teacher.kind: given rationales have no teacher that could be asked")
+        return made[0]
+
+    return teacher
+
+
+def _offline(recipe: Recipe, settings: OfflineTeacherSettings, memory: Path) -> Teacher:
+    from limbeck.tasks.generated import OfflineTeacher
+
+    if recipe.task.source != "generated":
+        raise RecipeError("teacher.kind: the offline teacher knows only the built-in tasks; choose api, local or given")
+    speaker = OfflineTeacher(recipe.task.name, settings.wrong_answer, settings.wrong_step, recipe.seed)
+    key = settings.model_dump(mode="json", exclude={"exam"}) | {"task": recipe.task.name, "seed": recipe.seed}
+    remembered = Remembered(speaker, memory, key=key)
+    return Teacher(speaker.name, teacher_prompt, lambda folder: remembered)
+
+
+def _local(settings: LocalTeacherSettings) -> Teacher:
+    from limbeck.lm.load import load
+    from limbeck.lm.local import LocalModel
+
+    loaded = load(settings.model, dtype=settings.dtype, device=settings.device)
+    form = "chat" if loaded.tokenizer.chat_template else "plain"
+
+    def ask(problem: Problem, kind: AnswerKind) -> str:
+        return render(loaded.tokenizer, form, teacher_prompt(problem, kind))
+
+    return Teacher(settings.model, ask, lambda folder: Chunks(LocalModel(loaded), folder / "completions.log"))
+
+
+def _api(
+    settings: ApiTeacherSettings, memory: Path, say: Callable[[str], None], agreed: bool, max_cost: float | None
+) -> Teacher:
+    cap = settings.max_cost_usd if max_cost is None else max_cost
+    plain = ApiSettings.model_validate(settings.model_dump(exclude={"kind", "exam"}) | {"max_cost_usd": cap})
+    earlier = ledger_of(memory).spent_usd(plain.prices)
+    speaker = ApiTeacher(plain, spent_usd=earlier)
+    remembered = Remembered(speaker, memory, key=speaker.identity, ask=speaker.ask, durable=True)
+
+    def agree(prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        expected = estimate(prompts, sampling, plain.prices, remembered, system=plain.system)
+        say(f"{plain.model}: {expected}")
+        free = expected.requests == 0 or expected.usd_at_most == 0
+        if not (agreed or free or cap is not None):
+            _consent()
+
+    def account() -> list[str]:
+        return [f"{plain.model}: paid so far in this run {dollars(speaker.spent_usd)} ({remembered.ledger})"]
+
+    return Teacher(plain.model, teacher_prompt, lambda folder: remembered, agree, account)
+
+
+def _consent() -> None:
+    """Ask on a terminal; elsewhere refuse, because nobody could have said yes."""
+    if not sys.stdin.isatty():
+        raise InputError("the teacher costs money: agree with --yes, or set a cap with --max-cost or teacher.max_cost_usd")
+    print("go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise InputError("not agreed: nothing was asked of the teacher and nothing was paid")
+
+
+def teacher_inputs(recipe: Recipe) -> dict[str, str]:
+    """A local teacher's folder as a stage input."""
+    teacher = recipe.teacher
+    local = isinstance(teacher, LocalTeacherSettings) and Path(teacher.model).is_dir()
+    return {"teacher": path_fingerprint(Path(teacher.model))} if local else {}  # type: ignore[union-attr]

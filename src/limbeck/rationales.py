@@ -1,0 +1,261 @@
+"""Rationales: collect them, keep the correct ones, keep diverse ones, audit the rest.
+
+Grading by the final answer lets a rationale pass that is wrong in a step and
+right at the end (papers: Mentor-KD, 91 of 768 published date chains), so the
+audit also checks every equation that stands in the text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from limbeck.lm import Complete, Completion, Prompt, Sampling
+from limbeck.progress import SILENT, Track
+from limbeck.records import Problem, Rationale
+from limbeck.tasks.answers import AnswerKind, extract, same, split_answer
+
+Keep = Literal["correct", "unless-wrong", "all"]
+Choose = Literal["first", "random", "diverse"]
+
+WRONG = "wrong answer"
+NO_ANSWER = "no answer found"
+TRUNCATED = "cut off at max_tokens"
+EMPTY = "no reasoning before the answer"
+DUPLICATE = "duplicate"
+FALSE_EQUATION = "false equation"
+
+MOST_COMBINATIONS = 20_000
+"""Above this many subsets `diverse` refuses to enumerate (C(16, 8) = 12,870 is below)."""
+
+
+def collect(
+    problems: Sequence[Problem],
+    complete: Complete,
+    ask: Callable[[Problem], str],
+    sampling: Sampling,
+    *,
+    track: Track = SILENT,
+) -> list[Completion]:
+    """Ask `complete` for `sampling.n` completions of every problem.
+
+    Returns them in the order of the problems, then by index, whatever order
+    they arrived in.
+    """
+    prompts = [Prompt(problem.id, ask(problem)) for problem in problems]
+    order = {problem.id: place for place, problem in enumerate(problems)}
+    arrived: list[Completion] = []
+    with track(f"{complete.name} writes", len(prompts) * sampling.n) as advance:
+        for completion in complete(prompts, sampling):
+            arrived.append(completion)
+            advance(len(arrived), "")
+    return sorted(arrived, key=lambda completion: (order[completion.prompt_id], completion.index))
+
+
+def grade(
+    problems: Sequence[Problem], kind: AnswerKind, completions: Iterable[Completion], source: str
+) -> list[Rationale]:
+    """Extract the answer of each completion and compare it with gold; nothing is dropped yet."""
+    by_id = {problem.id: problem for problem in problems}
+    graded = []
+    for completion in completions:
+        problem = by_id[completion.prompt_id]
+        found = extract(kind, completion.text, problem.options)
+        reasoning, _ = split_answer(kind, completion.text, problem.options)
+        graded.append(
+            Rationale(
+                problem_id=problem.id,
+                source=source,
+                index=completion.index,
+                completion=completion.text,
+                reasoning=reasoning,
+                answer=found.answer,
+                how=found.how,
+                correct=found.answer is not None and same(kind, found.answer, problem.answer),
+                truncated=completion.truncated,
+                tokens=completion.tokens,
+            )
+        )
+    return graded
+
+
+def sift(
+    rationales: Iterable[Rationale], *, keep: Keep = "correct", drop_false_equations: bool = False
+) -> list[Rationale]:
+    """Mark in `dropped` what shall not be trained on, and why; the order stays.
+
+    Args:
+        rationales: graded ones.
+        keep: "correct" drops what does not end in the gold answer; "unless-wrong"
+            drops only what names another answer after an explicit marker (for
+            published chains without a closing statement, where the fallback is a
+            guess); "all" drops no wrong ones.
+        drop_false_equations: also drop a rationale with an equation that does not hold.
+
+    Cut-off, empty and duplicate rationales are always dropped: the first of
+    equal texts of a problem stays.
+    """
+    seen: set[tuple[str, str]] = set()
+    sifted = []
+    for rationale in rationales:
+        reason = _reason(rationale, keep, drop_false_equations)
+        text = (rationale.problem_id, " ".join(rationale.reasoning.split()))
+        if reason is None and text in seen:
+            reason = DUPLICATE
+        if reason is None:
+            seen.add(text)
+        sifted.append(rationale.model_copy(update={"dropped": reason}))
+    return sifted
+
+
+def _reason(rationale: Rationale, keep: Keep, drop_false_equations: bool) -> str | None:
+    if rationale.truncated:
+        return TRUNCATED
+    if not rationale.reasoning.strip():
+        return EMPTY
+    if keep == "correct" and rationale.answer is None:
+        return NO_ANSWER
+    wrong = rationale.answer is not None and not rationale.correct
+    if wrong and (keep == "correct" or (keep == "unless-wrong" and rationale.how == "marker")):
+        return WRONG
+    if drop_false_equations and false_equations(rationale.reasoning):
+        return FALSE_EQUATION
+    return None
+
+
+_NUMBER = r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?"
+_EQUATION = re.compile(rf"(?<![\w.+*/×÷−-])(?<![+*/×÷=−-] )({_NUMBER}) ?([-+*/×x÷−]) ?({_NUMBER}) ?= ?\$?({_NUMBER})(?![\d.]*[\d%])")
+
+
+def false_equations(text: str) -> list[str]:
+    """Equations "a op b = c" of the text that do not hold.
+
+    Only whole two-term equations are looked at; a quotient may be rounded to the
+    digits that c shows.
+    """
+    return [found[0] for found in _EQUATION.finditer(text) if not _holds(*found.groups())]
+
+
+def _holds(left: str, sign: str, right: str, result: str) -> bool:
+    a, b, c = (float(number.replace(",", "").replace("−", "-")) for number in (left, right, result))
+    decimals = len(result.partition(".")[2])
+    if sign in "/÷":
+        return b != 0 and abs(a / b - c) <= 0.5 * 10**-decimals + 1e-9
+    value = {"+": a + b, "-": a - b, "−": a - b}.get(sign, a * b)
+    return abs(value - c) <= 1e-6 * max(1.0, abs(value))
+
+
+def select(
+    rationales: Iterable[Rationale], per_problem: int, *, choose: Choose = "first", seed: int = 0
+) -> list[Rationale]:
+    """Choose at most `per_problem` kept rationales of each problem.
+
+    "first" takes them by source order and index; "random" draws with a generator
+    of (seed, problem); "diverse" takes the subset with the smallest summed
+    pairwise trigram Jaccard similarity (MCC-KD §2e), the earliest one on ties.
+    """
+    groups: dict[str, list[Rationale]] = defaultdict(list)
+    for rationale in rationales:
+        if rationale.dropped is None:
+            groups[rationale.problem_id].append(rationale)
+    chosen: list[Rationale] = []
+    for problem_id, group in groups.items():
+        if len(group) <= per_problem or choose == "first":
+            chosen.extend(group[:per_problem])
+        elif choose == "random":
+            places = random.Random(f"{seed}:{problem_id}").sample(range(len(group)), per_problem)
+            chosen.extend(group[place] for place in sorted(places))
+        else:
+            chosen.extend(most_diverse(group, per_problem))
+    return chosen
+
+
+def most_diverse(group: Sequence[Rationale], count: int) -> list[Rationale]:
+    """The `count` rationales with the smallest sum of pairwise similarities: exact, by enumeration.
+
+    A group with too many subsets to enumerate is first thinned, in order, to the
+    largest head that has at most `MOST_COMBINATIONS` of them.
+    """
+    from math import comb
+
+    size = len(group)
+    while comb(size, count) > MOST_COMBINATIONS:
+        size -= 1
+    grams = [trigrams(rationale.reasoning) for rationale in group[:size]]
+    near = {pair: jaccard(grams[pair[0]], grams[pair[1]]) for pair in itertools.combinations(range(size), 2)}
+    best = min(
+        itertools.combinations(range(size), count),
+        key=lambda places: (sum(near[pair] for pair in itertools.combinations(places, 2)), places),
+    )
+    return [group[place] for place in best]
+
+
+def trigrams(text: str) -> frozenset[tuple[str, ...]]:
+    """Word trigrams, lower case; a shorter text is one gram of all its words."""
+    words = re.findall(r"\w+", text.lower())
+    if len(words) < 3:
+        return frozenset([tuple(words)]) if words else frozenset()
+    return frozenset(zip(words, words[1:], words[2:], strict=False))
+
+
+def jaccard(a: frozenset[Any], b: frozenset[Any]) -> float:
+    """Size of the intersection over size of the union; 1 for two empty sets."""
+    return len(a & b) / len(a | b) if a or b else 1.0
+
+
+def audit(rationales: Sequence[Rationale], problems: Sequence[Problem]) -> dict[str, Any]:
+    """What was collected, kept and dropped, and why; correctness, coverage, diversity.
+
+    `similarity` is the mean pairwise trigram Jaccard between kept rationales of
+    one problem, averaged over problems with at least two (None without any).
+    """
+    kept = [rationale for rationale in rationales if rationale.dropped is None]
+    covered = {rationale.problem_id for rationale in kept}
+    texts = [rationale.reasoning for rationale in rationales]
+    false = [bool(false_equations(text)) for text in texts]
+    right = [rationale.correct for rationale in rationales]
+    return {
+        "problems": len(problems),
+        "problems with a kept rationale": len(covered),
+        "rationales": len(rationales),
+        "correct": sum(right),
+        "no answer found": sum(rationale.answer is None for rationale in rationales),
+        "answer found by fallback": sum(rationale.how == "fallback" for rationale in rationales),
+        "kept": len(kept),
+        "dropped": dict(Counter(r.dropped for r in rationales if r.dropped is not None).most_common()),
+        "with a false equation": sum(false),
+        "right answer but a false equation": sum(f and r for f, r in zip(false, right, strict=True)),
+        "kept with a false equation": sum(bool(false_equations(rationale.reasoning)) for rationale in kept),
+        "sources": dict(Counter(rationale.source for rationale in rationales)),
+        "words per kept rationale": round(_mean([len(r.reasoning.split()) for r in kept]), 1),
+        "kept per problem": _histogram(kept, problems),
+        "similarity of kept rationales of a problem": similarity(kept),
+    }
+
+
+def similarity(kept: Iterable[Rationale]) -> float | None:
+    """Mean over problems of the mean pairwise trigram Jaccard of their rationales."""
+    groups: dict[str, list[frozenset[tuple[str, ...]]]] = defaultdict(list)
+    for rationale in kept:
+        groups[rationale.problem_id].append(trigrams(rationale.reasoning))
+    means = [
+        _mean([jaccard(a, b) for a, b in itertools.combinations(grams, 2)])
+        for grams in groups.values()
+        if len(grams) > 1
+    ]
+    return round(_mean(means), 4) if means else None
+
+
+def _histogram(kept: Sequence[Rationale], problems: Sequence[Problem]) -> Mapping[str, int]:
+    """How many problems have 0, 1, 2 … kept rationales."""
+    counts = Counter(rationale.problem_id for rationale in kept)
+    table = Counter(counts.get(problem.id, 0) for problem in problems)
+    return {str(number): table[number] for number in sorted(table)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

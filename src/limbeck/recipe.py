@@ -1,0 +1,255 @@
+"""The recipe: one YAML file that says everything a run depends on.
+
+Settings are frozen and closed: an unknown key is refused with the nearest known
+one. `student:` holds what all `students:` share; each of those only says what
+differs. A recipe without `students:` trains the one of `student:`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from limbeck.errors import DiskError, RecipeError
+from limbeck.lm.api import ApiSettings
+from limbeck.lm.settings import LoraSettings
+from limbeck.tasks.settings import TaskSettings
+from limbeck.training.settings import TrainSettings
+
+
+class Settings(BaseModel):
+    """Base of the recipe's parts: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class OfflineTeacherSettings(Settings):
+    """The built-in teacher of the built-in tasks: no network, wrong at a set rate."""
+
+    kind: Literal["offline"] = "offline"
+    wrong_answer: float = Field(0.1, ge=0, le=1, description="share of rationales with a wrong final answer")
+    wrong_step: float = Field(0.05, ge=0, le=1, description="share with a wrong step but the right answer")
+    exam: bool = Field(True, description="examine the teacher on the test split too")
+
+
+class ApiTeacherSettings(ApiSettings):
+    """Any OpenAI-compatible endpoint."""
+
+    kind: Literal["api"] = "api"
+    exam: bool = Field(True, description="examine the teacher on the test split too (costs money)")
+
+
+class LocalTeacherSettings(Settings):
+    """A Hugging Face model run here."""
+
+    kind: Literal["local"] = "local"
+    model: str = Field(description="name or folder of the model")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    device: str = Field("auto", description='"auto", "cpu", "cuda" or "cuda:1"')
+    exam: bool = Field(True, description="examine the teacher on the test split too")
+
+
+class GivenTeacherSettings(Settings):
+    """No teacher is asked: the rationales stand in the data (`task.columns.rationale`)."""
+
+    kind: Literal["given"] = "given"
+    source: str = Field("given", description="who wrote them, for the report")
+
+
+TeacherSettings = Annotated[
+    OfflineTeacherSettings | ApiTeacherSettings | LocalTeacherSettings | GivenTeacherSettings,
+    Field(discriminator="kind"),
+]
+
+
+class RationaleSettings(Settings):
+    """How many rationales are collected per problem, and which are kept."""
+
+    per_problem: int = Field(1, ge=1, description="rationales asked of the teacher per training problem")
+    temperature: float = Field(0.7, ge=0, description="0 is greedy and allows one per problem")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(512, ge=1, description="new tokens per rationale")
+    keep: Literal["correct", "unless-wrong", "all"] = Field(
+        "correct", description='"unless-wrong" keeps rationales that name no answer explicitly'
+    )
+    drop_false_equations: bool = Field(False, description="drop rationales with an equation that does not hold")
+
+    @model_validator(mode="after")
+    def _greedy_is_one(self) -> Self:
+        if self.temperature == 0 and self.per_problem > 1:
+            raise ValueError("per_problem above 1 needs a temperature above 0; greedy completions are all equal")
+        return self
+
+
+class ExamSettings(Settings):
+    """How students and teacher are examined on the test split."""
+
+    max_tokens: int = Field(256, ge=1, description="new tokens per answer")
+    votes: int = Field(1, ge=1, description="1 is greedy; more is the majority of sampled answers")
+    temperature: float = Field(0.7, gt=0, description="of the votes; not used by greedy exams")
+    batch_size: int = Field(64, ge=1, description="completions generated side by side")
+
+
+class StudentSettings(Settings):
+    """One student: by which method it learns, what model it is, how it trains."""
+
+    method: str = Field(description="a name from `limbeck methods`")
+    settings: Mapping[str, JsonValue] = Field(default_factory=dict, description="the method's own settings")
+    model: str = Field("tiny-causal", description="name or folder, or tiny-causal / tiny-seq2seq from scratch")
+    format: Literal["plain", "arrow", "chat"] = "plain"
+    lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = Field("auto", description='"auto", "cpu" or "cuda"')
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one student is trained per seed")
+    train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ; the same seed gives the same student")
+        return self
+
+
+class Recipe(Settings):
+    """Everything a run depends on."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="names the run folder; letters, digits, . _ -")
+    seed: int = Field(0, ge=0, description="of problems, teacher and selection (students have their own)")
+    task: TaskSettings
+    teacher: TeacherSettings = OfflineTeacherSettings()
+    rationales: RationaleSettings = RationaleSettings()
+    students: Mapping[Annotated[str, Field(pattern=r"^[\w.-]+$")], StudentSettings] = Field(min_length=1)
+    exam: ExamSettings = ExamSettings()
+
+    def to_yaml(self) -> str:
+        """The resolved recipe; loading it again gives an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=value` texts; the value is read as YAML.
+
+    Raises:
+        RecipeError: not YAML, an unknown key, a wrong type or value.
+        DiskError: the file cannot be read.
+    """
+    raw = read_yaml(path)
+    for override in overrides:
+        _override(raw, override)
+    return check_recipe(raw, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file; a key given twice is an error, not the last one's victory."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            raw = yaml.load(stream, Loader=_Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"{path}:{line}: {error.problem}; mend the YAML there") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a YAML text file ({type(error).__name__})") from None
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | IsADirectoryError):
+            raise RecipeError(f"{path}: no such recipe file; check the path") from None
+        raise DiskError(path, error) from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of settings, such as `name: demo`; see recipes/demo.yaml")
+    return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice in one mapping."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        if not isinstance(key, str | int | float | bool | None):
+            raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key_node.start_mark)
+        if key in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands here twice", problem_mark=key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {override}: write it as --set part.setting=value")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        value = text
+    place = raw
+    for key in keys[:-1]:
+        inner = place.get(key)
+        if inner is None:
+            inner = place[key] = {}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override}: {key} is a value, not a group of settings")
+        place = inner
+    place[keys[-1]] = value
+
+
+def check_recipe(raw: Mapping[str, Any], place: str) -> Recipe:
+    """Merge `student:` into every student and validate the whole; `place` opens error texts."""
+    settings = dict(raw)
+    shared = settings.pop("student", None) or {}
+    if not isinstance(shared, dict):
+        raise RecipeError(f"{place}: student: must be a group of settings, such as `model: tiny-causal`")
+    own = settings.get("students") or {str(shared.get("method", "student")): {}}
+    if not isinstance(own, dict) or not all(isinstance(value, dict | None) for value in own.values()):
+        raise RecipeError(f"{place}: students: must map each student's name to a group of its settings")
+    settings["students"] = {str(name): _merged(shared, value or {}) for name, value in own.items()}
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        raise RecipeError(f"{place}: {complaint(error, Recipe)}") from None
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, mappings merged, everything else replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def complaint(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first complaint as `part.setting: what is wrong; the mend`."""
+    first = error.errors()[0]
+    tags = {"offline", "api", "local", "given", "generated", "files"}
+    where = ".".join(str(part) for part in first["loc"] if part not in tags and "[" not in str(part))
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        near = difflib.get_close_matches(key, sorted(_known_keys(model)), n=1)
+        return f"{where}: unknown setting; " + (f"did you mean {near[0]}?" if near else "remove it")
+    if first["type"] == "missing":
+        return f"{where}: this setting is needed; add it"
+    given = first["input"]
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) else ""
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _known_keys(model: type[BaseModel]) -> set[str]:
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return {"student"} | {key for part in parts for key in part.get("properties", {})}

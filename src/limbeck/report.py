@@ -1,0 +1,140 @@
+"""The report: finished runs as one self-contained HTML page.
+
+The page loads nothing from anywhere: style, script, drawings and data stand in
+it, and its content policy forbids everything else, so that it can be mailed and
+opened years later. The same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from limbeck.compare import Comparison, compare
+from limbeck.contestants import Contestant, by_group, contestants, unfinished
+from limbeck.plots import bar_plot, bar_svg, bars, series_of
+from limbeck.records import write_whole
+from limbeck.report_page import embedded, learning_curves, missing_words, problem_data, run_views
+from limbeck.tables import (
+    comparison_cells,
+    comparison_headings,
+    comparison_labels,
+    comparison_notes,
+    comparison_rows,
+    comparison_table,
+    percent,
+    result_cells,
+    result_headings,
+    results_rows,
+    results_table,
+    row_label,
+)
+
+__all__ = [
+    "Comparison",
+    "Contestant",
+    "bar_plot",
+    "compare",
+    "comparison_rows",
+    "comparison_table",
+    "contestants",
+    "results_rows",
+    "results_table",
+    "unfinished",
+    "write_report",
+]
+
+
+def write_report(paths: Sequence[Path], out: Path) -> None:
+    """Write the report of runs, students or exams as one HTML file, whole or not at all.
+
+    Args:
+        paths: as for `contestants`; all exams must be of the same problems, or of
+            overlapping ones.
+        out: the HTML file, replaced when it exists.
+
+    Raises:
+        InputError, DataError: as `contestants` and `compare`.
+        DiskError: the file cannot be written.
+    """
+    exams = contestants(paths)
+    page = _page(paths, exams)
+    with write_whole(out) as stream:
+        # a file name that is not UTF-8 must not cost the whole page
+        stream.write(page.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _page(paths: Sequence[Path], exams: Sequence[Contestant]) -> str:
+    import jinja2
+
+    parts = {name: _shipped(name) for name in ("report.html", "report_style.html")}
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(parts),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = _shipped("report_script.html")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html").render(
+        **_head(paths, exams),
+        **_results(exams),
+        **_comparisons(exams),
+        curves=learning_curves(paths, exams),
+        data=embedded(problem_data(exams)),
+        script=script,
+        script_hash=f"sha256-{digest}",
+    )
+
+
+def _shipped(name: str) -> str:
+    return files("limbeck").joinpath(name).read_text(encoding="utf-8")
+
+
+def _head(paths: Sequence[Path], exams: Sequence[Contestant]) -> dict[str, Any]:
+    runs = run_views(paths)
+    sizes = sorted({exam.problems for exam in exams})
+    students = len(by_group([exam for exam in exams if exam.role != "teacher"]))
+    return {
+        "title": ", ".join(dict.fromkeys(run.facts.recipe for run in runs)) or "exams",
+        "runs": runs,
+        "missing": missing_words(paths),
+        "problems": " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))),
+        "students": students,
+        "exams": len(exams),
+    }
+
+
+def _results(exams: Sequence[Contestant]) -> dict[str, Any]:
+    rows = results_rows(exams)
+    numbers = series_of(exams)
+    best = max(bars(exams), key=lambda bar: (bar.series >= 0, bar.value))
+    return {
+        "result_headings": result_headings(rows),
+        "result_lines": [
+            (row, row_label(row).strip(), result_cells(row, rows), numbers[row["group"]]) for row in rows
+        ],
+        "bar_svg": bar_svg(bars(exams)),
+        "best": f"{best.label} {percent(best.value)}%",
+    }
+
+
+def _comparisons(exams: Sequence[Contestant]) -> dict[str, Any]:
+    """Paired comparisons as table lines; none with a single contestant."""
+    found = compare(exams) if len(by_group(exams)) > 1 else []
+    places = {exam.name: place for place, exam in enumerate(exams)}
+    lines = []
+    for one in found:
+        for level, each in enumerate([one, *one.by_seed]):
+            pair = (places.get(each.a, -1), places.get(each.b, -1))
+            lines.append((each, comparison_labels(each), comparison_cells(each, found), pair, level > 0))
+    return {
+        "comparison_headings": comparison_headings(found) if found else [],
+        "comparison_lines": lines,
+        "comparison_notes": comparison_notes(found) if found else [],
+    }

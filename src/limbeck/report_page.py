@@ -1,0 +1,268 @@
+"""The pieces of the report's page: runs, curves, audits and problems as plain values.
+
+Nothing here is marked safe: the template escapes every text. What the browser's
+script reads stands in one JSON block (see `embedded`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from limbeck.contestants import (
+    Contestant,
+    Place,
+    RunFacts,
+    find_places,
+    history,
+    read_json,
+    run_facts,
+    unfinished,
+)
+from limbeck.errors import DiskError
+from limbeck.plots import COLOURS, Line, line_svg, series_of, thinned
+from limbeck.records import Prediction
+
+NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "seconds", "tokens_per_s"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One run for the page's head and foot."""
+
+    facts: RunFacts
+    folder: str
+    recipe_yaml: str
+    audit: list[Block]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of an audit: a titled table of names and values, or a grid with headings.
+
+    `shares` are bar lengths beside the rows (fractions of the longest), or empty.
+    """
+
+    title: str
+    headings: tuple[str, ...] = ()
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One plot of learning curves."""
+
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """All panels with the legend they share: (name, series, variant)."""
+
+    panels: list[Panel]
+    legend: list[tuple[str, int, int]]
+
+
+def run_views(paths: Sequence[Path]) -> list[RunView]:
+    """The runs that the given folders are, or lie in, each once."""
+    runs = {place.run.resolve(): place.run for path in paths for place in find_places(path) if place.run}
+    return [
+        RunView(
+            facts=run_facts(run),
+            folder=real.name,
+            recipe_yaml=_text(run / "recipe.yaml"),
+            audit=audit_blocks(run / "rationales" / "audit.json"),
+        )
+        for real, run in runs.items()
+    ]
+
+
+def missing_words(paths: Sequence[Path]) -> list[str]:
+    """One line per teacher or student without a finished exam."""
+    return [_missing(place) for place in unfinished(paths)]
+
+
+def _missing(place: Place) -> str:
+    seed = "" if place.seed is None else f" seed {place.seed}"
+    last = max((row["step"] for row in history(place.exam.parent)), default=None)
+    trained = "" if last is None else f"; its training log ends at step {last:,}"
+    return f"{place.student}{seed} has no finished exam{trained}"
+
+
+def learning_curves(paths: Sequence[Path], exams: Sequence[Contestant]) -> Curves:
+    """A panel per loss part and dev figure, a line per student and seed that has a history."""
+    logs = _logs(paths, exams)
+    keys: list[str] = []
+    for _, rows in logs:
+        keys += [key for row in rows for key in row if key not in NOT_LOSSES and _is_number(row[key])]
+    names = sorted(dict.fromkeys(keys), key=lambda key: (key.startswith("dev_"), key != "loss"))
+    panels: list[Panel] = []
+    alone = [key for key in names if key != "loss" and _equals_loss(key, logs)]
+    for key in names:
+        if key in alone:
+            continue
+        curves = [replace(line, points=_points(rows, key)) for line, rows in logs]
+        lines = [line for line in curves if line.points]
+        title = f"loss ({alone[0]})" if key == "loss" and alone else key
+        title = title.replace("_", " ")
+        panels.append(Panel(title, line_svg(lines, share=key.endswith("accuracy"))))
+    return Curves(panels, [(line.label, line.series, line.variant) for line, _ in logs])
+
+
+def _logs(paths: Sequence[Path], exams: Sequence[Contestant]) -> list[tuple[Line, list[dict[str, Any]]]]:
+    """Every student's name, colour and dashes with its history; students without one are left out."""
+    numbers = series_of(exams)
+    examined = {contestant.exam.resolve(): contestant for contestant in exams}
+    groups = {exam.parent.parent: contestant.group for exam, contestant in examined.items()}
+    variants: dict[str, int] = {}
+    logs: list[tuple[Line, list[dict[str, Any]]]] = []
+    for place in (place for path in paths for place in find_places(path)):
+        rows = history(place.exam.parent)
+        if not rows:
+            continue
+        exam = place.exam.resolve()
+        group = groups.get(exam.parent.parent, place.student)
+        number = numbers.setdefault(group, len(numbers) % len(COLOURS))
+        variant = variants[group] = variants.get(group, -1) + 1
+        label = examined[exam].name if exam in examined else f"{group} seed {place.seed} (not examined)"
+        logs.append((Line(label, (), number, variant), rows))
+    return logs
+
+
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[tuple[float, float], ...]:
+    return thinned([(float(row["step"]), float(row[key])) for row in rows if _is_number(row.get(key))])
+
+
+def _equals_loss(key: str, logs: Sequence[tuple[Line, list[dict[str, Any]]]]) -> bool:
+    """A single part with weight 1 is the loss; it needs no panel of its own."""
+    both = [(row["loss"], row[key]) for _, rows in logs for row in rows if key in row and "loss" in row]
+    return bool(both) and all(math.isclose(loss, part, rel_tol=1e-6) for loss, part in both)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def audit_blocks(path: Path) -> list[Block]:
+    """An audit.json as blocks; none when there is no such file (no rationales were asked for)."""
+    if not path.is_file():
+        return []
+    audit = read_json(path)
+    return _blocks("", audit) if isinstance(audit, dict) else [Block("", (), [("audit", shown(audit))])]
+
+
+def _blocks(title: str, value: Mapping[str, Any]) -> list[Block]:
+    """Plain values first, as one table; then what is nested, titled by its path."""
+    nested = {key: inner for key, inner in value.items() if _is_nested(inner)}
+    plain = {key: inner for key, inner in value.items() if key not in nested}
+    blocks = []
+    if plain:
+        rows: list[tuple[str, ...]] = [(str(key), shown(inner)) for key, inner in plain.items()]
+        blocks.append(Block(title, (), rows, _shares(plain.values()) if title else []))
+    for key, inner in nested.items():
+        blocks += _nested_blocks(f"{title}: {key}" if title else str(key), inner)
+    return blocks
+
+
+def _nested_blocks(title: str, value: Any) -> list[Block]:
+    lines = value if isinstance(value, dict) else {str(number): row for number, row in enumerate(value, 1)}
+    if not all(_is_flat(line) for line in lines.values()):
+        return _blocks(title, lines)
+    headings = tuple(dict.fromkeys(str(key) for line in lines.values() for key in line))
+    rows: list[tuple[str, ...]] = [
+        (str(name), *[shown(line[key]) if key in line else "" for key in headings])
+        for name, line in lines.items()
+    ]
+    return [Block(title, ("", *headings), rows)]
+
+
+def _is_flat(value: object) -> bool:
+    """A mapping that can be one line of a grid."""
+    return isinstance(value, dict) and bool(value) and not any(map(_is_nested, value.values()))
+
+
+def _is_nested(value: object) -> bool:
+    return (isinstance(value, dict) and bool(value)) or (
+        isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+    )
+
+
+def _shares(values: Iterable[Any]) -> list[float]:
+    """Bar lengths (fractions of the longest) when all values are counts; else none."""
+    counts = list(values)
+    if len(counts) < 2 or not any(counts) or not all(type(count) is int and count >= 0 for count in counts):
+        return []
+    return [count / max(counts) for count in counts]
+
+
+def shown(value: Any) -> str:
+    """A value of an audit as people read it."""
+    if value is None or value == {} or value == []:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+        return ", ".join(shown(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def problem_data(exams: Sequence[Contestant]) -> dict[str, Any]:
+    """What the browsable table reads: names, and per problem what each contestant answered.
+
+    A problem is [id, question, gold, answers]; an answer is 0 where the problem was
+    not examined, else [completion, answer or null, right, tokens, cut off, votes].
+    """
+    answered = [{prediction.problem_id: prediction for prediction in exam.predictions} for exam in exams]
+    first: dict[str, Prediction] = {}
+    for predictions in answered:
+        first = {**predictions, **first}
+    order = dict.fromkeys(prediction.problem_id for exam in exams for prediction in exam.predictions)
+    return {
+        "names": [exam.name for exam in exams],
+        "problems": [
+            [key, first[key].question, first[key].gold, [_answer(found.get(key)) for found in answered]]
+            for key in order
+        ],
+    }
+
+
+def _answer(prediction: Prediction | None) -> list[Any] | int:
+    if prediction is None:
+        return 0
+    return [
+        prediction.completion,
+        prediction.answer,
+        int(prediction.correct),
+        prediction.tokens,
+        int(prediction.truncated),
+        list(prediction.votes),
+    ]
+
+
+def embedded(value: object) -> str:
+    """JSON that can stand inside a <script> element whatever texts it holds.
+
+    Inside <script> a parser looks for `</script` and `<!--` only; without any
+    `<`, `>` or `&` there is none. U+2028 and U+2029 end lines in older scripts.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except OSError as error:
+        raise DiskError(path, error) from error

@@ -1,0 +1,253 @@
+"""Results and comparisons as rows of plain values, and as tables for the terminal.
+
+Rows hold fractions and are ready for JSON; people read per cent with one decimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from limbeck.compare import Comparison, common_problems, right_counts
+from limbeck.contestants import Contestant, by_group
+from limbeck.statistics import mean_and_std, seeds_interval, wilson
+
+Row = dict[str, Any]
+
+
+def results_rows(exams: Sequence[Contestant]) -> list[Row]:
+    """One row per exam; a student with several seeds gets a row of means before its seeds.
+
+    `low` and `high` are 95% limits for new problems (Wilson; over seeds see
+    `statistics.seeds_interval`), `seed_std` the standard deviation between seeds.
+    """
+    rows: list[Row] = []
+    for group, members in by_group(exams).items():
+        if len(members) > 1:
+            rows.append(_mean_row(group, members))
+        rows += [_exam_row(contestant) for contestant in members]
+    return rows
+
+
+def comparison_rows(comparisons: Sequence[Comparison]) -> list[Row]:
+    """The comparisons as plain dicts, with the per-seed ones under `by_seed`."""
+    return [asdict(comparison) for comparison in comparisons]
+
+
+def results_table(exams: Sequence[Contestant]) -> Table:
+    """Name, accuracy with 95% interval, failures, length, speed; fits 80 columns."""
+    rows = results_rows(exams)
+    alike = len({row["problems"] for row in rows}) == 1
+    table = _table(f"Exam of {rows[0]['problems']:,} problems" if alike else "Exams", _results_notes(rows))
+    _add_columns(table, ["name"], result_headings(rows))
+    for row in rows:
+        style = "bold" if row["seeds"] > 1 else ""
+        table.add_row(*map(Text, [row_label(row), *result_cells(row, rows)]), style=style)
+    return table
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Paired differences with intervals, tests and counts; fits 80 columns.
+
+    p is Holm's where several comparisons were made (single seeds: plain).
+    """
+    table = _table("Paired comparison", comparison_notes(comparisons))
+    p_heading = "p (Holm)" if len(comparisons) > 1 else "p"
+    _add_columns(table, ["A", "B"], ["B − A [95%]", p_heading, "both/A/B/none"])
+    for comparison in comparisons:
+        for one in (comparison, *comparison.by_seed):
+            p = p_value(one.p if one.p_holm is None else one.p_holm)
+            counts = "/".join(map(str, asdict(one.verdicts).values())) if one.verdicts else ""
+            cells = [*comparison_labels(one), _difference(one), p, counts]
+            table.add_row(*map(Text, cells), style="bold" if one.by_seed else "")
+    return table
+
+
+def _table(title: str, notes: Sequence[str]) -> Table:
+    return Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        caption=Text("\n".join(notes)),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _add_columns(table: Table, names: Sequence[str], figures: Sequence[str]) -> None:
+    """On a narrow terminal long names fold first, then figures; nothing is cut."""
+    for heading in names:
+        table.add_column(heading, overflow="fold", min_width=8)
+    for heading in figures:
+        table.add_column(Text(heading), justify="right", overflow="fold")
+
+
+def result_headings(rows: Sequence[Row]) -> list[str]:
+    """Column headings after the name; problems and votes only where they tell exams apart."""
+    headings = ["accuracy % [95%]", "no answer", "cut off", "tokens", "tokens/s"]
+    if any(row["votes"] > 1 for row in rows):
+        headings.insert(0, "votes")
+    if len({row["problems"] for row in rows}) > 1:
+        headings.insert(0, "problems")
+    return headings
+
+
+def result_cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    """The cells under `result_headings(rows)`."""
+    spread = f" ± {percent(row['seed_std'])}" if row["seed_std"] is not None else ""
+    cells = {
+        "problems": f"{row['problems']:,}",
+        "votes": str(row["votes"]),
+        "accuracy % [95%]": f"{percent(row['accuracy'])}{spread} {interval(row['low'], row['high'])}",
+        "no answer": f"{percent(row['extraction_failed'] / row['problems'])}%",
+        "cut off": f"{percent(row['truncated'] / row['problems'])}%",
+        "tokens": f"{row['mean_tokens']:.1f}",
+        "tokens/s": f"{row['tokens_per_s']:,.0f}" if row["tokens_per_s"] else "–",
+    }
+    return [cells[heading] for heading in result_headings(rows)]
+
+
+def comparison_headings(comparisons: Sequence[Comparison]) -> list[str]:
+    """Column headings after A and B; problems only where the comparisons differ in them."""
+    problems = ["problems"] if len({one.problems for one in comparisons}) > 1 else []
+    corrected = ["p (Holm)"] if len(comparisons) > 1 else []
+    return [*problems, "A %", "B %", "B − A [95%]", "p", *corrected, "both", "only A", "only B", "none"]
+
+
+def comparison_labels(one: Comparison) -> tuple[str, str]:
+    """The names under A and B; a single seed's line stands indented under its means."""
+    return (one.a, one.b) if one.seed is None else ("", f"  seed {one.seed}")
+
+
+def comparison_cells(one: Comparison, comparisons: Sequence[Comparison]) -> list[str]:
+    """The cells under `comparison_headings(comparisons)`."""
+    counts = ("", "", "", "")
+    if one.verdicts is not None:
+        both, only_a, only_b, neither = (f"{count:,}" for count in asdict(one.verdicts).values())
+        counts = (both, only_a, only_b, neither)
+    cells = {
+        "problems": f"{one.problems:,}",
+        "A %": percent(one.accuracy_a),
+        "B %": percent(one.accuracy_b),
+        "B − A [95%]": _difference(one),
+        "p": p_value(one.p),
+        "p (Holm)": "" if one.p_holm is None else p_value(one.p_holm),
+        **dict(zip(("both", "only A", "only B", "none"), counts, strict=True)),
+    }
+    return [cells[heading] for heading in comparison_headings(comparisons)]
+
+
+def _difference(one: Comparison) -> str:
+    spread = "" if one.std is None else f" ± {percent(one.std)}"
+    return f"{signed_percent(one.difference)}{spread} [{signed_percent(one.low)}, {signed_percent(one.high)}]"
+
+
+def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
+    """How the figures were made, and on how many problems where the exams differ."""
+    notes = [
+        "B − A above 0: B is better. Interval: Bonett-Price. p: exact McNemar test, two-sided. "
+        "Counts: problems solved by both, only A, only B, none."
+    ]
+    if len({one.problems for one in comparisons}) == 1:
+        notes[0] = f"On {comparisons[0].problems:,} problems. {notes[0]}"
+    if any(one.by_seed for one in comparisons):
+        notes.append(
+            "Several seeds: per problem the share of seeds that solved it, exact sign-flip test; "
+            "± is the standard deviation between seeds."
+        )
+    if len(comparisons) > 1:
+        notes.append(f"p (Holm): corrected for {len(comparisons)} comparisons; p of single seeds is not.")
+    notes += [
+        f"{one.a} and {one.b}: compared on the {one.problems:,} problems they have in common "
+        f"(of {one.problems_a:,} and {one.problems_b:,})."
+        for one in comparisons
+        if (one.problems, one.problems) != (one.problems_a, one.problems_b)
+    ]
+    return notes
+
+
+def row_label(row: Row) -> str:
+    """The name, with what a row of means is a mean of; seeds stand indented under it."""
+    if row["seeds"] > 1:
+        return f"{row['name']}, mean"
+    return f"  seed {row['seed']}" if row["under_mean"] else str(row["name"])
+
+
+def percent(fraction: float) -> str:
+    """0.7812 -> "78.1"."""
+    return f"{100 * fraction:.1f}"
+
+
+def signed_percent(fraction: float) -> str:
+    """0.125 -> "+12.5", with a true minus sign; "0.0" has none."""
+    text = f"{100 * fraction:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def interval(low: float, high: float) -> str:
+    """(0.743, 0.815) -> "[74.3, 81.5]"."""
+    return f"[{percent(low)}, {percent(high)}]"
+
+
+def p_value(p: float) -> str:
+    """Three decimals; "<0.001" below that."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _exam_row(contestant: Contestant) -> Row:
+    metrics = contestant.metrics
+    low, high = wilson(contestant.correct, contestant.problems)
+    return {
+        "name": contestant.name,
+        "group": contestant.group,
+        "role": contestant.role,
+        "seed": contestant.seed,
+        "seeds": 1,
+        "under_mean": contestant.name != contestant.group,
+        "problems": contestant.problems,
+        "correct": contestant.correct,
+        "accuracy": contestant.accuracy,
+        "seed_std": None,
+        "low": low,
+        "high": high,
+        "extraction_failed": metrics.extraction_failed,
+        "truncated": metrics.truncated,
+        "mean_tokens": metrics.mean_tokens,
+        "tokens_per_s": metrics.tokens_per_s,
+        "votes": metrics.votes,
+    }
+
+
+def _mean_row(group: str, members: Sequence[Contestant]) -> Row:
+    problems = common_problems(members)
+    right = right_counts(members, problems)
+    low, high = seeds_interval(right, len(members))
+    rows = [_exam_row(contestant) for contestant in members]
+    means = ("extraction_failed", "truncated", "mean_tokens", "tokens_per_s", "correct")
+    return {
+        **rows[0],
+        **{key: _mean(row[key] for row in rows) for key in means},
+        "name": group,
+        "seed": None,
+        "seeds": len(members),
+        "under_mean": False,
+        "problems": len(problems),
+        "accuracy": sum(right) / len(members) / len(problems),
+        "seed_std": mean_and_std([row["accuracy"] for row in rows])[1],
+        "low": low,
+        "high": high,
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    return mean_and_std(list(values))[0]
+
+
+def _results_notes(rows: Sequence[Row]) -> list[str]:
+    return ["mean: over seeds, ± standard deviation"] if any(row["seeds"] > 1 for row in rows) else []

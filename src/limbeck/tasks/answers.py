@@ -1,0 +1,149 @@
+"""Answers: one extractor and one comparison per kind, for teachers and students alike.
+
+An explicit marker decides first (`statements.py` lists them): of the *last* statement
+that holds a candidate, the *first* candidate counts. A text without one is read by
+the kind's documented fallback (`guess_*` in `numbers.py` and `candidates.py`), and
+`how` says so. Where nothing is found, extraction failed: that is a wrong answer,
+counted and never left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from limbeck.records import Problem
+from limbeck.tasks import candidates, numbers
+from limbeck.tasks.options import options_of
+from limbeck.tasks.statements import read_plainly, statements, unfinished
+
+AnswerKind = Literal["number", "choice", "yes-no", "text"]
+How = Literal["marker", "fallback"]
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """An answer in canonical form and what it was found by; both None: extraction failed."""
+
+    answer: str | None
+    how: How | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What a text answers to a problem, and whether that is the gold answer."""
+
+    answer: str | None
+    correct: bool
+    how: How | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How a kind reads a statement, guesses from a whole text, checks gold, compares canonical forms."""
+
+    state: Callable[[str, Sequence[str]], str | None]
+    guess: Callable[[str, Sequence[str]], str | None]
+    canonical: Callable[[str, Sequence[str]], str]
+    same: Callable[[str, str], bool] = lambda one, other: one.casefold() == other.casefold()
+    whole_lines: bool = False
+    negatable: bool = True
+
+
+KINDS: dict[AnswerKind, _Kind] = {
+    "number": _Kind(
+        numbers.state_number,
+        numbers.guess_number,
+        numbers.canonical_number,
+        numbers.same_number,
+        negatable=False,
+    ),
+    "choice": _Kind(
+        candidates.state_choice, candidates.guess_choice, candidates.canonical_choice, negatable=False
+    ),
+    "yes-no": _Kind(candidates.state_yes_no, candidates.guess_yes_no, candidates.canonical_yes_no),
+    "text": _Kind(candidates.state_text, candidates.guess_text, candidates.canonical_text, whole_lines=True),
+}
+
+
+def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Extracted:
+    """The answer of a text, in the kind's canonical form.
+
+    Args:
+        kind: the task's answer kind.
+        text: a completion of a teacher or a student.
+        options: of a choice problem; their texts then stand for their letters.
+    """
+    text = read_plainly(text)
+    parts = KINDS[kind]
+    for statement in statements(text, whole_lines=parts.whole_lines, negatable=parts.negatable):
+        answer = parts.state(statement.text, options)
+        if answer is not None:
+            return Extracted(answer, "marker")
+    guess = parts.guess(text, options)
+    return Extracted(guess, None if guess is None else "fallback")
+
+
+def split_answer(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> tuple[str, str | None]:
+    """The reasoning without its closing answer statement(s), and the extracted answer.
+
+    Only marked statements that end the text are cut off; an answer that stands
+    elsewhere, or was found by the fallback, is part of the reasoning.
+    """
+    plain, parts = read_plainly(text), KINDS[kind]
+    end = whole = len(plain.rstrip())
+    for statement in statements(plain, whole_lines=parts.whole_lines, negatable=parts.negatable):
+        closes = not plain[statement.end : end].strip(" \n$}.*)\"'”")
+        if not closes or parts.state(statement.text, options) is None:
+            break
+        opening = unfinished(plain, statement.start)
+        says_nothing = len(opening.split()) <= 3 and not re.search("[0-9=]", opening)
+        end = statement.start - (len(opening) if says_nothing else 0)
+    reasoning = text[:end].strip()
+    return _tidy(reasoning) if end < whole else reasoning, extract(kind, text, options).answer
+
+
+def _tidy(reasoning: str) -> str:
+    """Strip what a cut leaves hanging: the number of an empty list item, a comma."""
+    *lines, last = reasoning.split("\n")
+    if re.fullmatch(r"(?:[Ss]tep\s+)?[0-9]+[.):]+|", last.strip(" *#>-")):
+        reasoning = "\n".join(lines)
+    reasoning = reasoning.rstrip(" ,;-*\n")
+    return reasoning + "." if reasoning[-1:].isalnum() else reasoning
+
+
+def canonical(kind: AnswerKind, gold: str, options: Sequence[str] = ()) -> str:
+    """A gold answer in the form in which it is stored and compared.
+
+    Args:
+        kind: the task's answer kind.
+        gold: "25.0", "A. ignore", "True", ...; of a worked solution that ends in
+            "#### 18", as GSM8K has them, what follows the marker.
+        options: of a choice problem.
+
+    Raises:
+        ValueError: the kind cannot parse it; the text says why.
+    """
+    return KINDS[kind].canonical(read_plainly(gold).rpartition("####")[2], options)
+
+
+def same(kind: AnswerKind, one: str, other: str) -> bool:
+    """Whether two answers are the same one; forms may differ ("25.0" and "25", "True" and "yes").
+
+    Numbers: whole ones exactly, others within one millionth. Texts: without regard
+    to case, outer quotes and final punctuation. What is no answer of the kind is
+    the same as nothing.
+    """
+    try:
+        return KINDS[kind].same(canonical(kind, one), canonical(kind, other))
+    except ValueError:
+        return False
+
+
+def grade(problem: Problem, kind: AnswerKind, text: str) -> Grade:
+    """Extract the answer of a completion and compare it with the problem's gold answer."""
+    found = extract(kind, text, options_of(problem))
+    correct = found.answer is not None and same(kind, found.answer, problem.answer)
+    return Grade(found.answer, correct, found.how)

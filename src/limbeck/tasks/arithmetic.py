@@ -1,0 +1,170 @@
+"""Multi-step arithmetic: short stories about one person and a number of things."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+
+from limbeck.tasks.puzzle import Slip, listed
+from limbeck.tasks.words import SHORT_NAMES, THINGS
+
+LARGEST = 99
+"""No number of a story is larger."""
+
+_TWENTY = 20
+"""At most so many come or go in one step."""
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What happens in a step: `tells` in the question, `after` in a rationale; {n} is the operand."""
+
+    sign: str
+    tells: str
+    after: str
+    plan: str
+    fixed: int | None = None
+
+
+DEEDS: tuple[Deed, ...] = (
+    Deed("+", "finds {n} more", "After finding {n} more", "add {n}"),
+    Deed("+", "buys {n} more", "After buying {n} more", "add {n}"),
+    Deed("+", "gets {n} more", "After getting {n} more", "add {n}"),
+    Deed("-", "loses {n}", "After losing {n}", "subtract {n}"),
+    Deed("-", "sells {n}", "After selling {n}", "subtract {n}"),
+    Deed("-", "gives away {n}", "After giving away {n}", "subtract {n}"),
+    Deed("*", "doubles the number", "After doubling", "multiply by 2", 2),
+    Deed("*", "triples the number", "After tripling", "multiply by 3", 3),
+    Deed("/", "gives away half", "After giving away half", "divide by 2", 2),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A deed (its place in `DEEDS`) with its operand."""
+
+    deed: int
+    operand: int
+
+    def apply(self, value: int) -> int | None:
+        """The new number; None where it is no whole number from 1 to `LARGEST`."""
+        sign, n = DEEDS[self.deed].sign, self.operand
+        if sign == "/":
+            result = value // n if value % n == 0 else 0
+        else:
+            result = {"+": value + n, "-": value - n, "*": value * n}[sign]
+        return result if 1 <= result <= LARGEST else None
+
+    def write(self, template: str) -> str:
+        return template.format(n=self.operand)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """`name` starts with `start` things; the steps follow."""
+
+    name: str
+    thing: str
+    start: int
+    steps: tuple[Step, ...]
+    options: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> str:
+        deeds = [step.write(DEEDS[step.deed].tells) for step in self.steps]
+        story = listed([f"has {self.start} {self.thing}", *deeds])
+        return f"{self.name} {story}. How many {self.thing} are there now?"
+
+    @property
+    def answer(self) -> str:
+        return str(self._results()[-1])
+
+    @property
+    def solvable(self) -> bool:
+        """Do all numbers stay whole and within bounds?"""
+        return bool(self._results())
+
+    def _results(self, slip_at: int | None = None, error: int = 0) -> list[int]:
+        """The numbers after each step, built on an `error` made at step `slip_at`; [] if that cannot be."""
+        value = self.start
+        results: list[int] = []
+        for n, step in enumerate(self.steps):
+            result = step.apply(value)
+            if result is None:
+                return []
+            value = result + (error if n == slip_at else 0)
+            results.append(value)
+        return results if min(results) >= 1 else []
+
+    def rationale(self, phrasing: int, slip: Slip, rng: Random) -> tuple[str, str]:
+        """See `Puzzle.rationale`. The error: a result is off by 1, 2 or 10."""
+        results = self._results()
+        befores = [self.start, *results[:-1]]
+        stated = results[-1]
+        if slip == "answer":
+            errors = [(place, error) for place in range(len(results)) for error in (-10, -2, -1, 1, 2, 10)]
+            chains = [self._results(*error) for error in errors]
+            results = rng.choice([chain for chain in chains if chain and chain[-1] != stated])
+            befores = [self.start, *results[:-1]]
+            stated = results[-1]
+        elif slip == "step":
+            place = rng.randrange(len(results))
+            results[place] += rng.choice(
+                [error for error in (-10, -2, -1, 1, 2, 10) if results[place] + error >= 1]
+            )
+        return _tell(phrasing, self, befores, results), str(stated)
+
+
+def _tell(phrasing: int, puzzle: Arithmetic, befores: list[int], results: list[int]) -> str:
+    """`befores` and `results` of each step, as the teller has them."""
+    steps = list(zip(puzzle.steps, befores, results, strict=True))
+    sums = [f"{before} {DEEDS[step.deed].sign} {step.operand} = {result}" for step, before, result in steps]
+    if phrasing == 0:
+        return f"First {', then '.join(sums)}."
+    if phrasing == 1:
+        deeds = [step.write(DEEDS[step.deed].after) for step in puzzle.steps]
+        return " ".join(f"{deed}: {line}." for deed, line in zip(deeds, sums, strict=True))
+    if phrasing == 2:
+        plan = listed([step.write(DEEDS[step.deed].plan) for step in puzzle.steps])
+        return f"We {plan}: {', '.join(sums)}."
+    return f"There are {puzzle.start} {puzzle.thing} at first. Then there are {listed(sums)}."
+
+
+def draw(rng: Random, knobs: Mapping[str, int]) -> Arithmetic:
+    """A story of `steps` steps; numbers stay whole and between 2 and `LARGEST`."""
+    start = rng.randint(5, 50)
+    value = start
+    steps: list[Step] = []
+    while len(steps) < knobs["steps"]:
+        sign = rng.choice("++--*/")
+        deed = rng.choice([place for place, deed in enumerate(DEEDS) if deed.sign == sign])
+        step = Step(deed, DEEDS[deed].fixed or rng.randint(2, _TWENTY))
+        result = step.apply(value)
+        if result is not None and result > 1:
+            value = result
+            steps.append(step)
+    return Arithmetic(rng.choice(SHORT_NAMES), rng.choice(THINGS), start, tuple(steps))
+
+
+_QUESTION = re.compile(r"([A-Z][a-z]+) has (\d+) ([a-z]+)(?:, | and )([^.?]+)\. How many \3 are there now\?")
+_DEED_FORMS = [(place, re.compile(deed.tells.replace("{n}", r"(\d+)"))) for place, deed in enumerate(DEEDS)]
+
+
+def read(text: str) -> Arithmetic | None:
+    """The last such question of a text; None too if a step is unknown or leaves the numbers allowed."""
+    found = _QUESTION.findall(text)
+    if not found:
+        return None
+    name, start, thing, deeds = found[-1]
+    steps = []
+    for part in re.split(r", | and ", deeds):
+        forms = [(place, form.fullmatch(part)) for place, form in _DEED_FORMS]
+        known = [(place, match) for place, match in forms if match]
+        if not known:
+            return None
+        place, match = known[0]
+        steps.append(Step(place, DEEDS[place].fixed or int(match[1])))
+    story = Arithmetic(name, thing, int(start), tuple(steps))
+    return story if story.solvable else None

@@ -1,0 +1,205 @@
+"""What can be an answer of the kinds choice, yes-no and text (`numbers.py` has number).
+
+Per kind: `state_*` finds the answer in a *statement* (the text after an explicit
+marker, up to the end of its sentence), `guess_*` is the documented fallback for a
+text without one, `canonical_*` checks a gold answer. The first two return None
+where nothing is found, the last raises ValueError.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from limbeck.tasks.options import LETTERS
+from limbeck.tasks.statements import sentences
+
+_QUOTES = "\"'“”‘’`*"
+
+
+# --- choice: a letter --------------------------------------------------------
+
+
+def state_choice(statement: str, options: Sequence[str]) -> str | None:
+    """The first of: a letter "(c)", "C.", "C", or an option's text, if only one option is named.
+
+    A bare letter is a capital within the options (within A-J where they are not
+    known), or the whole statement. "A" and "I" before another word may be words:
+    they count only if nothing else is found.
+    """
+    bare = statement.strip(" .:;" + _QUOTES)
+    if len(bare) == 1 and (letter := _letter(bare, options)):
+        return letter
+    letters = _letters(statement, options)
+    texts = _named(statement, options)
+    if texts and (not letters or texts[0][0] < letters[0][0]):
+        named = {letter for place, letter in texts if not letters or place < letters[0][0]}
+        return named.pop() if len(named) == 1 else None
+    if letters:
+        return letters[0][1]
+    maybe = re.match(r"[\s*:\"']*([AI])\b(?!['’])", statement)
+    return _letter(maybe[1], options) if maybe else None
+
+
+def _letter(letter: str, options: Sequence[str]) -> str | None:
+    known = LETTERS[: len(options)] if options else LETTERS[:10]
+    return letter.upper() if letter.upper() in known and letter else None
+
+
+def _letters(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
+    """(place, letter) of what can only be meant as a letter."""
+    pattern = r"\(([A-Za-z])\)|\b(?:([B-HJ-Z])|([AI])(?!\s+\w))\b(?!['’.]\w)"
+    found = [(match.start(), match[1] or match[2] or match[3]) for match in re.finditer(pattern, text)]
+    return [(place, letter.upper()) for place, letter in found if _letter(letter, options)]
+
+
+def _named(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
+    """(place, letter) of the options whose text occurs, in order; the longest where they overlap.
+
+    An option that occurs twice in the list is never meant.
+    """
+    folded = [" ".join(option.casefold().split()) for option in options]
+    by_text = {option: LETTERS[n] for n, option in enumerate(folded) if option and folded.count(option) == 1}
+    if not by_text:
+        return []
+    longest_first = sorted(by_text, key=len, reverse=True)
+    choices = "|".join(re.escape(option).replace(r"\ ", r"\s+") for option in longest_first)
+    found = re.finditer(rf"(?<!\w)(?:{choices})(?!\w)", text.casefold())
+    return [(match.start(), by_text[" ".join(match[0].split())]) for match in found]
+
+
+def guess_choice(text: str, options: Sequence[str]) -> str | None:
+    """The whole text as a label ("C. red ball"); else the one option that the last sentence with any names.
+
+    An option is named by "(C)", "option C" or its text. A sentence that names
+    several decides nothing.
+    """
+    whole = re.fullmatch(r"\s*\(?([A-Za-z])(?:\s*|[).:]+\s*|[).:]+\s+[^\n]*)", text)
+    if whole and (letter := _letter(whole[1], options)):
+        return letter
+    parts = sentences(text)
+    listed = [bool(re.match(r"\W*\(?[A-Z][).]", part)) for part in parts]
+    for place in range(len(parts) - 1, -1, -1):
+        sentence = parts[place]
+        labels = re.findall(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b", sentence)
+        marked = {_letter(one or other, options) for one, other in labels} - {None}
+        named = marked or {letter for _, letter in _named(sentence, options)}
+        if named:
+            in_a_list = listed[place] and place > 0 and listed[place - 1]
+            return named.pop() if len(named) == 1 and not in_a_list else None
+    return None
+
+
+def canonical_choice(gold: str, options: Sequence[str]) -> str:
+    """A gold choice as its letter: "C", "(c)", "C. red ball", or an option's text."""
+    text = gold.strip()
+    label = re.fullmatch(r"\(?([A-Za-z])(?:[).:]+(?:\s.*)?)?", text, re.DOTALL)
+    folded = [" ".join(option.casefold().split()) for option in options]
+    places = [n for n, option in enumerate(folded) if option == " ".join(text.casefold().split())]
+    letters = {LETTERS[n] for n in places}
+    if label and (not options or label[1].upper() in LETTERS[: len(options)]):
+        letters.add(label[1].upper())
+    if len(letters) > 1:
+        raise ValueError("it can mean more than one option")
+    if not letters:
+        known = f"one of the {len(options)} options" if options else "a letter of an option"
+        raise ValueError(f"it is not {known}")
+    return letters.pop()
+
+
+# --- yes-no ------------------------------------------------------------------
+
+_VERDICTS = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
+_VERDICT = re.compile(r"\b(not\s+)?(yes|no|true|false)\b", re.IGNORECASE)
+_ENDS_CLAUSE = r"(?=\W*$|\s*[,;:.!–—-])"
+_OPENING_VERDICT = re.compile(rf"\W*(yes|no|true|false)\b{_ENDS_CLAUSE}", re.IGNORECASE)
+_CLOSING_VERDICT = re.compile(
+    rf"\b(?:(?:is|are|was|were)\s+(?:not\s+)?(?:true|false)|(?:not\s+)?(?:yes|no|true|false){_ENDS_CLAUSE})\b",
+    re.IGNORECASE,
+)
+
+
+def _verdict(match: re.Match[str]) -> str:
+    """yes or no; "not" turns it round."""
+    value = _VERDICTS[match[2].lower()]
+    if match[1]:
+        return "no" if value == "yes" else "yes"
+    return value
+
+
+def state_yes_no(statement: str, options: Sequence[str]) -> str | None:
+    """The first of yes, no, true, false; "not true" is no, "not false" and "not no" are yes."""
+    match = _VERDICT.search(statement)
+    return _verdict(match) if match else None
+
+
+def guess_yes_no(text: str, options: Sequence[str]) -> str | None:
+    """The last verdict of the last sentence, else a "Yes," or "No," that opens the text.
+
+    A verdict is a yes or no before a mark of punctuation ("there is no evidence" has
+    none), or a true or false that ends a clause or follows "is", "are", "was".
+    """
+    last = sentences(text)[-1:]
+    found = [match[0] for sentence in last for match in _CLOSING_VERDICT.finditer(sentence)]
+    opening = _OPENING_VERDICT.match(text)
+    match = _VERDICT.search(found[-1] if found else opening[1] if opening else "")
+    return _verdict(match) if match else None
+
+
+def canonical_yes_no(gold: str, options: Sequence[str]) -> str:
+    """A gold verdict: yes, no, true or false in any case."""
+    word = gold.strip().rstrip(".").casefold()
+    if word not in _VERDICTS:
+        raise ValueError("it is neither yes/no nor true/false")
+    return _VERDICTS[word]
+
+
+# --- text --------------------------------------------------------------------
+
+
+def plain_text(text: str) -> str:
+    """One line without outer quotes and final punctuation.
+
+    >>> plain_text(' "nk". ')
+    'nk'
+    """
+    text = " ".join(text.split())
+    previous = None
+    while text != previous:
+        previous = text
+        text = text.strip(_QUOTES + " ").rstrip(".,;:!?")
+    return text
+
+
+def state_text(statement: str, options: Sequence[str]) -> str | None:
+    """The whole statement (to the end of its line); if it opens with a quotation, that alone.
+
+    '"Ann" and "Ben"' is no quotation followed by chatter, so it stays whole.
+    """
+    opening = re.match(r"[\s*:]*[\"“]([^\"“”]+)[\"”](?!\s*(?:and|or|&|,|/)\s)", statement)
+    return plain_text(opening[1] if opening else statement) or None
+
+
+def guess_text(text: str, options: Sequence[str]) -> str | None:
+    """What the last line ends in: after its last ":", "=", "is", "gets" or "gives", or its last quotation.
+
+    A line of one word is the answer itself.
+    """
+    lines = [line for line in text.splitlines() if plain_text(line)]
+    if not lines:
+        return None
+    *before, tail = re.split(r"[:=]\s|\b(?:is|are|gets?|gives?(?:\s+us)?)\b", lines[-1])
+    quotations = re.findall(r"[\"“]([^\"“”]+)[\"”]", tail)
+    if before and plain_text(tail):
+        return plain_text(quotations[0] if quotations else tail)
+    if quotations:
+        return plain_text(quotations[-1]) or None
+    return plain_text(lines[-1]) if len(lines[-1].split()) == 1 else None
+
+
+def canonical_text(gold: str, options: Sequence[str]) -> str:
+    """A gold text without outer quotes and final punctuation, on one line."""
+    text = plain_text(gold)
+    if not text:
+        raise ValueError("it is empty")
+    return text

@@ -1,0 +1,223 @@
+"""The built-in tasks: endless problems with exact gold answers, and a teacher for them.
+
+Which split a problem belongs to is decided by a hash of its question, so train, dev
+and test are disjoint whatever the seeds and sizes. The offline teacher reads the
+question out of the prompt like any other teacher and is wrong at a set rate, so
+that grading has something to find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from limbeck.errors import RecipeError, TeacherError
+from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.records import Problem
+from limbeck.tasks import arithmetic, coin_flip, last_letters, shuffled_objects
+from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.puzzle import PHRASINGS, Puzzle, Slip
+
+Split = Literal["train", "dev", "test"]
+_OF_TEN: dict[str, range] = {"train": range(0, 8), "dev": range(8, 9), "test": range(9, 10)}
+"""Which tenths of all questions make up each split."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A built-in task: what it asks, its knobs with their defaults, and the range of each."""
+
+    name: str
+    kind: AnswerKind
+    summary: str
+    knobs: Mapping[str, int]
+    ranges: Mapping[str, tuple[int, int]]
+    draw: Callable[[Random, Mapping[str, int]], Puzzle]
+    read: Callable[[str], Puzzle | None]
+
+
+GENERATED: dict[str, Generated] = {
+    task.name: task
+    for task in (
+        Generated(
+            "last-letters",
+            "text",
+            "put the last letters of several names together",
+            {"words": 4},
+            {"words": (1, 8)},
+            last_letters.draw,
+            last_letters.read,
+        ),
+        Generated(
+            "coin-flip",
+            "yes-no",
+            "is a coin still heads up after some people flipped it?",
+            {"people": 7},
+            {"people": (1, 12)},
+            coin_flip.draw,
+            coin_flip.read,
+        ),
+        Generated(
+            "shuffled-objects",
+            "choice",
+            "who holds what after several swaps?",
+            {"people": 3, "swaps": 2},
+            {"people": (2, 6), "swaps": (1, 8)},
+            shuffled_objects.draw,
+            shuffled_objects.read,
+        ),
+        Generated(
+            "arithmetic",
+            "number",
+            "a short story that adds, subtracts, multiplies and halves",
+            {"steps": 3},
+            {"steps": (1, 8)},
+            arithmetic.draw,
+            arithmetic.read,
+        ),
+    )
+}
+
+
+def built_in_task(name: str) -> Generated:
+    """The built-in task of that name.
+
+    Raises:
+        RecipeError: there is none; the text lists them.
+    """
+    if name not in GENERATED:
+        raise RecipeError(
+            f"task.name: there is no built-in task {name!r}; choose one of {', '.join(GENERATED)}"
+        )
+    return GENERATED[name]
+
+
+def settle_knobs(task: Generated, knobs: Mapping[str, int]) -> dict[str, int]:
+    """All knobs of a task, the given ones in place of the defaults.
+
+    Raises:
+        ValueError: an unknown knob, or a value outside its range.
+    """
+    for name, value in knobs.items():
+        if name not in task.ranges:
+            raise ValueError(f"knobs.{name}: {task.name} has no such knob; it has {', '.join(task.ranges)}")
+        low, high = task.ranges[name]
+        if not low <= value <= high:
+            raise ValueError(f"knobs.{name}: {value} is out of range; choose from {low} to {high}")
+    return {**task.knobs, **knobs}
+
+
+def generate(name: str, split: Split, count: int, seed: int, **knobs: int) -> list[Problem]:
+    """Distinct problems of one split of a built-in task.
+
+    The same seed gives the same problems; a larger `count` only adds to them.
+
+    Args:
+        name: a key of `GENERATED`.
+        split: problems of different splits never coincide, whatever the seeds.
+        count: how many.
+        seed: of the generator.
+        knobs: the task's own, such as `steps=3`.
+
+    Raises:
+        RecipeError: an unknown task or knob, or fewer than `count` problems exist.
+    """
+    task = built_in_task(name)
+    try:
+        settings = settle_knobs(task, knobs)
+    except ValueError as error:
+        raise RecipeError(f"task.{error}") from None
+    rng = Random(f"{name} {split} {seed} {sorted(settings.items())}")
+    problems: dict[str, Problem] = {}
+    idle = 0
+    while len(problems) < count:
+        puzzle = task.draw(rng, settings)
+        question = puzzle.question
+        number = int(hashlib.sha256(question.encode()).hexdigest(), 16)
+        if number % 10 in _OF_TEN[split] and question not in problems:
+            problems[question] = Problem(
+                id=f"{name}-{number:064x}"[: len(name) + 17],
+                question=question,
+                answer=puzzle.answer,
+                options=puzzle.options,
+            )
+            idle = 0
+        idle += 1
+        if idle > min(2000 + 60 * len(problems), 300_000):
+            raise RecipeError(
+                f"task.{split}: only about {len(problems)} different problems of {name} exist there with "
+                f"{_shown(settings)}, {count} are wanted; lower the number or raise a knob"
+            )
+    return list(problems.values())
+
+
+def _shown(knobs: Mapping[str, int]) -> str:
+    return ", ".join(f"{knob}={value}" for knob, value in knobs.items())
+
+
+class OfflineTeacher:
+    """A teacher that needs no network: it solves the puzzle and writes a rationale.
+
+    Args:
+        task_name: a key of `GENERATED`; other questions it cannot read.
+        wrong_answer: share of rationales with a wrong step that spoils the answer.
+        wrong_step: share with a wrong step and yet the right answer.
+        seed: decides, with `Sampling.seed`, the prompt's id and the completion's
+            index, phrasing and errors. Greedily the phrasing is always the first
+            one, and `Sampling.seed` plays no part.
+
+    Raises:
+        RecipeError: an unknown task, or shares that are negative or exceed 1 together.
+    """
+
+    def __init__(
+        self, task_name: str, wrong_answer: float = 0.0, wrong_step: float = 0.0, seed: int = 0
+    ) -> None:
+        self.task = built_in_task(task_name)
+        if min(wrong_answer, wrong_step) < 0 or wrong_answer + wrong_step > 1:
+            raise RecipeError(
+                f"teacher.wrong_answer, teacher.wrong_step: {wrong_answer} and {wrong_step} must be shares "
+                "that add up to 1 at most; lower one"
+            )
+        self.wrong_answer = wrong_answer
+        self.wrong_step = wrong_step
+        self.seed = seed
+
+    @property
+    def name(self) -> str:
+        return "offline"
+
+    def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        """Complete every prompt; `Sampling.max_tokens` and `Completion.tokens` count words.
+
+        Raises:
+            TeacherError: a prompt holds no question of the task.
+        """
+        for prompt in prompts:
+            puzzle = self.task.read(prompt.text)
+            if puzzle is None:
+                raise TeacherError(
+                    f"prompt {prompt.id}: the offline teacher finds no question of {self.task.name} in it; "
+                    "ask a question as this task writes them, or choose another teacher"
+                )
+            for index in range(sampling.n):
+                yield self._complete(prompt.id, puzzle, index, sampling)
+
+    def _complete(self, prompt_id: str, puzzle: Puzzle, index: int, sampling: Sampling) -> Completion:
+        greedy = sampling.temperature == 0
+        drawn = f"{self.seed} {prompt_id}" + ("" if greedy else f" {sampling.seed}")
+        phrasing = 0 if greedy else (Random(drawn).randrange(PHRASINGS) + index) % PHRASINGS
+        rng = Random(f"{drawn} {index}")
+        chance = rng.random()
+        slip: Slip = "none"
+        if chance < self.wrong_answer:
+            slip = "answer"
+        elif chance < self.wrong_answer + self.wrong_step:
+            slip = "step"
+        reasoning, answer = puzzle.rationale(phrasing, slip, rng)
+        words = f"{reasoning} The answer is {answer}.".split(" ")
+        kept = words[: sampling.max_tokens]
+        return Completion(prompt_id, index, " ".join(kept), len(kept), truncated=len(kept) < len(words))

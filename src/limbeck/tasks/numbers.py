@@ -1,0 +1,139 @@
+"""Numbers in running text: what counts as one, its exact value, its canonical text.
+
+Counted: 25, 25.0, .5, 1,234,567, -3 (also with U+2212, see `answers.py`), $12.50,
+50% (as 50), 3/4, 2 1/2, \\frac{3}{4}, 1e3 (as 1000). Not counted: dates (04/21/2021),
+digits inside words (B12) and number words (three). Units may follow (60ft).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+_NUMBER = re.compile(
+    r"""(?<![A-Za-z0-9])(?<![0-9]\.)(?P<sign>[-+])?[$£€]?(?P<inner>-)?
+    (?:\\d?frac\{(?P<over>[0-9]+)\}\{(?P<under>[0-9]+)\}
+     |(?:(?P<whole>[0-9]+)\ )?(?P<top>[0-9]+)\ ?/\ ?(?P<bottom>[0-9]+)(?![0-9])
+     |(?P<plain>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)
+      (?P<power>[eE][-+]?[0-9]{1,2}(?![0-9]))?)""",
+    re.VERBOSE,
+)
+_DATE = re.compile(r"(?<![0-9])[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}(?![0-9])")
+_GOES_ON = re.compile(
+    r"[)\s*]*(?:[A-Za-z]+\s+){0,3}(?:[A-Za-z]+\s*)?(?:[-+*×÷/=]|\bx\b|\\times|\\div)\s*[($£€]*\s*-?[$]?[0-9]"
+)
+_LONGEST = 100
+"""Longer runs of digits are babble, not answers (and slow to convert)."""
+
+
+def numbers_in(text: str) -> list[tuple[int, int, Fraction]]:
+    """All numbers of a text as (start, end, value); a minus after a number is an operator, not a sign."""
+    text = _DATE.sub(lambda date: "_" * len(date[0]), text)
+    found = []
+    for match in _NUMBER.finditer(text):
+        value = _value(match)
+        if value is None:
+            continue
+        before = text[: match.start()].rstrip()
+        if match["sign"] and before and (before[-1].isdigit() or before[-1] in ")%"):
+            value = abs(value)
+        found.append((match.start(), match.end(), value))
+    return found
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    """The exact value of a match; None for a zero denominator or a run of babble."""
+    if len(match[0]) > _LONGEST:
+        return None
+    if match["plain"]:
+        size = Fraction(match["plain"].replace(",", "") + (match["power"] or ""))
+    else:
+        bottom = int(match["bottom"] or match["under"])
+        if bottom == 0:
+            return None
+        size = int(match["whole"] or 0) + Fraction(int(match["top"] or match["over"]), bottom)
+    return -size if "-" in (match["sign"], match["inner"]) else size
+
+
+def write_number(value: Fraction) -> str:
+    """The canonical text: a whole number or finite decimal, else a fraction in lowest terms.
+
+    >>> [write_number(Fraction(text)) for text in ("25.0", "-3/4", "1/3")]
+    ['25', '-0.75', '1/3']
+    """
+    places = 0
+    while places <= _LONGEST and (value * 10**places).denominator != 1:
+        places += 1
+    if places > _LONGEST:
+        return str(value)
+    digits = f"{abs(value * 10**places).numerator:0{places + 1}d}"
+    text = f"{digits[:-places]}.{digits[-places:]}" if places else digits
+    return f"-{text}" if value < 0 else text
+
+
+def state_number(statement: str, options: Sequence[str]) -> str | None:
+    """The first number of a statement; of "5 - 3 = 2" the result, of "5 - 3" alone nothing."""
+    statement = re.sub(r"^([\s*=:]*-)\s+(?=[0-9$])", r"\1", statement)
+    numbers = numbers_in(statement)
+    if not numbers:
+        return None
+    _, end, value = numbers[0]
+    if _GOES_ON.match(statement, end):
+        results = numbers_in(statement[end:].rpartition("=")[2]) if "=" in statement[end:] else []
+        return write_number(results[0][2]) if results else None
+    return write_number(value)
+
+
+def guess_number(text: str, options: Sequence[str]) -> str | None:
+    """The last number outside brackets; but where its sentence names the result of the last equation, that.
+
+    >>> guess_number("3 * 5 = 15. So she has 15 apples in all 3 bags (5 in each bag).", ())
+    '15'
+    """
+    text = _without_brackets(text)
+    numbers = numbers_in(text)
+    if not numbers:
+        return None
+    start, _, value = numbers[-1]
+    sentence = _sentence_at(text, start)
+    results = [found[0][2] for part in text.split("=")[1:] if (found := numbers_in(part))]
+    if results and results[-1] in [number for _, _, number in numbers_in(sentence)]:
+        value = results[-1]
+    return write_number(value)
+
+
+def _without_brackets(text: str) -> str:
+    """The text with (asides) blanked out, unless all its numbers stand in them."""
+    bare = re.sub(r"\([^()]*\)", lambda aside: " " * len(aside[0]), text)
+    return bare if numbers_in(bare) else text
+
+
+def _sentence_at(text: str, place: int) -> str:
+    """The sentence (or line) that the character at `place` stands in."""
+    for sentence in re.finditer(r"(?:[^.!?\n]|[.!?](?!\s|$))+", text):
+        if sentence.end() > place:
+            return sentence[0]
+    return text
+
+
+def canonical_number(gold: str, options: Sequence[str]) -> str:
+    """A gold number: it must be the whole text, but for a currency or percent sign.
+
+    Raises:
+        ValueError: it is not.
+    """
+    text = gold.strip().rstrip(".")
+    numbers = numbers_in(text)
+    if len(numbers) != 1 or (text[: numbers[0][0]] + text[numbers[0][1] :]).strip(" %$£€"):
+        raise ValueError("it is not a number")
+    return write_number(numbers[0][2])
+
+
+def same_number(one: str, other: str) -> bool:
+    """Whole numbers are compared exactly, others within one millionth (relative) or 1e-9 (absolute)."""
+    first, second = Fraction(one), Fraction(other)
+    if first.denominator == second.denominator == 1:
+        return first == second
+    return math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-9)

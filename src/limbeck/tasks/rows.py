@@ -1,0 +1,110 @@
+"""One row of the user's data as a problem, and the rationales that stand in it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from limbeck.errors import DataError
+from limbeck.records import Problem
+from limbeck.tasks.answers import AnswerKind, canonical
+from limbeck.tasks.options import LETTERS, options_in, without_label
+from limbeck.tasks.readers import Row
+from limbeck.tasks.settings import Columns
+
+
+def row_problem(place: str, row: Row, columns: Columns, kind: AnswerKind) -> Problem:
+    """The problem of a row; without an id column its id is made from question and options.
+
+    Raises:
+        DataError: a missing column, an empty question, a gold answer that its kind cannot parse.
+    """
+    question = _cell(place, row, columns.question, "question")
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(
+            place,
+            f"the question (column {columns.question!r}) is empty or no text; write one or remove the row",
+        )
+    question = question.strip()
+    options = _options(place, row, columns, question) if kind == "choice" else ()
+    gold = _answer_text(place, _cell(place, row, columns.answer, "answer"), columns.answer)
+    try:
+        answer = canonical(kind, gold, options)
+    except ValueError as error:
+        raise DataError(
+            place,
+            f"the answer {shortened(gold)} does not suit the kind {kind}: {error}; mend it or task.kind",
+        ) from None
+    if columns.id is None:
+        name = "q-" + hashlib.sha256("\0".join((question, *options)).encode()).hexdigest()[:16]
+    else:
+        cell = _cell(place, row, columns.id, "id")
+        name = "" if cell is None else str(cell).strip()
+    if not name:
+        raise DataError(
+            place, f"the id (column {columns.id!r}) is empty; write one, or remove task.columns.id"
+        )
+    return Problem(id=name, question=question, answer=answer, options=options)
+
+
+def _cell(place: str, row: Row, column: str, setting: str) -> Any:
+    """The value of a column; "a.b" is also the value under b of the object in a."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for part in column.split("."):
+        if not isinstance(value, dict) or part not in value:
+            there = ", ".join(map(str, row)) or "none"
+            raise DataError(place, f"no column {column!r}; set task.columns.{setting} to one of: {there}")
+        value = value[part]
+    return value
+
+
+def _answer_text(place: str, cell: Any, column: str) -> str:
+    """A gold answer as text; of a list, its only element."""
+    if isinstance(cell, list) and len(cell) == 1:
+        cell = cell[0]
+    if isinstance(cell, str | int | float) and str(cell).strip():
+        return str(cell)
+    raise DataError(
+        place, f"the answer (column {column!r}) is empty or no single value; write one or remove the row"
+    )
+
+
+def _options(place: str, row: Row, columns: Columns, question: str) -> tuple[str, ...]:
+    """The options of a choice question: from their column(s), else those written in the question."""
+    if columns.options is None:
+        return options_in(question)
+    if isinstance(columns.options, str):
+        cell = _cell(place, row, columns.options, "options")
+    else:
+        cell = [_cell(place, row, name, "options") for name in columns.options]
+    if isinstance(cell, dict) and isinstance(cell.get("text"), list):  # {"label": [...], "text": [...]}
+        cell = cell["text"]
+    elif isinstance(cell, dict):  # {"A": ..., "B": ...}
+        cell = [cell.get(letter) for letter in LETTERS[: len(cell)]]
+    elif isinstance(cell, list):  # ["...", ...] or [{"label": "A", "text": "..."}, ...]
+        cell = [one.get("text") if isinstance(one, dict) else one for one in cell]
+    cells = cell if isinstance(cell, list) else []
+    texts = [str(one) for one in cells if one is not None and str(one).strip()]
+    if not 2 <= len(texts) <= len(LETTERS) or len(texts) < len(cells):
+        raise DataError(
+            place, "the options are no list of 2 to 26 texts; mend them, or name other task.columns.options"
+        )
+    return without_label(texts)
+
+
+def row_rationales(place: str, row: Row, columns: Columns, *, needed: bool) -> list[str]:
+    """The rationales of a row: its cell, or each element of a list; a null one is an empty text."""
+    if columns.rationale is None or (not needed and columns.rationale not in row):
+        return []
+    cell = _cell(place, row, columns.rationale, "rationale")
+    texts = ["" if text is None else text for text in (cell if isinstance(cell, list) else [cell])]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(place, f"the rationale (column {columns.rationale!r}) is no text; write text or null")
+    return texts
+
+
+def shortened(text: str) -> str:
+    """The text in quotes, cut to what an error message can bear."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")

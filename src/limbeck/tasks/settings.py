@@ -1,0 +1,152 @@
+"""The `task:` part of a recipe, in one of two forms.
+
+A built-in task:                       Your own data:
+
+    task:                                  task:
+      name: arithmetic                       name: tracking
+      train: 4000                            kind: choice
+      dev: 200                               train: train.json
+      test: 500                              test: test.json
+      knobs: {steps: 3}                      dev: 0.1
+                                             columns: {question: input, rationale: chain}
+                                             leaks: refuse
+
+Whoever gives a kind, columns, leaks or a path means the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.generated import GENERATED, built_in_task, settle_knobs
+
+Leaks = Literal["refuse", "drop", "keep"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Columns(_Settings):
+    """What the columns of your data are called; "a.b" reaches into a column of objects."""
+
+    question: str = "question"
+    answer: str = "answer"
+    options: str | tuple[str, ...] | None = Field(
+        default=None, description="kind choice: one column that lists the options, or one column per option"
+    )
+    id: str | None = Field(default=None, description="without it, ids are made from the questions")
+    rationale: str | None = Field(default=None, description="given rationales, of the training data only")
+
+
+class GeneratedTask(_Settings):
+    """A built-in task: how many problems of each split, and how hard they are."""
+
+    name: str = Field(description="a name from `limbeck tasks`")
+    train: int = Field(default=4000, ge=1, description="training problems")
+    dev: int = Field(default=200, ge=0, description="problems that checkpoints are chosen on")
+    test: int = Field(default=500, ge=1, description="problems of the exam")
+    knobs: Mapping[str, int] = Field(default_factory=dict, description="the task's own settings")
+
+    @property
+    def source(self) -> Literal["generated"]:
+        return "generated"
+
+    @field_validator("name")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        if name not in GENERATED:
+            known = ", ".join(GENERATED)
+            raise ValueError(
+                f"there is no such task; choose one of {known}, or give your own data by path and kind"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _knobs_fit(self) -> Self:
+        settle_knobs(GENERATED[self.name], self.knobs)
+        return self
+
+
+class FilesTask(_Settings):
+    """Your own data: JSON, JSONL, CSV, TSV or parquet, or a data set as `hf:NAME[/CONFIG]:SPLIT`."""
+
+    name: str = Field(default="data", description="what tables call it")
+    kind: AnswerKind = Field(description="number, choice, yes-no or text")
+    train: str = Field(min_length=1, description="path of the training data")
+    test: str = Field(min_length=1, description="path of the data that is examined")
+    dev: StrictInt | StrictFloat | StrictStr = Field(
+        default=0.1, description="cut from train: a share below 1, or a number of problems; or a path"
+    )
+    columns: Columns = Columns()
+    leaks: Leaks = Field(
+        default="refuse",
+        description="questions of train that stand in dev or test too: refuse, drop from train, or keep",
+    )
+
+    @property
+    def source(self) -> Literal["files"]:
+        return "files"
+
+    @field_validator("dev")
+    @classmethod
+    def _is_share_count_or_path(cls, dev: int | float | str) -> int | float | str:
+        if isinstance(dev, str) and not dev:
+            raise ValueError("is empty; give a share, a number of problems or a path")
+        if isinstance(dev, float) and not 0 <= dev < 1:
+            raise ValueError(
+                "a share must be at least 0 and below 1; write a number of problems without a point"
+            )
+        if isinstance(dev, int) and dev < 0:
+            raise ValueError("a number of problems cannot be negative")
+        return dev
+
+    @model_validator(mode="after")
+    def _options_are_of_choice(self) -> Self:
+        if self.columns.options is not None and self.kind != "choice":
+            raise ValueError(
+                f"columns.options: answers of kind {self.kind} have none; remove it or set kind: choice"
+            )
+        return self
+
+
+def _form(value: Any) -> str:
+    """Which form a `task:` has; of a broken one, the form whose complaint helps more."""
+    if isinstance(value, Mapping):
+        paths = [name for name in ("train", "dev", "test") if isinstance(value.get(name), str)]
+        return "files" if paths or {"kind", "columns", "leaks"} & value.keys() else "generated"
+    return "files" if isinstance(value, FilesTask) else "generated"
+
+
+TaskSettings = Annotated[
+    Annotated[GeneratedTask, Tag("generated")] | Annotated[FilesTask, Tag("files")], Discriminator(_form)
+]
+
+
+def task_kind(settings: TaskSettings) -> AnswerKind:
+    """The answer kind of either form."""
+    return settings.kind if isinstance(settings, FilesTask) else GENERATED[settings.name].kind
+
+
+def built_in(name: str) -> GeneratedTask:
+    """A built-in task with all its defaults.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    return GeneratedTask(name=built_in_task(name).name)

@@ -1,0 +1,172 @@
+"""Shuffled objects: people hold objects and swap them in pairs; who holds what at the end?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from limbeck.tasks.options import LETTERS, list_options
+from limbeck.tasks.puzzle import Slip, listed
+from limbeck.tasks.words import COLOURS, OBJECTS, SHORT_NAMES
+
+_HAS = r"[A-Z][a-z]+ has the [a-z]+ [a-z]+"
+_SWAP = r"(?:First|Then|Finally) [A-Z][a-z]+ and [A-Z][a-z]+ swap\."
+_QUESTION = re.compile(
+    rf"({_HAS}(?:(?:, | and ){_HAS})+)\.((?: {_SWAP})+) Which [a-z]+ does ([A-Z][a-z]+) have now\?"
+)
+
+State = tuple[int, ...]
+"""Which object (by number) each person (by place) holds."""
+
+
+@dataclass(frozen=True)
+class ShuffledObjects:
+    """Person n starts with object n; `swaps` are pairs of people; `asked` is a person."""
+
+    people: tuple[str, ...]
+    colours: tuple[str, ...]
+    thing: str
+    swaps: tuple[tuple[int, int], ...]
+    asked: int
+
+    @property
+    def question(self) -> str:
+        starts = [
+            f"{name} has the {colour} {self.thing}"
+            for name, colour in zip(self.people, self.colours, strict=True)
+        ]
+        words = ["First", *["Then"] * (len(self.swaps) - 1)]
+        if len(words) > 2:
+            words[-1] = "Finally"
+        swaps = [f"{word} {self._pair(swap)} swap." for word, swap in zip(words, self.swaps, strict=True)]
+        asked = f"Which {self.thing} does {self.people[self.asked]} have now?"
+        return " ".join([f"{listed(starts)}.", *swaps, asked, list_options(self.options)])
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return tuple(f"{colour} {self.thing}" for colour in self.colours)
+
+    @property
+    def answer(self) -> str:
+        return LETTERS[self._states()[-1][self.asked]]
+
+    def _pair(self, swap: tuple[int, int]) -> str:
+        return f"{self.people[swap[0]]} and {self.people[swap[1]]}"
+
+    def _states(self) -> list[State]:
+        """The state after each swap."""
+        return _follow(tuple(range(len(self.people))), self.swaps)
+
+    def rationale(self, phrasing: int, slip: Slip, rng: Random) -> tuple[str, str]:
+        """See `Puzzle.rationale`. The error: in a swap, one person's object is mistaken for another's."""
+        states = self._states()
+        got = states[-1][self.asked]
+        if slip == "step":
+            place = rng.randrange(len(states))
+            states[place] = _swapped(states[place], self._mistake(place, states[place].index(got), rng))
+        elif slip == "answer":
+            chains = [self._mistaken_chain(place, pair) for place, pair in self._mistakes()]
+            states = rng.choice([chain for chain in chains if chain[-1][self.asked] != got])
+            got = states[-1][self.asked]
+        return _tell(phrasing, self, states, got), LETTERS[got]
+
+    def _mistake(self, place: int, holder: int, rng: Random) -> tuple[int, int]:
+        """A pair of `holder` and another, one of whom takes part in the swap at `place`."""
+        others = [n for n in range(len(self.people)) if n != holder]
+        if holder not in self.swaps[place]:
+            others = list(self.swaps[place])
+        return holder, rng.choice(others)
+
+    def _mistakes(self) -> list[tuple[int, tuple[int, int]]]:
+        """All (place, pair) in which the pair shares someone with the swap at `place`."""
+        pairs = _pairs(len(self.people))
+        return [(place, pair) for place, swap in enumerate(self.swaps) for pair in pairs if {*pair} & {*swap}]
+
+    def _mistaken_chain(self, place: int, pair: tuple[int, int]) -> list[State]:
+        """The states when `pair`'s objects are mistaken after the swap at `place`, and all builds on it."""
+        states = self._states()[: place + 1]
+        states[place] = _swapped(states[place], pair)
+        return states + _follow(states[place], self.swaps[place + 1 :])
+
+    def holdings(self, state: State) -> str:
+        """Who has what, in note form."""
+        return ", ".join(
+            f"{name} {self.colours[held]}" for name, held in zip(self.people, state, strict=True)
+        )
+
+
+def _swapped(state: State, pair: tuple[int, int]) -> State:
+    held = list(state)
+    held[pair[0]], held[pair[1]] = held[pair[1]], held[pair[0]]
+    return tuple(held)
+
+
+def _follow(state: State, swaps: Sequence[tuple[int, int]]) -> list[State]:
+    states = []
+    for swap in swaps:
+        state = _swapped(state, swap)
+        states.append(state)
+    return states
+
+
+def _pairs(count: int) -> list[tuple[int, int]]:
+    return [(one, other) for one in range(count) for other in range(one + 1, count)]
+
+
+def _tell(phrasing: int, puzzle: ShuffledObjects, states: list[State], got: int) -> str:
+    """`states` after each swap, as the teller has them; `got`: the object that the asked person ends with."""
+    people, colours, name = puzzle.people, puzzle.colours, puzzle.people[puzzle.asked]
+    steps = [(puzzle._pair(swap), swap, state) for swap, state in zip(puzzle.swaps, states, strict=True)]
+    start = tuple(range(len(people)))
+    choice = f"choice {LETTERS[got]}"
+    if phrasing == 0:
+        tale = [f"{pair} swap: {puzzle.holdings(state)}." for pair, _, state in steps]
+        return " ".join([f"Start: {puzzle.holdings(start)}.", *tale, f"{name} has {colours[got]}, {choice}."])
+    if phrasing == 1:
+        tale = [
+            f"When {pair} swap, {listed([f'{people[one]} gets {colours[state[one]]}' for one in swap])}."
+            for pair, swap, state in steps
+        ]
+        return " ".join([*tale, f"So {name} ends with {colours[got]}, which is {choice}."])
+    if phrasing == 2:
+        paths = [[people[state.index(n)] for state in (start, *states)] for n in start]
+        tale = [
+            f"{colours[n].capitalize()} is held by {', then '.join(path)}." for n, path in enumerate(paths)
+        ]
+        return " ".join([*tale, f"At the end {name} holds {colours[got]}, so it is {choice}."])
+    holders = [people[state.index(got)] for state in states]
+    tale = [f"After {pair} swapped, {who} had it." for who, (pair, _, _) in zip(holders, steps, strict=True)]
+    began = f"At first {people[start.index(got)]} had it, and that was {colours[got]}, {choice}."
+    return " ".join([f"Go back from what {name} has now.", *reversed(tale), began])
+
+
+def draw(rng: Random, knobs: Mapping[str, int]) -> ShuffledObjects:
+    """A puzzle of `people` and `swaps`; no pair swaps twice in a row (that would undo it)."""
+    count = knobs["people"]
+    people = tuple(rng.sample(SHORT_NAMES, count))
+    colours = tuple(rng.sample(COLOURS, count))
+    swaps: list[tuple[int, int]] = []
+    for _ in range(knobs["swaps"]):
+        fresh = [pair for pair in _pairs(count) if not swaps or pair != swaps[-1] or count == 2]
+        swaps.append(rng.choice(fresh))
+    return ShuffledObjects(people, colours, rng.choice(OBJECTS), tuple(swaps), rng.randrange(count))
+
+
+def read(text: str) -> ShuffledObjects | None:
+    """The last such question of a text; None too if it names someone or something twice or unannounced."""
+    found = _QUESTION.findall(text)
+    if not found:
+        return None
+    starts, swaps, asked = found[-1]
+    holds = re.findall(r"([A-Z][a-z]+) has the ([a-z]+) ([a-z]+)", starts)
+    people = [name for name, _, _ in holds]
+    pairs = re.findall(r"([A-Z][a-z]+) and ([A-Z][a-z]+) swap", swaps)
+    if len(set(people)) < len(people) or not {asked, *(name for pair in pairs for name in pair)} <= set(
+        people
+    ):
+        return None
+    places = tuple((people.index(one), people.index(other)) for one, other in pairs)
+    colours = tuple(colour for _, colour, _ in holds)
+    return ShuffledObjects(tuple(people), colours, holds[0][2], places, people.index(asked))

@@ -1,0 +1,125 @@
+"""From our settings to the library's arguments, and what tells one training from another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.utils import logging
+
+from limbeck.errors import RecipeError
+from limbeck.objectives.align import unwrap
+from limbeck.training.collate import Row
+from limbeck.training.parts import Objective
+from limbeck.training.settings import TrainSettings
+
+LOGGED_ROWS = 200
+"""Rows of a training's learning curve, about."""
+
+
+def arguments(settings: TrainSettings, folder: Path, seed: int, device: torch.device) -> TrainingArguments:
+    """The library's arguments; `set_steps` adds what depends on the number of batches.
+
+    Raises:
+        RecipeError: bf16 on a GPU that does not know it.
+    """
+    if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise RecipeError("precision: this GPU does not compute in bf16; set it to fp32")
+    warm = settings.schedule == "constant" and settings.warmup > 0
+    args = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,  # an item is a micro-batch, see Feed
+        gradient_accumulation_steps=settings.accumulate,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if warm else settings.schedule,
+        optim={"adamw": "adamw_torch_fused", "sgd": "sgd"}[settings.optimizer],
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        bf16=settings.precision == "bf16",
+        activation_checkpointing=settings.gradient_checkpointing,
+        load_best_model_at_end=False,
+        logging_nan_inf_filter=False,  # a loss that is not finite is an error here
+        save_total_limit=None,  # the keeper removes old checkpoints
+        seed=seed,
+        use_cpu=device.type == "cpu",
+        disable_tqdm=True,
+        log_level="error",
+        log_level_replica="error",
+        report_to="none",
+    )
+    args._n_gpu = min(args.n_gpu, 1)  # one process, one device: nn.DataParallel would copy the head's hook
+    return args
+
+
+def set_steps(args: TrainingArguments, settings: TrainSettings, batches: int, *, evaluate: bool) -> int:
+    """Set when to log, evaluate and save; return the optimiser steps of an epoch."""
+    per_epoch = math.ceil(batches / (int(args.world_size) * settings.accumulate))
+    total = per_epoch * settings.epochs
+    every = per_epoch if settings.checkpoints == "epoch" else math.ceil(total / settings.checkpoints)
+    args.warmup_steps = math.ceil(total * settings.warmup)
+    args.logging_steps = max(1, total // LOGGED_ROWS)
+    args.save_strategy = SaveStrategy.STEPS
+    args.save_steps = every
+    if evaluate:
+        args.eval_strategy = IntervalStrategy.STEPS
+        args.eval_steps = every
+    if settings.choose != "last":
+        args.load_best_model_at_end = True
+        args.metric_for_best_model = {"dev-loss": "eval_loss", "dev-accuracy": "eval_accuracy"}[
+            settings.choose
+        ]
+        args.greater_is_better = settings.choose == "dev-accuracy"
+    return per_epoch
+
+
+def fingerprint(
+    settings: TrainSettings,
+    seed: int,
+    objective: Objective,
+    splits: Sequence[Sequence[Row]],
+    steps_per_epoch: int,
+) -> str:
+    """Tells trainings apart, so that none goes on from another's checkpoint."""
+    plain = [settings.model_dump(mode="json"), seed, dict(objective.weights), steps_per_epoch]
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for rows in splits:
+        digest.update(str(len(rows)).encode())
+        for row in rows:
+            digest.update(str((row.input_ids, row.labels, row.weights)).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Silence the library's bars, and put back what else it changes on the way.
+
+    That is its verbosity, `use_cache` (which would be saved with the model), autocast around
+    `forward` (which would make an exam differ from that of the saved model), and checkpointing.
+    """
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    config = vars(unwrap(model).config)
+    use_cache, forward = config.get("use_cache"), vars(model).get("forward")
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if use_cache is not None:
+            config["use_cache"] = use_cache
+        model.activation_checkpointing_disable()  # type: ignore[operator]
+        for name in ("forward", "_original_forward"):
+            vars(model).pop(name, None)
+        if forward is not None:
+            vars(model)["forward"] = forward
+        model.eval()

@@ -1,0 +1,55 @@
+"""How a model is trained; holds no torch, so that a recipe is read without it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainSettings(BaseModel):
+    """Settings of one training; rate, batch and epochs are Fine-tune-CoT's (arXiv 2212.10071).
+
+    An optimiser step sees `accumulate` micro-batches per process. Losses are divided by counts
+    over the whole step, so batch_size 8 with accumulate 1 learns the same as 1 with 8.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    epochs: int = Field(20, ge=1, description="times every example is seen")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
+    batch_size: int = Field(8, ge=1, description="most examples in a micro-batch")
+    batch_tokens: int = Field(
+        8192,
+        ge=1,
+        description="most tokens in a micro-batch with its padding; encoder and decoder count together",
+    )
+    accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step and process")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="learning rate after the warm-up: kept, or brought to 0 at the last step"
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
+    weight_decay: float = Field(0.01, ge=0, description="of matrices; norms and biases are never decayed")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    max_length: int = Field(
+        512,
+        ge=2,
+        description="longest example in tokens: prompt and completion together, or each of encoder and "
+        "decoder; longer ones are left out and reported",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 computes under autocast; the weights keep their type"
+    )
+    gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    prompt_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of prompt tokens in the loss, decoder-only models (tailored learning: 0.1)",
+    )
+    choose: Literal["last", "dev-loss", "dev-accuracy"] = Field(
+        "last", description="which checkpoint becomes the model; the test split never chooses"
+    )
+    checkpoints: Annotated[int, Field(ge=1)] | Literal["epoch"] = Field(
+        "epoch", description="when to evaluate on dev and save: once per epoch, or this often in the run"
+    )

@@ -1,0 +1,138 @@
+"""Plots: what is drawn stands where the figures say."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from limbeck.contestants import contestants
+from limbeck.errors import DiskError, InputError
+from limbeck.plots import TEACHER, Bar, Line, _decades, _ticks, bar_plot, bar_svg, bars, line_svg, thinned
+from limbeck.records import Prediction
+
+Make = Callable[..., Path]
+
+
+def elements(svg: str, tag: str, style: str = "") -> list[dict[str, str]]:
+    found = ElementTree.fromstring(svg).iter(tag)
+    return [one.attrib for one in found if style in one.attrib.get("class", "")]
+
+
+def test_bars_of_a_run(demo: Path) -> None:
+    exams = contestants([demo])
+    drawn = bars(exams)
+    assert [(bar.label, bar.series, len(bar.dots)) for bar in drawn] == [
+        ("teacher", TEACHER, 0),
+        ("answers-only", 0, 0),
+        ("cot-3", 1, 3),
+    ]
+    assert drawn[2].value == pytest.approx(sum(drawn[2].dots) / 3)
+    assert all(bar.low < bar.value < bar.high for bar in drawn)
+
+
+def test_lengths_are_proportional() -> None:
+    svg = bar_svg([Bar("x", 0.25, 0.2, 0.3, 0), Bar("y", 0.5, 0.4, 0.6, 1, (0.45, 0.55))])
+    quarter, half = (float(one["width"]) for one in elements(svg, "rect"))
+    assert half == pytest.approx(2 * quarter, abs=0.2)
+    whisker = elements(svg, "line", "whisker")[3]
+    assert float(whisker["x2"]) - float(whisker["x1"]) == pytest.approx(0.2 * 4 * quarter, abs=0.2)
+    assert len(elements(svg, "circle")) == 2
+
+
+def test_labels_are_escaped_and_long_ones_shortened() -> None:
+    svg = bar_svg([Bar('<script>alert(1)</script>&"', 0.5, 0.4, 0.6, 0), Bar("y" * 80, 0.5, 0.4, 0.6, 1)])
+    texts = [one.text for one in ElementTree.fromstring(svg).iter("text")]
+    assert '<script>alert(1)</script>&"' in texts
+    assert "y" * 33 + "…" in texts
+    assert "<script" not in svg
+
+
+def test_a_curve_falls_when_the_loss_falls_and_breaks_at_nan() -> None:
+    svg = line_svg([Line("s", ((0, 4.0), (10, 3.0), (20, math.nan), (30, 1.0), (40, 0.5)), 0)])
+    path = elements(svg, "path")[0]["d"]
+    assert path.count("M") == 2
+    heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", path)]
+    assert len(heights) == 4
+    assert heights == sorted(heights)  # down the page
+    assert "log scale" not in svg
+
+
+def test_losses_over_decades_are_drawn_on_a_log_scale() -> None:
+    svg = line_svg([Line("s", ((0, 10.0), (10, 1.0), (20, 0.1)), 0)])
+    path = elements(svg, "path")[0]["d"]
+    first, second, third = (float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", path))
+    assert second - first == pytest.approx(third - second, abs=0.2)
+    assert "log scale" in svg
+
+
+def test_shares_are_drawn_from_0_to_100_per_cent() -> None:
+    svg = line_svg([Line("s", ((0, 0.5), (10, 0.5)), 0)], share=True)
+    texts = [one.text for one in ElementTree.fromstring(svg).iter("text")]
+    assert {"0%", "100%"} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [((0, 0.0),), ((5, math.nan),), ((0, 2.0), (0, 2.0)), ((3, -1.0), (4, 1e9)), ((1, 1e-300), (2, 2e-300))],
+)
+def test_odd_curves_can_be_drawn(points: tuple[tuple[float, float], ...]) -> None:
+    ElementTree.fromstring(line_svg([Line("s", points, 0)]))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 0.003), (0, 7), (-2, 2.5), (0, 123456), (0, 0), (0, 1e-14)]
+)
+def test_ticks_are_few_round_and_cover(low: float, high: float) -> None:
+    ticks = _ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high * (1 - 1e-9)
+    assert 3 <= len(ticks) <= 8
+    steps = [second - first for first, second in pairwise(ticks)]
+    assert steps == pytest.approx([steps[0]] * len(steps))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.05, 3), (1e-6, 12), (0.1, 10), (0.9, 31), (2e-12, 7e12)])
+def test_log_ticks_cover_and_rise(low: float, high: float) -> None:
+    ticks = _decades(low, high)
+    assert ticks[0] <= low * (1 + 1e-9)
+    assert ticks[-1] >= high * (1 - 1e-9)
+    assert ticks == sorted(set(ticks))
+    assert len(ticks) >= 3
+
+
+def test_thinning_keeps_means_and_short_histories() -> None:
+    points = [(float(step), 2.0 * step) for step in range(1000)]
+    thin = thinned(points, 100)
+    assert len(thin) == 100
+    assert thin[0] == (4.5, 9.0)
+    assert thinned(points[:50], 100) == tuple(points[:50])
+    assert thinned([]) == ()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_the_bar_plot_is_the_same_bytes_every_time(demo: Path, tmp_path: Path, suffix: str) -> None:
+    exams = contestants([demo])
+    for name in ("one", "two"):
+        bar_plot(exams, tmp_path / "plots" / f"{name}{suffix}")
+    first, second = ((tmp_path / "plots" / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
+    assert first == second
+    assert first.startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [f"one{suffix}", f"two{suffix}"]
+
+
+def test_a_bar_plot_takes_any_name_and_refuses_other_formats(
+    tmp_path: Path, exam_folder: Make, predict: Callable[..., Prediction]
+) -> None:
+    exams = contestants([exam_folder(tmp_path / r"$x_1\frac$", [predict(0, True)])])
+    bar_plot(exams, tmp_path / "plot.svg")  # no mathematics in names
+    with pytest.raises(InputError, match=r"written as \.png or \.svg"):
+        bar_plot(exams, tmp_path / "plot.pdf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError):
+        bar_plot(exams, tmp_path / "file" / "plot.svg")

@@ -1,0 +1,321 @@
+"""Extraction, comparison and grading: the traps that published evaluators fell into."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from limbeck.records import Problem
+from limbeck.tasks.answers import AnswerKind, canonical, extract, grade, same, split_answer
+
+BALLS = ("orange ball", "white ball", "blue ball")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("So 3 + 4 = 7. The answer is 7.", "7"),
+        ("The answer is 7. She has 12 apples and 3 pears.", "7"),
+        ("First answer: 5. No, the final answer is 6.", "6"),
+        ("The answer is 25.0", "25"),
+        ("The answer is 1,234,567.", "1234567"),
+        ("The answer is -3.", "-3"),
+        ("The answer is \u22123.", "-3"),
+        ("The answer is - 3.", "-3"),
+        ("The answer is 5 - 3 = 2.", "2"),
+        ("The answer is 5 apples - 3 apples = 2 apples.", "2"),
+        ("The answer is x = 5", "5"),
+        ("The answer is $12.50.", "12.5"),
+        ("The answer is -$5.", "-5"),
+        ("The answer is $-5.", "-5"),
+        ("The answer is 50%.", "50"),
+        ("The answer is 3/4.", "0.75"),
+        ("The answer is 2 1/2.", "2.5"),
+        ("The answer is 1/3 of it.", "1/3"),
+        ("The answer is 1e3.", "1000"),
+        ("The answer is 60ft.", "60"),
+        ("The answer is 14 (since 2 * 7 = 14).", "14"),
+        ("**Answer:** 12", "12"),
+        ("Adding gives 10.\n#### 18", "18"),
+        ("so we get \\boxed{42}.", "42"),
+        ("it is \\boxed{\\frac{3}{4}}", "0.75"),
+        ("reasoning 4 4 4 --> 9", "9"),
+        ("The answer is:\n\n7", "7"),
+        ("The answer is 7\u2028and that is all, 3.", "7"),
+        ("So the final answer to the question is 21 marbles.", "21"),
+        ("The correct answer would be 8 dollars, not 9.", "8"),
+    ],
+)
+def test_number_after_a_marker(text: str, answer: str) -> None:
+    found = extract("number", text)
+    assert (found.answer, found.how) == (answer, "marker")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("She has 5 apples and buys 3, which makes 8.", "8"),
+        ("3 * 5 = 15. So she has 15 apples in all 3 bags.", "15"),
+        ("There are 10 peaches in each basket (7 red + 3 green).", "10"),
+        ("There are 30 peaches in the basket. (7+15+8=30)", "30"),
+        ("5 - 3 = 2", "2"),
+        ("10-3", "3"),
+        ("It falls from 4 to -3", "-3"),
+        ("7.", "7"),
+        ("It happened on 04/21/2021, 6 days ago", "6"),
+        ("The answer is unknown. Bob has 5 apples.", "5"),
+        ("The answer is not 5 but more: 8", "8"),
+        ("To find the answer: first take 2. Then 6 + 2 makes 8", "8"),
+        ("Jake = Steven - 11 --> we can rewrite this.\nSteven = 28", "28"),
+        ("step1---->22\nless 4", "4"),
+        ("The answer is 5 - 3, and that leaves 2", "2"),
+    ],
+)
+def test_number_without_a_marker(text: str, answer: str) -> None:
+    found = extract("number", text)
+    assert (found.answer, found.how) == (answer, "fallback")
+
+
+@pytest.mark.parametrize("text", ["", "   \n", "three apples", "B12 and Q4x", "04/21/2021", "3/0", "9" * 200])
+def test_no_number(text: str) -> None:
+    found = extract("number", text)
+    assert (found.answer, found.how) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "how"),
+    [
+        ("Alice has the blue ball.", "C", "fallback"),
+        ("Then Alice has it. The answer is (C).", "C", "marker"),
+        ("The answer is C.", "C", "marker"),
+        ("The answer is C", "C", "marker"),
+        ("The answer is (c) blue ball.", "C", "marker"),
+        ("The answer is blue ball.", "C", "marker"),
+        ("The answer is the  BLUE\nball.", None, None),
+        ("The answer is that Alice has the white ball.", "B", "marker"),
+        ("The answer is A blue ball.", "C", "marker"),
+        ("The answer is A because Alice took it.", "A", "marker"),
+        ("The answer is not (A). It is (B).", "B", "fallback"),
+        ("The answer is **B**.", "B", "marker"),
+        ("The answer is F.", None, None),
+        ("The answer is Alice.", None, None),
+        ("The answer is Bob's.", None, None),
+        ("The answer is the white ball or the blue ball.", None, None),
+        ("--> b", "B", "marker"),
+        ("So Alice is dancing with **white ball (B)**.", "B", "fallback"),
+        ("This matches choice B, of course.", "B", "fallback"),
+        ("Bob has the white ball and Claire has the blue ball.", None, None),
+        ("The correct choice is (B) blue ball.", "B", "marker"),
+        ("(A) no.\n(B) no.\n(C) 04/2", None, None),
+        ("C. blue ball", "C", "fallback"),
+        ("b", "B", "fallback"),
+        ("\u2028(C)\u2028", "C", "fallback"),
+        ("I have no idea.", None, None),
+    ],
+)
+def test_choice(text: str, answer: str | None, how: str | None) -> None:
+    found = extract("choice", text, BALLS)
+    assert (found.answer, found.how) == (answer, how)
+
+
+def test_choice_without_options_reads_letters_only() -> None:
+    assert extract("choice", "The answer is E.").answer == "E"
+    assert extract("choice", "Alice has the blue ball.").answer is None
+    assert extract("choice", "The answer is Z.").answer is None, "beyond J nothing can be meant"
+
+
+def test_option_texts_that_overlap_or_repeat() -> None:
+    assert extract("choice", "The answer is New York City.", ("New York", "New York City")).answer == "B"
+    assert extract("choice", "The answer is 10.", ("1", "10")).answer == "B"
+    assert extract("choice", "The answer is red.", ("red", "red")).answer is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "how"),
+    [
+        ("The answer is yes.", "yes", "marker"),
+        ("The answer is True", "yes", "marker"),
+        ("The answer is not yes.", "no", "marker"),
+        ("The answer is false.", "no", "marker"),
+        ("--> No", "no", "marker"),
+        ("Therefore, the statement is false.", "no", "fallback"),
+        ("Therefore, the statement is not true.", "no", "fallback"),
+        ("Yes, they would fit on it.", "yes", "fallback"),
+        ("NO", "no", "fallback"),
+        ("No. But in the end it is true.", "yes", "fallback"),
+        ("There is no evidence that they met.", None, None),
+        ("Boolean algebra has true and false values in it.", None, None),
+        ("It is not common to see frost.", None, None),
+        ("", None, None),
+    ],
+)
+def test_yes_no(text: str, answer: str | None, how: str | None) -> None:
+    found = extract("yes-no", text)
+    assert (found.answer, found.how) == (answer, how)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "how"),
+    [
+        ("The answer is nk.", "nk", "marker"),
+        ('The answer is "nk".', "nk", "marker"),
+        ("The answer is “nk”. I hope this helps.", "nk", "marker"),
+        ("The answer is St. Louis.", "St. Louis", "marker"),
+        ('The answer is "Ann" and "Ben".', 'Ann" and "Ben', "marker"),
+        ("r --> yajc", "yajc", "marker"),
+        ('So the final result is "enko" from the names.', "enko", "marker"),
+        ("The answer is nk.\nGoodbye", "nk", "marker"),
+        ('Putting them together, we get "naar".', "naar", "fallback"),
+        ("Concatenated: tane", "tane", "fallback"),
+        ("n + a = na", "na", "fallback"),
+        ('The letters of "Ann Ben" are nn.', "nn", "fallback"),
+        ('The word "lime" it was', "lime", "fallback"),
+        ("nile", "nile", "fallback"),
+        ("I cannot tell you that", None, None),
+        ("\n \u2028", None, None),
+    ],
+)
+def test_text(text: str, answer: str | None, how: str | None) -> None:
+    found = extract("text", text)
+    assert (found.answer, found.how) == (answer, how)
+
+
+@pytest.mark.parametrize("kind", ["number", "choice", "yes-no", "text"])
+@pytest.mark.parametrize(
+    "babble",
+    [
+        "(" * 50_000,
+        "\n" * 50_000,
+        "- " * 30_000,
+        "1," * 30_000,
+        "7" * 50_000,
+        "the answer is " * 4_000,
+        "a=" * 9_000,
+    ],
+)
+def test_babble_costs_no_time(kind: AnswerKind, babble: str) -> None:
+    """A student that repeats itself must not hang the exam."""
+    begin = time.perf_counter()
+    split_answer(kind, babble + " The answer is")
+    assert time.perf_counter() - begin < 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "reasoning"),
+    [
+        ("number", "3 + 4 = 7.\nTherefore, the answer is 7.", "3 + 4 = 7."),
+        ("number", "3 + 4 = 7, so the answer is 7.", "3 + 4 = 7."),
+        ("number", "3 + 4 = 7. --> 7", "3 + 4 = 7."),
+        ("number", "3 + 4 = 7. The answer is 7.\n#### 7", "3 + 4 = 7."),
+        ("number", "So she has \\boxed{7}.", ""),
+        ("number", "The answer is 7.", ""),
+        ("number", "She has 3 + 4 = 7 apples.", "She has 3 + 4 = 7 apples."),
+        ("number", "The answer is 7. She is happy.", "The answer is 7. She is happy."),
+        ("number", "It is 7. The answer is unknown.", "It is 7. The answer is unknown."),
+        ("number", "Since 3 + 4 = 7 the answer is 7", "Since 3 + 4 = 7."),
+        ("choice", "1. It is April.\n2. Therefore, the correct answer is (B) white ball.", "1. It is April."),
+        ("choice", "Bob has it. Bob's answer is B.", "Bob has it."),
+        ("yes-no", "Frost is cold.\u2028So the answer is no.", "Frost is cold."),
+        ("text", "Ann ends in n.\nThe answer is n.", "Ann ends in n."),
+        ("text", " Ann ends in n. ", "Ann ends in n."),
+    ],
+)
+def test_reasoning_without_its_closing_statement(kind: AnswerKind, text: str, reasoning: str) -> None:
+    assert split_answer(kind, text, BALLS if kind == "choice" else ())[0] == reasoning
+
+
+def test_split_gives_the_extracted_answer() -> None:
+    assert split_answer("number", "3 + 4 = 7, so the answer is 7.")[1] == "7"
+    assert split_answer("number", "no idea") == ("no idea", None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "expected"),
+    [
+        ("number", "25.0", "25"),
+        ("number", " $1,234.50 ", "1234.5"),
+        ("number", "50 %", "50"),
+        ("number", "7.", "7"),
+        ("number", "\u22123", "-3"),
+        ("number", "2/6", "1/3"),
+        ("number", "1e16", "10000000000000000"),
+        ("number", "She sold 48/2 = 24 clips.\n#### 72", "72"),
+        ("choice", "A. ignore", "A"),
+        ("choice", "(c)", "C"),
+        ("choice", "b", "B"),
+        ("choice", "Blue  Ball", "C"),
+        ("yes-no", "True", "yes"),
+        ("yes-no", "No.", "no"),
+        ("text", ' "nk". ', "nk"),
+        ("text", "two\nwords", "two words"),
+    ],
+)
+def test_gold_becomes_canonical(kind: AnswerKind, gold: str, expected: str) -> None:
+    assert canonical(kind, gold, BALLS if kind == "choice" else ()) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "reason"),
+    [
+        ("number", "twelve", "not a number"),
+        ("number", "12 apples", "not a number"),
+        ("number", "3 or 4", "not a number"),
+        ("number", "nan", "not a number"),
+        ("number", "True", "not a number"),
+        ("choice", "D", "one of the 3 options"),
+        ("choice", "a ball", "one of the 3 options"),
+        ("choice", "", "one of the 3 options"),
+        ("yes-no", "maybe", "neither"),
+        ("yes-no", "1", "neither"),
+        ("text", '"."', "empty"),
+    ],
+)
+def test_gold_that_its_kind_cannot_parse(kind: AnswerKind, gold: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        canonical(kind, gold, BALLS if kind == "choice" else ())
+
+
+def test_gold_choice_without_options_and_ambiguous_gold() -> None:
+    assert canonical("choice", "A. ignore") == "A"
+    with pytest.raises(ValueError, match="a letter of an option"):
+        canonical("choice", "ignore")
+    with pytest.raises(ValueError, match="more than one"):
+        canonical("choice", "B", ("B", "A"))
+    assert canonical("choice", "O", ("A", "B", "AB", "O")) == "D"
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "equal"),
+    [
+        ("number", "25.0", "25", True),
+        ("number", "1,000", "1000", True),
+        ("number", "0.3333333", "1/3", True),
+        ("number", "0.33", "1/3", False),
+        ("number", "123456788", "123456789", False),
+        ("number", "-3", "3", False),
+        ("number", "seven", "7", False),
+        ("choice", "c", "C", True),
+        ("choice", "A", "B", False),
+        ("yes-no", "True", "yes", True),
+        ("yes-no", "False", "yes", False),
+        ("text", "NK", "'nk'.", True),
+        ("text", "hhe n", "hhen", False),
+        ("text", "", "", False),
+    ],
+)
+def test_same(kind: AnswerKind, one: str, other: str, equal: bool) -> None:
+    assert same(kind, one, other) is equal
+    assert same(kind, other, one) is equal
+
+
+def test_grade_knows_the_options_written_in_the_question() -> None:
+    question = "At the end, Alice has the\nAnswer choices: (A) orange ball, (B) white ball, (C) blue ball."
+    problem = Problem(id="1", question=question, answer="C")
+    right, wrong = (
+        grade(problem, "choice", f"The answer is {ball}.") for ball in ("blue ball", "white ball")
+    )
+    assert (right.answer, right.correct, right.how) == ("C", True, "marker")
+    assert (wrong.answer, wrong.correct) == ("B", False)
+    failed = grade(problem, "choice", "Who knows?")
+    assert (failed.answer, failed.correct, failed.how) == (None, False, None)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+
+from limbeck.errors import ModelError, RecipeError
+from limbeck.records import Problem
+from limbeck.tasks.answers import AnswerKind, extract, split_answer
+from limbeck.tasks.options import options_in
+from limbeck.tasks.prompts import FORMATS, question_with_options, render, teacher_prompt
+
+SUM = Problem(id="1", question="What is 3 + 4?", answer="7")
+CHOICE = Problem(id="2", question="Who has it?", answer="B", options=("Ann", "Ben"))
+WRITTEN = Problem(
+    id="3", question="Who? Answer choices: (A) Ann, (B) Ben.", answer="B", options=("Ann", "Ben")
+)
+ANSWERS: list[tuple[AnswerKind, str]] = [
+    *[("number", answer) for answer in ("7", "-3", "0.5", "1/3", "1234567")],
+    *[("choice", answer) for answer in "ABI"],
+    *[("yes-no", answer) for answer in ("yes", "no")],
+    *[("text", answer) for answer in ("nk", "St. Louis", "not guilty", "x-ray is fine", "Ann and Ben")],
+]
+
+
+class FakeTokenizer:
+    """Only the chat side of a tokenizer."""
+
+    def __init__(self, template: str | None) -> None:
+        self.chat_template = template
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        assert not tokenize and add_generation_prompt
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in conversation) + "<assistant>"
+
+
+def test_the_formats_word_for_word() -> None:
+    plain, arrow = FORMATS["plain"], FORMATS["arrow"]
+    assert plain.prompt(SUM) == "What is 3 + 4?\n"
+    assert plain.completion("3 + 4 = 7.", "7") == "3 + 4 = 7.\nThe answer is 7."
+    assert plain.answer_only("7") == "The answer is 7."
+    assert arrow.prompt(SUM) == "What is 3 + 4?\n###\n"
+    assert arrow.completion("3 + 4 = 7.", "7") == "3 + 4 = 7. --> 7"
+    assert arrow.answer_only("7") == "--> 7"
+    assert FORMATS["chat"].completion("r", "7") == plain.completion("r", "7")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(("kind", "answer"), ANSWERS)
+def test_what_a_format_writes_is_extracted_again(form: str, kind: AnswerKind, answer: str) -> None:
+    reasoning = "First 2 of A, no yes. Then 9 more."
+    for text in (FORMATS[form].completion(reasoning, answer), FORMATS[form].answer_only(answer)):
+        found = extract(kind, text)
+        assert (found.answer, found.how) == (answer, "marker")
+    assert split_answer(kind, FORMATS[form].completion(reasoning, answer)) == (reasoning, answer)
+    assert FORMATS[form].completion("", answer) == FORMATS[form].answer_only(answer)
+
+
+def test_options_are_added_once() -> None:
+    assert question_with_options(CHOICE) == "Who has it?\nAnswer choices: (A) Ann, (B) Ben."
+    assert question_with_options(WRITTEN) == WRITTEN.question
+    assert options_in(FORMATS["plain"].prompt(CHOICE)) == CHOICE.options
+
+
+def test_the_teacher_is_told_how_to_close() -> None:
+    for kind, problem, wanted in (
+        ("number", SUM, "digits"),
+        ("choice", CHOICE, "letter"),
+        ("yes-no", SUM, "yes or no"),
+    ):
+        text = teacher_prompt(problem, kind)  # type: ignore[arg-type]
+        assert text.startswith(question_with_options(problem))
+        assert "step by step" in text and "The answer is X." in text and wanted in text
+        assert extract("number", text.removeprefix(SUM.question)).how != "marker", (
+            "the instruction is no answer"
+        )
+
+
+def test_render_uses_the_chat_template_for_chat_only() -> None:
+    speaking, mute = FakeTokenizer("{{ messages }}"), FakeTokenizer(None)
+    assert render(speaking, "chat", "Hello?\n") == "<user>Hello?<assistant>"
+    assert render(mute, "plain", "Hello?\n") == "Hello?\n"
+    assert render(speaking, "arrow", "Hello?\n###\n") == "Hello?\n###\n"
+    with pytest.raises(ModelError, match="no chat template"):
+        render(mute, "chat", "Hello?")
+    with pytest.raises(RecipeError, match="choose one of plain, arrow, chat"):
+        render(mute, "prose", "Hello?")

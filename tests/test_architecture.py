@@ -1,0 +1,100 @@
+"""The house rules a machine can hold: the direction of imports, light start-up, sizes."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "limbeck"
+
+# From the ground up; a module imports from its own floor or a lower one.
+FLOORS = [
+    {"errors", "records", "objectives", "progress", "statistics"},
+    {"recipe", "run", "tasks", "spans", "lm", "knowledge"},
+    {"rationales", "training", "evaluate", "report", "contestants", "compare", "tables", "plots", "page"},
+    {"methods"},
+    {"cli", "__main__"},
+]
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(SOURCE).parts
+    return parts[0].removesuffix(".py")
+
+
+def floor(name: str) -> int:
+    for number, rooms in enumerate(FLOORS):
+        if name in rooms:
+            return number
+    raise AssertionError(f"{name} stands on no floor; add it to FLOORS and to docs/architecture.md")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Modules of limbeck named by import statements, at any depth of the file."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "limbeck":
+            found |= {f"limbeck.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("limbeck."):
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("limbeck.")}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    if path == SOURCE / "__init__.py":
+        return
+    own = floor(room(path))
+    for module in imported(ast.parse(path.read_text())):
+        name = module.split(".")[1]
+        settings = module.endswith(".settings")  # settings hold no code: they are ground for everyone
+        assert settings or floor(name) <= own, f"{path.name} imports {module} from a higher floor"
+
+
+def test_settings_import_nothing_but_the_ground() -> None:
+    for path in SOURCE.rglob("settings.py"):
+        for module in imported(ast.parse(path.read_text())):
+            ground = module.endswith(".settings") or floor(module.split(".")[1]) == 0
+            assert ground or module == "limbeck.tasks.answers", f"{path} imports {module}"
+
+
+def test_objectives_import_torch_and_nothing_of_ours() -> None:
+    for path in (SOURCE / "objectives").glob("*.py"):
+        ours = {module for module in imported(ast.parse(path.read_text())) if ".objectives" not in module}
+        assert not ours, f"{path.name} imports {ours}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400, f"{path.name} has more than 400 lines"
+    assert path.stem not in {"utils", "common", "helpers", "misc"}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 60, f"{path.name}: {node.name} has {lines} lines"
+
+
+def test_shift_and_mask_stand_in_align_only() -> None:
+    """The one place of contract 1: nobody else shifts labels or compares with the ignored label."""
+    for path in MODULES:
+        if path.name == "align.py":
+            continue
+        text = path.read_text()
+        assert "labels[..., 1:]" not in text and "labels[:, 1:]" not in text, path
+        assert "!= -100" not in text and "== -100" not in text, path
+
+
+@pytest.mark.parametrize(
+    "module", ["limbeck", "limbeck.recipe", "limbeck.methods", "limbeck.tasks.generated", "limbeck.cli", "limbeck.report"]
+)
+def test_light_modules_load_no_torch(module: str) -> None:
+    heavy = ("torch", "transformers", "datasets", "peft", "openai", "matplotlib", "pyarrow")
+    code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"

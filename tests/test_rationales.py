@@ -1,0 +1,152 @@
+"""Grading, sifting, choosing and auditing rationales."""
+
+import itertools
+
+import pytest
+
+from limbeck.lm import Completion
+from limbeck.rationales import (
+    DUPLICATE,
+    EMPTY,
+    FALSE_EQUATION,
+    NO_ANSWER,
+    TRUNCATED,
+    WRONG,
+    audit,
+    false_equations,
+    grade,
+    jaccard,
+    most_diverse,
+    select,
+    sift,
+    similarity,
+    trigrams,
+)
+from limbeck.records import Problem, Rationale
+
+PROBLEMS = [Problem(id=str(number), question=f"What is {number} + 1?", answer=str(number + 1)) for number in range(4)]
+
+
+def rationale(text: str, *, problem: str = "1", index: int = 0, answer: str | None = "2", **more: object) -> Rationale:
+    fields = {"how": "marker", "correct": answer == "2", "completion": text, "source": "t"} | more
+    return Rationale(problem_id=problem, index=index, reasoning=text, answer=answer, **fields)  # type: ignore[arg-type]
+
+
+def test_grading_compares_with_gold_and_keeps_every_completion() -> None:
+    completions = [
+        Completion("1", 0, "1 + 1 = 2. The answer is 2.", 9),
+        Completion("1", 1, "1 + 1 = 3. The answer is 3.", 9),
+        Completion("2", 0, "I do not know.", 4, truncated=True),
+    ]
+    graded = grade(PROBLEMS, "number", completions, "teacher")
+    assert [(r.answer, r.how, r.correct) for r in graded] == [("2", "marker", True), ("3", "marker", False), (None, None, False)]
+    assert graded[0].reasoning == "1 + 1 = 2." and graded[0].completion == completions[0].text
+    assert graded[2].truncated and graded[0].source == "teacher"
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"), [("correct", {"right"}), ("unless-wrong", {"right", "guess", "none"}), ("all", {"right", "guess", "none", "wrong"})]
+)
+def test_what_is_kept(keep: str, kept: set[str]) -> None:
+    rationales = [
+        rationale("right"),
+        rationale("wrong", answer="3"),
+        rationale("guess", answer="3", how="fallback"),
+        rationale("none", answer=None, how=None),
+    ]
+    sifted = sift(rationales, keep=keep)  # type: ignore[arg-type]
+    assert {r.reasoning for r in sifted if r.dropped is None} == kept
+    assert len(sifted) == 4, "dropped ones stay in the file"
+
+
+def test_every_reason_is_named() -> None:
+    sifted = sift(
+        [
+            rationale("a"),
+            rationale(" a\n"),
+            rationale("a", problem="2"),
+            rationale("b", answer="3"),
+            rationale("c", answer=None, how=None),
+            rationale("d", truncated=True),
+            rationale(" "),
+            rationale("2 + 2 = 5"),
+        ],
+        drop_false_equations=True,
+    )
+    assert [r.dropped for r in sifted] == [None, DUPLICATE, None, WRONG, NO_ANSWER, TRUNCATED, EMPTY, FALSE_EQUATION]
+
+
+@pytest.mark.parametrize(
+    ("text", "false"),
+    [
+        ("12 + 5 = 17 and 17 - 20 = -3", 0),
+        ("12 + 5 = 18", 1),
+        ("1,200 * 2 = 2,400", 0),
+        ("100 − 68 = 33", 1),
+        ("7 / 3 = 2.33 and 7 / 2 = 3.5 and 8 / 4 = 3", 1),
+        ("3 x 4 = 12, 3 × 4 = 13", 1),
+        ("2 + 3 + 4 = 9", 0),  # the last two terms alone do not make the sum
+        ("10 - 2 * 3 = 4", 0),
+        ("x3 + 1 = 5 and 5 + 5 = 10%", 0),
+        ("5 / 0 = 0", 1),
+        ("$3 + $4 = $8", 0),  # not a plain two-term equation of numbers: left alone
+        ("0.1 + 0.2 = 0.3", 0),
+    ],
+)
+def test_false_equations(text: str, false: int) -> None:
+    assert len(false_equations(text)) == false
+
+
+def test_select_first_and_random_are_stable() -> None:
+    group = [rationale(f"text number {n}", index=n) for n in range(6)]
+    assert select(group, 2) == group[:2]
+    drawn = select(group, 3, choose="random", seed=1)
+    assert drawn == select(group, 3, choose="random", seed=1)
+    alone = select([*group, rationale("other", problem="2")], 3, choose="random", seed=1)
+    assert [r for r in alone if r.problem_id == "1"] == drawn, "other problems must not change the draw"
+    assert len({tuple(r.index for r in select(group, 3, choose="random", seed=s)) for s in range(20)}) > 5
+
+
+def test_select_takes_kept_ones_only() -> None:
+    group = [rationale("a", dropped=WRONG), rationale("b"), rationale("c")]
+    assert [r.reasoning for r in select(group, 5)] == ["b", "c"]
+
+
+def test_diverse_is_the_exact_minimum_with_the_earliest_tie() -> None:
+    words = ["a b c d e", "a b c d f", "x y z w v", "a b c q r", "m n o p q"]
+    group = [rationale(text, index=n) for n, text in enumerate(words)]
+
+    def cost(places: tuple[int, ...]) -> float:
+        pairs = itertools.combinations([trigrams(words[place]) for place in places], 2)
+        return sum(jaccard(a, b) for a, b in pairs)
+
+    best = min(itertools.combinations(range(5), 3), key=cost)  # min keeps the first of equals
+    assert tuple(r.index for r in most_diverse(group, 3)) == best
+    assert [r.index for r in most_diverse([rationale("same text here")] * 4, 2)] == [0, 0]
+
+
+def test_trigrams_of_short_and_empty_texts() -> None:
+    assert trigrams("") == frozenset() and trigrams("One two") == {("one", "two")}
+    assert jaccard(frozenset(), frozenset()) == 1.0
+
+
+def test_similarity_counts_problems_with_two_kept_only() -> None:
+    assert similarity([rationale("a b c", problem="1"), rationale("a b c", problem="2")]) is None
+    assert similarity([rationale("a b c"), rationale("a b c"), rationale("x", problem="2")]) == 1.0
+
+
+def test_the_audit_adds_up() -> None:
+    rationales = sift(
+        [
+            rationale("1 + 1 = 2"),
+            rationale("1 + 1 = 3", index=1),
+            rationale("guess", problem="2", answer="9", how="fallback"),
+        ]
+    )
+    found = audit(rationales, PROBLEMS)
+    assert found["problems"] == 4 and found["problems with a kept rationale"] == 1
+    assert found["rationales"] == 3 and found["correct"] == 2 and found["kept"] == 2
+    assert found["dropped"] == {WRONG: 1}
+    assert found["right answer but a false equation"] == 1 == found["kept with a false equation"]
+    assert found["answer found by fallback"] == 1
+    assert found["kept per problem"] == {"0": 3, "2": 1}

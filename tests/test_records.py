@@ -1,0 +1,78 @@
+"""Records and their files: whole or not at all, and errors with file and line."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from limbeck.errors import DataError, DiskError
+from limbeck.records import Example, Problem, read_jsonl, write_json, write_jsonl, write_whole
+
+ODD = "line\u2028separator \u0085 next, <b>&amp; \U0001f600"
+
+
+def test_round_trip_keeps_every_character(tmp_path: Path) -> None:
+    problems = [Problem(id="1", question=ODD, answer="4"), Problem(id="2", question="q", answer="A", options=("x", "y"))]
+    assert write_jsonl(tmp_path / "p.jsonl", problems) == 2
+    assert list(read_jsonl(tmp_path / "p.jsonl", Problem)) == problems
+
+
+def test_the_ecosystem_reads_our_files(tmp_path: Path) -> None:
+    import datasets
+
+    write_jsonl(tmp_path / "e.jsonl", [Example(problem_id="1", prompt=ODD, completion="The answer is 4.")])
+    table = datasets.load_dataset("json", data_files=str(tmp_path / "e.jsonl"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert table.column_names == ["problem_id", "prompt", "completion"]
+    assert table[0]["prompt"] == ODD
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{broken", "Invalid JSON"),
+        ('{"id": "1", "question": "", "answer": "4"}', "question"),
+        ('{"id": "1", "question": "q"}', "answer"),
+        ('{"id": "1", "question": "q", "answer": "4", "gold": "4"}', "gold"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, complaint: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"id": "0", "question": "q", "answer": "4"}\n' + line + "\n")
+    with pytest.raises(DataError, match=complaint) as caught:
+        list(read_jsonl(path, Problem))
+    assert str(caught.value).startswith(f"{path}:2: ")
+
+
+def test_a_torn_tail_is_left_out_only_where_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"id": "0", "question": "q", "answer": "4"}\n{"id": "1", "ques')
+    assert [problem.id for problem in read_jsonl(path, Problem, torn_tail=True)] == ["0"]
+    with pytest.raises(DataError):
+        list(read_jsonl(path, Problem))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError), write_whole(path) as stream:
+        stream.write("half")
+        raise RuntimeError
+    assert path.read_text() == '{\n "old": 1\n}\n'
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_files_get_the_usual_mode(tmp_path: Path) -> None:
+    write_json(tmp_path / "ours.json", 1)
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "ours.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="file"):
+        write_json(tmp_path / "file" / "below.json", 1)
+    with pytest.raises(DiskError, match=r"none\.jsonl"):
+        list(read_jsonl(tmp_path / "none.jsonl", Problem))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}\n')
+    with pytest.raises(DataError, match="UTF-8"):
+        list(read_jsonl(tmp_path / "latin.jsonl", Problem))

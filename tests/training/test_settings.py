@@ -1,0 +1,34 @@
+"""The settings of a training: closed, and readable without torch."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from limbeck.training.settings import TrainSettings
+
+
+def test_unknown_key_is_refused():
+    with pytest.raises(ValidationError, match="lerning_rate"):
+        TrainSettings(lerning_rate=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"warmup": 1.0}, {"checkpoints": 0}, {"choose": "test"}, {"precision": "fp16"}]
+)
+def test_impossible_values_are_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        TrainSettings(**wrong)
+
+
+def test_every_setting_that_is_not_self_evident_is_described():
+    fields = TrainSettings.model_fields
+    assert [name for name, field in fields.items() if not field.description] == ["optimizer"]
+
+
+def test_reading_settings_loads_no_torch():
+    code = (
+        "import limbeck.training.settings, sys; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
