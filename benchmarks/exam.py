@@ -35,7 +35,7 @@ from limbeck.lm.tiny import build_tokenizer, seeded
 LONGEST = 128
 MEAN = 74
 BATCH = 16
-WORDS = "the a of and to in that is was for on with as by at from it an be this which or are but not".split()
+WORDS = ["the", "a", "of", "and", "to", "in", "that", "is", "was", "for", "on", "with", "as", "by", "at", "from", "it", "an", "be", "this", "which", "or", "are", "but", "not"]
 
 
 def prompts(count: int, seed: int = 0) -> list[str]:

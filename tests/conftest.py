@@ -1,7 +1,39 @@
-"""What all tests share: one thread, no network, no terminal colours."""
+"""What all tests share: one thread, no network, and the command as a function."""
 
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def limbeck(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run `limbeck ARGUMENT...` in this process."""
+    from limbeck.cli import main
+
+    def command(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["limbeck", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Answer(status, captured.out, captured.err)
+
+    return command

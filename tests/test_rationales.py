@@ -24,10 +24,14 @@ from limbeck.rationales import (
 )
 from limbeck.records import Problem, Rationale
 
-PROBLEMS = [Problem(id=str(number), question=f"What is {number} + 1?", answer=str(number + 1)) for number in range(4)]
+PROBLEMS = [
+    Problem(id=str(number), question=f"What is {number} + 1?", answer=str(number + 1)) for number in range(4)
+]
 
 
-def rationale(text: str, *, problem: str = "1", index: int = 0, answer: str | None = "2", **more: object) -> Rationale:
+def rationale(
+    text: str, *, problem: str = "1", index: int = 0, answer: str | None = "2", **more: object
+) -> Rationale:
     fields = {"how": "marker", "correct": answer == "2", "completion": text, "source": "t"} | more
     return Rationale(problem_id=problem, index=index, reasoning=text, answer=answer, **fields)  # type: ignore[arg-type]
 
@@ -39,13 +43,22 @@ def test_grading_compares_with_gold_and_keeps_every_completion() -> None:
         Completion("2", 0, "I do not know.", 4, truncated=True),
     ]
     graded = grade(PROBLEMS, "number", completions, "teacher")
-    assert [(r.answer, r.how, r.correct) for r in graded] == [("2", "marker", True), ("3", "marker", False), (None, None, False)]
+    assert [(r.answer, r.how, r.correct) for r in graded] == [
+        ("2", "marker", True),
+        ("3", "marker", False),
+        (None, None, False),
+    ]
     assert graded[0].reasoning == "1 + 1 = 2." and graded[0].completion == completions[0].text
     assert graded[2].truncated and graded[0].source == "teacher"
 
 
 @pytest.mark.parametrize(
-    ("keep", "kept"), [("correct", {"right"}), ("unless-wrong", {"right", "guess", "none"}), ("all", {"right", "guess", "none", "wrong"})]
+    ("keep", "kept"),
+    [
+        ("correct", {"right"}),
+        ("unless-wrong", {"right", "guess", "none"}),
+        ("all", {"right", "guess", "none", "wrong"}),
+    ],
 )
 def test_what_is_kept(keep: str, kept: set[str]) -> None:
     rationales = [
@@ -73,7 +86,16 @@ def test_every_reason_is_named() -> None:
         ],
         drop_false_equations=True,
     )
-    assert [r.dropped for r in sifted] == [None, DUPLICATE, None, WRONG, NO_ANSWER, TRUNCATED, EMPTY, FALSE_EQUATION]
+    assert [r.dropped for r in sifted] == [
+        None,
+        DUPLICATE,
+        None,
+        WRONG,
+        NO_ANSWER,
+        TRUNCATED,
+        EMPTY,
+        FALSE_EQUATION,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ ODD = "line\u2028separator \u0085 next, <b>&amp; \U0001f600"
 
 
 def test_round_trip_keeps_every_character(tmp_path: Path) -> None:
-    problems = [Problem(id="1", question=ODD, answer="4"), Problem(id="2", question="q", answer="A", options=("x", "y"))]
+    problems = [
+        Problem(id="1", question=ODD, answer="4"),
+        Problem(id="2", question="q", answer="A", options=("x", "y")),
+    ]
     assert write_jsonl(tmp_path / "p.jsonl", problems) == 2
     assert list(read_jsonl(tmp_path / "p.jsonl", Problem)) == problems
 
@@ -21,7 +24,9 @@ def test_the_ecosystem_reads_our_files(tmp_path: Path) -> None:
     import datasets
 
     write_jsonl(tmp_path / "e.jsonl", [Example(problem_id="1", prompt=ODD, completion="The answer is 4.")])
-    table = datasets.load_dataset("json", data_files=str(tmp_path / "e.jsonl"), cache_dir=str(tmp_path / "cache"))["train"]
+    table = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "e.jsonl"), cache_dir=str(tmp_path / "cache")
+    )["train"]
     assert table.column_names == ["problem_id", "prompt", "completion"]
     assert table[0]["prompt"] == ODD
 

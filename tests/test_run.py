@@ -132,7 +132,10 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run folder"), open_run(tmp_path, "", {}, lambda line: None):
         pass
     assert os.listdir(tmp_path) == ["thesis.tex"]
-    with pytest.raises(InputError, match="is a file"), open_run(tmp_path / "thesis.tex", "", {}, lambda line: None):
+    with (
+        pytest.raises(InputError, match="is a file"),
+        open_run(tmp_path / "thesis.tex", "", {}, lambda line: None),
+    ):
         pass
 
 

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from limbeck.errors import InputError, LimbeckError
 
 if TYPE_CHECKING:
+    from limbeck.contestants import Contestant
     from limbeck.methods.stages import Way
     from limbeck.records import Problem
     from limbeck.tasks.settings import TaskSettings
@@ -36,11 +37,20 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=VALUE", help="Change one setting of the recipe; may be given often."),
 ]
-RunFolder = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<recipe name> when not given.")]
+RunFolder = Annotated[
+    Path | None, typer.Option("--out", help="The run folder; runs/<recipe name> when not given.")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a teacher is paid.")]
-MaxCost = Annotated[float | None, typer.Option("--max-cost", metavar="USD", help="Never pay more than this in all.")]
+MaxCost = Annotated[
+    float | None, typer.Option("--max-cost", metavar="USD", help="Never pay more than this in all.")
+]
 TaskName = Annotated[
-    str, typer.Option("--task", metavar="TASK", help="A built-in task's name, or a recipe whose task is meant.")
+    str,
+    typer.Option("--task", metavar="TASK", help="A built-in task's name, or a recipe whose task is meant."),
+]
+FormatName = Annotated[
+    Literal["plain", "arrow", "chat"] | None,
+    typer.Option("--format", help="Of the prompt; what the student was trained with when not given."),
 ]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run, student or exam folders.")]
 
@@ -78,14 +88,20 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
+    ] = False,
 ) -> None:
     """A recipe in, a small model that reasons out."""
 
 
 @app.command()
 def run(
-    recipe: RecipeFile, overrides: Overrides = None, out: RunFolder = None, yes: Yes = False, max_cost: MaxCost = None
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: RunFolder = None,
+    yes: Yes = False,
+    max_cost: MaxCost = None,
 ) -> None:
     """The whole way: problems, rationales, training, exam, report. Resumes what was stopped."""
     from limbeck import methods, report
@@ -98,14 +114,17 @@ def run(
         found = report.contestants([folder])
         page = folder / "report.html"
         report.write_report([folder], page)
-        _print(report.results_table(found))
-        _print(report.comparison_table(report.compare(found)))
+        _print_results([folder], found, None)
         print(f"report: {page}")
 
 
 @app.command()
 def collect(
-    recipe: RecipeFile, overrides: Overrides = None, out: RunFolder = None, yes: Yes = False, max_cost: MaxCost = None
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: RunFolder = None,
+    yes: Yes = False,
+    max_cost: MaxCost = None,
 ) -> None:
     """Teacher rationales only: estimate first, then collect, grade and audit."""
     from limbeck.methods import stages
@@ -122,18 +141,23 @@ def collect(
 
 @app.command()
 def grade(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rationales as JSONL, such as a run's graded.jsonl.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Rationales as JSONL, such as a run's graded.jsonl.")
+    ],
     task: TaskName,
-    keep: Annotated[str, typer.Option(help="correct, unless-wrong or all")] = "correct",
-    drop_false_equations: Annotated[bool, typer.Option(help="Drop rationales with a false equation.")] = False,
+    keep: Annotated[
+        Literal["correct", "unless-wrong", "all"],
+        typer.Option(help="unless-wrong keeps what names no answer."),
+    ] = "correct",
+    drop_false_equations: Annotated[
+        bool, typer.Option(help="Drop rationales with a false equation.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write the graded rationales here.")] = None,
 ) -> None:
     """Audit a file of rationales: how many are correct, what is dropped and why, how diverse they are."""
     from limbeck.rationales import grade_file
     from limbeck.records import write_jsonl
 
-    if keep not in ("correct", "unless-wrong", "all"):
-        raise InputError(f"--keep {keep}: choose correct, unless-wrong or all")
     settings, seed = _task(task)
     sifted, summary = grade_file(file, settings, seed, keep=keep, drop_false_equations=drop_false_equations)
     _print_table(summary)
@@ -144,37 +168,40 @@ def grade(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or folder, or a student's folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model's name or folder, or a student's folder.")
+    ],
     task: TaskName,
     out: Annotated[Path, typer.Option("--out", help="Folder for predictions.jsonl and metrics.json.")],
-    split: Annotated[str, typer.Option(help="train, dev or test")] = "test",
+    split: Annotated[Literal["train", "dev", "test"], typer.Option(help="Which problems.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
     votes: Annotated[int, typer.Option(min=1, help="Above 1: majority of so many sampled answers.")] = 1,
     temperature: Annotated[float, typer.Option(help="Of the votes.")] = 0.7,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens per answer.")] = None,
-    form: Annotated[str | None, typer.Option("--format", help="plain, arrow or chat; the student's own if known")] = None,
+    form: FormatName = None,
     seed: Annotated[int | None, typer.Option(help="Of a built-in task's problems and of the votes.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Examine any model on a split of a task."""
     from limbeck import report
-    from limbeck.evaluate import examine_model, write_exam
+    from limbeck.evaluate import about_student, examine_model, write_exam
+    from limbeck.lm import Sampling
+    from limbeck.tasks.settings import task_kind
 
+    folder = _model_folder(model)
     settings, recipe_seed = _task(task)
     problems = _split(settings, recipe_seed if seed is None else seed, split)[:limit]
     if out.exists() and any(out.iterdir()) and not (out / "metrics.json").exists():
         raise InputError(f"{out}: holds other files; name a new folder with --out")
-    predictions, summary = examine_model(
-        _model_folder(model),
-        problems,
-        settings,
-        form=form,
-        max_tokens=max_tokens,
-        votes=votes,
-        temperature=temperature,
+    about = about_student(folder)
+    sampling = Sampling(
+        n=votes,
+        temperature=temperature if votes > 1 else 0.0,
+        max_tokens=max_tokens or about.get("max_tokens", 256),
         seed=seed or 0,
-        device=device,
-        track=_track(),
+    )
+    predictions, summary = examine_model(
+        folder, problems, task_kind(settings), sampling, form=form, device=device, track=_track()
     )
     write_exam(out, predictions, {**summary, "split": split})
     _print(report.results_table(report.contestants([out])))
@@ -183,20 +210,21 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Runs, json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
+    runs: Runs,
+    baseline: Annotated[str | None, typer.Option(help="Pair all others with this one only.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Pair runs on the same problems: difference, 95% interval, McNemar test."""
     from limbeck import report
 
     found = report.contestants(runs)
-    comparisons = report.compare(found)
     if json:
         from json import dumps
 
-        print(dumps({"results": report.results_rows(found), "pairs": report.comparison_rows(comparisons)}, indent=1))
+        pairs = report.comparison_rows(report.compare(found, baseline))
+        print(dumps({"results": report.results_rows(found), "pairs": pairs}, indent=1))
         return
-    _print(report.results_table(found))
-    _print(report.comparison_table(comparisons))
+    _print_results(runs, found, baseline)
 
 
 @app.command()
@@ -213,15 +241,17 @@ def ask(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A student's or model's folder, or a name.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     max_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens.")] = None,
-    form: Annotated[str | None, typer.Option("--format", help="plain, arrow or chat")] = None,
+    form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Hear a student reason about one question."""
-    from limbeck.evaluate import answer_one
+    from limbeck.evaluate import about_student, answer_one
 
     if not question.strip():
         raise InputError("QUESTION: is empty; write the question in quotes")
-    print(answer_one(_model_folder(model), question, form=form, max_tokens=max_tokens, device=device))
+    folder = _model_folder(model)
+    room = max_tokens or about_student(folder).get("max_tokens", 256)
+    print(answer_one(folder, question, room, form=form, device=device))
 
 
 @app.command()
@@ -268,7 +298,12 @@ def _way(
     recipe = load_recipe(path, overrides or ())
     check_methods(recipe, str(path))
     folder = out or Path("runs") / recipe.name
-    facts = {"recipe": recipe.name, "task": recipe.task.name, "kind": task_kind(recipe.task), "seed": recipe.seed}
+    facts = {
+        "recipe": recipe.name,
+        "task": recipe.task.name,
+        "kind": task_kind(recipe.task),
+        "seed": recipe.seed,
+    }
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
@@ -292,8 +327,6 @@ def _task(name: str) -> tuple[TaskSettings, int]:
 def _split(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
     from limbeck.tasks.sources import load_splits
 
-    if split not in ("train", "dev", "test"):
-        raise InputError(f"--split {split}: choose train, dev or test")
     problems: list[Problem] = getattr(load_splits(settings, seed), split)
     if not problems:
         raise InputError(f"--split {split}: this task has no problems there; choose another split")
@@ -303,7 +336,11 @@ def _split(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
 def _model_folder(model: str) -> str:
     """A student's folder stands for the model inside it."""
     inner = Path(model) / "model"
-    return str(inner) if (inner / "config.json").is_file() or (inner / "adapter_config.json").is_file() else model
+    return (
+        str(inner)
+        if (inner / "config.json").is_file() or (inner / "adapter_config.json").is_file()
+        else model
+    )
 
 
 def _track() -> Any:
@@ -318,6 +355,17 @@ def _print(thing: object) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(thing)
+
+
+def _print_results(paths: list[Path], found: list[Contestant], baseline: str | None) -> None:
+    """Results, paired comparisons where there is a pair, and what is missing."""
+    from limbeck import report
+
+    _print(report.results_table(found))
+    if baseline or len(report.by_group(found)) > 1:
+        _print(report.comparison_table(report.compare(found, baseline)))
+    for line in report.left_out(paths):
+        print(line)
 
 
 def _print_audit(path: Path) -> None:

@@ -91,13 +91,18 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an exam is, or should be: found before anything large is read."""
+    """Where an exam is, or should be: found before anything large is read.
+
+    `stale`: the run's recipe no longer names this student or seed, so its exam may
+    be of other problems.
+    """
 
     exam: Path
     role: Role
     student: str
     seed: int | None
     run: Path | None
+    stale: bool = False
 
     @property
     def finished(self) -> bool:
@@ -109,8 +114,8 @@ def contestants(paths: Sequence[Path]) -> list[Contestant]:
     """Read every finished exam under the given folders, in the order given.
 
     Within a run: the teacher, then the students in the recipe's order, seeds
-    ascending. Students of a run that are not examined yet are left out here and
-    named by `unfinished`.
+    ascending. Students of a run that are not examined yet, or that its recipe no
+    longer names, are left out here and named by `left_out`.
 
     Raises:
         InputError: a folder is neither a run nor a student nor an exam, holds no
@@ -123,7 +128,7 @@ def contestants(paths: Sequence[Path]) -> list[Contestant]:
     places: list[Place] = []
     for path in paths:
         found = find_places(path)
-        done = [place for place in found if place.finished]
+        done = [place for place in found if place.finished and not place.stale]
         if not done:
             missing = f"{found[0].exam} has none" if found else "nobody was examined"
             raise InputError(
@@ -137,9 +142,21 @@ def contestants(paths: Sequence[Path]) -> list[Contestant]:
     return _named([_read(place) for place in places])
 
 
-def unfinished(paths: Sequence[Path]) -> list[Place]:
-    """Teachers and students of the given folders that have no finished exam."""
-    return [place for path in paths for place in find_places(path) if not place.finished]
+def left_out(paths: Sequence[Path]) -> list[str]:
+    """One sentence per teacher or student of the given folders that `contestants` leaves out."""
+    return [
+        _absence(place) for path in paths for place in find_places(path) if place.stale or not place.finished
+    ]
+
+
+def _absence(place: Place) -> str:
+    name = place.student if place.seed is None else f"{place.student} seed {place.seed}"
+    if place.stale:
+        return f"{name} is no longer in the recipe"
+    last = max((row["step"] for row in history(place.exam.parent)), default=None)
+    return f"{name} has no finished exam" + (
+        "" if last is None else f"; its training log ends at step {last:,}"
+    )
 
 
 def by_group(exams: Sequence[Contestant]) -> dict[str, list[Contestant]]:
@@ -223,11 +240,14 @@ def find_places(path: Path) -> list[Place]:
 def _run_places(run: Path) -> Iterator[Place]:
     if (run / "teacher").is_dir():
         yield Place(run / "teacher" / "exam", "teacher", "teacher", None, run)
+    named = _recipe_students(run)
+    order = {name: number for number, name in enumerate(named)}
     students = [folder for folder in _folders(run / "students") if _seed_folders(folder)]
-    order = _recipe_order(run)
     for student in sorted(students, key=lambda folder: (order.get(folder.name, len(order)), folder.name)):
-        for seed in _seed_folders(student):
-            yield Place(seed / "exam", "student", student.name, _seed(seed), run)
+        for folder in _seed_folders(student):
+            seeds = named.get(student.name, [])
+            stale = bool(named) and seeds is not None and _seed(folder) not in seeds
+            yield Place(folder / "exam", "student", student.name, _seed(folder), run, stale)
 
 
 def _exam_place(exam: Path) -> Place:
@@ -259,14 +279,17 @@ def _folders(parent: Path) -> list[Path]:
         raise DiskError(parent, error) from error
 
 
-def _recipe_order(run: Path) -> dict[str, int]:
-    """Student -> its position in the run's recipe; empty when there is no such list."""
+def _recipe_students(run: Path) -> dict[str, list[int] | None]:
+    """Student -> its seeds (None: any) in the order of the run's recipe; empty when it cannot be told."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     students = recipe.get("students") if isinstance(recipe, dict) else None
-    return {str(name): place for place, name in enumerate(students)} if isinstance(students, dict) else {}
+    if not isinstance(students, dict):
+        return {}
+    seeds = {str(name): own.get("seeds") if isinstance(own, dict) else None for name, own in students.items()}
+    return {name: list(given) if isinstance(given, list) else None for name, given in seeds.items()}
 
 
 def _read(place: Place) -> Contestant:

@@ -138,7 +138,9 @@ def examine_model(
     return examine(LocalModel(loaded, max_rows=max_rows), problems, kind, asked, sampling, track=track)
 
 
-def answer_one(model: str, question: str, max_tokens: int, *, form: str | None = None, device: str = "auto") -> str:
+def answer_one(
+    model: str, question: str, max_tokens: int, *, form: str | None = None, device: str = "auto"
+) -> str:
     """What a model says, greedily, to one question."""
     from limbeck.lm.load import load
     from limbeck.lm.local import LocalModel

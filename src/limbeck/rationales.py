@@ -12,12 +12,17 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+from limbeck.errors import DataError
 from limbeck.lm import Complete, Completion, Prompt, Sampling
 from limbeck.progress import SILENT, Track
 from limbeck.records import Problem, Rationale
 from limbeck.tasks.answers import AnswerKind, extract, same, split_answer
+from limbeck.tasks.readers import read_rows
+from limbeck.tasks.settings import FilesTask, TaskSettings, task_kind
+from limbeck.tasks.sources import load_splits
 
 Keep = Literal["correct", "unless-wrong", "all"]
 Choose = Literal["first", "random", "diverse"]
@@ -128,7 +133,9 @@ def _reason(rationale: Rationale, keep: Keep, drop_false_equations: bool) -> str
 
 
 _NUMBER = r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?"
-_EQUATION = re.compile(rf"(?<![\w.+*/×÷−-])(?<![+*/×÷=−-] )({_NUMBER}) ?([-+*/×x÷−]) ?({_NUMBER}) ?= ?\$?({_NUMBER})(?![\d.]*[\d%])")
+_EQUATION = re.compile(
+    rf"(?<![\w.+*/×÷−-])(?<![+*/×÷=−-] )({_NUMBER}) ?([-+*/×x÷−]) ?({_NUMBER}) ?= ?\$?({_NUMBER})(?![\d.]*[\d%])"
+)
 
 
 def false_equations(text: str) -> list[str]:
@@ -147,6 +154,63 @@ def _holds(left: str, sign: str, right: str, result: str) -> bool:
         return b != 0 and abs(a / b - c) <= 0.5 * 10**-decimals + 1e-9
     value = {"+": a + b, "-": a - b, "−": a - b}.get(sign, a * b)
     return abs(value - c) <= 1e-6 * max(1.0, abs(value))
+
+
+def grade_file(
+    file: Path,
+    task: TaskSettings,
+    seed: int,
+    *,
+    keep: Keep = "correct",
+    drop_false_equations: bool = False,
+) -> tuple[list[Rationale], dict[str, Any]]:
+    """Grade a file anew against a task's gold answers, whatever verdicts stand in it.
+
+    Args:
+        file: JSONL of rationales or completions: `problem_id` (or `prompt_id`) and
+            `completion` (or `text`); or data with the task's own question and
+            rationale columns.
+        task: whose problems are meant.
+        seed: of the problems of a built-in task.
+
+    Raises:
+        DataError: a line lacks these columns or names a problem that the task has not.
+    """
+    splits = load_splits(task, seed)
+    problems = [*splits.train, *splits.dev, *splits.test]
+    found: dict[str, list[Completion]] = defaultdict(list)
+    ids, questions = {p.id for p in problems}, {p.question: p.id for p in problems}
+    sources: Counter[str] = Counter()
+    for place, row in read_rows(str(file)):
+        text, problem_id = _text_and_problem(place, row, task, questions)
+        if problem_id not in ids:
+            raise DataError(
+                place, f"no problem {problem_id!r} in task {task.name}; give the recipe it was made with"
+            )
+        sources[str(row.get("source") or file.stem)] += 1
+        tokens, truncated = int(row.get("tokens") or 0), row.get("truncated") is True
+        found[problem_id].append(Completion(problem_id, len(found[problem_id]), text, tokens, truncated))
+    completions = [completion for group in found.values() for completion in group]
+    graded = grade(problems, task_kind(task), completions, ", ".join(sources))
+    sifted = sift(graded, keep=keep, drop_false_equations=drop_false_equations)
+    return sifted, audit(sifted, [problem for problem in problems if problem.id in found])
+
+
+def _text_and_problem(
+    place: str, row: Mapping[str, Any], task: TaskSettings, questions: Mapping[str, str]
+) -> tuple[str, str]:
+    """The rationale's text and the id of its problem, from our columns or from those of the task's data."""
+    text, problem_id = row.get("completion", row.get("text")), row.get("problem_id", row.get("prompt_id"))
+    if isinstance(text, str) and isinstance(problem_id, str):
+        return text, problem_id
+    if isinstance(task, FilesTask) and task.columns.rationale is not None:
+        text, question = row.get(task.columns.rationale), row.get(task.columns.question)
+        if isinstance(text, str) and isinstance(question, str):
+            return text, questions.get(question.strip(), question)
+    raise DataError(
+        place,
+        "neither problem_id and completion nor the task's question and rationale columns are here; add them",
+    )
 
 
 def select(

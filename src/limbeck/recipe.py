@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from limbeck.errors import DiskError, RecipeError
-from limbeck.lm.api import ApiSettings
+from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import LoraSettings
 from limbeck.tasks.settings import TaskSettings
 from limbeck.training.settings import TrainSettings
@@ -77,12 +77,16 @@ class RationaleSettings(Settings):
     keep: Literal["correct", "unless-wrong", "all"] = Field(
         "correct", description='"unless-wrong" keeps rationales that name no answer explicitly'
     )
-    drop_false_equations: bool = Field(False, description="drop rationales with an equation that does not hold")
+    drop_false_equations: bool = Field(
+        False, description="drop rationales with an equation that does not hold"
+    )
 
     @model_validator(mode="after")
     def _greedy_is_one(self) -> Self:
         if self.temperature == 0 and self.per_problem > 1:
-            raise ValueError("per_problem above 1 needs a temperature above 0; greedy completions are all equal")
+            raise ValueError(
+                "per_problem above 1 needs a temperature above 0; greedy completions are all equal"
+            )
         return self
 
 
@@ -100,7 +104,9 @@ class StudentSettings(Settings):
 
     method: str = Field(description="a name from `limbeck methods`")
     settings: Mapping[str, JsonValue] = Field(default_factory=dict, description="the method's own settings")
-    model: str = Field("tiny-causal", description="name or folder, or tiny-causal / tiny-seq2seq from scratch")
+    model: str = Field(
+        "tiny-causal", description="name or folder, or tiny-causal / tiny-seq2seq from scratch"
+    )
     format: Literal["plain", "arrow", "chat"] = "plain"
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -163,7 +169,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise RecipeError(f"{path}: no such recipe file; check the path") from None
         raise DiskError(path, error) from error
     if not isinstance(raw, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of settings, such as `name: demo`; see recipes/demo.yaml")
+        raise RecipeError(
+            f"{path}: a recipe is a mapping of settings, such as `name: demo`; see recipes/demo.yaml"
+        )
     return raw
 
 
@@ -172,15 +180,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
-        if not isinstance(key, str | int | float | bool | None):
-            raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key_node.start_mark)
-        if key in seen:
-            raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands here twice", problem_mark=key_node.start_mark)
-        seen.add(key)
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key.start_mark)
+        if key.value in seen:
+            problem = f"the key {key.value!r} stands here twice"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+        seen.add(key.value)
+    loader.flatten_mapping(node)  # merge keys (<<) bring what the mapping itself may override
     return loader.construct_mapping(node, deep=True)
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.compare import Comparison, compare
-from limbeck.contestants import Contestant, by_group, contestants, unfinished
+from limbeck.contestants import Contestant, by_group, contestants, left_out
+from limbeck.page import embedded, learning_curves, problem_data, run_views
 from limbeck.plots import bar_plot, bar_svg, bars, series_of
 from limbeck.records import write_whole
-from limbeck.report_page import embedded, learning_curves, missing_words, problem_data, run_views
 from limbeck.tables import (
     comparison_cells,
     comparison_headings,
@@ -38,13 +38,14 @@ __all__ = [
     "Comparison",
     "Contestant",
     "bar_plot",
+    "by_group",
     "compare",
     "comparison_rows",
     "comparison_table",
     "contestants",
+    "left_out",
     "results_rows",
     "results_table",
-    "unfinished",
     "write_report",
 ]
 
@@ -103,7 +104,7 @@ def _head(paths: Sequence[Path], exams: Sequence[Contestant]) -> dict[str, Any]:
     return {
         "title": ", ".join(dict.fromkeys(run.facts.recipe for run in runs)) or "exams",
         "runs": runs,
-        "missing": missing_words(paths),
+        "missing": left_out(paths),
         "problems": " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))),
         "students": students,
         "exams": len(exams),

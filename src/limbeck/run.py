@@ -123,7 +123,9 @@ class Run:
 
 
 @contextmanager
-def open_run(folder: Path, recipe_yaml: str, facts: Mapping[str, Any], say: Callable[[str], None]) -> Iterator[Run]:
+def open_run(
+    folder: Path, recipe_yaml: str, facts: Mapping[str, Any], say: Callable[[str], None]
+) -> Iterator[Run]:
     """Lock a run folder, note what runs in it, and yield the `Run`.
 
     Args:
@@ -175,7 +177,9 @@ def _lock(folder: Path) -> Iterator[Any]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = lock.read().strip() or "unknown"
-            message = f"{folder}: process {holder} is running in this folder; wait for it or name another --out"
+            message = (
+                f"{folder}: process {holder} is running in this folder; wait for it or name another --out"
+            )
             raise RunInUseError(message) from None
         try:
             lock.truncate(0)
@@ -267,7 +271,7 @@ def _damaged(folder: Path, state: Mapping[str, Any]) -> str:
     for name, size in state.get("files", {}).items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
-            return name
+            return str(name)
     return ""
 
 

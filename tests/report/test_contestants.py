@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.contestants import contestants, history, unfinished
+from limbeck.contestants import contestants, history, left_out
 from limbeck.errors import DataError, InputError
 from limbeck.records import Prediction
 
@@ -78,7 +78,25 @@ def test_students_that_are_not_examined_are_named(demo: Path) -> None:
     shutil.rmtree(demo / "teacher/exam")
     names = [one.name for one in contestants([demo])]
     assert names == ["answers-only", "cot-3 seed 0", "cot-3 seed 2"]
-    assert [(place.student, place.seed) for place in unfinished([demo])] == [("teacher", None), ("cot-3", 1)]
+    assert left_out([demo]) == [
+        "teacher has no finished exam",
+        "cot-3 seed 1 has no finished exam; its training log ends at step 400",
+    ]
+
+
+def test_students_and_seeds_of_a_former_recipe_are_left_out_and_named(
+    tmp_path: Path, run_folder: Make
+) -> None:
+    run = run_folder(tmp_path / "r", {"new": {0: [True], 3: [True]}, "old": {0: [True]}})
+    (run / "recipe.yaml").write_text("students:\n  new:\n    seeds: [0]\n")
+    assert [one.name for one in contestants([run])] == ["new"]
+    assert left_out([run]) == [
+        "new seed 3 is no longer in the recipe",
+        "old seed 0 is no longer in the recipe",
+    ]
+    assert [one.name for one in contestants([run / "students/old"])] == ["old"]  # asked for by name
+    (run / "recipe.yaml").unlink()
+    assert len(contestants([run])) == 3
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,10 @@ class Chunks:
             if number not in done:
                 clock = time.monotonic()
                 fresh = list(self.complete(ordered[start : start + self.size], sampling))
-                done[number] = {"seconds": time.monotonic() - clock, "completions": [asdict(c) for c in fresh]}
+                done[number] = {
+                    "seconds": time.monotonic() - clock,
+                    "completions": [asdict(c) for c in fresh],
+                }
                 self._append(number, done[number])
             self.seconds += done[number]["seconds"]
             yield from (Completion(**fields) for fields in done[number]["completions"])

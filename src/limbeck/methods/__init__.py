@@ -51,7 +51,9 @@ def check_methods(recipe: Recipe, place: str) -> None:
     for name, student in recipe.students.items():
         if student.method not in METHODS:
             known = ", ".join(METHODS)
-            raise RecipeError(f"{place}: students.{name}.method: no method {student.method!r}; choose one of {known}")
+            raise RecipeError(
+                f"{place}: students.{name}.method: no method {student.method!r}; choose one of {known}"
+            )
         model = METHODS[student.method].settings
         try:
             model.model_validate(student.settings)

@@ -30,7 +30,9 @@ class FinetuneCotSettings(Settings):
     """What Fine-tune-CoT lets one choose."""
 
     rationales: int = Field(1, ge=1, description="rationales per problem trained on (diverse reasoning: > 1)")
-    choose: Choose = Field("first", description='which ones: "first", "random" or "diverse" (trigram Jaccard)')
+    choose: Choose = Field(
+        "first", description='which ones: "first", "random" or "diverse" (trigram Jaccard)'
+    )
 
 
 def answers_only(way: Way, name: str, student: StudentSettings, seed: int) -> None:
@@ -38,11 +40,15 @@ def answers_only(way: Way, name: str, student: StudentSettings, seed: int) -> No
     problems = stages.problems(way)
     form = FORMATS[student.format]
     examples = [
-        Example(problem_id=problem.id, prompt=form.prompt(problem), completion=form.answer_only(problem.answer))
+        Example(
+            problem_id=problem.id, prompt=form.prompt(problem), completion=form.answer_only(problem.answer)
+        )
         for problem in problems.train
     ]
     dev_examples = [
-        Example(problem_id=problem.id, prompt=form.prompt(problem), completion=form.answer_only(problem.answer))
+        Example(
+            problem_id=problem.id, prompt=form.prompt(problem), completion=form.answer_only(problem.answer)
+        )
         for problem in problems.dev
     ]
     inputs = {"problems": problems.stage.fingerprint}
@@ -57,7 +63,9 @@ def finetune_cot(way: Way, name: str, student: StudentSettings, seed: int) -> No
     rationales = stages.rationales(way)
     chosen = select(rationales.all, settings.rationales, choose=settings.choose, seed=way.recipe.seed)
     if not chosen:
-        raise DataError(rationales.stage.folder, "no rationale was kept; its audit.json says why they were dropped")
+        raise DataError(
+            rationales.stage.folder, "no rationale was kept; its audit.json says why they were dropped"
+        )
     examples = stages.rationale_examples(problems, chosen, student.format)
     train_ids = {problem.id for problem in problems.train}
     inputs = {"problems": problems.stage.fingerprint, "rationales": rationales.stage.fingerprint}

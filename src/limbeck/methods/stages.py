@@ -16,7 +16,7 @@ from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.methods.teachers import Teacher, teacher_inputs
 from limbeck.progress import SILENT, Track
 from limbeck.rationales import audit, collect, grade, sift
-from limbeck.recipe import GivenTeacherSettings, Recipe, StudentSettings
+from limbeck.recipe import GivenTeacherSettings, Recipe
 from limbeck.records import Example, Problem, Rationale, Record, read_jsonl, write_json, write_jsonl
 from limbeck.run import Run, Stage
 from limbeck.tasks.answers import AnswerKind
@@ -86,7 +86,9 @@ def problems(way: Way) -> Problems:
 
     settings = {"task": recipe.task.model_dump(mode="json"), "seed": recipe.seed}
     stage = way.run.stage("problems", settings, source_fingerprint(recipe.task), work)
-    train, dev, test = (list(read_jsonl(stage.folder / f"{s}.jsonl", Problem)) for s in ("train", "dev", "test"))
+    train, dev, test = (
+        list(read_jsonl(stage.folder / f"{s}.jsonl", Problem)) for s in ("train", "dev", "test")
+    )
     texts = read_jsonl(stage.folder / "given.jsonl", GivenText)
     given = [Completion(text.problem_id, text.index, text.text) for text in texts]
     way.memo["problems"] = Problems(stage, train, dev, test, given)
@@ -98,7 +100,9 @@ def collected(way: Way) -> Stage:
     recipe, wanted = way.recipe, way.recipe.rationales
     found = problems(way)
     asked = found.train + (found.dev if asks_dev(recipe) else [])
-    sampling = Sampling(wanted.per_problem, wanted.temperature, wanted.top_p, 0, wanted.max_tokens, recipe.seed)
+    sampling = Sampling(
+        wanted.per_problem, wanted.temperature, wanted.top_p, 0, wanted.max_tokens, recipe.seed
+    )
 
     def work(folder: Path) -> None:
         teacher = way.teacher()

@@ -110,7 +110,9 @@ def _dev_exam(way: Way, loaded: Loaded, form: str, model: object) -> dict[str, f
 
     speaker = LocalModel(loaded, max_rows=way.recipe.exam.batch_size)
     sampling = Sampling(max_tokens=way.recipe.exam.max_tokens)
-    _, summary = examine(speaker, problems(way).dev, way.kind, partial(student_prompt, loaded, form), sampling)
+    _, summary = examine(
+        speaker, problems(way).dev, way.kind, partial(student_prompt, loaded, form), sampling
+    )
     return {"accuracy": summary["accuracy"]}
 
 
@@ -118,7 +120,9 @@ def examine_student(way: Way, name: str, student: StudentSettings, trained: Stag
     """Examine a trained student on the test split, loaded from its saved folder as a user would load it."""
     exam, parts = way.recipe.exam, problems(way)
     voting = exam.votes > 1
-    sampling = Sampling(exam.votes, exam.temperature if voting else 0.0, max_tokens=exam.max_tokens, seed=way.recipe.seed)
+    sampling = Sampling(
+        exam.votes, exam.temperature if voting else 0.0, max_tokens=exam.max_tokens, seed=way.recipe.seed
+    )
 
     def work(folder: Path) -> None:
         from limbeck.lm.load import load
@@ -128,7 +132,9 @@ def examine_student(way: Way, name: str, student: StudentSettings, trained: Stag
         speaker = Chunks(LocalModel(loaded, max_rows=exam.batch_size), folder / "completions.log")
         ask = partial(student_prompt, loaded, student.format)
         predictions, summary = examine(speaker, parts.test, way.kind, ask, sampling, track=way.track)
-        shown = name if len(student.seeds) == 1 else f"{name} (seed {trained.folder.name.removeprefix('seed')})"
+        shown = (
+            name if len(student.seeds) == 1 else f"{name} (seed {trained.folder.name.removeprefix('seed')})"
+        )
         write_exam(folder, predictions, {**summary, "name": shown, "split": "test"})
         speaker.log.unlink(missing_ok=True)
 

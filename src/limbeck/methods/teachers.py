@@ -9,9 +9,9 @@ from pathlib import Path
 
 from limbeck.errors import InputError, RecipeError
 from limbeck.lm import Complete, Prompt, Sampling
-from limbeck.lm.api import ApiSettings, ApiTeacher
+from limbeck.lm.api import ApiTeacher
 from limbeck.lm.chunks import Chunks
-from limbeck.lm.cost import dollars, estimate
+from limbeck.lm.cost import ApiSettings, dollars, estimate
 from limbeck.lm.remember import Remembered, ledger_of
 from limbeck.recipe import ApiTeacherSettings, LocalTeacherSettings, OfflineTeacherSettings, Recipe
 from limbeck.records import Problem
@@ -50,7 +50,9 @@ def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | No
     made: list[Teacher] = []
     settings = recipe.teacher
     if max_cost is not None and not isinstance(settings, ApiTeacherSettings):
-        raise RecipeError(f"--max-cost: the teacher of this recipe ({settings.kind}) costs nothing; leave it out")
+        raise RecipeError(
+            f"--max-cost: the teacher of this recipe ({settings.kind}) costs nothing; leave it out"
+        )
 
     def teacher() -> Teacher:
         if not made:
@@ -72,7 +74,9 @@ def _offline(recipe: Recipe, settings: OfflineTeacherSettings, memory: Path) -> 
     from limbeck.tasks.generated import OfflineTeacher
 
     if recipe.task.source != "generated":
-        raise RecipeError("teacher.kind: the offline teacher knows only the built-in tasks; choose api, local or given")
+        raise RecipeError(
+            "teacher.kind: the offline teacher knows only the built-in tasks; choose api, local or given"
+        )
     speaker = OfflineTeacher(recipe.task.name, settings.wrong_answer, settings.wrong_step, recipe.seed)
     key = settings.model_dump(mode="json", exclude={"exam"}) | {"task": recipe.task.name, "seed": recipe.seed}
     remembered = Remembered(speaker, memory, key=key)
@@ -93,7 +97,11 @@ def _local(settings: LocalTeacherSettings) -> Teacher:
 
 
 def _api(
-    settings: ApiTeacherSettings, memory: Path, say: Callable[[str], None], agreed: bool, max_cost: float | None
+    settings: ApiTeacherSettings,
+    memory: Path,
+    say: Callable[[str], None],
+    agreed: bool,
+    max_cost: float | None,
 ) -> Teacher:
     cap = settings.max_cost_usd if max_cost is None else max_cost
     plain = ApiSettings.model_validate(settings.model_dump(exclude={"kind", "exam"}) | {"max_cost_usd": cap})
@@ -117,7 +125,9 @@ def _api(
 def _consent() -> None:
     """Ask on a terminal; elsewhere refuse, because nobody could have said yes."""
     if not sys.stdin.isatty():
-        raise InputError("the teacher costs money: agree with --yes, or set a cap with --max-cost or teacher.max_cost_usd")
+        raise InputError(
+            "the teacher costs money: agree with --yes, or set a cap with --max-cost or teacher.max_cost_usd"
+        )
     print("go on? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise InputError("not agreed: nothing was asked of the teacher and nothing was paid")

@@ -111,11 +111,9 @@ def _without_brackets(text: str) -> str:
 
 
 def _sentence_at(text: str, place: int) -> str:
-    """The sentence (or line) that the character at `place` stands in."""
-    for sentence in re.finditer(r"(?:[^.!?\n]|[.!?](?!\s|$))+", text):
-        if sentence.end() > place:
-            return sentence[0]
-    return text
+    """The sentence (or line) that the number at `place` stands in."""
+    parts = re.finditer(r"(?:[^.!?\n]|[.!?](?!\s|$))+", text)
+    return next(part[0] for part in parts if part.end() > place)
 
 
 def canonical_number(gold: str, options: Sequence[str]) -> str:

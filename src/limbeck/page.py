@@ -15,13 +15,11 @@ from typing import Any
 
 from limbeck.contestants import (
     Contestant,
-    Place,
     RunFacts,
     find_places,
     history,
     read_json,
     run_facts,
-    unfinished,
 )
 from limbeck.errors import DiskError
 from limbeck.plots import COLOURS, Line, line_svg, series_of, thinned
@@ -83,18 +81,6 @@ def run_views(paths: Sequence[Path]) -> list[RunView]:
     ]
 
 
-def missing_words(paths: Sequence[Path]) -> list[str]:
-    """One line per teacher or student without a finished exam."""
-    return [_missing(place) for place in unfinished(paths)]
-
-
-def _missing(place: Place) -> str:
-    seed = "" if place.seed is None else f" seed {place.seed}"
-    last = max((row["step"] for row in history(place.exam.parent)), default=None)
-    trained = "" if last is None else f"; its training log ends at step {last:,}"
-    return f"{place.student}{seed} has no finished exam{trained}"
-
-
 def learning_curves(paths: Sequence[Path], exams: Sequence[Contestant]) -> Curves:
     """A panel per loss part and dev figure, a line per student and seed that has a history."""
     logs = _logs(paths, exams)
@@ -123,7 +109,7 @@ def _logs(paths: Sequence[Path], exams: Sequence[Contestant]) -> list[tuple[Line
     variants: dict[str, int] = {}
     logs: list[tuple[Line, list[dict[str, Any]]]] = []
     for place in (place for path in paths for place in find_places(path)):
-        rows = history(place.exam.parent)
+        rows = [] if place.stale else history(place.exam.parent)
         if not rows:
             continue
         exam = place.exam.resolve()

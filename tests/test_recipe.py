@@ -1,0 +1,113 @@
+"""Recipes: merging, overriding, and one sentence for everything that is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+
+from limbeck.errors import RecipeError
+from limbeck.methods import check_methods
+from limbeck.recipe import check_recipe, load_recipe, read_yaml
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+MINIMAL = "name: x\ntask: {name: arithmetic}\nstudent: {method: answers-only}\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid_and_survives_its_own_yaml(path: Path, tmp_path: Path) -> None:
+    own_data = ["task.train=train.json", "task.test=test.json"] if "own-data" in path.stem else []
+    found = load_recipe(path, own_data)
+    check_methods(found, str(path))
+    (tmp_path / "resolved.yaml").write_text(found.to_yaml())
+    assert load_recipe(tmp_path / "resolved.yaml") == found
+
+
+def test_a_student_alone_is_named_after_its_method(recipe: Path) -> None:
+    found = load_recipe(recipe)
+    assert list(found.students) == ["answers-only"]
+    assert found.teacher.kind == "offline" and found.students["answers-only"].seeds == (0,)
+
+
+def test_students_share_and_differ(recipe: Path) -> None:
+    recipe.write_text(
+        MINIMAL.replace(
+            "student: {method: answers-only}", "student: {model: m, train: {epochs: 3, clip: 0.5}}"
+        )
+        + "students:\n  a: {method: answers-only}\n  b: {method: finetune-cot, train: {epochs: 7}}\n"
+    )
+    students = load_recipe(recipe, ["student.train.learning_rate=1e-4"]).students
+    assert [s.train.epochs for s in students.values()] == [3, 7]
+    assert all(s.model == "m" and s.train.clip == 0.5 for s in students.values())
+    assert all(s.train.learning_rate == 1e-4 for s in students.values())
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("student.train.lerning_rate=1", "lerning_rate: unknown setting; did you mean learning_rate?"),
+        ("student.zzqqx=1", "zzqqx: unknown setting; remove it"),
+        ("student.train.epochs=many", "train.epochs: Input should be a valid integer"),
+        ("student.train.epochs=0", "train.epochs: Input should be greater than or equal to 1 .*given: 0"),
+        ("task.name=algebra", "there is no such task; choose one of last-letters"),
+        ("task.knobs.steps=99", "steps"),
+        ("student.method=mentor", "no method 'mentor'; choose one of answers-only, finetune-cot"),
+        ("student.settings.rationales=2", "students.answers-only.settings.rationales: unknown setting"),
+        ("student.seeds=[1,1]", "seeds must differ"),
+        ("rationales={per_problem: 2, temperature: 0}", "per_problem above 1 needs a temperature above 0"),
+        ("teacher.kind=oracle", "teacher"),
+        ("name=a/b", "name: String should match pattern"),
+        ("name.deep=1", "name is a value, not a group"),
+        ("seed", "write it as --set part.setting=value"),
+        ("students=[1]", "students: must map"),
+        ("student=1", "student: must be a group"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("task.trian=5", "trian: unknown setting; did you mean train?"),
+    ],
+)
+def test_a_wrong_setting_is_named(recipe: Path, override: str, complaint: str) -> None:
+    with pytest.raises(RecipeError, match=complaint) as caught:
+        found = load_recipe(recipe, [override])
+        check_methods(found, str(recipe))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name: [x\n", r"r\.yaml:2: "),
+        ("name: x\nname: y\n", r"r\.yaml:2: the key 'name' stands here twice"),
+        ("- a list\n", "a recipe is a mapping"),
+        ("", "a recipe is a mapping"),
+        ("name: x\n", "task: this setting is needed"),
+        ("? [a]\n: 1\n", "a key must be a plain word"),
+        ("name: !!python/object:os.system x\n", r"r\.yaml:1: could not determine a constructor"),
+    ],
+)
+def test_a_broken_file_is_named(recipe: Path, text: str, complaint: str) -> None:
+    recipe.write_text(text)
+    with pytest.raises(RecipeError, match=complaint):
+        load_recipe(recipe)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.yaml: no such recipe file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_yaml_anchors_may_be_used(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert read_yaml(tmp_path / "a.yaml")["b"] == {"x": 1, "y": 3}
+
+
+def test_a_resolved_recipe_names_every_setting() -> None:
+    found = check_recipe(
+        {"name": "x", "task": {"name": "coin-flip"}, "student": {"method": "answers-only"}}, "r"
+    )
+    for key in ("learning_rate", "batch_tokens", "wrong_answer", "per_problem", "knobs", "votes", "seed"):
+        assert key in found.to_yaml()
