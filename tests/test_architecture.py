@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "limbeck"
 FLOORS = [
     {"errors", "records", "objectives", "progress", "statistics"},
     {"recipe", "run", "tasks", "spans", "lm", "knowledge"},
-    {"rationales", "training", "evaluate", "report", "contestants", "compare", "tables", "plots", "page"},
+    {"rationales", "training", "evaluate", "report"},
     {"methods"},
     {"cli", "__main__"},
 ]

@@ -151,7 +151,7 @@ def test_grade_audits_our_files_and_given_data(limbeck: Limbeck, tmp_path: Path)
     test.write_text(json.dumps([{"question": "2 + 2?", "answer": "4"}]))
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        f"name: x\ntask: {{name: d, kind: number, train: {data}, test: {test}, dev: 0, columns: {{rationale: why}}}}\n"
+        f"name: x\ntask: {{kind: number, train: {data}, test: {test}, dev: 0, columns: {{rationale: why}}}}\n"
         "teacher: {kind: given}\nstudent: {method: finetune-cot}\n"
     )
     answer = limbeck("grade", data, "--task", recipe, "--out", tmp_path / "graded.jsonl")

@@ -17,7 +17,7 @@ import typer
 from limbeck.errors import InputError, LimbeckError
 
 if TYPE_CHECKING:
-    from limbeck.contestants import Contestant
+    from limbeck.report.contestants import Contestant
     from limbeck.methods.stages import Way
     from limbeck.records import Problem
     from limbeck.tasks.settings import TaskSettings

@@ -133,9 +133,8 @@ def _reason(rationale: Rationale, keep: Keep, drop_false_equations: bool) -> str
 
 
 _NUMBER = r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?"
-_EQUATION = re.compile(
-    rf"(?<![\w.+*/×÷−-])(?<![+*/×÷=−-] )({_NUMBER}) ?([-+*/×x÷−]) ?({_NUMBER}) ?= ?\$?({_NUMBER})(?![\d.]*[\d%])"
-)
+_ALONE = r"(?<![\w.+*/×÷−-])(?<![+*/×÷=−-] )"  # no sign before: the first term of its equation
+_EQUATION = re.compile(rf"{_ALONE}({_NUMBER}) ?([-+*/×x÷−]) ?({_NUMBER}) ?= ?\$?({_NUMBER})(?![\d.]*[\d%])")
 
 
 def false_equations(text: str) -> list[str]:

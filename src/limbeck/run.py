@@ -91,7 +91,7 @@ class Run:
         return stage
 
     def _make_room(self, name: str, plan: Mapping[str, Any], print_of_plan: str) -> None:
-        """Move a folder of another fingerprint, or a damaged one, out of the way; bring a matching one back."""
+        """Move a folder of another fingerprint or a damaged one to `old/`; bring a matching one back."""
         folder = self.folder / name
         state = _read_state(folder)
         if state is None and folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.compare import Verdicts, compare
-from limbeck.contestants import Contestant, contestants
+from limbeck.report.compare import Verdicts, compare
+from limbeck.report.contestants import Contestant, contestants
 from limbeck.errors import DataError, InputError
 from limbeck.records import Prediction
 from limbeck.statistics import holm, mcnemar_p, paired_interval

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.contestants import contestants, history, left_out
+from limbeck.report.contestants import contestants, history, left_out
 from limbeck.errors import DataError, InputError
 from limbeck.records import Prediction
 

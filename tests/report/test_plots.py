@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from limbeck.contestants import contestants
+from limbeck.report.contestants import contestants
 from limbeck.errors import DiskError, InputError
-from limbeck.plots import TEACHER, Bar, Line, _decades, _ticks, bar_plot, bar_svg, bars, line_svg, thinned
+from limbeck.report.plots import TEACHER, Bar, Line, _decades, _ticks, bar_plot, bar_svg, bars, line_svg, thinned
 from limbeck.records import Prediction
 
 Make = Callable[..., Path]

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from limbeck.errors import DataError, DiskError, InputError
-from limbeck.page import Block, audit_blocks
+from limbeck.report.page import Block, audit_blocks
 from limbeck.records import Prediction, write_json
 from limbeck.report import write_report
 

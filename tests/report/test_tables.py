@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.compare import compare
-from limbeck.contestants import contestants
+from limbeck.report.compare import compare
+from limbeck.report.contestants import contestants
 from limbeck.records import Prediction
 from limbeck.statistics import wilson
-from limbeck.tables import (
+from limbeck.report.tables import (
     comparison_rows,
     comparison_table,
     interval,

@@ -60,10 +60,12 @@ def test_resolved_settings_load_again_as_the_same(raw: dict[str, Any]) -> None:
         ({**OWN, "train": ""}, "files.train", "at least 1"),
         ({**OWN, "dev": 1.5}, "files.dev", "below 1"),
         ({**OWN, "dev": -1}, "files.dev", "negative"),
-        ({**OWN, "dev": ""}, "files.dev", "is empty"),
+        ({**OWN, "dev": ""}, "files.dev", "give a share below 1, a number of problems, or a path"),
+        ({**OWN, "dev": [1]}, "files.dev", "give a share below 1, a number of problems, or a path"),
+        ({**OWN, "dev": True}, "files.dev", "give a share below 1, a number of problems, or a path"),
         ({**OWN, "columns": {"questions": "q"}}, "files.columns.questions", "Extra"),
         ({**OWN, "columns": {"options": "o"}}, "files", "columns.options: answers of kind number have none"),
-        ("arithmetic", "generated", "dictionary"),
+        ("arithmetic", "", "must be a group of settings"),
     ],
 )
 def test_what_is_wrong_is_named(raw: object, place: str, what: str) -> None:

@@ -36,7 +36,7 @@ def numbers_in(text: str) -> list[tuple[int, int, Fraction]]:
         value = _value(match)
         if value is None:
             continue
-        before = text[: match.start()].rstrip()
+        before = text[max(0, match.start() - 9) : match.start()].rstrip()
         if match["sign"] and before and (before[-1].isdigit() or before[-1] in ")%"):
             value = abs(value)
         found.append((match.start(), match.end(), value))

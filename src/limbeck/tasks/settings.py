@@ -21,12 +21,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
     Tag,
     field_validator,
     model_validator,
@@ -90,7 +88,7 @@ class FilesTask(_Settings):
     kind: AnswerKind = Field(description="number, choice, yes-no or text")
     train: str = Field(min_length=1, description="path of the training data")
     test: str = Field(min_length=1, description="path of the data that is examined")
-    dev: StrictInt | StrictFloat | StrictStr = Field(
+    dev: int | float | str = Field(
         default=0.1, description="cut from train: a share below 1, or a number of problems; or a path"
     )
     columns: Columns = Columns()
@@ -103,11 +101,11 @@ class FilesTask(_Settings):
     def source(self) -> Literal["files"]:
         return "files"
 
-    @field_validator("dev")
+    @field_validator("dev", mode="before")
     @classmethod
-    def _is_share_count_or_path(cls, dev: int | float | str) -> int | float | str:
-        if isinstance(dev, str) and not dev:
-            raise ValueError("is empty; give a share, a number of problems or a path")
+    def _is_share_count_or_path(cls, dev: object) -> object:
+        if isinstance(dev, bool) or not isinstance(dev, int | float | str) or dev == "":
+            raise ValueError("give a share below 1, a number of problems, or a path")
         if isinstance(dev, float) and not 0 <= dev < 1:
             raise ValueError(
                 "a share must be at least 0 and below 1; write a number of problems without a point"
@@ -133,8 +131,16 @@ def _form(value: Any) -> str:
     return "files" if isinstance(value, FilesTask) else "generated"
 
 
+def _is_a_group(value: object) -> object:
+    if not isinstance(value, Mapping | GeneratedTask | FilesTask):
+        raise ValueError("must be a group of settings, such as `name: arithmetic`")
+    return value
+
+
 TaskSettings = Annotated[
-    Annotated[GeneratedTask, Tag("generated")] | Annotated[FilesTask, Tag("files")], Discriminator(_form)
+    Annotated[GeneratedTask, Tag("generated")] | Annotated[FilesTask, Tag("files")],
+    Discriminator(_form),
+    BeforeValidator(_is_a_group),
 ]
 
 

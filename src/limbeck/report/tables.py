@@ -13,8 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from limbeck.compare import Comparison, common_problems, right_counts
-from limbeck.contestants import Contestant, by_group
+from limbeck.report.compare import Comparison, common_problems, right_counts
+from limbeck.report.contestants import Contestant, by_group
 from limbeck.statistics import mean_and_std, seeds_interval, wilson
 
 Row = dict[str, Any]

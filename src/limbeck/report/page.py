@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from limbeck.contestants import (
+from limbeck.report.contestants import (
     Contestant,
     RunFacts,
     find_places,
@@ -22,7 +22,7 @@ from limbeck.contestants import (
     run_facts,
 )
 from limbeck.errors import DiskError
-from limbeck.plots import COLOURS, Line, line_svg, series_of, thinned
+from limbeck.report.plots import COLOURS, Line, line_svg, series_of, thinned
 from limbeck.records import Prediction
 
 NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "seconds", "tokens_per_s"}

@@ -14,12 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from limbeck.compare import Comparison, compare
-from limbeck.contestants import Contestant, by_group, contestants, left_out
-from limbeck.page import embedded, learning_curves, problem_data, run_views
-from limbeck.plots import bar_plot, bar_svg, bars, series_of
+from limbeck.report.compare import Comparison, compare
+from limbeck.report.contestants import Contestant, by_group, contestants, left_out
+from limbeck.report.page import embedded, learning_curves, problem_data, run_views
+from limbeck.report.plots import bar_plot, bar_svg, bars, series_of
 from limbeck.records import write_whole
-from limbeck.tables import (
+from limbeck.report.tables import (
     comparison_cells,
     comparison_headings,
     comparison_labels,
@@ -72,7 +72,7 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
 def _page(paths: Sequence[Path], exams: Sequence[Contestant]) -> str:
     import jinja2
 
-    parts = {name: _shipped(name) for name in ("report.html", "report_style.html")}
+    parts = {name: _shipped(name) for name in ("page.html", "style.html")}
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(parts),
         autoescape=True,
@@ -80,9 +80,9 @@ def _page(paths: Sequence[Path], exams: Sequence[Contestant]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = _shipped("report_script.html")
+    script = _shipped("script.html")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html").render(
+    return environment.get_template("page.html").render(
         **_head(paths, exams),
         **_results(exams),
         **_comparisons(exams),
@@ -94,7 +94,7 @@ def _page(paths: Sequence[Path], exams: Sequence[Contestant]) -> str:
 
 
 def _shipped(name: str) -> str:
-    return files("limbeck").joinpath(name).read_text(encoding="utf-8")
+    return files("limbeck.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _head(paths: Sequence[Path], exams: Sequence[Contestant]) -> dict[str, Any]:
