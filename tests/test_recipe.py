@@ -21,8 +21,7 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid_and_survives_its_own_yaml(path: Path, tmp_path: Path) -> None:
-    own_data = ["task.train=train.json", "task.test=test.json"] if "own-data" in path.stem else []
-    found = load_recipe(path, own_data)
+    found = load_recipe(path)
     check_methods(found, str(path))
     (tmp_path / "resolved.yaml").write_text(found.to_yaml())
     assert load_recipe(tmp_path / "resolved.yaml") == found

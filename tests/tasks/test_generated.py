@@ -169,5 +169,5 @@ def test_words_are_single_plain_and_distinct() -> None:
     for words in (NAMES, THINGS, COLOURS, OBJECTS):
         assert len(set(words)) == len(words)
         assert all(word.isascii() and word.isalpha() for word in words)
-    assert len(NAMES) > 500 and all(name == name.capitalize() and len(name) > 1 for name in NAMES)
+    assert len(NAMES) > 500 and all(name.istitle() and len(name) > 1 for name in NAMES)
     assert set(SHORT_NAMES) < set(NAMES)

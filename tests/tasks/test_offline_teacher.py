@@ -71,10 +71,9 @@ def told_wrongly(question: str, text: str) -> bool:
         gets = [dict(re.findall(r"(\w+) gets (\w+)", part)) for part in text.split("When")[1:]]
         return any(got.items() - state.items() for got, state in zip(gets, states[1:], strict=True))
     if "is held by" in text:
-        paths = re.findall(r"(\w+) is held by ([^.]*)\.", text)
+        paths = re.findall(r"(\w+) one is held by ([^.]*)\.", text)
         return any(
-            path.split(", then ")
-            != [next(p for p in people if state[p] == colour.lower()) for state in states]
+            path.split(", then ") != [next(p for p in people if state[p] == colour) for state in states]
             for colour, path in paths
         )
     held = re.findall(r"(?:swapped|first),? (\w+) had it", text)[::-1]  # from the start on

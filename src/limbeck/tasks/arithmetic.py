@@ -101,25 +101,25 @@ class Arithmetic:
     def rationale(self, phrasing: int, slip: Slip, rng: Random) -> tuple[str, str]:
         """See `Puzzle.rationale`. The error: a result is off by 1, 2 or 10."""
         results = self._results()
-        befores = [self.start, *results[:-1]]
+        starts = [self.start, *results[:-1]]
         stated = results[-1]
         if slip == "answer":
             errors = [(place, error) for place in range(len(results)) for error in (-10, -2, -1, 1, 2, 10)]
             chains = [self._results(*error) for error in errors]
             results = rng.choice([chain for chain in chains if chain and chain[-1] != stated])
-            befores = [self.start, *results[:-1]]
+            starts = [self.start, *results[:-1]]
             stated = results[-1]
         elif slip == "step":
             place = rng.randrange(len(results))
             results[place] += rng.choice(
                 [error for error in (-10, -2, -1, 1, 2, 10) if results[place] + error >= 1]
             )
-        return _tell(phrasing, self, befores, results), str(stated)
+        return _tell(phrasing, self, starts, results), str(stated)
 
 
-def _tell(phrasing: int, puzzle: Arithmetic, befores: list[int], results: list[int]) -> str:
-    """`befores` and `results` of each step, as the teller has them."""
-    steps = list(zip(puzzle.steps, befores, results, strict=True))
+def _tell(phrasing: int, puzzle: Arithmetic, starts: list[int], results: list[int]) -> str:
+    """`starts` and `results` of each step, as the teller has them."""
+    steps = list(zip(puzzle.steps, starts, results, strict=True))
     sums = [f"{before} {DEEDS[step.deed].sign} {step.operand} = {result}" for step, before, result in steps]
     if phrasing == 0:
         return f"First {', then '.join(sums)}."

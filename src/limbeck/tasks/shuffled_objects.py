@@ -132,9 +132,7 @@ def _tell(phrasing: int, puzzle: ShuffledObjects, states: list[State], got: int)
         return " ".join([*tale, f"So {name} ends with {colours[got]}, which is {choice}."])
     if phrasing == 2:
         paths = [[people[state.index(n)] for state in (start, *states)] for n in start]
-        tale = [
-            f"{colours[n].capitalize()} is held by {', then '.join(path)}." for n, path in enumerate(paths)
-        ]
+        tale = [f"The {colours[n]} one is held by {', then '.join(path)}." for n, path in enumerate(paths)]
         return " ".join([*tale, f"At the end {name} holds {colours[got]}, so it is {choice}."])
     holders = [people[state.index(got)] for state in states]
     tale = [f"After {pair} swapped, {who} had it." for who, (pair, _, _) in zip(holders, steps, strict=True)]

@@ -15,7 +15,7 @@ _NAMES = """
     Benno Bernd Bert Beth Bianca Bilal Birgit Bjorn Blair Bo Boris Boyd Brad Brenda Brian
     Brigid Bruno Bryn Caleb Calvin Camila Carl Carmen Carol Caspar Cecil Celia Chad Chang
     Chester Chloe Chris Clara Claude Cleo Clyde Colin Conrad Cora Craig Curt Cyril Cyrus
-    Daisy Dalia Damon Dana Daniel Daphne Darius Dave Dawn Dean Deepak Delia Denis Derek Diana
+    Daisy Dalia Dana Daria Daniel Daphne Darius Dave Dawn Dean Deepak Delia Denis Derek Diana
     Diego Dilip Dina Dirk Dmitri Dolores Donald Dora Doris Doug Drew Dylan Earl Edgar Edith
     Edmund Eduardo Edwin Eileen Elena Eli Elias Elif Elisa Ella Elmer Elsa Elton Emil Emily
     Emma Enid Enoch Enzo Eric Erika Ernest Esra Esther Ethan Eugene Eva Evan Ezra Fabian
@@ -23,7 +23,7 @@ _NAMES = """
     Gabriel Gail Gemma George Gerald Gideon Gilbert Gina Giulia Glen Gloria Grace Greg Greta
     Grover Gunnar Gus Guy Gwen Hadi Hamid Hana Hank Hannah Hans Harold Harper Harry Hassan
     Hazel Hector Heidi Helen Helga Henrik Henry Herbert Hiro Holly Homer Hope Howard Hubert
-    Hugh Hugo Ian Ibrahim Ida Igor Ilse Imani Imran Ines Ingrid Irene Iris Irma Isaac Isabel
+    Hugh Hugo Ian Ibrahim Ida Igor Ilse Imani Imran Inga Ingrid Irene Iris Irma Isaac Isabel
     Isak Ivan Ivor Ivy Jack Jacob Jade Jamal James Jan Janet Jared Jasmin Jason Javier Jay
     Jean Jeff Jenny Jerome Jess Jill Jim Jo Joan Joel John Jonas Jorge Josef Joy Juan Judith
     Jules Julia June Juno Kai Kara Karen Karim Karl Kate Kavya Kay Keiko Keith Ken Kenji
@@ -33,7 +33,7 @@ _NAMES = """
     Lydia Lyle Mabel Mae Magnus Maia Malik Manuel Mara Marc Marco Margot Maria Marion Mark
     Marta Martin Mary Mason Mateo Matt Maud Maurice Max Maya Megan Mei Mel Meryem Mia Micah
     Mila Milan Miles Milo Mina Ming Mira Miriam Mohan Moira Mona Monty Morgan Moses Murat
-    Myra Nadia Nancy Naomi Nathan Ned Neha Neil Nell Nia Nick Nico Nigel Nikos Nils Nina Noah
+    Myra Nadia Nancy Naomi Nathan Neha Neil Nell Nelly Nia Nick Nico Nigel Nikos Nils Nina Noah
     Noel Nora Norbert Norman Nuria Odin Olaf Olga Olive Oliver Omar Opal Oren Orla Orson
     Oscar Otis Otto Owen Pablo Paige Palmer Pam Pascal Pat Paul Pavel Pearl Pedro Peggy Penny
     Percy Perry Peter Petra Phil Phoebe Pia Pierre Polly Priya Quentin Quinn Rachel Rafael
@@ -42,7 +42,7 @@ _NAMES = """
     Rufus Rupert Russ Ruth Ryan Sabine Sadie Said Sally Sam Samira Sandra Sanjay Sara Saul
     Scott Sean Selma Serena Seth Shane Shen Sid Sigrid Silas Simon Sofia Sol Sonja Sophie
     Stan Stella Sten Steve Stuart Sue Sunil Susan Sven Sylvia Tamar Tanya Tara Tariq Tasha
-    Ted Teresa Terry Tess Thea Theo Thomas Thor Tilda Tim Tina Toby Todd Tom Tonya Tova Troy
+    Ted Teresa Terry Tess Thea Theo Thomas Thor Tessa Tim Tina Toby Todd Tom Tonya Tova Troy
     Tyler Uma Una Ursula Vadim Vera Vernon Victor Vikram Vince Viola Vivek Wade Wallace
     Walter Wanda Warren Wei Wendy Wilbur Wilhelm Will Willow Wilma Xavier Xena Yael Yan
     Yasmin Yoko Yosef Yuri Yusuf Yves Zach Zahra Zane Zara Zeb Zelda Zhen Zoe Zoltan Zora
