@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from limbeck.errors import InputError, LimbeckError
+from limbeck.errors import DiskError, InputError, LimbeckError
 
 if TYPE_CHECKING:
-    from limbeck.report.contestants import Contestant
     from limbeck.methods.stages import Way
     from limbeck.records import Problem
+    from limbeck.report.contestants import Contestant
     from limbeck.tasks.settings import TaskSettings
 
 app = typer.Typer(
@@ -71,6 +71,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe left
         sys.exit(0)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"limbeck: {DiskError(error.filename or 'the disk', error)}", file=sys.stderr)
+        sys.exit(DiskError.exit_status)
     except Exception as error:
         if debug:
             raise

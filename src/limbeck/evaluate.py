@@ -86,7 +86,7 @@ def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion
 
 
 def majority(kind: AnswerKind, votes: Sequence[str | None]) -> str | None:
-    """The most frequent answer under the kind's comparison (25.0 and 25 are one); None when nobody answered."""
+    """The most frequent answer (25.0 and 25 are one where the kind is number); None when nobody answered."""
     counts: Counter[str] = Counter()
     for vote in votes:
         if vote is None:

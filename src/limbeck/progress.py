@@ -16,7 +16,7 @@ LINE_EVERY_S = 15.0
 
 
 class Advance(Protocol):
-    """advance(done, note): `done` of the total so far, `note` such as "loss 0.31"; `total` corrects the total."""
+    """advance(done, note): `done` of the total, `note` such as "loss 0.31"; `total` corrects the total."""
 
     def __call__(self, done: int, note: str = "", total: int | None = None) -> None: ...
 

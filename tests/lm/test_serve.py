@@ -127,9 +127,10 @@ def test_killed_twice_nothing_is_paid_again_but_what_was_under_way(tmp_path: Pat
 
 def test_ctrl_c_keeps_and_yields_what_was_under_way(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    with served(0.2) as server:
+    with served(0.5) as server:
         process = collecting(server, path)
-        wait_for_answers(server, 10)
+        wait_for_answers(server, 9)
+        time.sleep(0.25)  # into the middle of a round of eight
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert out.split() == ["interrupted", str(server.asked.total())], err

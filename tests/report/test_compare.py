@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.report.compare import Verdicts, compare
-from limbeck.report.contestants import Contestant, contestants
 from limbeck.errors import DataError, InputError
 from limbeck.records import Prediction
+from limbeck.report.compare import Verdicts, compare
+from limbeck.report.contestants import Contestant, contestants
 from limbeck.statistics import holm, mcnemar_p, paired_interval
 
 Make = Callable[..., Path]

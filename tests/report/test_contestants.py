@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.report.contestants import contestants, history, left_out
 from limbeck.errors import DataError, InputError
 from limbeck.records import Prediction
+from limbeck.report.contestants import contestants, history, left_out
 
 Make = Callable[..., Path]
 

@@ -11,10 +11,21 @@ from xml.etree import ElementTree
 
 import pytest
 
-from limbeck.report.contestants import contestants
 from limbeck.errors import DiskError, InputError
-from limbeck.report.plots import TEACHER, Bar, Line, _decades, _ticks, bar_plot, bar_svg, bars, line_svg, thinned
 from limbeck.records import Prediction
+from limbeck.report.contestants import contestants
+from limbeck.report.plots import (
+    TEACHER,
+    Bar,
+    Line,
+    _decades,
+    _ticks,
+    bar_plot,
+    bar_svg,
+    bars,
+    line_svg,
+    thinned,
+)
 
 Make = Callable[..., Path]
 

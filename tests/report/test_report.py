@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from limbeck.errors import DataError, DiskError, InputError
-from limbeck.report.page import Block, audit_blocks
 from limbeck.records import Prediction, write_json
 from limbeck.report import write_report
+from limbeck.report.page import Block, audit_blocks
 
 Make = Callable[..., Path]
 Predict = Callable[..., Prediction]

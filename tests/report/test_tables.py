@@ -13,10 +13,9 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from limbeck.records import Prediction
 from limbeck.report.compare import compare
 from limbeck.report.contestants import contestants
-from limbeck.records import Prediction
-from limbeck.statistics import wilson
 from limbeck.report.tables import (
     comparison_rows,
     comparison_table,
@@ -27,6 +26,7 @@ from limbeck.report.tables import (
     results_table,
     signed_percent,
 )
+from limbeck.statistics import wilson
 
 Make = Callable[..., Path]
 

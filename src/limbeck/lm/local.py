@@ -28,7 +28,7 @@ from limbeck.errors import InputError, ModelError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.load import Loaded
 
-DROP_SHARE = 0.2
+DROP_SHARE = 0.1
 """Finished rows are dropped once they are this share of a batch: each drop copies the caches."""
 
 
