@@ -11,7 +11,8 @@ import itertools
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,11 +55,22 @@ def collect(
     prompts = [Prompt(problem.id, ask(problem)) for problem in problems]
     order = {problem.id: place for place, problem in enumerate(problems)}
     arrived: list[Completion] = []
-    with track(f"{complete.name} writes", len(prompts) * sampling.n) as advance:
-        for completion in complete(prompts, sampling):
+    stream = complete(prompts, sampling)
+    with track(f"{complete.name} writes", len(prompts) * sampling.n) as advance, finishing(stream):
+        for completion in stream:
             arrived.append(completion)
             advance(len(arrived), "")
     return sorted(arrived, key=lambda completion: (order[completion.prompt_id], completion.index))
+
+
+@contextmanager
+def finishing(stream: Iterator[Completion]) -> Iterator[None]:
+    """Close a stream that is left early, so that answers under way, and paid for, are still kept."""
+    try:
+        yield
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
 
 
 def grade(

@@ -253,7 +253,8 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{where}: this setting is needed; add it"
     given = first["input"]
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) else ""
+    secret = "key" in where  # somebody may have written the key itself where its variable's name belongs
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) and not secret else ""
     return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}"
 
 

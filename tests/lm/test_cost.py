@@ -148,6 +148,7 @@ def test_a_server_that_exceeds_the_bounds_widens_them() -> None:
         ({"base_url": "localhost:8000"}, "must be an address"),
         ({"base_url": "https://user:pass@host/v1"}, "no user, password or query"),
         ({"base_url": "https://host/v1?api-key=abc"}, "no user, password or query"),
+        ({"key_env": "sk-proj-abc"}, "name of an environment variable"),
         ({"endpoint": "completions", "system": "Be brief."}, "system has no place"),
         ({"max_cost_usd": 1.0}, "needs prices"),
         ({"extra_body": {"n": 4}}, "n is set by Limbeck"),

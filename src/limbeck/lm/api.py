@@ -78,10 +78,8 @@ class ApiTeacher:
 
     @property
     def identity(self) -> dict[str, JsonValue]:
-        """Everything that changes what this teacher says except prompt and sampling; holds no key."""
-        told = {"model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"}
-        where = self._settings.remember_as or self._settings.base_url
-        return {"where": where, **self._settings.model_dump(mode="json", include=told)}
+        """See `ApiSettings.identity`."""
+        return self._settings.identity
 
     @property
     def spent_usd(self) -> float:

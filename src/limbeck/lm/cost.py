@@ -9,6 +9,7 @@ guessed at four characters per token. Only the bound guards money.
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,12 @@ class ApiSettings(BaseModel):
     prices: Prices | None = Field(None, description="null: unknown, and no cap can be kept")
     max_cost_usd: float | None = Field(None, ge=0, description="hard cap on what the run's teacher may cost")
 
+    @property
+    def identity(self) -> dict[str, JsonValue]:
+        """Everything that changes what this teacher says except prompt and sampling; holds no key."""
+        told = {"model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"}
+        return {"where": self.remember_as or self.base_url, **self.model_dump(mode="json", include=told)}
+
     @field_validator("base_url")
     @classmethod
     def _plain_address(cls, url: str) -> str:
@@ -92,6 +99,13 @@ class ApiSettings(BaseModel):
         if parts.username or parts.password or parts.query:
             raise ValueError("must hold no user, password or query; name the key's variable in key_env")
         return url.rstrip("/")
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("must be the name of an environment variable, never the key itself")
+        return name
 
     @field_validator("extra_body")
     @classmethod

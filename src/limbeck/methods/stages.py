@@ -13,7 +13,7 @@ from typing import Any
 
 from limbeck.evaluate import examine, write_exam
 from limbeck.lm import Completion, Prompt, Sampling
-from limbeck.methods.teachers import Teacher, teacher_inputs
+from limbeck.methods.teachers import Teacher, teacher_identity, teacher_inputs
 from limbeck.progress import SILENT, Track
 from limbeck.rationales import audit, collect, grade, sift
 from limbeck.recipe import GivenTeacherSettings, Recipe
@@ -198,11 +198,6 @@ def teacher_name(recipe: Recipe) -> str:
     if teacher.kind == "given":
         return teacher.source
     return "offline" if teacher.kind == "offline" else teacher.model
-
-
-def teacher_identity(recipe: Recipe) -> dict[str, Any]:
-    """The teacher's settings that decide what it says (an exam of it does not)."""
-    return recipe.teacher.model_dump(mode="json", exclude={"exam", "device", "max_cost_usd", "concurrency"})
 
 
 def rationale_examples(parts: Problems, chosen: Sequence[Rationale], form: str) -> list[Example]:

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from limbeck.errors import InputError, RecipeError
 from limbeck.lm import Complete, Prompt, Sampling
-from limbeck.lm.api import ApiTeacher
+from limbeck.lm.api import open_teacher
 from limbeck.lm.chunks import Chunks
-from limbeck.lm.cost import ApiSettings, dollars, estimate
-from limbeck.lm.remember import Remembered, ledger_of
+from limbeck.lm.cost import estimate
+from limbeck.lm.remember import Remembered
 from limbeck.recipe import ApiTeacherSettings, LocalTeacherSettings, OfflineTeacherSettings, Recipe
 from limbeck.records import Problem
 from limbeck.run import Run, path_fingerprint
@@ -104,10 +105,8 @@ def _api(
     max_cost: float | None,
 ) -> Teacher:
     cap = settings.max_cost_usd if max_cost is None else max_cost
-    plain = ApiSettings.model_validate(settings.model_dump(exclude={"kind", "exam"}) | {"max_cost_usd": cap})
-    earlier = ledger_of(memory).spent_usd(plain.prices)
-    speaker = ApiTeacher(plain, spent_usd=earlier)
-    remembered = Remembered(speaker, memory, key=speaker.identity, ask=speaker.ask, durable=True)
+    plain = settings.model_copy(update={"max_cost_usd": cap})
+    remembered = open_teacher(plain, memory)
 
     def agree(prompts: Sequence[Prompt], sampling: Sampling) -> None:
         expected = estimate(prompts, sampling, plain.prices, remembered, system=plain.system)
@@ -117,7 +116,7 @@ def _api(
             _consent()
 
     def account() -> list[str]:
-        return [f"{plain.model}: paid so far in this run {dollars(speaker.spent_usd)} ({remembered.ledger})"]
+        return [f"{plain.model}: this run's memory holds {remembered.ledger}"]
 
     return Teacher(plain.model, teacher_prompt, lambda folder: remembered, agree, account)
 
@@ -131,6 +130,14 @@ def _consent() -> None:
     print("go on? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise InputError("not agreed: nothing was asked of the teacher and nothing was paid")
+
+
+def teacher_identity(recipe: Recipe) -> dict[str, Any]:
+    """The teacher's settings that decide what it says: not its price, its patience or its exam."""
+    teacher = recipe.teacher
+    if isinstance(teacher, ApiTeacherSettings):
+        return {"kind": "api", **teacher.identity}
+    return teacher.model_dump(mode="json", exclude={"exam", "device"})
 
 
 def teacher_inputs(recipe: Recipe) -> dict[str, str]:

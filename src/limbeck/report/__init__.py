@@ -14,11 +14,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from limbeck.records import write_whole
 from limbeck.report.compare import Comparison, compare
 from limbeck.report.contestants import Contestant, by_group, contestants, left_out
 from limbeck.report.page import embedded, learning_curves, problem_data, run_views
 from limbeck.report.plots import bar_plot, bar_svg, bars, series_of
-from limbeck.records import write_whole
 from limbeck.report.tables import (
     comparison_cells,
     comparison_headings,

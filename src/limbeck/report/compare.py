@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from limbeck.report.contestants import Contestant, by_group
 from limbeck.errors import DataError, InputError
 from limbeck.records import Prediction
+from limbeck.report.contestants import Contestant, by_group
 from limbeck.statistics import gains, holm, mcnemar_p, mean_and_std, paired_interval, sign_flip_p
 
 

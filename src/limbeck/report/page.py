@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from limbeck.errors import DiskError
+from limbeck.records import Prediction
 from limbeck.report.contestants import (
     Contestant,
     RunFacts,
@@ -21,9 +23,7 @@ from limbeck.report.contestants import (
     read_json,
     run_facts,
 )
-from limbeck.errors import DiskError
 from limbeck.report.plots import COLOURS, Line, line_svg, series_of, thinned
-from limbeck.records import Prediction
 
 NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "seconds", "tokens_per_s"}
 

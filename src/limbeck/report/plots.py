@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from limbeck.report.contestants import Contestant, by_group
 from limbeck.errors import DiskError, InputError
+from limbeck.report.contestants import Contestant, by_group
 from limbeck.report.tables import interval, percent, results_rows
 
 COLOURS = ("#3465a4", "#c4661f", "#3b8a4c", "#8a5aa8", "#b08a00", "#b2436b", "#2a8f9e", "#7a6a58")

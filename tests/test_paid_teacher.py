@@ -1,0 +1,103 @@
+"""A paid teacher from the recipe's side: estimate, consent, cap, and nothing paid twice."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+Limbeck = Callable[..., object]
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Answers every chat completion with the same rationale and counts the requests."""
+
+    asked: list[dict[str, object]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        text = f"Step {len(self.asked)} by step. The answer is yes."
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
+        answer = json.dumps({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *arguments: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Iterator[list[dict[str, object]]]:
+    pytest.importorskip("openai", reason="the extra `api` is not installed")
+    Endpoint.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "r.yaml").write_text(
+        "name: paid\ntask: {name: coin-flip, train: 6, dev: 1, test: 2}\n"
+        f"teacher: {{kind: api, base_url: 'http://127.0.0.1:{server.server_port}/v1', model: big, exam: false,\n"
+        "  prices: {usd_per_million_input: 1, usd_per_million_output: 10}}\n"
+        "rationales: {per_problem: 2, max_tokens: 50}\n"
+        "student: {method: finetune-cot, model: tiny-causal-xs, train: {epochs: 1}}\n"
+    )
+    yield Endpoint.asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_nothing_is_sent_without_consent(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]
+) -> None:
+    answer = limbeck("collect", tmp_path / "r.yaml", "--out", tmp_path / "run")
+    assert answer.status == 2 and "agree with --yes" in answer.err
+    assert "12 requests" in answer.err and "at most $" in answer.err, "the estimate comes first"
+    assert not asked
+
+
+def test_paid_once_and_never_again(limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]) -> None:
+    recipe, out = tmp_path / "r.yaml", tmp_path / "run"
+    assert limbeck("collect", recipe, "--yes", "--out", out).status == 0
+    assert len(asked) == 12
+    assert limbeck("collect", recipe, "--out", out).status == 0
+    more = limbeck("collect", recipe, "--out", out, "--max-cost", "1", "--set", "rationales.per_problem=3")
+    assert more.status == 0 and len(asked) == 18, "only the third rationale of each problem is new"
+    (out / "collected" / "completions.jsonl").unlink()
+    again = limbeck("run", recipe, "--out", out, "--set", "rationales.per_problem=3")
+    assert again.status == 0, again.err
+    assert len(asked) == 18, "a lost stage is made again from memory, without consent because it is free"
+    dearer = limbeck("collect", recipe, "--out", out, "--set", "teacher.prices.usd_per_million_output=20")
+    assert dearer.status == 0 and len(asked) == 18
+
+
+def test_the_cap_stops_and_keeps_what_was_paid(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]
+) -> None:
+    recipe, out = tmp_path / "r.yaml", tmp_path / "run"
+    stopped = limbeck("collect", recipe, "--max-cost", "0.002", "--out", out)
+    assert stopped.status == 1 and "0.002" in stopped.err.replace("$0.0020", "0.002")
+    sent = len(asked)
+    assert 0 < sent < 12 and sent * (50 * 1 + 10 * 10) / 1e6 <= 0.002
+    assert limbeck("collect", recipe, "--max-cost", "1", "--out", out).status == 0
+    assert len(asked) == 12
+
+
+def test_a_cap_without_prices_is_refused(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]
+) -> None:
+    answer = limbeck(
+        "collect", tmp_path / "r.yaml", "--max-cost", "1", "--out", tmp_path / "run", "--set", "teacher.prices=null"
+    )
+    assert answer.status == 2 and "prices" in answer.err and not asked
+
+
+def test_a_key_written_into_the_recipe_is_not_repeated(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]
+) -> None:
+    answer = limbeck("collect", tmp_path / "r.yaml", "--set", "teacher.key_env=sk-secret-123", "--out", tmp_path / "run")
+    assert answer.status == 2 and "key_env" in answer.err and "sk-secret" not in answer.err
