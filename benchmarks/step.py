@@ -8,10 +8,11 @@ scored tokens only. The same 8 examples are in a step on both sides, from the sa
 loss and all gradients must agree. Toy T5 and Llama with 32,000 words; the lengths are those of a
 published set (350 examples, targets of 84 tokens on average and 512 at most).
 
-Time: both sides in this process, in turns, forward, backward, clipping and optimiser step, summed
-over steps at even ranks of length. Memory: each side in a process of its own, the rise of its
-largest resident set (VmHWM) above what it held at rest with weights and optimiser state, over
-the same steps and the step with the longest examples of all, which decides what fits.
+Time: both sides in this process, in turns, on one thread; processor seconds of forward, backward,
+clipping and optimiser step, so that other work on the machine does not count, summed over steps at
+even ranks of length. Memory: each side in a process of its own; the rise of its largest resident
+set (VmHWM, Linux) above what it holds at rest with weights and optimiser state, over a middle step
+and the one with the longest example of all, which decides what fits.
 """
 
 from __future__ import annotations
@@ -143,17 +144,17 @@ def trainer_of(side: str, kind: str, rows: Sequence[Row], folder: str) -> Any:
 
 def step(trainer: Any, batch: Batch, look: bool = True) -> tuple[float, float, Tensor | None]:
     """One optimiser step: its seconds, loss and, to `look` at, gradient (copied while the clock stands)."""
-    start = time.perf_counter()
+    start = time.process_time()
     batches, counts = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer.training_step(trainer.model, batches[0], counts)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]) if look else None
-    start = time.perf_counter()
+    start = time.process_time()
     torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
     trainer.optimizer.step()
     trainer.model.zero_grad()
-    return seconds + time.perf_counter() - start, loss.item(), gradient
+    return seconds + time.process_time() - start, loss.item(), gradient
 
 
 def collated(side: str, batch: Sequence[Row], rows: Sequence[Row]) -> Batch:
@@ -186,7 +187,8 @@ def added_memory(side: str, kind: str) -> float:
         trainer = trainer_of(side, kind, rows, folder)
         step(trainer, collate(rows[1:3], 0), look=False)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        for batch in steps_of(rows, kind)[STEPS // 2 :: STEPS // 2 + 1]:
+        steps = steps_of(rows, kind)
+        for batch in (steps[STEPS // 2], steps[-1]):
             step(trainer, collated(side, batch, rows), look=False)
     status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the parent's
     peak_kb = int(status.split("VmHWM:")[1].split()[0])
@@ -197,6 +199,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--memory", nargs=2, metavar=("SIDE", "KIND"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    torch.set_num_threads(1)
     if chosen.memory:
         print(added_memory(*chosen.memory))
         return 0

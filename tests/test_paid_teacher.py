@@ -22,7 +22,9 @@ class Endpoint(BaseHTTPRequestHandler):
         text = f"Step {len(self.asked)} by step. The answer is yes."
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
-        answer = json.dumps({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+        answer = json.dumps(
+            {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
+        ).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
@@ -91,7 +93,14 @@ def test_a_cap_without_prices_is_refused(
     limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]
 ) -> None:
     answer = limbeck(
-        "collect", tmp_path / "r.yaml", "--max-cost", "1", "--out", tmp_path / "run", "--set", "teacher.prices=null"
+        "collect",
+        tmp_path / "r.yaml",
+        "--max-cost",
+        "1",
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "teacher.prices=null",
     )
     assert answer.status == 2 and "prices" in answer.err and not asked
 
@@ -99,5 +108,7 @@ def test_a_cap_without_prices_is_refused(
 def test_a_key_written_into_the_recipe_is_not_repeated(
     limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]
 ) -> None:
-    answer = limbeck("collect", tmp_path / "r.yaml", "--set", "teacher.key_env=sk-secret-123", "--out", tmp_path / "run")
+    answer = limbeck(
+        "collect", tmp_path / "r.yaml", "--set", "teacher.key_env=sk-secret-123", "--out", tmp_path / "run"
+    )
     assert answer.status == 2 and "key_env" in answer.err and "sk-secret" not in answer.err

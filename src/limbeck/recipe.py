@@ -254,7 +254,9 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{where}: this setting is needed; add it"
     given = first["input"]
     secret = "key" in where  # somebody may have written the key itself where its variable's name belongs
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) and not secret else ""
+    shown = (
+        f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) and not secret else ""
+    )
     return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}"
 
 

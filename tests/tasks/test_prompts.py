@@ -26,6 +26,8 @@ class FakeTokenizer:
 
     def __init__(self, template: str | None) -> None:
         self.chat_template = template
+        self.bos_token = None
+        self.bos_token_id = None
 
     def apply_chat_template(
         self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
@@ -85,3 +87,18 @@ def test_render_uses_the_chat_template_for_chat_only() -> None:
         render(mute, "chat", "Hello?")
     with pytest.raises(RecipeError, match="choose one of plain, arrow, chat"):
         render(mute, "prose", "Hello?")
+
+
+@pytest.mark.parametrize("adds_start", [True, False])
+def test_the_start_token_is_never_doubled(adds_start: bool) -> None:
+    """Llama's template writes <bos> and its tokenizer adds one: prompts must begin with a single one."""
+    from tokenizers.processors import TemplateProcessing
+
+    from limbeck.lm.tiny import build_tokenizer
+
+    tokenizer = build_tokenizer(["a text"], bos=True)
+    if not adds_start:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
+    tokenizer.chat_template = "<bos>" + tokenizer.chat_template
+    ids = tokenizer(render(tokenizer, "chat", "Why?"))["input_ids"]
+    assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from limbeck.errors import RecipeError
-from limbeck.training.checkpoints import MARKER, newest, step_of
+from limbeck.training.checkpoints import MARKER, newest, remove_incomplete, step_of
 
 SETTINGS = {"epochs": 3, "batch_size": 3, "accumulate": 2, "schedule": "cosine", "choose": "dev-accuracy"}
 """20 examples: 7 micro-batches and 4 steps an epoch, the last with one micro-batch; 12 steps."""
@@ -104,6 +104,20 @@ def test_a_best_checkpoint_from_before_the_stop_is_still_chosen(
     done = fit(model, make_examples(4), folder=tmp_path / "b", **given)
     assert (done.resumed_from, done.chosen_step) == (2, 1)
     assert torch.equal(trainable(model), seen[0])
+    (tmp_path / "b").rename(tmp_path / "c")  # finished, moved, and asked for again
+    again = make_model("llama")
+    assert fit(again, make_examples(4), folder=tmp_path / "c", **given).chosen_step == 1
+    assert torch.equal(trainable(again), seen[0])
+
+
+def test_rows_that_average_several_steps_are_the_same_after_a_stop(story, monkeypatch):
+    """12 steps in 2 rows would average 6 steps each; checkpoints at 3, 6, 9 cut them in the same places."""
+    monkeypatch.setattr("limbeck.training.arguments.LOGGED_ROWS", 2)
+    _, _, rows = story("llama", 4, "undisturbed")
+    with pytest.raises(Stop):
+        story("llama", 4, "stopped", 5)
+    _, _, rows_again = story("llama", 4, "stopped")
+    assert rows_again == rows
 
 
 def test_a_finished_training_is_not_repeated(story):
@@ -214,7 +228,10 @@ def test_checkpoints_of_another_training_are_refused(fit, make_model, make_examp
 def test_a_folder_without_its_marker_is_no_checkpoint(tmp_path):
     (tmp_path / "checkpoint-12").mkdir()
     assert newest(tmp_path, "x") is None
+    (tmp_path / "checkpoint-12" / "half").write_text("written")
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / MARKER).write_text('{"fingerprint": "x"}')
     assert newest(tmp_path, "x") == tmp_path / "checkpoint-10"  # by number, not by name or time
+    remove_incomplete(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"}

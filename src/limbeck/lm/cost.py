@@ -319,5 +319,5 @@ def tokens_about(text: str) -> int:
 
 
 def dollars(usd: float) -> str:
-    """"$12.34", with more digits where cents would hide the sum."""
+    """ "$12.34", with more digits where cents would hide the sum."""
     return f"${usd:,.2f}" if usd == 0 or usd >= 1 else f"${usd:.4f}"

@@ -7,7 +7,7 @@ ends in an explicit answer marker.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +72,14 @@ class ChatTokenizer(Protocol):
     @property
     def chat_template(self) -> str | dict[str, str] | None: ...
 
+    @property
+    def bos_token(self) -> str | None: ...
+
+    @property
+    def bos_token_id(self) -> int | None: ...
+
+    def __call__(self, text: str) -> Mapping[str, list[int]]: ...
+
     def apply_chat_template(
         self, conversation: Sequence[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
     ) -> str: ...
@@ -96,7 +104,8 @@ def teacher_prompt(problem: Problem, kind: AnswerKind) -> str:
 def render(tokenizer: ChatTokenizer, format_name: str, prompt: str) -> str:
     """The text that is tokenised for a prompt: itself, or one user turn of the chat template.
 
-    A rendered chat text carries the template's own special tokens already.
+    Where the tokenizer will add its start token itself, one that the template wrote
+    is taken off, so that training and exam never see it twice.
 
     Raises:
         RecipeError: no such format.
@@ -109,4 +118,8 @@ def render(tokenizer: ChatTokenizer, format_name: str, prompt: str) -> str:
     if tokenizer.chat_template is None:
         raise ModelError("format: this model's tokenizer has no chat template; use format plain")
     turns = [{"role": "user", "content": prompt.strip()}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    start = tokenizer.bos_token
+    if start and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return text.removeprefix(start)
+    return text
