@@ -43,8 +43,8 @@ def asked(tmp_path: Path) -> Iterator[list[dict[str, object]]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     (tmp_path / "r.yaml").write_text(
         "name: paid\ntask: {name: coin-flip, train: 6, dev: 1, test: 2}\n"
-        f"teacher: {{kind: api, base_url: 'http://127.0.0.1:{server.server_port}/v1', model: big, exam: false,\n"
-        "  prices: {usd_per_million_input: 1, usd_per_million_output: 10}}\n"
+        f"teacher: {{kind: api, base_url: 'http://127.0.0.1:{server.server_port}/v1', model: big,\n"
+        "  exam: false, prices: {usd_per_million_input: 1, usd_per_million_output: 10}}\n"
         "rationales: {per_problem: 2, max_tokens: 50}\n"
         "student: {method: finetune-cot, model: tiny-causal-xs, train: {epochs: 1}}\n"
     )
