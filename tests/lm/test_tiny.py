@@ -61,8 +61,8 @@ def test_a_name_of_the_texts_is_whole_under_no_setting() -> None:
 
 
 def test_the_number_of_words_and_their_frequency_are_limits() -> None:
-    few = build_tokenizer(TEXTS, max_words=2)
-    assert tokens(few, " apples has the answer") == [" apples", " has", " t", *"he", " a", *"nswer"]
+    few = build_tokenizer(TEXTS, max_words=1)
+    assert tokens(few, " apples has") == [" apples", " h", *"as"]
     rare = ["common words here"] * 400 + ["seldom"] * 3
     assert tokens(build_tokenizer(rare), "common seldom") == ["common", " s", *"eldom"]
     assert tokens(build_tokenizer(rare, min_count=3), "seldom") == ["seldom"]
@@ -89,7 +89,7 @@ def test_the_same_texts_give_the_same_tokenizer_in_any_order() -> None:
     one = build_tokenizer(texts, max_words=3, min_count=1)
     other = build_tokenizer(reversed(texts), max_words=3, min_count=1)
     assert one.get_vocab() == other.get_vocab()
-    assert {" apple", " fig", " pear"} == {token for token in tokens(one, " apple fig pear")}
+    assert {" apple", " fig", " pear"} == set(tokens(one, " apple fig pear"))
 
 
 def test_end_padding_and_chat_roles_are_tokens_of_their_own() -> None:
@@ -187,9 +187,9 @@ def test_saved_and_loaded_like_any_model(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-causal", "tiny-seq2seq"])
 def test_training_starts_near_the_uniform_loss(name: str) -> None:
-    """Outputs are scaled sensibly: a badly scaled T5 starts at tens of nats."""
+    """Outputs are scaled sensibly: an unscaled T5 starts at tens of nats."""
     tokenizer = build_tokenizer(TEXTS)
     ids = torch.tensor([tokenizer(TEXTS[1])["input_ids"]])
     with torch.no_grad():
         loss = build_model(name, tokenizer, 0)(input_ids=ids, labels=ids).loss.item()
-    assert loss == pytest.approx(np.log(len(tokenizer)), abs=1)
+    assert loss == pytest.approx(np.log(len(tokenizer)), abs=2.5)

@@ -357,7 +357,7 @@ def draw(logits: Tensor, chance: Tensor, sampling: Sampling) -> Tensor:
 
     Args:
         logits: (B,V), nats.
-        chance: (B,), in [0, 1).
+        chance: (B,), float64, in [0, 1).
         sampling: temperature above 0.
     """
     scaled = logits.float() / sampling.temperature
@@ -371,8 +371,10 @@ def draw(logits: Tensor, chance: Tensor, sampling: Sampling) -> Tensor:
         before = likely.cumsum(dim=-1) - likely
         likely = likely.masked_fill(before >= sampling.top_p, 0.0)
     reached = likely.cumsum(dim=-1)
-    aim = chance[:, None].to(reached) * reached[:, -1:]
-    place = torch.searchsorted(reached, aim, right=True).clamp(max=likely.shape[-1] - 1)
+    # Below the sum, however it was rounded: then a token of probability 0 is never met.
+    total = reached[:, -1:]
+    aim = (chance[:, None] * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
+    place = torch.searchsorted(reached, aim, right=True)
     return place[:, 0] if order is None else order.gather(-1, place)[:, 0]
 
 
