@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +61,15 @@ def test_lists(limbeck: Limbeck) -> None:
         (["task={name: d, kind: riddle, train: a, test: b}"], "kind"),
         (["student.model=/no/such/model"], "no such folder"),
         (["teacher={kind: given}", "student.method=finetune-cot"], "rationale"),
+        (["student.model=tiny-causal-huge"], "students.answers-only.model: no tiny model"),
+        (["student.model=."], "folder without config.json"),
+        (["student.device=abacus"], "device"),
+        (["student.seeds=[-1]"], "seeds"),
+        (["student.train.choose=dev-accuracy", "task.dev=0"], "needs dev problems"),
+        (["name=.."], "name"),
+        (["students={..: {}}"], "students"),
+        (["name=2024-13-45"], "quote it"),
+        (["task={kind: number, kind: text}"], "stands here twice"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence_and_status_2(
@@ -97,6 +108,32 @@ def test_bad_data_name_file_and_line(
     assert "data.jsonl" in last and complaint in last
 
 
+def test_a_refused_recipe_changes_nothing_of_a_finished_run(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert limbeck("collect", recipe, "--out", out).status == 0
+    names = ("run.json", "recipe.yaml", "problems/train.jsonl", "problems/stage.json", "rationales/graded.jsonl")
+    before = {name: (out / name).read_bytes() for name in names}
+    for setting in ("task={kind: text, train: none.jsonl, test: none.jsonl}", "student.model=/none"):
+        assert limbeck("run", recipe, "--out", out, "--set", setting).status == 2
+    assert limbeck("run", recipe, "--out", out, "--set", "name=other").status == 2
+    assert {name: (out / name).read_bytes() for name in names} == before
+    assert not (out / "old").exists()
+    inside = limbeck("evaluate", "m", "--task", "coin-flip", "--out", out / "students" / "x" / "exam")
+    assert inside.status == 2 and "is part of a run" in inside.err
+
+
+def test_ctrl_c_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "limbeck", "run", str(recipe), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "problems" / "stage.json").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on where it stopped" in err and "Traceback" not in err
+
+
 def test_a_leak_is_refused_unless_allowed_by_name(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('{"question": "q", "answer": "1"}\n{"question": "r", "answer": "2"}\n')
@@ -108,7 +145,7 @@ def test_a_leak_is_refused_unless_allowed_by_name(limbeck: Limbeck, recipe: Path
 def test_a_second_run_in_the_folder_is_refused(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
     from limbeck.run import open_run
 
-    with open_run(tmp_path / "run", "", {}, lambda line: None):
+    with open_run(tmp_path / "run", "x", print):
         answer = limbeck("run", recipe, "--out", tmp_path / "run")
     assert answer.status == 2 and f"process {os.getpid()}" in answer.err
 

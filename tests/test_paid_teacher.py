@@ -112,3 +112,23 @@ def test_a_key_written_into_the_recipe_is_not_repeated(
         "collect", tmp_path / "r.yaml", "--set", "teacher.key_env=sk-secret-123", "--out", tmp_path / "run"
     )
     assert answer.status == 2 and "key_env" in answer.err and "sk-secret" not in answer.err
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["base_url=https://me:sk-secret@host/v1", "extra_body={api_key: sk-secret}", "key_env=sk_secret"],
+)
+def test_a_key_in_the_wrong_place_is_neither_shown_nor_saved(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]], setting: str
+) -> None:
+    answer = limbeck("collect", tmp_path / "r.yaml", "--set", f"teacher.{setting}", "--out", tmp_path / "run")
+    assert answer.status == 2 and "secret" not in answer.err.replace("access", "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("cap", ["inf", "nan", "-1"])
+def test_a_cap_is_a_sum_of_money(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]], cap: str
+) -> None:
+    answer = limbeck("collect", tmp_path / "r.yaml", f"--max-cost={cap}", "--out", tmp_path / "run")
+    assert answer.status == 2 and "no sum of money" in answer.err and not asked

@@ -56,6 +56,7 @@ def test_a_changed_input_runs_what_follows_again(tmp_path: Path, lines: list[str
 
 def test_a_stage_that_broke_goes_on_in_its_folder(tmp_path: Path, lines: list[str]) -> None:
     run = Run(tmp_path, lines.append)
+    assert not run.is_done("a", {}, {})
 
     def breaks(folder: Path) -> None:
         (folder / "half.txt").write_text("half")
@@ -65,7 +66,7 @@ def test_a_stage_that_broke_goes_on_in_its_folder(tmp_path: Path, lines: list[st
         run.stage("a", {}, {}, breaks)
     seen = []
     run.stage("a", {}, {}, lambda folder: seen.append((folder / "half.txt").read_text()))
-    assert seen == ["half"]
+    assert seen == ["half"] and run.is_done("a", {}, {})
     assert "a: going on where it stopped" in lines
 
 
@@ -92,51 +93,65 @@ def test_stages_may_nest(tmp_path: Path, lines: list[str]) -> None:
 
 def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
     with (
-        open_run(tmp_path, "name: x\n", {}, lambda line: None),
+        open_run(tmp_path, "x", print),
         pytest.raises(RunInUseError, match=f"process {os.getpid()}"),
-        open_run(tmp_path, "name: y\n", {}, lambda line: None),
+        open_run(tmp_path, "x", print),
     ):
         pass
-    assert (tmp_path / "recipe.yaml").read_text() == "name: x\n", "the refused one changes nothing"
 
 
 def _hold(folder: Path) -> None:
-    with open_run(folder, "name: x\n", {}, lambda line: None):
+    with open_run(folder, "x", print):
         time.sleep(60)
 
 
 def test_a_killed_process_lets_go_of_the_lock(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path,))
     process.start()
-    while not (tmp_path / "run.json").exists():
+    while not (tmp_path / "run.lock").exists() or not (tmp_path / "run.lock").read_text():
         time.sleep(0.01)
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
-    with open_run(tmp_path, "name: x\n", {}, lambda line: None):
+    with open_run(tmp_path, "x", print):
         pass
 
 
 def test_run_json_says_what_ran(tmp_path: Path) -> None:
-    with open_run(tmp_path, "name: x\n", {"seed": 3}, lambda line: None):
-        pass
+    with open_run(tmp_path, "x", print) as run:
+        run.describe("name: x\n", {"recipe": "x", "seed": 3})
     about = json.loads((tmp_path / "run.json").read_text())
     assert about["seed"] == 3 and about["versions"]["torch"] and "git" in about
-    created = about["created"]
-    with open_run(tmp_path, "name: x\n", {"seed": 3}, lambda line: None):
-        pass
-    assert json.loads((tmp_path / "run.json").read_text())["created"] == created
+    with open_run(tmp_path, "x", print) as run:
+        run.describe("name: x\n", {"recipe": "x", "seed": 3})
+    assert json.loads((tmp_path / "run.json").read_text())["created"] == about["created"]
+    assert (tmp_path / "recipe.yaml").read_text() == "name: x\n"
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="no run folder"), open_run(tmp_path, "", {}, lambda line: None):
+@pytest.mark.parametrize("name", ["thesis.tex", "recipe.yaml", "run.log", "run.json"])
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match="no run folder"), open_run(tmp_path, "x", print):
         pass
-    assert os.listdir(tmp_path) == ["thesis.tex"]
-    with (
-        pytest.raises(InputError, match="is a file"),
-        open_run(tmp_path / "thesis.tex", "", {}, lambda line: None),
-    ):
+    assert os.listdir(tmp_path) == [name]
+    with pytest.raises(InputError, match="is a file"), open_run(tmp_path / name, "x", print):
         pass
+
+
+def test_the_run_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
+    with open_run(tmp_path, "x", print) as run:
+        run.describe("name: x\n", {"recipe": "x"})
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="holds the run of recipe 'x'"), open_run(tmp_path, "y", print):
+        pass
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_a_broken_stage_file_is_no_stage(tmp_path: Path, lines: list[str]) -> None:
+    run, log = Run(tmp_path, lines.append), []
+    run.stage("a", {}, {}, write("one", log))
+    (tmp_path / "a" / "stage.json").write_text('{"state": "done"}')
+    run.stage("a", {}, {}, write("two", log))
+    assert log == ["one", "two"] and (tmp_path / "old" / "a" / "unknown" / "out.txt").exists()
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, lines: list[str]) -> None:

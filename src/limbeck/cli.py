@@ -18,9 +18,11 @@ from limbeck.errors import DiskError, InputError, LimbeckError
 
 if TYPE_CHECKING:
     from limbeck.methods.stages import Way
+    from limbeck.recipe import Recipe
     from limbeck.records import Problem
-    from limbeck.report.contestants import Contestant
     from limbeck.tasks.settings import TaskSettings
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="limbeck",
@@ -63,16 +65,15 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         app()
-    except (LimbeckError, KeyboardInterrupt) as error:
+    except LimbeckError as error:
         if debug:
             raise
-        interrupted = isinstance(error, KeyboardInterrupt)
-        text = "interrupted; the same command goes on where it stopped" if interrupted else str(error)
-        print(f"limbeck: {text}", file=sys.stderr)
-        sys.exit(error.exit_status if isinstance(error, LimbeckError) else 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe left
-        sys.exit(0)
+        print(f"limbeck: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer makes this of Ctrl-C
+            print("limbeck: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise
     except OSError as error:
         if debug:
             raise
@@ -113,6 +114,7 @@ def run(
     """The whole way: problems, rationales, training, exam, report. Resumes what was stopped."""
     from limbeck import methods, report
     from limbeck.methods import stages
+    from limbeck.report import console
 
     with _way(recipe, overrides, out, yes, max_cost) as way:
         stages.examine_teacher(way)
@@ -121,7 +123,7 @@ def run(
         found = report.contestants([folder])
         page = folder / "report.html"
         report.write_report([folder], page)
-        _print_results([folder], found, None)
+        console.print_results([folder], found, None)
         print(f"report: {page}")
 
 
@@ -136,13 +138,14 @@ def collect(
     """Teacher rationales only: estimate first, then collect, grade and audit."""
     from limbeck.methods import stages
     from limbeck.recipe import load_recipe
+    from limbeck.report import console
 
     teacher = load_recipe(recipe, overrides or ()).teacher
     if teacher.kind == "given":
         print("the rationales are given in the data: nothing to collect, they are only graded")
     with _way(recipe, overrides, out, yes, max_cost) as way:
         found = stages.rationales(way)
-        _print_audit(found.stage.folder / "audit.json")
+        console.print_audit(found.stage.folder / "audit.json")
         print(f"rationales: {found.stage.folder / 'graded.jsonl'}")
 
 
@@ -152,10 +155,11 @@ def grade(
         Path, typer.Argument(metavar="FILE", help="Rationales as JSONL, such as a run's graded.jsonl.")
     ],
     task: TaskName,
+    overrides: Overrides = None,
     keep: Annotated[
-        Literal["correct", "unless-wrong", "all"],
-        typer.Option(help="unless-wrong keeps what names no answer."),
-    ] = "correct",
+        Literal["correct", "unless-wrong", "all"] | None,
+        typer.Option(help="unless-wrong keeps what names no answer; not given: the recipe's own rule."),
+    ] = None,
     drop_false_equations: Annotated[
         bool, typer.Option(help="Drop rationales with a false equation.")
     ] = False,
@@ -164,10 +168,13 @@ def grade(
     """Audit a file of rationales: how many are correct, what is dropped and why, how diverse they are."""
     from limbeck.rationales import grade_file
     from limbeck.records import write_jsonl
+    from limbeck.report import console
 
-    settings, seed = _task(task)
-    sifted, summary = grade_file(file, settings, seed, keep=keep, drop_false_equations=drop_false_equations)
-    _print_table(summary)
+    about = _about_task(task, overrides)
+    rule = keep or about.rationales.keep
+    drop = drop_false_equations or about.rationales.drop_false_equations
+    sifted, summary = grade_file(file, about.task, about.seed, keep=rule, drop_false_equations=drop)
+    console.print_table(summary)
     if out:
         write_jsonl(out, sifted)
         print(f"graded rationales: {out}")
@@ -180,38 +187,42 @@ def evaluate(
     ],
     task: TaskName,
     out: Annotated[Path, typer.Option("--out", help="Folder for predictions.jsonl and metrics.json.")],
+    overrides: Overrides = None,
     split: Annotated[Literal["train", "dev", "test"], typer.Option(help="Which problems.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
-    votes: Annotated[int, typer.Option(min=1, help="Above 1: majority of so many sampled answers.")] = 1,
-    temperature: Annotated[float, typer.Option(help="Of the votes.")] = 0.7,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens per answer.")] = None,
+    votes: Annotated[
+        int | None, typer.Option(min=1, help="Above 1: majority of so many sampled answers.")
+    ] = None,
     form: FormatName = None,
-    seed: Annotated[int | None, typer.Option(help="Of a built-in task's problems and of the votes.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
-    """Examine any model on a split of a task."""
+    """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
     from limbeck import report
-    from limbeck.evaluate import about_student, examine_model, write_exam
+    from limbeck.evaluate import examine_model, write_exam
     from limbeck.lm import Sampling
+    from limbeck.report import console
     from limbeck.tasks.settings import task_kind
 
-    folder = _model_folder(model)
-    settings, recipe_seed = _task(task)
-    problems = _split(settings, recipe_seed if seed is None else seed, split)[:limit]
-    if out.exists() and any(out.iterdir()) and not (out / "metrics.json").exists():
-        raise InputError(f"{out}: holds other files; name a new folder with --out")
-    about = about_student(folder)
-    sampling = Sampling(
-        n=votes,
-        temperature=temperature if votes > 1 else 0.0,
-        max_tokens=max_tokens or about.get("max_tokens", 256),
-        seed=seed or 0,
-    )
+    about = _about_task(task, overrides)
+    exam, count = about.exam, votes or about.exam.votes
+    inside = [folder for folder in (out, *out.resolve().parents) if (folder / "run.lock").exists()]
+    if inside or (out.exists() and any(out.iterdir()) and not (out / "metrics.json").exists()):
+        raise InputError(f"{out}: is part of a run or holds other files; name a new folder with --out")
+    temperature = exam.temperature if count > 1 else 0.0
+    sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
+    problems = _split(about.task, about.seed, split)[:limit]
     predictions, summary = examine_model(
-        folder, problems, task_kind(settings), sampling, form=form, device=device, track=_track()
+        _model_folder(model),
+        problems,
+        task_kind(about.task),
+        sampling,
+        form=form,
+        device=device,
+        max_rows=exam.batch_size,
+        track=_track(),
     )
     write_exam(out, predictions, {**summary, "split": split})
-    _print(report.results_table(report.contestants([out])))
+    console.show(report.results_table(report.contestants([out])))
     print(f"predictions: {out / 'predictions.jsonl'}")
 
 
@@ -223,6 +234,7 @@ def compare(
 ) -> None:
     """Pair runs on the same problems: difference, 95% interval, McNemar test."""
     from limbeck import report
+    from limbeck.report import console
 
     found = report.contestants(runs)
     if json:
@@ -231,7 +243,7 @@ def compare(
         pairs = report.comparison_rows(report.compare(found, baseline))
         print(dumps({"results": report.results_rows(found), "pairs": pairs}, indent=1))
         return
-    _print_results(runs, found, baseline)
+    console.print_results(runs, found, baseline)
 
 
 @app.command()
@@ -247,18 +259,16 @@ def report(runs: Runs, out: Annotated[Path, typer.Option("--out", help="The HTML
 def ask(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A student's or model's folder, or a name.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="New tokens at most.")] = 512,
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Hear a student reason about one question."""
-    from limbeck.evaluate import about_student, answer_one
+    from limbeck.evaluate import answer_one
 
-    if not question.strip():
-        raise InputError("QUESTION: is empty; write the question in quotes")
-    folder = _model_folder(model)
-    room = max_tokens or about_student(folder).get("max_tokens", 256)
-    print(answer_one(folder, question, room, form=form, device=device))
+    if not question.strip() or any("\ud800" <= letter <= "\udfff" for letter in question):
+        raise InputError("QUESTION: is empty or no UTF-8 text; write the question in quotes")
+    print(answer_one(_model_folder(model), question, max_tokens, form=form, device=device))
 
 
 @app.command()
@@ -266,12 +276,13 @@ def tasks() -> None:
     """List the built-in tasks and their knobs."""
     from rich.table import Table
 
+    from limbeck.report import console
     from limbeck.tasks.generated import GENERATED
 
     table = Table("task", "answer", "what", "knobs", title="built-in tasks")
     for name, task in GENERATED.items():
         table.add_row(name, task.kind, task.summary, ", ".join(f"{k}={v}" for k, v in task.knobs.items()))
-    _print(table)
+    console.show(table)
     print("your own data: `task: {name, kind, train, test, columns}` in a recipe; see docs/data.md")
 
 
@@ -281,12 +292,13 @@ def methods() -> None:
     from rich.table import Table
 
     from limbeck.methods import METHODS
+    from limbeck.report import console
 
     table = Table("method", "what", "paper", "settings", title="methods")
     for name, method in METHODS.items():
         fields = method.settings.model_fields.items()
         table.add_row(name, method.summary, method.paper, ", ".join(f"{k}={f.default}" for k, f in fields))
-    _print(table)
+    console.show(table)
 
 
 @contextmanager
@@ -295,7 +307,8 @@ def _way(
 ) -> Iterator[Way]:
     """Read the recipe, open its run folder, and set up the teacher and the progress."""
     from limbeck.methods import check_methods
-    from limbeck.methods.stages import Way
+    from limbeck.methods.stages import Way, problems
+    from limbeck.methods.students import check_students
     from limbeck.methods.teachers import make_teacher
     from limbeck.progress import tracker
     from limbeck.recipe import load_recipe
@@ -315,20 +328,28 @@ def _way(
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    with open_run(folder, recipe.to_yaml(), facts, say) as opened:
+    with open_run(folder, recipe.name, say) as opened:
         teacher = make_teacher(recipe, opened, agreed=yes, max_cost=max_cost)
-        yield Way(opened, recipe, teacher, tracker(opened.say))
+        way = Way(opened, recipe, teacher, tracker(opened.say))
+        problems(way)
+        check_students(way)
+        opened.describe(
+            recipe.to_yaml(), facts
+        )  # only now: a refused recipe leaves the folder's own in place
+        yield way
 
 
-def _task(name: str) -> tuple[TaskSettings, int]:
-    """The task of a recipe file, or a built-in one by name; with the seed of its problems."""
-    from limbeck.recipe import load_recipe
-    from limbeck.tasks.settings import built_in
+def _about_task(name: str, overrides: list[str] | None) -> Recipe:
+    """The recipe of that file; or of a built-in task's name, one with everything at its default."""
+    from limbeck.recipe import check_recipe, load_recipe
+    from limbeck.tasks.generated import built_in_task
 
     if name.endswith((".yaml", ".yml")):
-        recipe = load_recipe(Path(name))
-        return recipe.task, recipe.seed
-    return built_in(name), 0
+        return load_recipe(Path(name), overrides or ())
+    if overrides:
+        raise InputError("--set: changes the settings of a recipe; name a recipe file with --task")
+    task = {"name": built_in_task(name).name}
+    return check_recipe({"name": "built-in", "task": task, "student": {"method": "answers-only"}}, "--task")
 
 
 def _split(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
@@ -354,38 +375,3 @@ def _track() -> Any:
     from limbeck.progress import tracker
 
     return tracker(lambda line: print(line, file=sys.stderr))
-
-
-def _print(thing: object) -> None:
-    """Print a rich table; a pipe gets the width it needs instead of a cut one."""
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(thing)
-
-
-def _print_results(paths: list[Path], found: list[Contestant], baseline: str | None) -> None:
-    """Results, paired comparisons where there is a pair, and what is missing."""
-    from limbeck import report
-
-    _print(report.results_table(found))
-    if baseline or len(report.by_group(found)) > 1:
-        _print(report.comparison_table(report.compare(found, baseline)))
-    for line in report.left_out(paths):
-        print(line)
-
-
-def _print_audit(path: Path) -> None:
-    from json import loads
-
-    _print_table(loads(path.read_text(encoding="utf-8")))
-
-
-def _print_table(summary: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table("audit of rationales", "", show_header=True)
-    for key, value in summary.items():
-        shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(key, shown)
-    _print(table)

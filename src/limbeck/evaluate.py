@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.errors import ModelError
-from limbeck.lm import Complete, Completion, Prompt, Sampling
+from limbeck.errors import InputError, ModelError
+from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
 from limbeck.lm.chunks import Chunks
+from limbeck.lm.remember import Remembered
 from limbeck.progress import SILENT, Track
 from limbeck.records import Prediction, Problem, write_json, write_jsonl
 from limbeck.statistics import wilson
-from limbeck.tasks.answers import AnswerKind, extract, same
+from limbeck.tasks.answers import AnswerKind, grade, same
 from limbeck.tasks.prompts import FORMATS, render
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def examine(
     sampling: Sampling,
     *,
     track: Track = SILENT,
+    timed: bool = True,
 ) -> tuple[list[Prediction], dict[str, Any]]:
     """Let `complete` answer every problem, greedily or by majority of `sampling.n` votes.
 
@@ -43,25 +45,45 @@ def examine(
         kind: the answer kind that extracts and compares.
         ask: problem -> the prompt's text.
         sampling: `n` > 1 votes (self-consistency) and needs a temperature above 0.
+        track: shows the progress.
+        timed: False where tokens per second mean nothing (the offline teacher counts words).
 
     Returns:
         Predictions in the order of the problems, and metrics: accuracy with a
         Wilson 95% interval over all problems (a failed extraction counts as
         wrong), failures, cut-off completions, mean new tokens, tokens per second.
+
+    Raises:
+        InputError: no problems.
     """
+    if not problems:
+        raise InputError("no problems to examine on; choose a split that has some")
     prompts = [Prompt(problem.id, ask(problem)) for problem in problems]
     answers: dict[str, list[Completion]] = defaultdict(list)
     clock = time.monotonic()
-    arrived = 0
-    with track(f"exam of {complete.name}", len(prompts) * sampling.n) as advance:
-        for completion in complete(prompts, sampling):
+    arrived, before = 0, _recalled(complete)
+    stream = complete(prompts, sampling)
+    with track(f"exam of {complete.name}", len(prompts) * sampling.n) as advance, finishing(stream):
+        for completion in stream:
             answers[completion.prompt_id].append(completion)
             arrived += 1
-            advance(arrived, "")
+            recalled = _recalled(complete) - before
+            if arrived == recalled + 1:
+                advance(recalled)  # the rate starts behind what was only read back
+            if arrived > recalled:
+                advance(arrived)
     seconds = complete.seconds if isinstance(complete, Chunks) else time.monotonic() - clock
+    if isinstance(complete, Remembered) and _recalled(complete) > before:
+        timed = False  # it would be the speed of reading a file
     predictions = [predict(problem, kind, answers[problem.id]) for problem in problems]
-    tokens = sum(completion.tokens for group in answers.values() for completion in group)
-    return predictions, metrics(complete.name, predictions, tokens, seconds, sampling.n)
+    completions = [completion for group in answers.values() for completion in group]
+    summary = metrics(complete.name, predictions, completions, seconds, sampling.n, timed=timed)
+    return predictions, summary
+
+
+def _recalled(complete: Complete) -> int:
+    """How many completions a speaker has read back from its log so far."""
+    return complete.from_memory if isinstance(complete, Chunks | Remembered) else 0
 
 
 def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion]) -> Prediction:
@@ -69,16 +91,18 @@ def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion
     ordered = sorted(completions, key=lambda completion: completion.index)
     if not ordered:  # the endpoint gave nothing: a failure, not a smaller exam
         ordered = [Completion(problem.id, 0, "")]
-    votes = [extract(kind, completion.text, problem.options).answer for completion in ordered]
+    grades = [grade(problem, kind, completion.text) for completion in ordered]
+    votes = [graded.answer for graded in grades]
     winner = majority(kind, votes)
-    speaker = ordered[votes.index(winner)]
+    place = votes.index(winner)
+    speaker = ordered[place]
     return Prediction(
         problem_id=problem.id,
         question=problem.question,
         gold=problem.answer,
         completion=speaker.text,
         answer=winner,
-        correct=winner is not None and same(kind, winner, problem.answer),
+        correct=grades[place].correct,
         tokens=speaker.tokens,
         truncated=speaker.truncated,
         votes=tuple(votes) if len(votes) > 1 else (),
@@ -97,9 +121,25 @@ def majority(kind: AnswerKind, votes: Sequence[str | None]) -> str | None:
 
 
 def metrics(
-    name: str, predictions: Sequence[Prediction], tokens: int, seconds: float, votes: int = 1
+    name: str,
+    predictions: Sequence[Prediction],
+    completions: Sequence[Completion],
+    seconds: float,
+    votes: int = 1,
+    *,
+    timed: bool = True,
 ) -> dict[str, Any]:
-    """Summary of one exam; `tokens` counts the new tokens of all votes."""
+    """Summary of one exam.
+
+    Args:
+        name: who was examined.
+        predictions: one per problem, at least one.
+        completions: all that arrived, of all votes.
+        seconds: what they took.
+        votes: asked for per problem.
+        timed: False: the speed was not measured, `tokens_per_s` is 0.
+    """
+    tokens = sum(completion.tokens for completion in completions)
     right = sum(prediction.correct for prediction in predictions)
     low, high = wilson(right, len(predictions))
     return {
@@ -111,8 +151,8 @@ def metrics(
         "high": high,
         "extraction_failed": sum(prediction.answer is None for prediction in predictions),
         "truncated": sum(prediction.truncated for prediction in predictions),
-        "mean_tokens": tokens / (len(predictions) * votes),
-        "tokens_per_s": tokens / seconds if seconds > 0 else 0.0,
+        "mean_tokens": tokens / max(len(completions), 1),
+        "tokens_per_s": tokens / seconds if timed and seconds > 0 else 0.0,
         "seconds": seconds,
         "votes": votes,
     }
@@ -158,16 +198,26 @@ def student_prompt(loaded: Loaded, form: str, problem: Problem) -> str:
 
 
 def about_student(model: str) -> dict[str, Any]:
-    """What `limbeck.json` in a model folder says: format, kind, max_tokens, task; {} when it has none."""
+    """What `limbeck.json` in a model folder says: format, kind, max_tokens, task; {} when it has none.
+
+    Raises:
+        ModelError: it is damaged, or names a format or a max_tokens that cannot be.
+    """
     path = Path(model) / ABOUT
     if not path.is_file():
         return {}
+    mend = "mend it, or delete the file and name the prompt format with --format"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise ModelError(f"{path}: not JSON; delete it and name the prompt format with --format") from None
+        raise ModelError(f"{path}: not JSON; {mend}") from None
     if not isinstance(about, dict):
-        raise ModelError(f"{path}: not a JSON object; delete it and name the prompt format with --format")
+        raise ModelError(f"{path}: not a JSON object; {mend}")
+    form, room = about.get("format", "plain"), about.get("max_tokens", 1)
+    if not isinstance(form, str) or form not in FORMATS:
+        raise ModelError(f"{path}: format {form!r} is none of {', '.join(FORMATS)}; {mend}")
+    if isinstance(room, bool) or not isinstance(room, int) or room < 1:
+        raise ModelError(f"{path}: max_tokens {room!r} is no whole number above 0; {mend}")
     return about
 
 

@@ -16,13 +16,16 @@ LINE_EVERY_S = 15.0
 
 
 class Advance(Protocol):
-    """advance(done, note): `done` of the total, `note` such as "loss 0.31"; `total` corrects the total."""
+    """advance(done, note): `done` of the total, `note` such as "loss 0.31"; `total` corrects the total.
+
+    The first call's `done` is where the rate starts from: what stood there already was not done now.
+    """
 
     def __call__(self, done: int, note: str = "", total: int | None = None) -> None: ...
 
 
 class Track(Protocol):
-    """track(what, total) -> context manager that yields `advance`."""
+    """track(what, total) -> context manager that yields `advance`; `total` 0: not known yet."""
 
     def __call__(self, what: str, total: int) -> AbstractContextManager[Advance]: ...
 
@@ -40,6 +43,20 @@ def tracker(say: Callable[[str], None]) -> Track:
     return _bar if sys.stderr.isatty() else _lines(say)
 
 
+class _Pace:
+    """How fast work goes: what was done before the first `advance`, by an earlier run, does not count."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.first: int | None = None
+
+    def rate(self, done: int) -> float:
+        """Units per second; 0 while there is nothing to tell."""
+        self.first = done if self.first is None else self.first
+        elapsed = time.monotonic() - self.start
+        return max(done - self.first, 0) / elapsed if elapsed > 0 else 0.0
+
+
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
@@ -53,13 +70,13 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    start = time.monotonic()
+    pace = _Pace()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(what, total=total, note="", rate="")
+        bar = progress.add_task(what, total=total or None, note="", rate="")  # None: not known
 
         def advance(done: int, note: str = "", total: int | None = None) -> None:
-            rate = done / max(time.monotonic() - start, 1e-9)
-            progress.update(bar, completed=done, total=total, note=note, rate=f"{rate:.1f}/s")
+            rate = pace.rate(done)
+            progress.update(bar, completed=done, total=total or None, note=note, rate=f"{rate:.1f}/s")
 
         yield advance
 
@@ -67,21 +84,21 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
 def _lines(say: Callable[[str], None]) -> Track:
     @contextmanager
     def lines(what: str, total: int) -> Iterator[Advance]:
-        start = last = time.monotonic()
-        first: int | None = None
+        pace = _Pace()
+        last = pace.start
         whole = total
 
         def advance(done: int, note: str = "", total: int | None = None) -> None:
-            nonlocal last, first, whole
-            whole = whole if total is None else total
-            first = done if first is None else first  # a resumed stage starts above 0
+            nonlocal last, whole
+            whole = total or whole
+            rate = pace.rate(done)
             now = time.monotonic()
             if now - last < LINE_EVERY_S:
                 return
             last = now
-            rate = max(done - first, 0) / (now - start)
-            left = f", {(whole - done) / rate:.0f} s left" if rate > 0 else ""
-            say(f"{what}: {done} of {whole}, {rate:.1f}/s{left} {note}".rstrip())
+            known = f" of {whole}" if whole else ""
+            left = f", {(whole - done) / rate:.0f} s left" if rate > 0 and whole > done else ""
+            say(f"{what}: {done}{known}, {rate:.1f}/s{left} {note}".rstrip())
 
         yield advance
 

@@ -21,6 +21,13 @@ from limbeck.lm.settings import LoraSettings
 from limbeck.tasks.settings import TaskSettings
 from limbeck.training.settings import TrainSettings
 
+NAME = r"^\w[\w.-]*$"
+"""Names become folders, so none may be `.` or `..`."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+
 
 class Settings(BaseModel):
     """Base of the recipe's parts: immutable, no unknown keys."""
@@ -50,7 +57,7 @@ class LocalTeacherSettings(Settings):
     kind: Literal["local"] = "local"
     model: str = Field(description="name or folder of the model")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    device: str = Field("auto", description='"auto", "cpu", "cuda" or "cuda:1"')
+    device: str = Field("auto", pattern=DEVICE, description='"auto", "cpu", "cuda" or "cuda:1"')
     exam: bool = Field(True, description="examine the teacher on the test split too")
 
 
@@ -110,8 +117,8 @@ class StudentSettings(Settings):
     format: Literal["plain", "arrow", "chat"] = "plain"
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = Field("auto", description='"auto", "cpu" or "cuda"')
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one student is trained per seed")
+    device: str = Field("auto", pattern=DEVICE, description='"auto", "cpu", "cuda" or "cuda:1"')
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="one student is trained per seed")
     train: TrainSettings = TrainSettings()
 
     @model_validator(mode="after")
@@ -124,12 +131,12 @@ class StudentSettings(Settings):
 class Recipe(Settings):
     """Everything a run depends on."""
 
-    name: str = Field(pattern=r"^[\w.-]+$", description="names the run folder; letters, digits, . _ -")
-    seed: int = Field(0, ge=0, description="of problems, teacher and selection (students have their own)")
+    name: str = Field(pattern=NAME, description="names the run folder; letters, digits, . _ -")
+    seed: Seed = Field(0, description="of problems, teacher and selection (students have their own)")
     task: TaskSettings
     teacher: TeacherSettings = OfflineTeacherSettings()
     rationales: RationaleSettings = RationaleSettings()
-    students: Mapping[Annotated[str, Field(pattern=r"^[\w.-]+$")], StudentSettings] = Field(min_length=1)
+    students: Mapping[Annotated[str, Field(pattern=NAME)], StudentSettings] = Field(min_length=1)
     exam: ExamSettings = ExamSettings()
 
     def to_yaml(self) -> str:
@@ -159,10 +166,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as stream:
             raw = yaml.load(stream, Loader=_Loader)  # a SafeLoader
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: not a UTF-8 text file; a recipe is YAML") from None
+    except (ValueError, AttributeError, RecursionError) as error:  # dates and numbers that are none
+        raise RecipeError(f"{path}: a value cannot be read ({_short(error)}); put it in quotes") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"{path}:{line}: {error.problem}; mend the YAML there") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not a YAML text file ({type(error).__name__})") from None
     except OSError as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError):
@@ -201,9 +212,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise RecipeError(f"--set {override}: write it as --set part.setting=value")
     try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
-        value = text
+        value = yaml.load(text, Loader=_Loader) if text else None
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        raise RecipeError(f"--set {override}: the value is no YAML ({_short(error)}); quote it") from None
     place = raw
     for key in keys[:-1]:
         inner = place.get(key)
@@ -213,6 +224,11 @@ def _override(raw: dict[str, Any], override: str) -> None:
             raise RecipeError(f"--set {override}: {key} is a value, not a group of settings")
         place = inner
     place[keys[-1]] = value
+
+
+def _short(error: Exception) -> str:
+    """The first line of an error's text, or what kind it is."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def check_recipe(raw: Mapping[str, Any], place: str) -> Recipe:
@@ -245,7 +261,9 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     """The first complaint as `part.setting: what is wrong; the mend`."""
     first = error.errors()[0]
     tags = {"offline", "api", "local", "given", "generated", "files"}
-    where = ".".join(str(part) for part in first["loc"] if part not in tags and "[" not in str(part))
+    where = ".".join(
+        " ".join(str(part).split()) for part in first["loc"] if part not in tags and "[" not in str(part)
+    )
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
         near = difflib.get_close_matches(key, sorted(_known_keys(model)), n=1)
@@ -253,7 +271,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{where}: this setting is needed; add it"
     given = first["input"]
-    secret = "key" in where  # somebody may have written the key itself where its variable's name belongs
+    secret = where.startswith("teacher")  # a key may stand anywhere there, most likely in the wrong place
     shown = (
         f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) and not secret else ""
     )

@@ -90,6 +90,26 @@ class Run:
         self.say(f"{name}: done in {seconds:.1f} s")
         return stage
 
+    def is_done(self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+        """Whether `stage` with the same arguments would find its work done, here or in `old/`."""
+        print_of_plan = fingerprint({"name": name, "settings": _plain(settings), "inputs": dict(inputs)})
+        for folder in (self.folder / name, self.folder / "old" / name / print_of_plan[:12]):
+            state = _read_state(folder)
+            if state and state["fingerprint"] == print_of_plan and state["state"] == "done":
+                return not _damaged(folder, state)
+        return False
+
+    def describe(self, recipe_yaml: str, facts: Mapping[str, Any]) -> None:
+        """Write `recipe.yaml` and `run.json`: what runs here, with versions, git revision and time."""
+        with write_whole(self.folder / "recipe.yaml") as stream:
+            stream.write(recipe_yaml)
+        created = self._about().get("created") or datetime.now(UTC).isoformat(timespec="seconds")
+        about = {**facts, "versions": versions(), "git": git_revision(), "created": created}
+        write_json(self.folder / "run.json", about)
+
+    def _about(self) -> dict[str, Any]:
+        return _read_json(self.folder / "run.json") or {}
+
     def _make_room(self, name: str, plan: Mapping[str, Any], print_of_plan: str) -> None:
         """Move a folder of another fingerprint or a damaged one to `old/`; bring a matching one back."""
         folder = self.folder / name
@@ -123,23 +143,20 @@ class Run:
 
 
 @contextmanager
-def open_run(
-    folder: Path, recipe_yaml: str, facts: Mapping[str, Any], say: Callable[[str], None]
-) -> Iterator[Run]:
-    """Lock a run folder, note what runs in it, and yield the `Run`.
+def open_run(folder: Path, recipe_name: str, say: Callable[[str], None]) -> Iterator[Run]:
+    """Lock a run folder and yield the `Run`; nothing in it changes yet but `run.lock` and `run.log`.
 
     Args:
         folder: made when missing.
-        recipe_yaml: the resolved recipe, saved as `recipe.yaml`.
-        facts: joins versions, git revision and time in `run.json`.
+        recipe_name: a folder belongs to one recipe.
         say: gets every line that is also appended to `run.log`.
 
     Raises:
         RunInUseError: another process holds the folder.
         DiskError: the folder cannot be written.
-        InputError: the folder holds something that is not a run.
+        InputError: the folder holds something else than a run of this recipe.
     """
-    _refuse_foreign(folder)
+    _refuse_foreign(folder, recipe_name)
     with _lock(folder) as log:
 
         def say_and_log(line: str) -> None:
@@ -148,20 +165,20 @@ def open_run(
             log.flush()
             say(line)
 
-        with write_whole(folder / "recipe.yaml") as stream:
-            stream.write(recipe_yaml)
-        about = {**facts, "versions": versions(), "git": git_revision(), "created": _created(folder)}
-        write_json(folder / "run.json", about)
         yield Run(folder, say_and_log)
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """A folder with files but without run.json or lock is somebody's else: leave it alone."""
+def _refuse_foreign(folder: Path, recipe_name: str) -> None:
+    """Leave alone what is no run folder, and the run of another recipe."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder with --out")
-    known = {"run.json", "run.lock", "recipe.yaml", "run.log"}
-    if folder.is_dir() and any(folder.iterdir()) and not known & {entry.name for entry in folder.iterdir()}:
+    about = _read_json(folder / "run.json") or {}
+    ours = (folder / "run.lock").is_file() or "versions" in about
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise InputError(f"{folder}: holds other files and is no run folder; name another one with --out")
+    other = about.get("recipe", recipe_name)
+    if other != recipe_name:
+        raise InputError(f"{folder}: holds the run of recipe {other!r}; name another folder with --out")
 
 
 @contextmanager
@@ -234,26 +251,22 @@ def git_revision() -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-def _created(folder: Path) -> str:
-    """When this run folder was first opened; a resumed run keeps the date."""
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None when there is none, or something else."""
     try:
-        return str(json.loads((folder / "run.json").read_text())["created"])
-    except (OSError, ValueError, KeyError):
-        return datetime.now(UTC).isoformat(timespec="seconds")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DiskError(path, error) from error
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _read_state(folder: Path) -> dict[str, Any] | None:
-    try:
-        state = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
-        return None
-    except OSError as error:
-        raise DiskError(folder, error) from error
-    except ValueError:
-        return None
-    return state if isinstance(state, dict) else None
+    state = _read_json(folder / "stage.json") or {}
+    return state if {"state", "fingerprint"} <= state.keys() else None
 
 
 def _files(folder: Path) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from limbeck.errors import DiskError, ModelError, RecipeError
@@ -66,7 +67,10 @@ def test_from_scratch_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_a_model_from_scratch_needs_texts() -> None:
-    with pytest.raises(ModelError, match="tiny-causal: a model from scratch needs training texts"):
+    with pytest.raises(
+        ModelError,
+        match="tiny-causal: made from scratch, it needs training texts; give a model folder instead",
+    ):
         load("tiny-causal")
 
 
@@ -117,7 +121,7 @@ def test_only_the_adapter_is_trainable_and_never_the_head(folder: Path) -> None:
         "q_proj",
         "v_proj",
     }
-    with pytest.raises(ModelError, match=r"lora.target_modules: .*nothing_proj.*; name layers of the model"):
+    with pytest.raises(ModelError, match=r"lora.target_modules: .*nothing_proj.*; name its layers"):
         load(folder, lora=LoraSettings(target_modules=("nothing_proj",)))
 
 
@@ -290,7 +294,7 @@ def no_config(folder: Path) -> None:
         (broken_tokenizer, "the tokenizer cannot be read ("),
         (no_end, "the tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json"),
         (too_many_tokens, "beyond the model's"),
-        (no_config, "no config.json in it, so not a model folder; give one that save_pretrained wrote"),
+        (no_config, "no model folder, it has no config.json; give one that has"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -347,9 +351,7 @@ def test_a_model_that_only_fills_gaps_is_refused(tmp_path: Path) -> None:
 
 def test_adapters_without_a_base(folder: Path, tmp_path: Path) -> None:
     scratch = load("tiny-causal-xs", tokenizer_texts=TEXTS, lora=LORA, device="cpu")
-    with pytest.raises(
-        ModelError, match="an adapter of a model from scratch has no base to load; save it merged"
-    ):
+    with pytest.raises(ModelError, match="an adapter of a model from scratch has no base; save it merged"):
         save(scratch, tmp_path / "alone", merge=False)
     assert not (tmp_path / "alone").exists()
     save(scratch, tmp_path / "merged")
@@ -360,15 +362,40 @@ def test_adapters_without_a_base(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=re.escape(f"{folder}: no such folder")):
         load(tmp_path / "adapter")
     change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=None)
-    with pytest.raises(ModelError, match="names no base model; set base_model_name_or_path in it"):
+    with pytest.raises(
+        ModelError, match=r"no base model is named; set base_model_name_or_path in adapter_config\.json"
+    ):
         load(tmp_path / "adapter")
+
+
+def test_a_broken_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    save(load(folder, lora=LORA), adapter, merge=False)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    lacking = {name: tensor for name, tensor in weights.items() if "layers.1" not in name}
+    save_file(lacking, adapter / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"the adapter cannot be read \(Found missing adapter keys"):
+        load(adapter)
+    save_file(
+        {name: tensor[:, :3].clone() for name, tensor in weights.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    with pytest.raises(ModelError, match=r"the adapter cannot be read \("):
+        load(adapter)
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"the adapter cannot be read \("):
+        load(adapter)
+    other = {"peft_type": "IA3", "base_model_name_or_path": str(folder), "target_modules": ["k_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(other))
+    with pytest.raises(ModelError, match="an adapter of type IA3; only LORA is supported"):
+        load(adapter)
 
 
 def test_a_second_adapter_goes_on_a_merged_one_only(folder: Path, tmp_path: Path) -> None:
     save(load(folder, lora=LORA), tmp_path / "adapter", merge=False)
     assert load(tmp_path / "adapter", lora=LORA).lora
     with pytest.raises(
-        ModelError, match="an adapter cannot carry a second one; leave out lora or merge the first"
+        ModelError, match="an adapter cannot carry a second one; drop lora or merge the first"
     ):
         load(tmp_path / "adapter", lora=LORA, merge_adapter=False)
 
@@ -410,6 +437,30 @@ def test_a_save_replaces_the_older_folder_and_what_a_kill_left(folder: Path) -> 
     save(loaded, folder)
     assert not (folder / "old.txt").exists() and list(folder.parent.iterdir()) == [folder]
     assert load(folder).model.lm_head.weight.unique().tolist() == [0.5]
+
+
+def test_the_older_folder_survives_the_last_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands aside while the new one moves in; if that fails, or is killed there, it comes back."""
+    loaded = load(folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == ".model.partial":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", fail)
+        with pytest.raises(DiskError, match="Input/output error"):
+            save(loaded, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+    folder.rename(folder.parent / ".model.old")  # as a kill between the two moves leaves it
+    monkeypatch.setattr(load_module, "_to_disk", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(DiskError):
+        save(loaded, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -244,12 +244,14 @@ class Calls:
     def __init__(self, model: Any) -> None:
         self.given: list[tuple[int, ...]] = []
         self.logits: list[tuple[int, ...]] = []
+        self.inference: set[bool] = set()
         model.register_forward_hook(self.see, with_kwargs=True)
 
     def see(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         ids = kwargs["decoder_input_ids"] if "decoder_input_ids" in kwargs else kwargs["input_ids"]
         self.given.append(tuple(ids.shape))
         self.logits.append(tuple(output.logits.shape[:2]))
+        self.inference.add(torch.is_inference_mode_enabled())
 
 
 @pytest.mark.parametrize("family", ["qwen2", "t5"])
@@ -260,6 +262,7 @@ def test_a_prompt_is_read_once_and_finished_rows_leave(family: str) -> None:
     assert calls.given[0][0] == len(PROMPTS), "not once per completion"
     assert all(shape[1] == 1 for shape in calls.given[1:]), "the cache is used"
     assert all(shape[1] == 1 for shape in calls.logits), "no logits of the prompt"
+    assert calls.inference == {True}
     rows = [shape[0] for shape in calls.given[1:]]
     assert rows == sorted(rows, reverse=True) and rows[0] <= 4 * len(PROMPTS)
     # A row takes part in as many steps as it has tokens after the first, plus what waits for a drop.
@@ -304,13 +307,13 @@ def test_a_row_ends_at_the_models_last_position_and_its_neighbours_go_on() -> No
     model = loaded("gpt2", stops=0)  # 128 learned positions: one more would be an error
     long = " apples" * 120
     assert len(prompt_ids(model, [long])[0]) == 120
-    prompts = [Prompt("long", long), Prompt("short", "Ada"), Prompt("full", " apples" * 127)]
+    # Many neighbours: the rows that are done wait in the batch, beyond the last position, to be dropped.
+    short = [Prompt(f"short {number}", "Ada") for number in range(30)]
+    prompts = [Prompt("long", long), Prompt("full", " apples" * 127), *short]
     found = {done.prompt_id: done for done in LocalModel(model)(prompts, Sampling(max_tokens=20))}
-    assert {name: (done.tokens, done.truncated) for name, done in found.items()} == {
-        "long": (8, True),
-        "full": (1, True),
-        "short": (20, True),
-    }
+    ends = {name: (done.tokens, done.truncated) for name, done in found.items()}
+    assert (ends.pop("long"), ends.pop("full")) == ((8, True), (1, True))
+    assert set(ends.values()) == {(20, True)} and len(ends) == 30
     whole = model.bare.generate(torch.tensor(prompt_ids(model, [long])), do_sample=False, max_new_tokens=8)
     assert found["long"].text == model.tokenizer.decode(whole[0, 120:])
 

@@ -64,7 +64,7 @@ def test_the_number_of_words_and_their_frequency_are_limits() -> None:
     few = build_tokenizer(TEXTS, max_words=1)
     assert tokens(few, " apples has") == [" apples", " h", *"as"]
     rare = ["common words here"] * 400 + ["seldom"] * 3
-    assert tokens(build_tokenizer(rare), "common seldom") == ["common", " s", *"eldom"]
+    assert tokens(build_tokenizer(rare), "seldom") == [*"seldom"], "3 times in 403 texts"
     assert tokens(build_tokenizer(rare, min_count=3), "seldom") == ["seldom"]
 
 

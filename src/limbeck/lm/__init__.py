@@ -5,7 +5,8 @@ Importing this module loads no torch; `lm.load` and `lm.local` do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,3 +60,13 @@ class Complete(Protocol):
         ...
 
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]: ...
+
+
+@contextmanager
+def finishing(stream: Iterator[Completion]) -> Iterator[None]:
+    """Close a stream that is left early, so that answers under way, and paid for, are still kept."""
+    try:
+        yield
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()

@@ -9,69 +9,147 @@ read back and only the rest runs, in the very batches it would have run in.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
-from limbeck.errors import DiskError
-from limbeck.lm import Complete, Completion, Prompt, Sampling
-from limbeck.records import numbered_lines
+from pydantic import ValidationError
 
-CHUNK = 512
+from limbeck.errors import DataError, DiskError
+from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
+from limbeck.records import Record, first_problem
+
+ROWS = 64
+"""Completions of a batch where the speaker does not say how many it makes side by side."""
+
+BATCHES = 2
+"""Batches of a chunk: what a kill costs at most."""
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A speaker that says how many completions it makes side by side, such as `LocalModel`."""
+
+    max_rows: int
+
+
+class Chunk(Record):
+    """One line of the log."""
+
+    chunk: int
+    seconds: float
+    prompts: tuple[str, ...]
+    completions: tuple[Completion, ...]
 
 
 class Chunks:
-    """`Complete` in resumable chunks; `seconds` sums the time of all chunks, old and new.
+    """`Complete` in resumable chunks.
 
     The log belongs to one fingerprinted stage: it does not check that the
     model and the sampling are those that wrote it.
+
+    Args:
+        complete: who speaks.
+        log: JSONL, a line per whole chunk; made with the first one.
+        size: completions of a chunk, cut down to whole prompts; None: `BATCHES`
+            times as many as the speaker makes side by side.
+
+    Attributes:
+        seconds: the speaker's time for all chunks so far, old and new.
+        from_memory: completions that were read back from the log.
     """
 
-    def __init__(self, complete: Complete, log: Path, size: int = CHUNK) -> None:
+    def __init__(self, complete: Complete, log: Path, size: int | None = None) -> None:
         self.complete = complete
         self.log = log
-        self.size = size
+        rows = complete.max_rows if isinstance(complete, Batched) else ROWS
+        self.size = BATCHES * rows if size is None else size
         self.seconds = 0.0
+        self.from_memory = 0
 
     @property
     def name(self) -> str:
         return self.complete.name
 
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        """Yield each completion as it arrives; it is kept once its chunk is whole.
+
+        Raises:
+            DataError: a line of the log is damaged or of other prompts.
+            DiskError: the log cannot be read or written.
+        """
         done = self._read()
         # Similar lengths side by side, so that a chunk's batches waste little padding.
         ordered = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
-        for number, start in enumerate(range(0, len(ordered), self.size)):
-            if number not in done:
-                clock = time.monotonic()
-                fresh = list(self.complete(ordered[start : start + self.size], sampling))
-                done[number] = {
-                    "seconds": time.monotonic() - clock,
-                    "completions": [asdict(c) for c in fresh],
-                }
-                self._append(number, done[number])
-            self.seconds += done[number]["seconds"]
-            yield from (Completion(**fields) for fields in done[number]["completions"])
+        step = max(1, self.size // sampling.n)
+        for number, start in enumerate(range(0, len(ordered), step)):
+            mine = ordered[start : start + step]
+            if number in done:
+                yield from self._recall(*done[number], mine)
+            else:
+                yield from self._work(number, mine, sampling)
 
-    def _read(self) -> dict[int, dict[str, Any]]:
-        if not self.log.exists():
-            return {}
-        whole: dict[int, dict[str, Any]] = {}
-        length = 0
-        for _, line in numbered_lines(self.log, torn_tail=True):
-            chunk = json.loads(line)
-            whole[chunk.pop("chunk")] = chunk
-            length += len(line.encode())
-        with self.log.open("r+b") as stream:
-            stream.truncate(length)  # a torn last line must not be glued to the next one
+    def _recall(self, line: int, chunk: Chunk, prompts: Sequence[Prompt]) -> Iterator[Completion]:
+        if chunk.prompts != tuple(prompt.id for prompt in prompts):
+            message = "completions of other prompts; delete the file to complete all prompts anew"
+            raise DataError(f"{self.log}:{line}", message)
+        self.seconds += chunk.seconds
+        self.from_memory += len(chunk.completions)
+        yield from chunk.completions
+
+    def _work(self, number: int, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        fresh: list[Completion] = []
+        seconds = 0.0
+        clock = time.monotonic()
+        stream = iter(self.complete(prompts, sampling))
+        with finishing(stream):
+            for completion in stream:
+                seconds += time.monotonic() - clock
+                fresh.append(completion)
+                yield completion
+                clock = time.monotonic()  # the reader's time is not the speaker's
+        seconds += time.monotonic() - clock
+        self._append(number, seconds, prompts, fresh)
+        self.seconds += seconds
+
+    def _read(self) -> dict[int, tuple[int, Chunk]]:
+        """The whole chunks by number, each with its line; a torn last line is cut off."""
+        try:
+            if not self.log.exists():
+                return {}
+            *lines, torn = self.log.read_bytes().split(b"\n")
+            if torn:  # must not be glued to the next line
+                os.truncate(self.log, self.log.stat().st_size - len(torn))
+        except OSError as error:
+            raise DiskError(self.log, error) from error
+        whole: dict[int, tuple[int, Chunk]] = {}
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                chunk = Chunk.model_validate(json.loads(line))
+            except ValueError as error:
+                reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+                message = f"not a chunk of completions ({reason}); delete the line to complete it again"
+                raise DataError(f"{self.log}:{number}", message) from None
+            whole[chunk.chunk] = (number, chunk)
         return whole
 
-    def _append(self, number: int, chunk: dict[str, Any]) -> None:
+    def _append(
+        self, number: int, seconds: float, prompts: Sequence[Prompt], completions: Sequence[Completion]
+    ) -> None:
+        chunk = {
+            "chunk": number,
+            "seconds": seconds,
+            "prompts": [prompt.id for prompt in prompts],
+            "completions": [asdict(completion) for completion in completions],
+        }
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("a", encoding="utf-8", newline="\n") as stream:
-                stream.write(json.dumps({"chunk": number, **chunk}) + "\n")
+                stream.write(json.dumps(chunk) + "\n")
         except OSError as error:
             raise DiskError(self.log, error) from error

@@ -103,8 +103,8 @@ class ApiSettings(BaseModel):
     @field_validator("key_env")
     @classmethod
     def _a_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError("must be the name of an environment variable, never the key itself")
+        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+            raise ValueError("must be the name of an environment variable in capitals, never the key itself")
         return name
 
     @field_validator("extra_body")
@@ -112,6 +112,8 @@ class ApiSettings(BaseModel):
     def _not_ours(cls, body: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
         if taken := sorted(_OURS & body.keys()):
             raise ValueError(f"{taken[0]} is set by Limbeck; remove it from extra_body")
+        if any(re.search(r"(^|_|-)(key|secret|password|authorization|access_token|token)$", k, re.I) for k in body):
+            raise ValueError("must hold no key, because recipes are saved; name the key's variable in key_env")
         return body
 
     @model_validator(mode="after")

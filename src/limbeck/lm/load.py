@@ -109,9 +109,7 @@ def load(
                 model, tokenizer = _plain(place, number)
     if lora is not None:
         if adapter:
-            raise ModelError(
-                f"{text}: an adapter cannot carry a second one; leave out lora or merge the first"
-            )
+            raise ModelError(f"{text}: an adapter cannot carry a second one; drop lora or merge the first")
         model = _add_lora(model, lora, seed, text)
         adapter = True
     return Loaded(model.to(target), tokenizer, bool(model.config.is_encoder_decoder), name or text, adapter)
@@ -138,9 +136,7 @@ def _dtype(name: str) -> torch.dtype:
 
 def _from_scratch(name: str, texts: Iterable[str] | None, seed: int, dtype: torch.dtype) -> tuple[Any, Any]:
     if texts is None:
-        raise ModelError(
-            f"{name}: a model from scratch needs training texts for its tokenizer; give a model folder"
-        )
+        raise ModelError(f"{name}: made from scratch, it needs training texts; give a model folder instead")
     tokenizer = build_tokenizer(texts)
     return build_model(name, tokenizer, seed).to(dtype), tokenizer
 
@@ -150,9 +146,7 @@ def _place(text: str) -> Path | str:
     path = Path(text).expanduser()
     if path.is_dir():
         if not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
-            raise ModelError(
-                f"{text}: no config.json in it, so not a model folder; give one that save_pretrained wrote"
-            )
+            raise ModelError(f"{text}: no model folder, it has no config.json; give one that has")
         return path.resolve()
     if path.exists():
         raise ModelError(f"{text}: a file, not a model; give the folder it stands in")
@@ -161,29 +155,23 @@ def _place(text: str) -> Path | str:
     return text
 
 
-def _plain(
-    place: Path | str, dtype: torch.dtype, tokenizer_place: Path | str | None = None
-) -> tuple[Any, Any]:
+def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None = None) -> tuple[Any, Any]:
     """An ordinary model and its tokenizer, on the CPU."""
     with _explained(place, "config.json"):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     kind = _architecture(place, config)
     with _explained(place, "the weights"):
+        safe = {"use_safetensors": True, "trust_remote_code": False}
         model, report = kind.from_pretrained(
-            place,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
+            place, config=config, dtype=dtype, output_loading_info=True, **safe
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
             f"{place}: the weights lack {len(missing)} tensors, such as {missing[0]}; "
             "give a complete language model"
         )
-    with _explained(tokenizer_place or place, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_place or place, trust_remote_code=False)
+    with _explained(tokenizer_folder or place, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder or place, trust_remote_code=False)
     _complete_tokens(place, model, tokenizer)
     return model, tokenizer
 
@@ -211,9 +199,7 @@ def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
             "set eos_token in tokenizer_config.json to the token that ends a text"
         )
     if model.config.is_encoder_decoder and model.config.decoder_start_token_id is None:
-        raise ModelError(
-            f"{place}: no decoder_start_token_id; set it in config.json (T5: the padding token's id)"
-        )
+        raise ModelError(f"{place}: no decoder_start_token_id; set it in config.json (T5: the pad_token_id)")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):
             tokenizer.pad_token = tokenizer.unk_token
@@ -254,14 +240,19 @@ def _with_adapter(folder: Path, dtype: torch.dtype, merge: bool) -> tuple[Any, A
     from peft import PeftConfig, PeftModel  # seconds of import, needed only here
 
     with _explained(folder, "adapter_config.json"):
-        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    if not base:
+        config = PeftConfig.from_pretrained(str(folder))
+    if config.peft_type != "LORA":
+        raise ModelError(f"{folder}: an adapter of type {config.peft_type}; only LORA is supported")
+    if not (base := config.base_model_name_or_path):
         raise ModelError(
-            f"{folder}: adapter_config.json names no base model; set base_model_name_or_path in it"
+            f"{folder}: no base model is named; set base_model_name_or_path in adapter_config.json"
         )
     own = (folder / "tokenizer_config.json").exists()
     model, tokenizer = _plain(_place(base), dtype, folder if own else None)
-    with seeded(0), _explained(folder, "the adapter"):
+    with seeded(0), _explained(folder, "the adapter"), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "error", "Found missing adapter keys"
+        )  # they would stay at their random start
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
     return (model.merge_and_unload(), tokenizer, False) if merge else (model, tokenizer, True)
 
@@ -283,9 +274,7 @@ def _add_lora(model: Any, lora: LoraSettings, seed: int, name: str) -> Any:
         try:
             return get_peft_model(model, settings)
         except ValueError as error:
-            raise ModelError(
-                f"{name}: lora.target_modules: {_first_line(error)}; name layers of the model"
-            ) from None
+            raise ModelError(f"{name}: lora.target_modules: {_first_line(error)}; name its layers") from None
 
 
 def save(
@@ -308,9 +297,7 @@ def save(
     if loaded.lora and merge:
         written = copy.deepcopy(loaded.model).merge_and_unload()
     elif loaded.lora and not loaded.bare.name_or_path:
-        raise ModelError(
-            f"{loaded.name}: an adapter of a model from scratch has no base to load; save it merged"
-        )
+        raise ModelError(f"{loaded.name}: an adapter of a model from scratch has no base; save it merged")
     with _whole_folder(Path(folder)) as partial, _quiet():
         if written is loaded.model and loaded.lora:
             written.save_pretrained(str(partial), save_embedding_layers=False)
@@ -318,9 +305,8 @@ def save(
             written.save_pretrained(str(partial))
         loaded.tokenizer.save_pretrained(str(partial))
         if about is not None:
-            (partial / "limbeck.json").write_text(
-                json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8"
-            )
+            text = json.dumps(about, indent=1, ensure_ascii=False)
+            (partial / "limbeck.json").write_text(f"{text}\n", "utf-8")
 
 
 @contextmanager
@@ -328,8 +314,8 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to write to, which takes the place of `folder` only when the block ends well."""
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
     try:
-        for stale in (partial, old):  # left by a killed run
-            shutil.rmtree(stale, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
+        _put_back(old, folder)
         partial.mkdir(parents=True)
         yield partial
         for file in partial.rglob("*"):
@@ -338,13 +324,20 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         partial.rename(folder)
         _to_disk(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise DiskError(folder, error) from error
     except SafetensorError as error:  # how its writer reports a full disk
         raise DiskError(folder, OSError(0, _first_line(error))) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _put_back(old, folder)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """The older folder that was moved aside: back to its place if nothing took it, else away."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _to_disk(path: Path) -> None:
@@ -365,9 +358,8 @@ def _explained(place: Path | str, what: str) -> Iterator[None]:
     except Exception as error:
         reason = _first_line(error)
         if isinstance(place, str) and "connect" in reason:
-            raise ModelError(
-                f"{place}: no folder of this name, and the model hub cannot be reached; give a model folder"
-            ) from error
+            here = "no folder of this name, and the model hub cannot be reached; give a model folder"
+            raise ModelError(f"{place}: {here}") from error
         mend = "give a complete model folder" if isinstance(place, Path) else "check the model's name"
         raise ModelError(f"{place}: {what} cannot be read ({reason}); {mend}") from error
 

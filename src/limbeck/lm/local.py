@@ -371,9 +371,8 @@ def draw(logits: Tensor, chance: Tensor, sampling: Sampling) -> Tensor:
         before = likely.cumsum(dim=-1) - likely
         likely = likely.masked_fill(before >= sampling.top_p, 0.0)
     reached = likely.cumsum(dim=-1)
-    # Below the sum, however it was rounded: then a token of probability 0 is never met.
-    total = reached[:, -1:]
-    aim = (chance[:, None] * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
+    # A float64 below 1 times a float64 is below it, so a token of probability 0 is never met.
+    aim = chance[:, None] * reached[:, -1:]
     place = torch.searchsorted(reached, aim, right=True)
     return place[:, 0] if order is None else order.gather(-1, place)[:, 0]
 

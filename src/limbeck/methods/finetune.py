@@ -18,7 +18,7 @@ from limbeck.methods import stages, students
 from limbeck.methods.stages import Way
 from limbeck.rationales import Choose, select
 from limbeck.recipe import Settings, StudentSettings
-from limbeck.records import Example
+from limbeck.records import Example, Problem
 from limbeck.tasks.prompts import FORMATS
 
 
@@ -39,43 +39,34 @@ def answers_only(way: Way, name: str, student: StudentSettings, seed: int) -> No
     """Problems -> train on the gold answers -> exam."""
     problems = stages.problems(way)
     form = FORMATS[student.format]
-    examples = [
-        Example(
-            problem_id=problem.id, prompt=form.prompt(problem), completion=form.answer_only(problem.answer)
-        )
-        for problem in problems.train
-    ]
-    dev_examples = [
-        Example(
-            problem_id=problem.id, prompt=form.prompt(problem), completion=form.answer_only(problem.answer)
-        )
-        for problem in problems.dev
-    ]
+
+    def examples(some: list[Problem]) -> list[Example]:
+        return [
+            Example(problem_id=one.id, prompt=form.prompt(one), completion=form.answer_only(one.answer))
+            for one in some
+        ]
+
     inputs = {"problems": problems.stage.fingerprint}
-    trained = students.fine_tune(way, name, student, seed, inputs, examples, dev_examples)
+    train, dev = examples(problems.train), examples(problems.dev)
+    trained = students.fine_tune(way, name, student, seed, inputs, train, dev)
     students.examine_student(way, name, student, trained)
 
 
 def finetune_cot(way: Way, name: str, student: StudentSettings, seed: int) -> None:
     """Problems -> rationales of the teacher -> the correct ones -> train on them -> exam."""
     settings = FinetuneCotSettings.model_validate(student.settings)
-    problems = stages.problems(way)
-    rationales = stages.rationales(way)
-    chosen = select(rationales.all, settings.rationales, choose=settings.choose, seed=way.recipe.seed)
-    if not chosen:
-        raise DataError(
-            rationales.stage.folder, "no rationale was kept; its audit.json says why they were dropped"
-        )
-    examples = stages.rationale_examples(problems, chosen, student.format)
-    train_ids = {problem.id for problem in problems.train}
-    inputs = {"problems": problems.stage.fingerprint, "rationales": rationales.stage.fingerprint}
-    trained = students.fine_tune(
-        way,
-        name,
-        student,
-        seed,
-        inputs,
-        [example for example in examples if example.problem_id in train_ids],
-        [example for example in examples if example.problem_id not in train_ids],
-    )
+    inputs = {"problems": stages.problems(way).stage.fingerprint}
+
+    def examples(split: stages.Split) -> list[Example]:
+        rationales = stages.rationales(way, split)
+        inputs[f"rationales of {split}"] = rationales.stage.fingerprint
+        chosen = select(rationales.all, settings.rationales, choose=settings.choose, seed=way.recipe.seed)
+        if not chosen:
+            audit = rationales.stage.folder / "audit.json"
+            raise DataError(audit, f"no rationale of {split} was kept; it says why they were dropped")
+        return stages.rationale_examples(stages.problems(way), chosen, student.format)
+
+    train = examples("train")
+    dev = examples("dev") if student.train.choose == "dev-loss" else []
+    trained = students.fine_tune(way, name, student, seed, inputs, train, dev)
     students.examine_student(way, name, student, trained)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from limbeck.evaluate import examine, write_exam
 from limbeck.lm import Completion, Prompt, Sampling
-from limbeck.methods.teachers import Teacher, teacher_identity, teacher_inputs
+from limbeck.methods.teachers import LOG, Teacher, teacher_identity, teacher_inputs
 from limbeck.progress import SILENT, Track
 from limbeck.rationales import audit, collect, grade, sift
 from limbeck.recipe import GivenTeacherSettings, Recipe
@@ -23,6 +23,11 @@ from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.prompts import FORMATS
 from limbeck.tasks.settings import task_kind
 from limbeck.tasks.sources import load_splits, source_fingerprint
+
+Split = Literal["train", "dev"]
+"""What rationales are about; the test split has none."""
+
+SUFFIX: dict[Split, str] = {"train": "", "dev": "-dev"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ class Problems:
     test: list[Problem]
     given: list[Completion]
 
+    def of(self, split: Split) -> list[Problem]:
+        """The problems that rationales of a split are about."""
+        return self.train if split == "train" else self.dev
+
 
 @dataclass(frozen=True)
 class Rationales:
@@ -69,23 +78,26 @@ class GivenText(Record):
 
 
 def problems(way: Way) -> Problems:
-    """Generate or read the problems of all splits; leaks are refused here."""
+    """Generate or read the problems of all splits; wrong data are refused before anything changes."""
     if "problems" in way.memo:
         found: Problems = way.memo["problems"]
         return found
     recipe = way.recipe
+    settings = {"task": recipe.task.model_dump(mode="json"), "seed": recipe.seed}
+    inputs = source_fingerprint(recipe.task)
+    splits = None if way.run.is_done("problems", settings, inputs) else load_splits(recipe.task, recipe.seed)
 
     def work(folder: Path) -> None:
-        splits = load_splits(recipe.task, recipe.seed)
-        for note in splits.notes:
+        made = splits or load_splits(recipe.task, recipe.seed)
+        for note in made.notes:
             way.run.say(note)
-        given = [GivenText(problem_id=i, index=n, text=t) for i, n, t in splits.given]
-        write_jsonl(folder / "given.jsonl", given)
+        write_jsonl(
+            folder / "given.jsonl", [GivenText(problem_id=i, index=n, text=t) for i, n, t in made.given]
+        )
         for split in ("train", "dev", "test"):
-            write_jsonl(folder / f"{split}.jsonl", getattr(splits, split))
+            write_jsonl(folder / f"{split}.jsonl", getattr(made, split))
 
-    settings = {"task": recipe.task.model_dump(mode="json"), "seed": recipe.seed}
-    stage = way.run.stage("problems", settings, source_fingerprint(recipe.task), work)
+    stage = way.run.stage("problems", settings, inputs, work)
     train, dev, test = (
         list(read_jsonl(stage.folder / f"{s}.jsonl", Problem)) for s in ("train", "dev", "test")
     )
@@ -95,11 +107,10 @@ def problems(way: Way) -> Problems:
     return problems(way)
 
 
-def collected(way: Way) -> Stage:
+def collected(way: Way, split: Split) -> Stage:
     """The teacher's completions, as they came; `memory/` keeps what was paid for beyond this stage."""
     recipe, wanted = way.recipe, way.recipe.rationales
-    found = problems(way)
-    asked = found.train + (found.dev if asks_dev(recipe) else [])
+    asked = problems(way).of(split)
     sampling = Sampling(
         wanted.per_problem, wanted.temperature, wanted.top_p, 0, wanted.max_tokens, recipe.seed
     )
@@ -113,6 +124,7 @@ def collected(way: Way) -> Stage:
             way.run.say(line)
         raw = [RawCompletion.of(completion) for completion in completions]
         write_jsonl(folder / "completions.jsonl", raw)
+        (folder / LOG).unlink(missing_ok=True)
 
     settings = {
         "teacher": teacher_identity(recipe),
@@ -120,11 +132,11 @@ def collected(way: Way) -> Stage:
         "temperature": wanted.temperature,
         "top_p": wanted.top_p,
         "max_tokens": wanted.max_tokens,
-        "dev": asks_dev(recipe),
+        "split": split,
         "seed": recipe.seed,
     }
-    inputs = {"problems": found.stage.fingerprint} | teacher_inputs(recipe)
-    return way.run.stage("collected", settings, inputs, work)
+    inputs = {"problems": problems(way).stage.fingerprint} | teacher_inputs(recipe)
+    return way.run.stage("collected" + SUFFIX[split], settings, inputs, work)
 
 
 class RawCompletion(Record):
@@ -152,44 +164,46 @@ class RawCompletion(Record):
         return Completion(self.prompt_id, self.index, self.text, self.tokens, self.truncated, self.cost_usd)
 
 
-def rationales(way: Way) -> Rationales:
-    """Graded and sifted rationales, with their audit."""
-    if "rationales" in way.memo:
-        found: Rationales = way.memo["rationales"]
+def rationales(way: Way, split: Split = "train") -> Rationales:
+    """Graded and sifted rationales of a split, with their audit.
+
+    Those of dev are asked for only when a checkpoint is chosen by dev loss, in
+    stages of their own, so that they change nothing for other students.
+    """
+    if split in way.memo:
+        found: Rationales = way.memo[split]
         return found
     recipe, parts = way.recipe, problems(way)
+    asked = parts.of(split)
     given = isinstance(recipe.teacher, GivenTeacherSettings)
-    source = None if given else collected(way)
-    everyone = parts.train + parts.dev
+    source = None if given else collected(way, split)
 
     def work(folder: Path) -> None:
         if source is None:
-            completions = parts.given
+            ids = {problem.id for problem in asked}
+            completions = [completion for completion in parts.given if completion.prompt_id in ids]
         else:
             raw = read_jsonl(source.folder / "completions.jsonl", RawCompletion)
             completions = [completion.back() for completion in raw]
-        graded = grade(everyone, way.kind, completions, teacher_name(recipe))
+        graded = grade(asked, way.kind, completions, teacher_name(recipe))
         rule = recipe.rationales
         sifted = sift(graded, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
         write_jsonl(folder / "graded.jsonl", sifted)
-        asked = {completion.prompt_id for completion in completions}
-        write_json(folder / "audit.json", audit(sifted, [p for p in everyone if p.id in asked]))
+        write_json(folder / "audit.json", audit(sifted, asked))
 
-    inputs = {"problems": parts.stage.fingerprint} if source is None else {"collected": source.fingerprint}
+    inputs = {"problems": parts.stage.fingerprint}
+    if source is not None:
+        inputs["collected"] = source.fingerprint
     settings = {
         "kind": way.kind,
         "keep": recipe.rationales.keep,
         "drop_false_equations": recipe.rationales.drop_false_equations,
         "source": teacher_name(recipe),
+        "split": split,
     }
-    stage = way.run.stage("rationales", settings, inputs, work)
-    way.memo["rationales"] = Rationales(stage, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
-    return rationales(way)
-
-
-def asks_dev(recipe: Recipe) -> bool:
-    """Dev problems need rationales only when a student's checkpoint is chosen by dev loss."""
-    return any(student.train.choose == "dev-loss" for student in recipe.students.values())
+    stage = way.run.stage("rationales" + SUFFIX[split], settings, inputs, work)
+    way.memo[split] = Rationales(stage, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
+    return rationales(way, split)
 
 
 def teacher_name(recipe: Recipe) -> str:
@@ -232,6 +246,7 @@ def examine_teacher(way: Way) -> None:
         for line in teacher.account():
             way.run.say(line)
         write_exam(folder, predictions, {**summary, "name": f"teacher ({teacher.name})", "split": "test"})
+        (folder / LOG).unlink(missing_ok=True)
 
     inputs = {"problems": parts.stage.fingerprint} | teacher_inputs(recipe)
     settings = {"teacher": teacher_identity(recipe), "max_tokens": sampling.max_tokens, "seed": recipe.seed}

@@ -2,23 +2,67 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limbeck.errors import ModelError, RecipeError
 from limbeck.evaluate import examine, student_prompt, write_exam
 from limbeck.lm import Sampling
 from limbeck.lm.chunks import Chunks
 from limbeck.methods.stages import Way, problems
+from limbeck.methods.teachers import LOG, model_inputs
 from limbeck.recipe import StudentSettings
 from limbeck.records import Example, write_jsonl
-from limbeck.run import Stage, path_fingerprint
+from limbeck.run import Stage
 from limbeck.tasks.prompts import render
 
 if TYPE_CHECKING:
     from limbeck.lm.load import Loaded
+
+
+def check_students(way: Way) -> None:
+    """Refuse, before a teacher is paid, what would fail when a student's turn comes.
+
+    Raises:
+        RecipeError, ModelError: naming the student and the setting.
+    """
+    for name, student in way.recipe.students.items():
+        place, model = f"students.{name}", Path(student.model).expanduser()
+        if student.train.choose != "last" and not problems(way).dev:
+            raise RecipeError(
+                f"{place}.train.choose: {student.train.choose} needs dev problems; raise task.dev"
+            )
+        if student.device.startswith("cuda"):
+            check_cuda(place, student.device)
+        if student.model.startswith("tiny-") and not model.exists():
+            if not re.fullmatch(r"tiny-(causal|seq2seq)(-(xs|s|m|l))?", student.model):
+                raise ModelError(
+                    f"{place}.model: no tiny model {student.model!r}; add -xs, -s, -m or -l, or nothing"
+                )
+            continue
+        looks_local = (
+            model.is_absolute() or student.model.startswith((".", "~")) or student.model.count("/") > 1
+        )
+        if looks_local and not model.is_dir():
+            raise ModelError(f"{place}.model: {student.model}: no such folder; check the path")
+        files = ("config.json", "adapter_config.json")
+        if model.is_dir() and not any((model / file).is_file() for file in files):
+            raise ModelError(
+                f"{place}.model: {student.model or '(empty)'} is a folder without config.json; name a model"
+            )
+
+
+def check_cuda(place: str, device: str) -> None:
+    """Refuse a GPU that this machine does not have."""
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    if number >= torch.cuda.device_count():
+        raise RecipeError(f"{place}.device: {device} is not there; write auto or cpu")
 
 
 def fine_tune(
@@ -34,14 +78,12 @@ def fine_tune(
     settings = student.model_dump(mode="json", exclude={"seeds", "device"}) | {"seed": seed}
     if student.train.choose == "dev-accuracy":
         settings["exam"] = {"max_tokens": way.recipe.exam.max_tokens}
-    local = Path(student.model)
-    known = dict(inputs) | ({"model": path_fingerprint(local)} if local.is_dir() else {})
+    known = {**inputs, **model_inputs(student.model)}
 
     def work(folder: Path) -> None:
         write_jsonl(folder / "examples.jsonl", examples)
-        if (folder / "model").is_dir():
-            return  # killed after the model was whole, before the stage was marked done
-        _train(way, student, seed, examples, dev_examples, folder, label=f"{name} (seed {seed})")
+        if not (folder / "model").is_dir():  # else: killed after the model was whole
+            _train(way, student, seed, examples, dev_examples, folder, label=f"{name} (seed {seed})")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
     return way.run.stage(f"students/{name}/seed{seed}", settings, known, work)
@@ -99,7 +141,7 @@ def _train(
         "task": way.recipe.task.name,
         "kind": way.kind,
         "format": student.format,
-        "max_tokens": way.recipe.exam.max_tokens,
+        "dtype": student.dtype,
     }
     save(loaded, folder / "model", about=about)
 
@@ -129,7 +171,7 @@ def examine_student(way: Way, name: str, student: StudentSettings, trained: Stag
         from limbeck.lm.local import LocalModel
 
         loaded = load(str(trained.folder / "model"), dtype=student.dtype, device=student.device)
-        speaker = Chunks(LocalModel(loaded, max_rows=exam.batch_size), folder / "completions.log")
+        speaker = Chunks(LocalModel(loaded, max_rows=exam.batch_size), folder / LOG)
         ask = partial(student_prompt, loaded, student.format)
         predictions, summary = examine(speaker, parts.test, way.kind, ask, sampling, track=way.track)
         shown = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ from limbeck.records import Problem
 from limbeck.run import Run, path_fingerprint
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.prompts import render, teacher_prompt
+
+LOG = "completions.log"
+"""In a stage's folder: whole chunks of a local model's completions, until the stage is done."""
 
 Agree = Callable[[Sequence[Prompt], Sampling], None]
 
@@ -50,6 +56,8 @@ def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | No
     """
     made: list[Teacher] = []
     settings = recipe.teacher
+    if max_cost is not None and not (math.isfinite(max_cost) and max_cost >= 0):
+        raise RecipeError(f"--max-cost: {max_cost} is no sum of money; give dollars, such as 5")
     if max_cost is not None and not isinstance(settings, ApiTeacherSettings):
         raise RecipeError(
             f"--max-cost: the teacher of this recipe ({settings.kind}) costs nothing; leave it out"
@@ -94,7 +102,7 @@ def _local(settings: LocalTeacherSettings) -> Teacher:
     def ask(problem: Problem, kind: AnswerKind) -> str:
         return render(loaded.tokenizer, form, teacher_prompt(problem, kind))
 
-    return Teacher(settings.model, ask, lambda folder: Chunks(LocalModel(loaded), folder / "completions.log"))
+    return Teacher(settings.model, ask, lambda folder: Chunks(LocalModel(loaded), folder / LOG))
 
 
 def _api(
@@ -143,5 +151,25 @@ def teacher_identity(recipe: Recipe) -> dict[str, Any]:
 def teacher_inputs(recipe: Recipe) -> dict[str, str]:
     """A local teacher's folder as a stage input."""
     teacher = recipe.teacher
-    local = isinstance(teacher, LocalTeacherSettings) and Path(teacher.model).is_dir()
-    return {"teacher": path_fingerprint(Path(teacher.model))} if local else {}  # type: ignore[union-attr]
+    return model_inputs(teacher.model) if isinstance(teacher, LocalTeacherSettings) else {}
+
+
+@cache
+def model_inputs(name: str) -> dict[str, str]:
+    """The content of a model folder as stage inputs, with the base folder of an adapter; {} for a name.
+
+    Read once per process: a large model takes a while.
+    """
+    folder = Path(name).expanduser()
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file() and not (folder / "config.json").is_file():
+        return {}  # a name on the hub, or nothing: loading says so
+    found = {"model": path_fingerprint(folder)}
+    if adapter.is_file():
+        try:
+            base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        except (ValueError, AttributeError):
+            base = None  # loading names the broken file
+        if isinstance(base, str) and (Path(base) / "config.json").is_file():
+            found["base"] = path_fingerprint(Path(base))
+    return found

@@ -1,0 +1,190 @@
+"""The exam: who votes, what counts as wrong, and what the figures are divided by."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from limbeck.errors import InputError, ModelError
+from limbeck.evaluate import about_student, examine, majority, predict
+from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.lm.chunks import Chunks
+from limbeck.lm.remember import Remembered
+from limbeck.records import Problem
+
+GREEDY = Sampling()
+SUM = Problem(id="sum", question="What is 20 + 5?", answer="25")
+
+
+def said(*texts: str, problem: str = "sum") -> list[Completion]:
+    return [Completion(problem, index, text, tokens=4) for index, text in enumerate(texts)]
+
+
+class Speaker:
+    """Says what it was told to, for the prompts it was told about; notes when it is closed."""
+
+    name = "speaker"
+
+    def __init__(self, texts: dict[str, list[str]]) -> None:
+        self.texts = texts
+        self.closed = False
+
+    def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        try:
+            for prompt in reversed(prompts):
+                for index, text in enumerate(self.texts.get(prompt.id, [])[: sampling.n]):
+                    yield Completion(prompt.id, index, text, tokens=10, truncated=text == "")
+        finally:
+            self.closed = True
+
+
+def test_a_majority_is_by_value_and_ties_go_to_the_answer_given_first() -> None:
+    assert majority("number", ["7", "25", "25.0"]) == "25"
+    assert majority("number", ["7", "25", "25", "7"]) == "7"
+    assert majority("number", ["25", "7"]) == "25"
+    assert majority("text", ["Nt", "no", "nt"]) == "Nt"
+
+
+def test_failures_do_not_vote() -> None:
+    assert majority("number", [None, None, None, "25"]) == "25"
+    assert majority("number", [None, None]) is None
+    assert majority("number", []) is None
+
+
+def test_the_first_speaker_of_the_majority_is_kept() -> None:
+    late_first = said("The answer is 7.", "hm", "So 25. The answer is 25.0.", "The answer is 25.")[::-1]
+    prediction = predict(SUM, "number", late_first)
+    assert (prediction.answer, prediction.correct) == ("25", True)
+    assert prediction.votes == ("7", None, "25", "25")
+    assert prediction.completion == "So 25. The answer is 25.0."
+    tied = predict(SUM, "number", said("The answer is 7.", "The answer is 25."))
+    assert (tied.answer, tied.correct) == ("7", False)
+
+
+def test_nobody_answered() -> None:
+    prediction = predict(SUM, "number", said("hm", "well"))
+    assert (prediction.answer, prediction.correct, prediction.votes) == (None, False, (None, None))
+    assert prediction.completion == "hm"
+    silent = predict(SUM, "number", [])
+    assert (silent.answer, silent.correct, silent.completion, silent.votes) == (None, False, "", ())
+
+
+def test_options_written_in_the_question_are_read_as_grading_reads_them() -> None:
+    problem = Problem(id="sum", question="Who? Answer choices: (A) red ball, (B) blue ball.", answer="B")
+    prediction = predict(problem, "choice", said("The answer is the blue ball.", "The answer is (B)."))
+    assert prediction.votes == ("B", "B") and prediction.correct
+
+
+def test_nothing_leaves_the_denominator() -> None:
+    """Of four problems one is right, one wrong, one unreadable, and to one nothing came."""
+    problems = [SUM.model_copy(update={"id": name}) for name in ("right", "wrong", "unread", "missing")]
+    speaker = Speaker({"right": ["The answer is 25."], "wrong": ["The answer is 7."], "unread": [""]})
+    predictions, summary = examine(speaker, problems, "number", lambda p: p.question, GREEDY)
+    assert [prediction.problem_id for prediction in predictions] == ["right", "wrong", "unread", "missing"]
+    assert {key: summary[key] for key in ("problems", "correct", "accuracy", "votes")} == {
+        "problems": 4,
+        "correct": 1,
+        "accuracy": 0.25,
+        "votes": 1,
+    }
+    # Wilson's interval for 1 of 4 at z = 1.96: centre 0.3725, half width 0.3269
+    assert (summary["low"], summary["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
+    assert (summary["extraction_failed"], summary["truncated"]) == (2, 1)
+    assert summary["mean_tokens"] == 10, "of the three completions that came"
+    assert summary["tokens_per_s"] > 0
+
+
+def test_tokens_are_per_completion_and_not_per_vote_asked_for() -> None:
+    speaker = Speaker({"sum": ["The answer is 25.", "The answer is 7."]})
+    _, summary = examine(speaker, [SUM], "number", lambda p: "?", Sampling(n=5, temperature=1.0))
+    assert (summary["mean_tokens"], summary["votes"]) == (10, 5)
+    _, nothing = examine(Speaker({}), [SUM], "number", lambda p: "?", GREEDY)
+    assert (nothing["mean_tokens"], nothing["accuracy"]) == (0, 0)
+
+
+def test_no_problems_is_a_sentence() -> None:
+    with pytest.raises(InputError, match="no problems to examine"):
+        examine(Speaker({}), [], "number", lambda p: "?", GREEDY)
+
+
+def test_an_exam_left_early_closes_the_speaker() -> None:
+    class Broken:
+        def __enter__(self) -> "Broken":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
+            raise KeyboardInterrupt
+
+    speaker = Speaker({"sum": ["25"]})
+    with pytest.raises(KeyboardInterrupt):
+        examine(speaker, [SUM], "number", lambda p: "?", GREEDY, track=lambda what, total: Broken())
+    assert speaker.closed
+
+
+def test_a_speed_is_told_only_where_it_was_measured(tmp_path: Path) -> None:
+    log = tmp_path / "memory.jsonl"
+    problems = [SUM, SUM.model_copy(update={"id": "other"})]
+    speaker = Speaker({"sum": ["The answer is 25."], "other": ["The answer is 7."]})
+
+    def exam(some: Sequence[Problem], *, timed: bool = True) -> float:
+        remembered = Remembered(speaker, log, key={"name": "speaker"})
+        _, summary = examine(remembered, some, "number", lambda p: "?", GREEDY, timed=timed)
+        return float(summary["tokens_per_s"])
+
+    assert exam(problems[:1], timed=False) == 0, "words are no tokens"
+    log.unlink()
+    assert exam(problems[:1]) > 0
+    assert exam(problems) == 0, "one of the two came from memory"
+
+
+def test_progress_begins_behind_what_was_read_back(tmp_path: Path) -> None:
+    problems = [SUM.model_copy(update={"id": f"p{n}"}) for n in range(5)]
+    texts = {problem.id: ["The answer is 25."] for problem in problems}
+    log = tmp_path / "completions.log"
+
+    class Seen(list[int]):
+        def __enter__(self) -> "Seen":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
+            self.append(done)
+
+    for expected in ([0, 1, 2, 3, 4, 5], [3, 4, 5]):
+        seen = Seen()
+        speaker = Chunks(Speaker(texts), log, size=3)
+        examine(speaker, problems, "number", lambda p: "?", GREEDY, track=lambda *_, seen=seen: seen)
+        assert seen == expected
+        log.write_text(log.read_text().split("\n")[0] + "\n")
+
+
+def test_what_a_student_folder_says(tmp_path: Path) -> None:
+    assert about_student(str(tmp_path)) == {}
+    (tmp_path / "limbeck.json").write_text(json.dumps({"format": "arrow", "max_tokens": 7, "task": "own"}))
+    assert about_student(str(tmp_path)) == {"format": "arrow", "max_tokens": 7, "task": "own"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "null",
+        "[]",
+        '{"format": null}',
+        '{"format": "prose"}',
+        '{"format": ["plain"]}',
+        '{"max_tokens": 0}',
+        '{"max_tokens": "9"}',
+        '{"max_tokens": 2.5}',
+        '{"max_tokens": true}',
+        '{"max_tokens": null}',
+    ],
+)
+def test_a_damaged_student_folder_is_named_with_the_mend(tmp_path: Path, text: str) -> None:
+    (tmp_path / "limbeck.json").write_text(text)
+    with pytest.raises(ModelError, match=r"limbeck\.json: .*delete the file"):
+        about_student(str(tmp_path))
