@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check docs clean
+# PyPI's torch for Linux on x86-64 carries CUDA (gigabytes). For the CPU build:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: demo test check clean
 
 demo: $(VENV)/.ready
 	$(BIN)/limbeck run recipes/demo.yaml
@@ -19,16 +23,16 @@ check: $(VENV)/.ready-dev
 	$(BIN)/mypy
 	$(BIN)/typos
 
-$(VENV)/bin/python:
+$(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Limbeck needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.ready
 
 clean:

@@ -113,7 +113,13 @@ def test_a_refused_recipe_changes_nothing_of_a_finished_run(
 ) -> None:
     out = tmp_path / "run"
     assert limbeck("collect", recipe, "--out", out).status == 0
-    names = ("run.json", "recipe.yaml", "problems/train.jsonl", "problems/stage.json", "rationales/graded.jsonl")
+    names = (
+        "run.json",
+        "recipe.yaml",
+        "problems/train.jsonl",
+        "problems/stage.json",
+        "rationales/audit.json",
+    )
     before = {name: (out / name).read_bytes() for name in names}
     for setting in ("task={kind: text, train: none.jsonl, test: none.jsonl}", "student.model=/none"):
         assert limbeck("run", recipe, "--out", out, "--set", setting).status == 2

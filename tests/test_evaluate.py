@@ -31,6 +31,10 @@ class Speaker:
         self.closed = False
 
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        self.stream = self._say(prompts, sampling)  # held on to, so that nothing but a close ends it
+        return self.stream
+
+    def _say(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
         try:
             for prompt in reversed(prompts):
                 for index, text in enumerate(self.texts.get(prompt.id, [])[: sampling.n]):

@@ -1,8 +1,8 @@
 """Progress: how much of how much, how fast, and how long yet; what an earlier run did is not done now."""
 
 import io
+import re
 import sys
-from collections.abc import Callable
 
 import pytest
 
@@ -31,13 +31,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+def said() -> list[str]:
     return []
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error is a terminal from here on (pytest sets its own one after the fixtures)."""
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     for name, value in {"TERM": "xterm", "COLUMNS": "120"}.items():
@@ -95,23 +94,18 @@ def test_no_time_at_all_is_no_division_by_zero(clock: Clock, said: list[str]) ->
     [(100, [0, 40], "40/100 2.0/s"), (1000, [900, 920], "920/1000 1.0/s"), (0, [0, 5], "5/? 0.2/s")],
 )
 def test_the_bar_shows_the_same_rate(
-    clock: Clock, terminal: Terminal, total: int, steps: list[int], shown: str
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, total: int, steps: list[int], shown: str
 ) -> None:
-    unused: Callable[[str], None] = lambda line: pytest.fail("a terminal gets a bar, no lines")  # noqa: E731
-    with_bar = tracker(unused)
-    with with_bar("work", total) as advance:
-        for place, done in enumerate(steps):
-            clock.now += 20 if place else 0
-            advance(done, "loss 0.5")
+    terminal, lines = open_terminal(monkeypatch), list[str]()
+    work(tracker(lines.append), clock, total, steps)
     screen = plain(terminal.getvalue())
-    assert shown in screen.replace("  ", " "), screen
+    assert shown in " ".join(screen.split()), screen
     assert "loss 0.5" in screen
+    assert lines == [], "a terminal gets a bar instead"
 
 
 def plain(screen: str) -> str:
     """The text of a screen without its control sequences."""
-    import re
-
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
 
 

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -29,6 +30,9 @@ students:
 exam: {max_tokens: 24}
 """
 TIMES = ("seconds", "tokens_per_s")
+LOGS = ("run.log", "run.lock", "stage.json")
+DATED = ("run.json", "report.html")
+TRAINING = re.compile(r"\S+ students/[\w-]+/seed\d+: (started|going on where it stopped)")
 
 
 @pytest.fixture
@@ -39,22 +43,18 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def results(folder: Path) -> dict[str, str]:
-    """Hash of everything a run decided: weights, metrics without times, predictions, rationales, history."""
-    wanted = (
-        "model.safetensors",
-        "predictions.jsonl",
-        "graded.jsonl",
-        "audit.json",
-        "history.jsonl",
-        "examples.jsonl",
-    )
+    """Every file of a run but its logs, with a hash of what it holds; times and dates are left out."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if not path.is_file() or path.name[0] == "." or path.name in LOGS or name.startswith("old/"):
+            continue
         if path.name == "metrics.json":
             metrics = json.loads(path.read_text())
             found[name] = str({key: value for key, value in metrics.items() if key not in TIMES})
-        elif path.name in wanted and not name.startswith("old/"):
+        elif name in DATED:
+            found[name] = "there"
+        else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
@@ -140,6 +140,15 @@ def test_a_changed_setting_runs_only_what_it_touches(limbeck: Limbeck, recipe: P
     answer = limbeck("run", recipe, "--out", out, "--set", "students.cot.train.epochs=1")
     assert "students/cot/seed0: runs again, because train.epochs changed from 2 to 1" in answer.err
     assert "students/answers-only/seed0: done before, kept" in answer.err
+    once = ("--set", "students.cot.train.epochs=1")
+    other = limbeck("run", recipe, "--out", out, "--set", "exam.max_tokens=20", *once)
+    assert "students/cot/seed0: done before, kept" in other.err, "an exam's setting trains nobody again"
+    assert "students/cot/seed0/exam: runs again, because exam.max_tokens changed from 24 to 20" in other.err
+    by_loss = "students.by-loss={method: finetune-cot, train: {choose: dev-loss}}"
+    more = limbeck("run", recipe, "--out", out, "--set", by_loss, *once)
+    assert more.status == 0, more.err
+    assert more.err.count("started") == 4, "dev rationales, the new student and exams; no old student"
+    assert "students/cot/seed0: done before, kept" in more.err
     back = limbeck("run", recipe, "--out", out)
     assert "students/cot/seed0: these settings ran before" in back.err and "started" not in back.err
 
@@ -173,18 +182,68 @@ def test_ten_kills_change_nothing(recipe: Path, tmp_path: Path) -> None:
     whole = time.monotonic() - clock
 
     moments = random.Random(7)
-    stages = set()
-    for _ in range(10):
+    log = tmp_path / "killed" / "run.log"
+    stages = []
+    for number in range(10):
+        lines_before = len(_lines(log))
         child = fork.Process(target=_run, args=(recipe, tmp_path / "killed"))
         child.start()
-        child.join(timeout=moments.uniform(0.02, 0.35) * whole)
+        if number == 3:  # chance alone might miss the training
+            while child.is_alive() and not any(map(TRAINING.fullmatch, _lines(log)[lines_before:])):
+                time.sleep(0.002)
+            child.join(timeout=moments.uniform(0.02, 0.08) * whole)
+        else:
+            child.join(timeout=moments.uniform(0.02, 0.15 if number < 3 else 0.35) * whole)
         os.kill(child.pid or 0, signal.SIGKILL) if child.is_alive() else None
         child.join()
-        log = tmp_path / "killed" / "run.log"
-        stages.add(log.read_text().splitlines()[-1].split(" ", 1)[1] if log.exists() else "before the log")
+        stages.append(_lines(log)[-1] if child.exitcode == -signal.SIGKILL and _lines(log) else "")
     last = fork.Process(target=_run, args=(recipe, tmp_path / "killed"))
     last.start()
     last.join()
     assert last.exitcode == 0
-    assert len(stages) > 1, f"every kill fell into the same place: {stages}"
-    assert results(tmp_path / "killed") == results(tmp_path / "calm")
+    assert any(map(TRAINING.fullmatch, stages)), f"no kill fell into a training: {stages}"
+    killed, calm = results(tmp_path / "killed"), results(tmp_path / "calm")
+    assert killed.keys() == calm.keys()
+    assert killed == calm
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_a_local_model_as_the_teacher(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """A chat model that was never trained teaches: all of it is noise, and all of it is accounted for."""
+    from limbeck.lm.load import load, save
+
+    texts = ["Take the last letters of the words and join them. The answer is ab."]
+    teacher = tmp_path / "teacher"
+    save(load("tiny-causal-xs", seed=1, tokenizer_texts=texts, device="cpu"), teacher)
+    settings = (
+        f"teacher={{kind: local, model: {teacher}, dtype: float32, device: cpu}}",
+        "rationales={per_problem: 2, temperature: 1.0, max_tokens: 64, keep: all}",
+        "task.train=24",
+        "students={cot: {method: finetune-cot, settings: {rationales: 2}, train: {epochs: 1}}}",
+    )
+    out = tmp_path / "run"
+    command = ("run", recipe, "--out", out, *(part for one in settings for part in ("--set", one)))
+    answer = limbeck(*command)
+    assert answer.status == 0, answer.err
+    graded = [
+        json.loads(line) for line in (out / "rationales" / "graded.jsonl").read_text().split("\n") if line
+    ]
+    assert len(graded) == 48 and {rationale["source"] for rationale in graded} == {str(teacher)}
+    assert len({rationale["completion"] for rationale in graded}) == 48, "two different ones per problem"
+    assert all(0 < rationale["tokens"] <= 64 for rationale in graded)
+    kept = [rationale for rationale in graded if rationale["dropped"] is None]
+    assert kept and not any(rationale["truncated"] for rationale in kept)
+    assert any(not rationale["correct"] for rationale in kept), "keep: all keeps wrong ones"
+    examples = (out / "students" / "cot" / "seed0" / "examples.jsonl").read_text().strip().split("\n")
+    assert len(examples) == len(kept)
+    exam = json.loads((out / "teacher" / "exam" / "metrics.json").read_text())
+    assert exam["problems"] == 20 and exam["tokens_per_s"] > 0
+    assert (out / "students" / "cot" / "seed0" / "exam" / "metrics.json").exists()
+
+    before = results(out)
+    again = limbeck(*command)
+    assert again.status == 0 and "started" not in again.err
+    assert results(out) == before

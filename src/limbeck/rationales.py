@@ -11,17 +11,19 @@ import itertools
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.errors import DataError
-from limbeck.lm import Complete, Completion, Prompt, Sampling
+from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
 from limbeck.progress import SILENT, Track
 from limbeck.records import Problem, Rationale
-from limbeck.tasks.answers import AnswerKind, extract, same, split_answer
+from limbeck.tasks.answers import AnswerKind, split_answer
+from limbeck.tasks.answers import grade as grade_answer
+from limbeck.tasks.options import options_of
 from limbeck.tasks.readers import read_rows
+from limbeck.tasks.rows import row_question, row_rationales
 from limbeck.tasks.settings import FilesTask, TaskSettings, task_kind
 from limbeck.tasks.sources import load_splits
 
@@ -63,41 +65,29 @@ def collect(
     return sorted(arrived, key=lambda completion: (order[completion.prompt_id], completion.index))
 
 
-@contextmanager
-def finishing(stream: Iterator[Completion]) -> Iterator[None]:
-    """Close a stream that is left early, so that answers under way, and paid for, are still kept."""
-    try:
-        yield
-    finally:
-        if isinstance(stream, Generator):
-            stream.close()
-
-
 def grade(
     problems: Sequence[Problem], kind: AnswerKind, completions: Iterable[Completion], source: str
 ) -> list[Rationale]:
     """Extract the answer of each completion and compare it with gold; nothing is dropped yet."""
     by_id = {problem.id: problem for problem in problems}
-    graded = []
-    for completion in completions:
-        problem = by_id[completion.prompt_id]
-        found = extract(kind, completion.text, problem.options)
-        reasoning, _ = split_answer(kind, completion.text, problem.options)
-        graded.append(
-            Rationale(
-                problem_id=problem.id,
-                source=source,
-                index=completion.index,
-                completion=completion.text,
-                reasoning=reasoning,
-                answer=found.answer,
-                how=found.how,
-                correct=found.answer is not None and same(kind, found.answer, problem.answer),
-                truncated=completion.truncated,
-                tokens=completion.tokens,
-            )
-        )
-    return graded
+    return [_graded(by_id[completion.prompt_id], kind, completion, source) for completion in completions]
+
+
+def _graded(problem: Problem, kind: AnswerKind, completion: Completion, source: str) -> Rationale:
+    found = grade_answer(problem, kind, completion.text)
+    reasoning, _ = split_answer(kind, completion.text, options_of(problem))
+    return Rationale(
+        problem_id=problem.id,
+        source=source,
+        index=completion.index,
+        completion=completion.text,
+        reasoning=reasoning,
+        answer=found.answer,
+        how=found.how,
+        correct=found.correct,
+        truncated=completion.truncated,
+        tokens=completion.tokens,
+    )
 
 
 def sift(
@@ -179,8 +169,9 @@ def grade_file(
 
     Args:
         file: JSONL of rationales or completions: `problem_id` (or `prompt_id`) and
-            `completion` (or `text`); or data with the task's own question and
-            rationale columns.
+            `completion` (or `text`), with or without `source` and `index`; or data
+            with the task's own question and rationale columns, as `limbeck run`
+            reads them: a text, a list of texts, or null, which is skipped.
         task: whose problems are meant.
         seed: of the problems of a built-in task.
 
@@ -188,40 +179,71 @@ def grade_file(
         DataError: a line lacks these columns or names a problem that the task has not.
     """
     splits = load_splits(task, seed)
-    problems = [*splits.train, *splits.dev, *splits.test]
-    found: dict[str, list[Completion]] = defaultdict(list)
-    ids, questions = {p.id for p in problems}, {p.question: p.id for p in problems}
-    sources: Counter[str] = Counter()
+    problems = {problem.id: problem for problem in (*splits.train, *splits.dev, *splits.test)}
+    named: dict[str, list[str]] = defaultdict(list)
+    for problem in problems.values():
+        named[problem.question].append(problem.id)
+    found: dict[str, list[Rationale]] = defaultdict(list)
+    counts: Counter[tuple[str, str]] = Counter()
     for place, row in read_rows(str(file)):
-        text, problem_id = _text_and_problem(place, row, task, questions)
-        if problem_id not in ids:
+        texts, problem_id = _texts_and_problem(place, row, task, problems, named)
+        if problem_id not in problems:
             raise DataError(
                 place, f"no problem {problem_id!r} in task {task.name}; give the recipe it was made with"
             )
-        sources[str(row.get("source") or file.stem)] += 1
-        tokens, truncated = int(row.get("tokens") or 0), row.get("truncated") is True
-        found[problem_id].append(Completion(problem_id, len(found[problem_id]), text, tokens, truncated))
-    completions = [completion for group in found.values() for completion in group]
-    graded = grade(problems, task_kind(task), completions, ", ".join(sources))
+        source, tokens = str(row.get("source") or file.stem), _count(place, row, "tokens", 0)
+        truncated = row.get("truncated") in (True, "true", "True")
+        for text in texts:
+            index = counts[problem_id, source]
+            index = index if len(texts) > 1 else _count(place, row, "index", index)
+            counts[problem_id, source] += 1
+            completion = Completion(problem_id, index, text, tokens, truncated)
+            found[problem_id].append(_graded(problems[problem_id], task_kind(task), completion, source))
+    graded = [rationale for group in found.values() for rationale in group]
     sifted = sift(graded, keep=keep, drop_false_equations=drop_false_equations)
-    return sifted, audit(sifted, [problem for problem in problems if problem.id in found])
+    return sifted, audit(sifted, [problems[problem_id] for problem_id in found])
 
 
-def _text_and_problem(
-    place: str, row: Mapping[str, Any], task: TaskSettings, questions: Mapping[str, str]
-) -> tuple[str, str]:
-    """The rationale's text and the id of its problem, from our columns or from those of the task's data."""
+def _count(place: str, row: Mapping[str, Any], column: str, default: int) -> int:
+    """A whole number of a column; the default where it is missing or empty."""
+    cell = row.get(column)
+    if cell is None or cell == "":
+        return default
+    if isinstance(cell, bool) or not re.fullmatch(r"[0-9]{1,12}", str(cell)):
+        raise DataError(place, f"{column} is no whole number: {str(cell)[:40]!r}; mend or remove it")
+    return int(cell)
+
+
+def _texts_and_problem(
+    place: str,
+    row: Mapping[str, Any],
+    task: TaskSettings,
+    problems: Mapping[str, Problem],
+    named: Mapping[str, Sequence[str]],
+) -> tuple[list[str], str]:
+    """The rationales of a row and the id of their problem, from our columns or the task's own.
+
+    A row of the task's data may lack its answer and options: its question then says
+    whose it is, if only one problem asks it (`named`: ids by question).
+    """
     text, problem_id = row.get("completion", row.get("text")), row.get("problem_id", row.get("prompt_id"))
-    if isinstance(text, str) and isinstance(problem_id, str):
-        return text, problem_id
-    if isinstance(task, FilesTask) and task.columns.rationale is not None:
-        text, question = row.get(task.columns.rationale), row.get(task.columns.question)
-        if isinstance(text, str) and isinstance(question, str):
-            return text, questions.get(question.strip(), question)
-    raise DataError(
-        place,
-        "neither problem_id and completion nor the task's question and rationale columns are here; add them",
-    )
+    if isinstance(text, str) and isinstance(problem_id, str | int):
+        return [text], str(problem_id)
+    if not isinstance(task, FilesTask) or task.columns.rationale is None:
+        raise DataError(
+            place,
+            "neither problem_id and completion nor the task's question and rationale columns are here; "
+            "add them",
+        )
+    columns, known = task.columns, dict(row)
+    texts = [text for text in row_rationales(place, known, columns, needed=True) if text.strip()]
+    bare = columns.model_copy(update={"id": None, "options": None})
+    _, question, _, _ = row_question(place, known, bare, task.kind)
+    ids = named.get(question, [])
+    if len(ids) == 1:
+        return texts, ids[0]
+    problem_id, *_ = row_question(place, known, columns, task.kind)
+    return texts, problem_id if problem_id in problems else question
 
 
 def select(

@@ -26,7 +26,7 @@ NAME = r"^\w[\w.-]*$"
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class Settings(BaseModel):
@@ -57,7 +57,7 @@ class LocalTeacherSettings(Settings):
     kind: Literal["local"] = "local"
     model: str = Field(description="name or folder of the model")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    device: str = Field("auto", pattern=DEVICE, description='"auto", "cpu", "cuda" or "cuda:1"')
+    device: Device = Field("auto", description='"auto", "cpu" or "cuda"; CUDA_VISIBLE_DEVICES says which')
     exam: bool = Field(True, description="examine the teacher on the test split too")
 
 
@@ -117,7 +117,7 @@ class StudentSettings(Settings):
     format: Literal["plain", "arrow", "chat"] = "plain"
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = Field("auto", pattern=DEVICE, description='"auto", "cpu", "cuda" or "cuda:1"')
+    device: Device = Field("auto", description='"auto", "cpu" or "cuda"; CUDA_VISIBLE_DEVICES says which')
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="one student is trained per seed")
     train: TrainSettings = TrainSettings()
 

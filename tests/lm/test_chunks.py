@@ -27,6 +27,10 @@ class Speaker:
 
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
         self.calls.append(tuple(prompt.id for prompt in prompts))
+        self.stream = self._say(prompts, sampling)  # held on to, so that nothing but a close ends it
+        return self.stream
+
+    def _say(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
         try:
             for prompt in prompts:
                 if prompt.id in self.stumbles:

@@ -207,6 +207,15 @@ def test_published_defaults_that_the_library_would_not_save(folder: Path, tmp_pa
     assert json.loads((tmp_path / "again" / "generation_config.json").read_text())["temperature"] == 0.9
 
 
+def test_the_start_of_a_decoder_may_stand_in_the_generation_config(tmp_path: Path) -> None:
+    folder = written(tmp_path / "t5", *tiny_model("t5"))
+    change(folder / "config.json", decoder_start_token_id=None)
+    assert load(folder).model.config.decoder_start_token_id == 0
+    change(folder / "generation_config.json", decoder_start_token_id=None)
+    with pytest.raises(ModelError, match=r"no decoder_start_token_id; set it in config\.json"):
+        load(folder)
+
+
 # --- what is wrong
 
 

@@ -82,7 +82,7 @@ def test_batches_and_dropping_rows_change_no_greedy_completion(
     assert len({done.tokens for done in expected}) > 2
     for share in (0.0, 0.2, 2.0):  # drop at once, sometimes, never
         monkeypatch.setattr(local_module, "DROP_SHARE", share)
-        for limits in ({}, {"max_rows": 3}, {"max_tokens": 100}):
+        for limits in ({}, {"max_rows": 3}, {"token_budget": 100}):
             found = sorted(LocalModel(model, **limits)(PROMPTS, greedy), key=lambda done: done.prompt_id)
             assert found == expected, (share, limits)
 

@@ -84,6 +84,15 @@ def test_json_by_line_or_under_a_key(tmp_path: Path) -> None:
         ("a.csv", b"q,a\none,1\ntwo\n", r"a\.csv:3: has 1 cells, the header 2"),
         ("a.csv", b'q,a\none,"1\n', r"a\.csv:2: not valid CSV"),
         ("a.csv", b"q,q\none,1\n", r"a\.csv:1: two columns have the same name"),
+        ("a.jsonl", b'{"a": 1}\n{"a": ' + b"7" * 5000 + b"}", r"a\.jsonl:2: a number has too many digits"),
+        ("a.json", b'[{"a": 1},\n{"a": ' + b"7" * 5000 + b"}]", r"a\.json:2: a number has too many digits"),
+        ("a.jsonl", b'{"a": ' + b"[" * 99999 + b"\n", r"a\.jsonl:1: values are nested too deeply"),
+        ("a.json", b'[{"a": 1},\n{"a": ' + b"[" * 99999, r"a\.json:2: values are nested too deeply"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\\ud800"}', r"a\.jsonl:2: holds half a character"),
+        ("a.json", b'[{"a": "\\ud800"}]', r"a\.json record 1: holds half a character"),
+        ("a.jsonl", b'{"a": 1, "a": 2}', r"a\.jsonl:1: an object has the key 'a' twice"),
+        ("a.json", b'[{"a": 1},\n {"a": 1, "a": 2}]', r"a\.json:2: an object has the key 'a' twice"),
+        ("a.csv", b"q,a,,\none,1,,\ntwo,2,x,\n", r"a\.csv:3: a column without a name holds a value"),
         ("a.csv", b"q,a\n\xff,1\n", r"a\.csv: not valid UTF-8"),
         ("a.parquet", b"no parquet at all", r"a\.parquet: not a readable parquet file"),
         ("a.txt", b"text", r"a\.txt: has an unknown ending; use \.json, \.jsonl"),
@@ -166,3 +175,20 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             list(read_rows(path))
     with pytest.raises(DataError, match=r'cannot be loaded \(Unknown split "nowhere"\.\); check name'):
         list(read_rows("hf:svamp:nowhere"))
+
+
+def test_csv_with_long_cells_and_columns_without_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("q,a,,\n" + "x" * 200_000 + ",1,,\n", encoding="utf-8")
+    assert [row for _, row in read_rows(path)] == [{"q": "x" * 200_000, "a": "1"}]
+
+
+def test_a_key_on_jsonl_and_a_broken_saved_folder(tmp_path: Path) -> None:
+    import datasets
+
+    with pytest.raises(DataError, match=r"a key after # is for \.json files, not \.jsonl; remove #k"):
+        list(read_rows(f"{write(tmp_path / 'good.jsonl')}#k"))
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "one"))
+    (tmp_path / "one/state.json").write_text("{broken", encoding="utf-8")
+    with pytest.raises(DataError, match=r"one: this saved data set cannot be read \(.*\); save it anew"):
+        list(read_rows(tmp_path / "one"))

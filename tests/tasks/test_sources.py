@@ -307,3 +307,43 @@ def test_the_fingerprint_follows_the_files_content(tmp_path: Path) -> None:
     assert after["train"] != before["train"] and after["test"] == before["test"]
     hub = FilesTask(kind="number", train="hf:a/b:train", test="hf:a/b:test", dev="hf:a/b:dev")
     assert source_fingerprint(hub) == {"train": "hf:a/b:train", "test": "hf:a/b:test", "dev": "hf:a/b:dev"}
+    folder = tmp_path / "local"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("{}", encoding="utf-8")
+    local = FilesTask(kind="number", train=f"hf:{folder}:train", test="hf:a/b:test")
+    before = source_fingerprint(local)
+    (folder / "train.jsonl").write_text("{} ", encoding="utf-8")
+    assert source_fingerprint(local)["train"] != before["train"]
+
+
+def test_dev_as_text_that_is_a_number(tmp_path: Path) -> None:
+    assert FilesTask(kind="number", train="a", test="b", dev="1e-1").dev == 0.1
+    assert FilesTask(kind="number", train="a", test="b", dev="20").dev == 20
+    assert FilesTask(kind="number", train="a", test="b", dev="20.json").dev == "20.json"
+
+
+@pytest.mark.parametrize(
+    ("gold", "cell", "letter"),
+    [
+        ("3", {"label": ["1", "2", "3"], "text": ["x", "y", "z"]}, "C"),
+        ("B", {"label": ["A", "B", "C"], "text": ["x", "y", "z"]}, "B"),
+        (3, [{"label": "1", "text": "x"}, {"label": "2", "text": "y"}, {"label": "3", "text": "z"}], "C"),
+        (2, ["x", "y", "z"], "C"),
+        (0, ["x", "y", "z"], "A"),
+    ],
+)
+def test_gold_as_a_label_or_an_index_from_zero(gold: object, cell: object, letter: str) -> None:
+    assert table([row("q?", gold, o=cell)], Columns(options="o"), "choice").problems[0].answer == letter
+
+
+@pytest.mark.parametrize(
+    ("gold", "cell", "reason"),
+    [
+        ("2", ["x", "y", "z"], "not one of the 3 options"),
+        (3, ["x", "y", "z"], "as an index from 0"),
+        (1, ["1", "2", "3"], "more than one option"),
+        ("2", {"label": ["1", "2"], "text": ["2", "3"]}, "more than one option"),
+    ],
+)
+def test_gold_that_can_mean_nothing_or_two_options(gold: object, cell: object, reason: str) -> None:
+    assert reason in refused([row("q?", gold, o=cell)], Columns(options="o"), "choice")

@@ -112,8 +112,8 @@ class ApiSettings(BaseModel):
     def _not_ours(cls, body: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
         if taken := sorted(_OURS & body.keys()):
             raise ValueError(f"{taken[0]} is set by Limbeck; remove it from extra_body")
-        if any(re.search(r"(^|_|-)(key|secret|password|authorization|access_token|token)$", k, re.I) for k in body):
-            raise ValueError("must hold no key, because recipes are saved; name the key's variable in key_env")
+        if any(re.search(r"(^|[_-])(key|secret|password|authorization|token)$", name, re.I) for name in body):
+            raise ValueError("must hold no key, since recipes are saved; name the key's variable in key_env")
         return body
 
     @model_validator(mode="after")

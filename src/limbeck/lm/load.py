@@ -138,7 +138,10 @@ def _from_scratch(name: str, texts: Iterable[str] | None, seed: int, dtype: torc
     if texts is None:
         raise ModelError(f"{name}: made from scratch, it needs training texts; give a model folder instead")
     tokenizer = build_tokenizer(texts)
-    return build_model(name, tokenizer, seed).to(dtype), tokenizer
+    model = build_model(name, tokenizer, seed)
+    for parameter in model.parameters():  # not the buffers: rotary frequencies stay as loading makes them
+        parameter.data = parameter.data.to(dtype)
+    return model, tokenizer
 
 
 def _place(text: str) -> Path | str:
@@ -198,8 +201,12 @@ def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
             f"{place}: the tokenizer has no end-of-sequence token; "
             "set eos_token in tokenizer_config.json to the token that ends a text"
         )
-    if model.config.is_encoder_decoder and model.config.decoder_start_token_id is None:
-        raise ModelError(f"{place}: no decoder_start_token_id; set it in config.json (T5: the pad_token_id)")
+    defaults = model.generation_config
+    if model.config.is_encoder_decoder:
+        start = model.config.to_dict().get("decoder_start_token_id", defaults.decoder_start_token_id)
+        if start is None:
+            raise ModelError(f"{place}: no decoder_start_token_id; set it in config.json (T5: pad_token_id)")
+        model.config.decoder_start_token_id = start
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):
             tokenizer.pad_token = tokenizer.unk_token
@@ -207,7 +214,6 @@ def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
             tokenizer.add_special_tokens({"pad_token": NEW_PAD})
     _fit_embeddings(place, model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
-    defaults = model.generation_config
     if defaults.pad_token_id != tokenizer.pad_token_id:
         defaults.pad_token_id = tokenizer.pad_token_id
         try:
@@ -242,7 +248,7 @@ def _with_adapter(folder: Path, dtype: torch.dtype, merge: bool) -> tuple[Any, A
     with _explained(folder, "adapter_config.json"):
         config = PeftConfig.from_pretrained(str(folder))
     if config.peft_type != "LORA":
-        raise ModelError(f"{folder}: an adapter of type {config.peft_type}; only LORA is supported")
+        raise ModelError(f"{folder}: an adapter of type {config.peft_type.value}; only LORA is supported")
     if not (base := config.base_model_name_or_path):
         raise ModelError(
             f"{folder}: no base model is named; set base_model_name_or_path in adapter_config.json"

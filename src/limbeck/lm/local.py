@@ -28,7 +28,7 @@ from limbeck.errors import InputError, ModelError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.load import Loaded
 
-DROP_SHARE = 0.1
+DROP_SHARE = 0.05
 """Finished rows are dropped once they are this share of a batch: each drop copies the caches."""
 
 
@@ -55,16 +55,16 @@ class LocalModel:
     Args:
         loaded: from `lm.load.load`.
         max_rows: completions side by side at most.
-        max_tokens: prompt and new tokens of a batch at most, counted with padding.
+        token_budget: prompt and new tokens of a batch at most, counted with padding.
 
     Raises:
         ModelError: the model gives no cache whose rows can be dropped (Mamba, RWKV).
     """
 
-    def __init__(self, loaded: Loaded, *, max_rows: int = 64, max_tokens: int = 65_536) -> None:
+    def __init__(self, loaded: Loaded, *, max_rows: int = 64, token_budget: int = 65_536) -> None:
         self.loaded = loaded
         self.max_rows = max_rows
-        self.max_tokens = max_tokens
+        self.token_budget = token_budget
         self._model = loaded.bare
         self._limit = position_limit(self._model.config)
         self._stops = stop_tokens(self._model, loaded.tokenizer)
@@ -108,7 +108,7 @@ class LocalModel:
     def _stream(self, rows: list[Row], sampling: Sampling) -> Iterator[Completion]:
         # Without explicit positions, left padding would shift a row: then only equal lengths go together.
         padded = self.loaded.encoder_decoder or "position_ids" in _accepts(self._model)
-        for batch in batches(rows, self.max_rows, self.max_tokens, padded=padded):
+        for batch in batches(rows, self.max_rows, self.token_budget, padded=padded):
             yield from self._complete(batch, sampling)
 
     def _complete(self, rows: list[Row], sampling: Sampling) -> list[Completion]:
@@ -126,7 +126,8 @@ class LocalModel:
         )
         ids = list({row.number: row.ids for row in rows}.values())
         decoding: Decoding = kind(self._model, ids, room, self.loaded.tokenizer.pad_token_id, self._limit)
-        decoding.keep(copies)
+        if len(ids) < len(rows):
+            decoding.keep(copies)
         return decoding
 
     def _completion(self, row: Row, ids: list[int]) -> Completion:
@@ -186,7 +187,7 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset([tokenizer.eos_token_id, *several]) - {None}
 
 
-def batches(rows: Sequence[Row], max_rows: int, max_tokens: int, *, padded: bool) -> Iterator[list[Row]]:
+def batches(rows: Sequence[Row], max_rows: int, token_budget: int, *, padded: bool) -> Iterator[list[Row]]:
     """Cut rows, longest first, into batches within both limits; `padded` False: of one length each."""
     batch: list[Row] = []
     for row in sorted(rows, key=lambda row: -len(row.ids)):
@@ -194,7 +195,7 @@ def batches(rows: Sequence[Row], max_rows: int, max_tokens: int, *, padded: bool
             longest = len(batch[0].ids)
             size = (len(batch) + 1) * (longest + row.room)  # rooms only grow as prompts get shorter
             uneven = not padded and len(row.ids) != longest
-            if len(batch) == max_rows or size > max_tokens or uneven:
+            if len(batch) == max_rows or size > token_budget or uneven:
                 yield batch
                 batch = []
         batch.append(row)
@@ -232,7 +233,7 @@ class DecoderOnly:
         positions = (self.mask[:, : self.length].cumsum(dim=1) - 1).clamp(min=0)
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
         output = self._forward(ids, positions, **last_only)
-        self.cache = _rows_of(output, model)
+        self.cache = _cache(output, model)
         self.logits = _last(output)
 
     def _forward(self, ids: Tensor, positions: Tensor, **more: Any) -> Any:
@@ -268,7 +269,7 @@ class EncoderDecoder:
         self.states = model.get_encoder()(input_ids=ids, attention_mask=self.mask).last_hidden_state
         start = model.config.decoder_start_token_id
         output = self._forward(torch.full((len(prompts),), start, device=model.device))
-        self.cache = _rows_of(output, model)
+        self.cache = _cache(output, model)
         self.logits = _last(output)
 
     def _forward(self, tokens: Tensor, **more: Any) -> Any:
@@ -293,7 +294,7 @@ def _accepts(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
-def _rows_of(output: Any, model: Any) -> Any:
+def _cache(output: Any, model: Any) -> Any:
     """The cache, if its rows can be dropped: `reorder_cache` selects rows in every kind of layer."""
     cache = output.get("past_key_values")
     if not isinstance(cache, Cache):

@@ -241,7 +241,13 @@ def examine_teacher(way: Way) -> None:
         teacher.agree([Prompt(p.id, teacher.ask(p, way.kind)) for p in parts.test], sampling)
         speaker = teacher.speaker(folder)
         predictions, summary = examine(
-            speaker, parts.test, way.kind, lambda p: teacher.ask(p, way.kind), sampling, track=way.track
+            speaker,
+            parts.test,
+            way.kind,
+            lambda p: teacher.ask(p, way.kind),
+            sampling,
+            track=way.track,
+            timed=recipe.teacher.kind != "offline",  # which counts words, not tokens
         )
         for line in teacher.account():
             way.run.say(line)

@@ -36,8 +36,13 @@ def check_students(way: Way) -> None:
             raise RecipeError(
                 f"{place}.train.choose: {student.train.choose} needs dev problems; raise task.dev"
             )
-        if student.device.startswith("cuda"):
-            check_cuda(place, student.device)
+        if student.device == "cuda":
+            check_cuda(place)
+        if student.dtype == "bfloat16" and student.lora is None:
+            raise RecipeError(
+                f"{place}.dtype: updates of all weights get lost in bfloat16; "
+                "set dtype float32 with train.precision bf16, or use lora"
+            )
         if student.model.startswith("tiny-") and not model.exists():
             if not re.fullmatch(r"tiny-(causal|seq2seq)(-(xs|s|m|l))?", student.model):
                 raise ModelError(
@@ -56,13 +61,12 @@ def check_students(way: Way) -> None:
             )
 
 
-def check_cuda(place: str, device: str) -> None:
+def check_cuda(place: str) -> None:
     """Refuse a GPU that this machine does not have."""
     import torch
 
-    number = int(device.partition(":")[2] or 0)
-    if number >= torch.cuda.device_count():
-        raise RecipeError(f"{place}.device: {device} is not there; write auto or cpu")
+    if not torch.cuda.is_available():
+        raise RecipeError(f"{place}.device: cuda is not there; write auto or cpu")
 
 
 def fine_tune(
@@ -132,11 +136,12 @@ def _train(
             dev_exam=partial(_dev_exam, way, loaded, student.format) if by_accuracy else None,
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
         )
-    if trained.too_long:
-        way.run.say(
-            f"{label}: {len(trained.too_long)} of {len(examples)} examples are longer than "
-            f"train.max_length = {student.train.max_length} tokens and were left out"
-        )
+    for what, left, whole in (("", trained.too_long, examples), ("dev ", trained.dev_too_long, dev_examples)):
+        if left:
+            way.run.say(
+                f"{label}: {len(left)} of {len(whole)} {what}examples are longer than "
+                f"train.max_length = {student.train.max_length} tokens and were left out"
+            )
     about = {
         "task": way.recipe.task.name,
         "kind": way.kind,

@@ -17,7 +17,7 @@ from typing import Literal
 from limbeck.records import Problem
 from limbeck.tasks import candidates, numbers
 from limbeck.tasks.options import options_of
-from limbeck.tasks.statements import read_plainly, statements, unfinished
+from limbeck.tasks.statements import CHATTER, read_plainly, statements, unfinished
 
 AnswerKind = Literal["number", "choice", "yes-no", "text"]
 How = Literal["marker", "fallback"]
@@ -87,22 +87,59 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Extract
 
 
 def split_answer(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> tuple[str, str | None]:
-    """The reasoning without its closing answer statement(s), and the extracted answer.
+    """The reasoning without its answer statement(s), and the extracted answer.
 
-    Only marked statements that end the text are cut off; an answer that stands
-    elsewhere, or was found by the fallback, is part of the reasoning.
+    Marked statements that end the text are cut off, with thanks and farewells after
+    them; one before further reasoning ("The answer is 5. First 2 + 3 = 5.") is cut
+    out if it states the extracted answer. What follows "because" or "since" in a
+    statement stays, as a sentence of its own. Another answer that stands elsewhere,
+    or one found by the fallback, is part of the reasoning.
     """
     plain, parts = read_plainly(text), KINDS[kind]
+    answer = extract(kind, text, options).answer
     end = whole = len(plain.rstrip())
+    kept: list[str] = []
     for statement in statements(plain, whole_lines=parts.whole_lines, negatable=parts.negatable):
-        closes = not plain[statement.end : end].strip(" \n$}.*)\"'”")
-        if not closes or parts.state(statement.text, options) is None:
-            break
+        stated = parts.state(statement.text, options)
+        if stated is None:
+            continue
+        stop = statement.end
+        if kind == "text":
+            stop = min(stop, statement.end - len(statement.text) + candidates.text_end(statement.text))
+        after = plain[stop:end].lstrip(" \n$}.*)\"'”")
+        closes = not after or re.match(CHATTER, after) is not None
         opening = unfinished(plain, statement.start)
         says_nothing = len(opening.split()) <= 3 and not re.search("[0-9=]", opening)
+        first = not plain[: statement.start - (len(opening) if says_nothing else 0)].strip()
+        if (
+            not closes
+            and (
+                answer is None
+                or not same(kind, stated, answer)
+                or (end < whole and not first)  # answers a question on the way; another one closes
+                or after[0].islower()  # a sentence that goes on in the next line
+                or len(plain[statement.start : stop].split()) > _SHORT
+                or (opening.strip() and not says_nothing)  # "If it rains, the answer is no."
+            )
+        ):
+            continue
+        reason = _REASON.search(plain, statement.start, stop)
+        if not closes:
+            kept.append(_tidy(text[end - len(after) : end].strip()))
+        if reason:
+            because = reason[0].strip(" ,;:()*.\n")
+            kept.append(because[0].upper() + because[1:] + ".")
         end = statement.start - (len(opening) if says_nothing else 0)
     reasoning = text[:end].strip()
-    return _tidy(reasoning) if end < whole else reasoning, extract(kind, text, options).answer
+    if end == whole:
+        return reasoning, answer
+    pieces = [piece for piece in (_tidy(reasoning), *reversed(kept)) if piece]
+    return ("\n" if "\n" in plain else " ").join(pieces), answer
+
+
+_SHORT = 8
+"""A statement of more words (its marker's among them), with text after it, is reasoning too."""
+_REASON = re.compile(r"\b(?:because|since)\s+\S+\s+\S.*", re.IGNORECASE | re.DOTALL)
 
 
 def _tidy(reasoning: str) -> str:
@@ -143,7 +180,11 @@ def same(kind: AnswerKind, one: str, other: str) -> bool:
 
 
 def grade(problem: Problem, kind: AnswerKind, text: str) -> Grade:
-    """Extract the answer of a completion and compare it with the problem's gold answer."""
+    """Extract the answer of a completion and compare it with the problem's gold answer.
+
+    The one way to grade: teachers, students and files of rationales go through it,
+    and so the options that are written in a question always count.
+    """
     found = extract(kind, text, options_of(problem))
     correct = found.answer is not None and same(kind, found.answer, problem.answer)
     return Grade(found.answer, correct, found.how)

@@ -12,9 +12,12 @@ import re
 from collections.abc import Sequence
 
 from limbeck.tasks.options import LETTERS
-from limbeck.tasks.statements import sentences
+from limbeck.tasks.statements import CHATTER, sentences
 
 _QUOTES = "\"'“”‘’`*"
+
+Mention = tuple[int, str]
+"""Where an option is named in a text, and its letter."""
 
 
 # --- choice: a letter --------------------------------------------------------
@@ -25,18 +28,24 @@ def state_choice(statement: str, options: Sequence[str]) -> str | None:
 
     A bare letter is a capital within the options (within A-J where they are not
     known), or the whole statement. "A" and "I" before another word may be words:
-    they count only if nothing else is found.
+    they count only if nothing else is found. What "not" stands before does not
+    count, "A or B" is no answer, and the option "C++" is no letter C.
     """
     bare = statement.strip(" .:;" + _QUOTES)
     if len(bare) == 1 and (letter := _letter(bare, options)):
         return letter
+    either = [letter for pair in _EITHER.findall(statement) for letter in pair if _letter(letter, options)]
+    if len(set(either)) > 1:
+        return None
     letters = _letters(statement, options)
     texts = _named(statement, options)
     if texts and (not letters or texts[0][0] < letters[0][0]):
         named = {letter for place, letter in texts if not letters or place < letters[0][0]}
         return named.pop() if len(named) == 1 else None
     if letters:
-        return letters[0][1]
+        between = statement[letters[0][0] + 1 : letters[1][0]] if len(letters) > 1 else ""
+        both = re.search(r"\b(?:or|and)\s+(?:(?:option|choice)\s+)?\W*$", between)
+        return None if both and letters[0][1] != letters[1][1] else letters[0][1]
     maybe = re.match(r"[\s*:\"']*([AI])\b(?!['’])", statement)
     return _letter(maybe[1], options) if maybe else None
 
@@ -46,14 +55,37 @@ def _letter(letter: str, options: Sequence[str]) -> str | None:
     return letter.upper() if letter.upper() in known and letter else None
 
 
-def _letters(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
+_EITHER = re.compile(r"(?<![\w'’])\(?([A-Z])\)?\s*(?:\bor\b|\band\b|/|&)\s*\(?([A-Z])\b(?!['’]?\w)")
+_NEGATED = re.compile(
+    r"\b(?:not|rather\s+than|instead\s+of)\s+(?:(?:an?|the|option|choice|answer)\s+|[(\"'“*])*$",
+    re.IGNORECASE,
+)
+_AND_SO_IS = re.compile(
+    r"(?:\b(?:or|nor|and)|,)\s+(?:(?:an?|the|option|choice)\s+|[(\"'“*])*$", re.IGNORECASE
+)
+
+
+def _meant(text: str, mentions: Sequence[Mention]) -> list[Mention]:
+    """Those mentions that no "not" stands before ("not B", "not the red or the blue ball")."""
+    meant: list[Mention] = []
+    last, negated = 0, False
+    for place, letter in mentions:
+        before = text[max(last, place - 60) : place]
+        negated = bool(_NEGATED.search(before)) or (negated and bool(_AND_SO_IS.search(before)))
+        if not negated:
+            meant.append((place, letter))
+        last = place
+    return meant
+
+
+def _letters(text: str, options: Sequence[str]) -> list[Mention]:
     """(place, letter) of what can only be meant as a letter."""
-    pattern = r"\(([A-Za-z])\)|\b(?:([B-HJ-Z])|([AI])(?!\s+\w))\b(?!['’.]\w)"
+    pattern = r"\(([A-Za-z])\)|\b(?:([B-HJ-Z])|([AI])(?!\s+\w))\b(?!['’.&/-]\w|[+#])"
     found = [(match.start(), match[1] or match[2] or match[3]) for match in re.finditer(pattern, text)]
-    return [(place, letter.upper()) for place, letter in found if _letter(letter, options)]
+    return _meant(text, [(place, letter.upper()) for place, letter in found if _letter(letter, options)])
 
 
-def _named(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
+def _named(text: str, options: Sequence[str]) -> list[Mention]:
     """(place, letter) of the options whose text occurs, in order; the longest where they overlap.
 
     An option that occurs twice in the list is never meant.
@@ -64,15 +96,19 @@ def _named(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
         return []
     longest_first = sorted(by_text, key=len, reverse=True)
     choices = "|".join(re.escape(option).replace(r"\ ", r"\s+") for option in longest_first)
-    found = re.finditer(rf"(?<!\w)(?:{choices})(?!\w)", text.casefold())
-    return [(match.start(), by_text[" ".join(match[0].split())]) for match in found]
+    text = text.casefold()
+    found = re.finditer(rf"(?<!\w)(?:{choices})(?!\w)", text)
+    return _meant(text, [(match.start(), by_text[" ".join(match[0].split())]) for match in found])
+
+
+_LABEL = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b|\bis\s+\**([A-Z])\W*$")
 
 
 def guess_choice(text: str, options: Sequence[str]) -> str | None:
     """The whole text as a label ("C. red ball"); else the one option that the last sentence with any names.
 
-    An option is named by "(C)", "option C" or its text. A sentence that names
-    several decides nothing.
+    An option is named by "(C)", "option C", a closing "is C" or its text. A sentence
+    that names several decides nothing.
     """
     whole = re.fullmatch(r"\s*\(?([A-Za-z])(?:\s*|[).:]+\s*|[).:]+\s+[^\n]*)", text)
     if whole and (letter := _letter(whole[1], options)):
@@ -81,8 +117,9 @@ def guess_choice(text: str, options: Sequence[str]) -> str | None:
     listed = [bool(re.match(r"\W*\(?[A-Z][).]", part)) for part in parts]
     for place in range(len(parts) - 1, -1, -1):
         sentence = parts[place]
-        labels = re.findall(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b", sentence)
-        marked = {_letter(one or other, options) for one, other in labels} - {None}
+        labels = [(match.start(), "".join(match.groups(""))) for match in _LABEL.finditer(sentence)]
+        labels = [(place, letter) for place, letter in labels if _letter(letter, options)]
+        marked = {letter for _, letter in _meant(sentence, labels)}
         named = marked or {letter for _, letter in _named(sentence, options)}
         if named:
             in_a_list = listed[place] and place > 0 and listed[place - 1]
@@ -110,17 +147,25 @@ def canonical_choice(gold: str, options: Sequence[str]) -> str:
 # --- yes-no ------------------------------------------------------------------
 
 _VERDICTS = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
-_VERDICT = re.compile(r"\b(not\s+)?(yes|no|true|false)\b", re.IGNORECASE)
-_ENDS_CLAUSE = r"(?=\W*$|\s*[,;:.!–—-])"
+_NEGATION = r"""(?:(?:\b(?:not|cannot|never|hardly|scarcely|no\s+longer)|n['’]t)\s+
+    (?:(?:be|seem|look|sound|appear|necessarily|really|actually|always|entirely|quite|strictly
+        |think|believe|that|it|this|is)\s+){0,5})"""
+_ENDS_CLAUSE = r"(?=\W*$|[\s*\"'”’)]*(?:[,;:.!?(–—]|-(?!\w)))"
+_GOES_ON = r"""(?=\W+(?:because|since|as|for|but|and|so|if|when|due|given|they|he|she|it|we|you|i
+    |this|that|these|those|the|an?|there)\b)"""
+_VERDICT = re.compile(
+    rf"({_NEGATION})?\b(yes|true|false|no(?:{_ENDS_CLAUSE}|{_GOES_ON}))\b", re.IGNORECASE | re.VERBOSE
+)
 _OPENING_VERDICT = re.compile(rf"\W*(yes|no|true|false)\b{_ENDS_CLAUSE}", re.IGNORECASE)
 _CLOSING_VERDICT = re.compile(
-    rf"\b(?:(?:is|are|was|were)\s+(?:not\s+)?(?:true|false)|(?:not\s+)?(?:yes|no|true|false){_ENDS_CLAUSE})\b",
-    re.IGNORECASE,
+    rf"""\b(?:is|are|was|were)(?:\s+|(?=n['’]t)){_NEGATION}?(?:true|false)\b
+    |{_NEGATION}?\b(?:yes|no|true|false)\b{_ENDS_CLAUSE}""",
+    re.IGNORECASE | re.VERBOSE,
 )
 
 
 def _verdict(match: re.Match[str]) -> str:
-    """yes or no; "not" turns it round."""
+    """yes or no; "not", "n't", "never" and "hardly" turn it round."""
     value = _VERDICTS[match[2].lower()]
     if match[1]:
         return "no" if value == "yes" else "yes"
@@ -128,7 +173,10 @@ def _verdict(match: re.Match[str]) -> str:
 
 
 def state_yes_no(statement: str, options: Sequence[str]) -> str | None:
-    """The first of yes, no, true, false; "not true" is no, "not false" and "not no" are yes."""
+    """The first of yes, no, true, false; "not true" is no, "not false" and "not no" are yes.
+
+    A no before a noun ("no evidence", "no doubt", "no one") is none.
+    """
     match = _VERDICT.search(statement)
     return _verdict(match) if match else None
 
@@ -171,11 +219,27 @@ def plain_text(text: str) -> str:
     return text
 
 
+_AFTER_ONE_WORD = re.compile(r"[\s*:]*(?!(?:[A-Z][a-z]{0,2}|[A-Z.]+)\.)\S+[.!](?=\s+[A-Z])")
+
+
+def text_end(statement: str) -> int:
+    """Where a stated text ends: with its line, but before chatter or what follows a single word.
+
+    "St. Louis" is one text: a short word with a capital is an abbreviation.
+    """
+    one_word = _AFTER_ONE_WORD.match(statement)
+    if one_word:
+        return one_word.end()
+    chatter = re.search(rf"(?<=[.!])\s+(?={CHATTER})", statement)
+    return chatter.start() if chatter else len(statement)
+
+
 def state_text(statement: str, options: Sequence[str]) -> str | None:
-    """The whole statement (to the end of its line); if it opens with a quotation, that alone.
+    """The whole statement (see `text_end`); if it opens with a quotation, that alone.
 
     '"Ann" and "Ben"' is no quotation followed by chatter, so it stays whole.
     """
+    statement = statement[: text_end(statement)]
     opening = re.match(r"[\s*:]*[\"“]([^\"“”]+)[\"”](?!\s*(?:and|or|&|,|/)\s)", statement)
     return plain_text(opening[1] if opening else statement) or None
 

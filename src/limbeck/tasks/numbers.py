@@ -1,8 +1,10 @@
 """Numbers in running text: what counts as one, its exact value, its canonical text.
 
-Counted: 25, 25.0, .5, 1,234,567, -3 (also with U+2212, see `answers.py`), $12.50,
-50% (as 50), 3/4, 2 1/2, \\frac{3}{4}, 1e3 (as 1000). Not counted: dates (04/21/2021),
-digits inside words (B12) and number words (three). Units may follow (60ft).
+Counted: 25, 25.0, .5, 1,234,567, 1 234 567 (also with thin spaces, and LaTeX's
+1{,}234), -3 (also with U+2212, see `answers.py`, or an en dash), $12.50, 50% (as 50),
+3/4, 2 1/2, 3 and 1/2, \\frac{3}{4}, 1e3 (as 1000), 2^3 (as 8) and 10^-3 (as 0.001),
+10 million. Not counted: dates (04/21/2021), digits inside words (B12), exponents of
+units (m^3) and number words (three). Units may follow (60ft).
 """
 
 from __future__ import annotations
@@ -13,17 +15,26 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 _NUMBER = re.compile(
-    r"""(?<![A-Za-z0-9])(?<![0-9]\.)(?P<sign>[-+])?[$£€]?(?P<inner>-)?
+    r"""(?<![A-Za-z0-9^])(?<![0-9]\.)(?<!\^[-{])(?P<sign>[-+–])?[$£€]?(?P<inner>[-–])?
     (?:\\d?frac\{(?P<over>[0-9]+)\}\{(?P<under>[0-9]+)\}
-     |(?:(?P<whole>[0-9]+)\ )?(?P<top>[0-9]+)\ ?/\ ?(?P<bottom>[0-9]+)(?![0-9])
-     |(?P<plain>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)
-      (?P<power>[eE][-+]?[0-9]{1,2}(?![0-9]))?)""",
+     |(?:(?P<whole>[0-9]+)\ (?:and\ )?)?(?P<top>[0-9]+)\ ?/\ ?(?P<bottom>[0-9]+)(?![0-9])
+     |(?P<plain>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])
+                 |[1-9][0-9]{0,2}(?:[ \u2009\u202f][0-9]{3})+(?![0-9])(?![ \u2009\u202f][0-9])
+                 |[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)
+      (?P<power>[eE][-+]?[0-9]{1,2}(?![0-9]))?
+      (?:\^(?:\{(?P<braced>-?[0-9]{1,2})\}|(?P<raised>-?[0-9]{1,2})(?![0-9])))?
+      (?P<scale>(?:[ ](?:hundred|[Tt]housand|[Mm]illion|[Bb]illion|[Tt]rillion)\b)*))""",
     re.VERBOSE,
 )
 _DATE = re.compile(r"(?<![0-9])[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}(?![0-9])")
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _GOES_ON = re.compile(
-    r"[)\s*]*(?:[A-Za-z]+\s+){0,3}(?:[A-Za-z]+\s*)?(?:[-+*×÷/=]|\bx\b|\\times|\\div)\s*[($£€]*\s*-?[$]?[0-9]"
+    r"""[)\s*]*(?:[A-Za-z]+\s+){0,3}(?:[A-Za-z]+\s*)?
+    (?:[-–+*×÷/=]|\bx\b|\\times|\\div|\b(?:plus|minus|times|(?:divided|multiplied)\s+by)\b)
+    \s*[($£€]*\s*-?[$]?[0-9]""",
+    re.VERBOSE,
 )
+_RESULT = re.compile(r"=|\bequals\b|\bwhich\s+(?:is|equals|makes|gives|leaves)\b")
 _LONGEST = 100
 """Longer runs of digits are babble, not answers (and slow to convert)."""
 
@@ -48,13 +59,22 @@ def _value(match: re.Match[str]) -> Fraction | None:
     if len(match[0]) > _LONGEST:
         return None
     if match["plain"]:
-        size = Fraction(match["plain"].replace(",", "") + (match["power"] or ""))
+        size = Fraction(re.sub(r"[,\s]", "", match["plain"]) + (match["power"] or ""))
+        exponent = int(match["braced"] or match["raised"] or 1)
+        if (size == 0 and exponent < 0) or len(match["plain"]) * abs(exponent) > _LONGEST:
+            return None
+        size = size**exponent * math.prod(_SCALES[word] for word in match["scale"].casefold().split())
     else:
         bottom = int(match["bottom"] or match["under"])
         if bottom == 0:
             return None
         size = int(match["whole"] or 0) + Fraction(int(match["top"] or match["over"]), bottom)
-    return -size if "-" in (match["sign"], match["inner"]) else size
+    return -size if {"-", "–"} & {match["sign"], match["inner"]} else size
+
+
+def _without_latex(text: str) -> str:
+    """LaTeX's separators of thousands, 1{,}234 and 1\\,234, as ordinary ones."""
+    return text.replace("{,}", ",").replace(",\\!", ",").replace("\\,", " ")
 
 
 def write_number(value: Fraction) -> str:
@@ -74,14 +94,19 @@ def write_number(value: Fraction) -> str:
 
 
 def state_number(statement: str, options: Sequence[str]) -> str | None:
-    """The first number of a statement; of "5 - 3 = 2" the result, of "5 - 3" alone nothing."""
-    statement = re.sub(r"^([\s*=:]*-)\s+(?=[0-9$])", r"\1", statement)
+    """The first number of a statement; of "5 - 3 = 2" the result, of "5 - 3" alone nothing.
+
+    >>> state_number("5 plus 7, which is 12.", ())
+    '12'
+    """
+    statement = re.sub(r"^([\s*=:]*[-–])\s+(?=[0-9$])", r"\1", _without_latex(statement))
     numbers = numbers_in(statement)
     if not numbers:
         return None
     _, end, value = numbers[0]
     if _GOES_ON.match(statement, end):
-        results = numbers_in(statement[end:].rpartition("=")[2]) if "=" in statement[end:] else []
+        *before, result = _RESULT.split(statement[end:])
+        results = numbers_in(result) if before else []
         return write_number(results[0][2]) if results else None
     return write_number(value)
 
@@ -92,7 +117,7 @@ def guess_number(text: str, options: Sequence[str]) -> str | None:
     >>> guess_number("3 * 5 = 15. So she has 15 apples in all 3 bags (5 in each bag).", ())
     '15'
     """
-    text = _without_brackets(text)
+    text = _without_brackets(_without_latex(text))
     numbers = numbers_in(text)
     if not numbers:
         return None
@@ -122,7 +147,7 @@ def canonical_number(gold: str, options: Sequence[str]) -> str:
     Raises:
         ValueError: it is not.
     """
-    text = gold.strip().rstrip(".")
+    text = _without_latex(gold.strip().rstrip("."))
     numbers = numbers_in(text)
     if len(numbers) != 1 or (text[: numbers[0][0]] + text[numbers[0][1] :]).strip(" %$£€"):
         raise ValueError("it is not a number")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def _open(path: str) -> Iterable[Placed]:
         return _saved(file)
     if file.suffix == ".json":
         return _json(file, key)
+    if key and file.suffix in READERS:
+        raise DataError(path, f"a key after # is for .json files, not {file.suffix}; remove #{key}")
     if file.suffix not in READERS:
         raise DataError(path, f"has an unknown ending; use .json, {', '.join(READERS)}")
     return READERS[file.suffix](file)
@@ -69,12 +72,14 @@ def _json(file: Path, key: str) -> Iterator[Placed]:
     except OSError as error:
         raise DiskError(file, error) from error
     try:
-        value = json.loads(text) if text.strip() else []
+        value = _parsed(text) if text.strip() else []
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and not key:  # one object per line, whatever the ending says
             yield from _jsonl(file)
             return
         raise DataError(f"{file}:{error.lineno}", f"not valid JSON ({error.msg}); mend it there") from None
+    except _Unreadable as error:
+        raise DataError(f"{file}:{_guilty_line(text)}", f"{error}; mend the record there") from None
     if key:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, list):
@@ -90,24 +95,76 @@ def _jsonl(file: Path) -> Iterator[Placed]:
     for number, line in numbered_lines(file):
         place = f"{file}:{number}"
         try:
-            row = json.loads(line.lstrip("\ufeff"))
+            row = _parsed(line.lstrip("\ufeff"))
         except json.JSONDecodeError as error:
             raise DataError(place, f"not valid JSON ({error.msg}); write one object per line") from None
+        except _Unreadable as error:
+            raise DataError(place, f"{error}; mend it there") from None
         yield _object(place, row)
+
+
+class _Unreadable(ValueError):
+    """Valid JSON that cannot be meant, or cannot be held."""
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Unreadable(f"an object has the key {twice!r} twice")
+    return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except (json.JSONDecodeError, _Unreadable):
+        raise
+    except RecursionError:
+        raise _Unreadable("values are nested too deeply") from None
+    except ValueError:  # Python's limit on the digits of an integer
+        raise _Unreadable("a number has too many digits") from None
+
+
+def _guilty_line(text: str) -> int:
+    """The line at which the first record that `_parsed` refuses begins; 1 where there is no list of them."""
+    opening = re.search(r"\[\s*(?=\{)", text)
+    place = opening.end() if opening else 0
+    try:
+        while opening and text[place : place + 1] == "{":
+            _, end = _DECODER.raw_decode(text, place)
+            place = len(text) - len(text[end:].lstrip(" \t\r\n,"))
+    except (ValueError, RecursionError):
+        pass
+    else:
+        place = 0
+    return text.count("\n", 0, place) + 1
 
 
 def _object(place: str, row: object) -> Placed:
     if not isinstance(row, dict):
         raise DataError(place, 'not an object; write {"column": value, ...}')
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            place, "holds half a character (a lone surrogate such as \\ud800); mend or remove it"
+        ) from None
     return place, row
 
 
 def _csv(file: Path, delimiter: str = ",") -> Iterator[Placed]:
+    csv.field_size_limit(2**31 - 1)  # long documents are ordinary; the limit is one for all readers
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             lines = csv.reader(stream, delimiter=delimiter, strict=True)
             header = next(lines, [])
-            if len(set(header)) < len(header):
+            named = [name for name in header if name]
+            if len(set(named)) < len(named):
                 raise DataError(f"{file}:1", "two columns have the same name; rename one")
             for cells in lines:
                 place = f"{file}:{lines.line_num}"
@@ -116,7 +173,7 @@ def _csv(file: Path, delimiter: str = ",") -> Iterator[Placed]:
                         place, f"has {len(cells)} cells, the header {len(header)}; mend the quoting"
                     )
                 if cells:
-                    yield place, dict(zip(header, cells, strict=True))
+                    yield place, _cells(place, header, cells)
     except csv.Error as error:
         raise DataError(
             f"{file}:{lines.line_num}", f"not valid CSV ({error}); mend the quoting there"
@@ -125,6 +182,14 @@ def _csv(file: Path, delimiter: str = ",") -> Iterator[Placed]:
         raise DataError(file, f"not valid UTF-8 ({error.reason}); convert the file to UTF-8") from None
     except OSError as error:
         raise DiskError(file, error) from error
+
+
+def _cells(place: str, header: list[str], cells: list[str]) -> Row:
+    """The row; empty cells of columns without a name, as spreadsheets leave them, are nothing."""
+    nameless = [cell for name, cell in zip(header, cells, strict=True) if not name and cell.strip()]
+    if nameless and header.count("") > 1:
+        raise DataError(place, "a column without a name holds a value; name the column in the first line")
+    return {name: cell for name, cell in zip(header, cells, strict=True) if name or cell.strip()}
 
 
 def _tsv(file: Path) -> Iterator[Placed]:
@@ -161,11 +226,20 @@ def _saved(folder: Path) -> Iterator[Placed]:
         raise DataError(
             folder, "not a saved data set; give a file, or a folder written by save_to_disk"
         ) from None
+    except Exception as error:  # broken parts of such a folder raise whatever their parsers raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(folder, f"this saved data set cannot be read ({reason}); save it anew") from None
     if isinstance(found, datasets.DatasetDict):
         raise DataError(
             folder, f"holds several splits; name one, such as {folder / next(iter(found), 'train')}"
         )
     return _numbered(str(folder), found)
+
+
+def hub_folder(path: str) -> Path | None:
+    """The local folder that an "hf:FOLDER:SPLIT" means; None if it means a data set of the hub."""
+    folder = Path(path.removeprefix("hf:").rpartition(":")[0])
+    return folder if path.startswith("hf:") and folder.name and folder.is_dir() else None
 
 
 def _hub(path: str) -> Iterator[Placed]:

@@ -19,6 +19,25 @@ def row_problem(place: str, row: Row, columns: Columns, kind: AnswerKind) -> Pro
     Raises:
         DataError: a missing column, an empty question, a gold answer that its kind cannot parse.
     """
+    name, question, options, labels = row_question(place, row, columns, kind)
+    cell = _cell(place, row, columns.answer, "answer")
+    gold = _answer_text(place, cell, columns.answer)
+    try:
+        if kind == "choice":
+            gold = _letter(cell[0] if isinstance(cell, list) else cell, gold, options, labels)
+        answer = canonical(kind, gold, options)
+    except ValueError as error:
+        raise DataError(
+            place,
+            f"the answer {shortened(gold)} does not suit the kind {kind}: {error}; mend it or task.kind",
+        ) from None
+    return Problem(id=name, question=question, answer=answer, options=options)
+
+
+def row_question(
+    place: str, row: Row, columns: Columns, kind: AnswerKind
+) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    """The id of a row's problem, its question, options, and the labels its options carry in the data."""
     question = _cell(place, row, columns.question, "question")
     if not isinstance(question, str) or not question.strip():
         raise DataError(
@@ -26,15 +45,7 @@ def row_problem(place: str, row: Row, columns: Columns, kind: AnswerKind) -> Pro
             f"the question (column {columns.question!r}) is empty or no text; write one or remove the row",
         )
     question = question.strip()
-    options = _options(place, row, columns, question) if kind == "choice" else ()
-    gold = _answer_text(place, _cell(place, row, columns.answer, "answer"), columns.answer)
-    try:
-        answer = canonical(kind, gold, options)
-    except ValueError as error:
-        raise DataError(
-            place,
-            f"the answer {shortened(gold)} does not suit the kind {kind}: {error}; mend it or task.kind",
-        ) from None
+    options, labels = _options(place, row, columns, question) if kind == "choice" else ((), ())
     if columns.id is None:
         name = "q-" + hashlib.sha256("\0".join((question, *options)).encode()).hexdigest()[:16]
     else:
@@ -44,7 +55,29 @@ def row_problem(place: str, row: Row, columns: Columns, kind: AnswerKind) -> Pro
         raise DataError(
             place, f"the id (column {columns.id!r}) is empty; write one, or remove task.columns.id"
         )
-    return Problem(id=name, question=question, answer=answer, options=options)
+    return name, question, options, labels
+
+
+def _letter(cell: object, gold: str, options: tuple[str, ...], labels: tuple[str, ...]) -> str:
+    """A gold choice as its letter where a label of the data or an index says it, else as it stands.
+
+    "3" is the option labelled "3", if the data label their options. Where they do
+    not, a whole number (not a text) is an index from 0, as MMLU has it.
+
+    Raises:
+        ValueError: it can mean two options, or the index is none of an option.
+    """
+    places = {n for n, label in enumerate(labels) if label.casefold() == gold.strip(" ().").casefold()}
+    if not places and isinstance(cell, int) and not isinstance(cell, bool) and options:
+        if not 0 <= cell < len(options):
+            raise ValueError(f"as an index from 0 it is not one of the {len(options)} options")
+        places = {cell}
+    if not places:
+        return gold
+    same_text = {n for n, text in enumerate(options) if text.strip().casefold() == gold.strip().casefold()}
+    if len(places | same_text) > 1:
+        raise ValueError("it can mean more than one option")
+    return LETTERS[places.pop()]
 
 
 def _cell(place: str, row: Row, column: str, setting: str) -> Any:
@@ -71,19 +104,24 @@ def _answer_text(place: str, cell: Any, column: str) -> str:
     )
 
 
-def _options(place: str, row: Row, columns: Columns, question: str) -> tuple[str, ...]:
-    """The options of a choice question: from their column(s), else those written in the question."""
+def _options(
+    place: str, row: Row, columns: Columns, question: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The options of a choice question, from their column(s), else as written in it; and their labels."""
     if columns.options is None:
-        return options_in(question)
+        return options_in(question), ()
+    labels: list[Any] = []
     if isinstance(columns.options, str):
         cell = _cell(place, row, columns.options, "options")
     else:
         cell = [_cell(place, row, name, "options") for name in columns.options]
     if isinstance(cell, dict) and isinstance(cell.get("text"), list):  # {"label": [...], "text": [...]}
+        labels = cell["label"] if isinstance(cell.get("label"), list) else []
         cell = cell["text"]
     elif isinstance(cell, dict):  # {"A": ..., "B": ...}
         cell = [cell.get(letter) for letter in LETTERS[: len(cell)]]
     elif isinstance(cell, list):  # ["...", ...] or [{"label": "A", "text": "..."}, ...]
+        labels = [one["label"] for one in cell if isinstance(one, dict) and "label" in one]
         cell = [one.get("text") if isinstance(one, dict) else one for one in cell]
     cells = cell if isinstance(cell, list) else []
     texts = [str(one) for one in cells if one is not None and str(one).strip()]
@@ -91,7 +129,7 @@ def _options(place: str, row: Row, columns: Columns, question: str) -> tuple[str
         raise DataError(
             place, "the options are no list of 2 to 26 texts; mend them, or name other task.columns.options"
         )
-    return without_label(texts)
+    return without_label(texts), tuple(map(str, labels)) if len(labels) == len(texts) else ()
 
 
 def row_rationales(place: str, row: Row, columns: Columns, *, needed: bool) -> list[str]:

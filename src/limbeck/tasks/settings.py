@@ -16,6 +16,7 @@ Whoever gives a kind, columns, leaks or a path means the second.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -34,6 +35,9 @@ from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import GENERATED, built_in_task, settle_knobs
 
 Leaks = Literal["refuse", "drop", "keep"]
+
+
+_NUMERIC = re.compile(r"[-+]?(?:[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2})?")
 
 
 class _Settings(BaseModel):
@@ -104,6 +108,8 @@ class FilesTask(_Settings):
     @field_validator("dev", mode="before")
     @classmethod
     def _is_share_count_or_path(cls, dev: object) -> object:
+        if isinstance(dev, str) and _NUMERIC.fullmatch(dev):  # YAML reads 1e-1 as text
+            dev = float(dev) if re.search("[.eE]", dev) else int(dev)
         if isinstance(dev, bool) or not isinstance(dev, int | float | str) or dev == "":
             raise ValueError("give a share below 1, a number of problems, or a path")
         if isinstance(dev, float) and not 0 <= dev < 1:

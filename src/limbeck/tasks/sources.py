@@ -19,7 +19,7 @@ from limbeck.records import Problem
 from limbeck.run import path_fingerprint
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import generate
-from limbeck.tasks.readers import Placed, locate, read_rows
+from limbeck.tasks.readers import Placed, hub_folder, locate, read_rows
 from limbeck.tasks.rows import row_problem, row_rationales, shortened
 from limbeck.tasks.settings import Columns, FilesTask, Leaks, TaskSettings
 
@@ -237,12 +237,12 @@ def _settle_leaks(read: dict[str, Table], policy: Leaks) -> list[str]:
 
 
 def source_fingerprint(settings: TaskSettings) -> dict[str, str]:
-    """What a task's data are, as inputs of a stage: hashes of its files; of a hub data set, its name."""
+    """What a task's data are, as inputs of a stage: hashes of files and folders, else a hub name."""
     if not isinstance(settings, FilesTask):
         return {}
     prints = {}
     for split, path in (("train", settings.train), ("dev", settings.dev), ("test", settings.test)):
         if isinstance(path, str):
-            file, _ = locate(path)
+            file = hub_folder(path) or locate(path)[0]
             prints[split] = path_fingerprint(file) if file.exists() else path
     return prints

@@ -14,6 +14,12 @@ from dataclasses import dataclass
 
 SENTENCE_END = re.compile(r"[.!?]+[\"'”’*)]*(?=\s|$)|\n+")
 
+CHATTER = (
+    r"(?:I hope|Hope (?:this|that|it)|Let me know|Thanks?\b|Feel free|Please let|Is there anything"
+    r"|Have a (?:great|nice|good)|Goodbye|Good luck|Happy to help|You['’]re welcome)"
+)
+"""How a sentence begins that says nothing about the problem, after the answer."""
+
 _BEFORE = r"(?:(?:therefore|thus|so|hence|consequently|finally|then|and|now|in conclusion)\b[,\s]*)*"
 _NOUN = r"""(?:(?:correct|right|best|final|true)\s+(?:answer\s+)?(?:choice|option)
     |(?:final|end)\s+(?:result|output|string|word)

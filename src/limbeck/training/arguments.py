@@ -87,9 +87,15 @@ def fingerprint(
     objective: Objective,
     splits: Sequence[Sequence[Row]],
     steps_per_epoch: int,
+    model: nn.Module,
 ) -> str:
-    """Tells trainings apart, so that none goes on from another's checkpoint."""
-    plain = [settings.model_dump(mode="json"), seed, dict(objective.weights), steps_per_epoch]
+    """Tells trainings apart, so that none goes on from another's checkpoint.
+
+    It knows the trained parameters' names, shapes and types, not their values, and the names and
+    weights of the objective's parts, not its class.
+    """
+    trained = [(n, list(p.shape), str(p.dtype)) for n, p in model.named_parameters() if p.requires_grad]
+    plain = [settings.model_dump(mode="json"), seed, dict(objective.weights), steps_per_epoch, trained]
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for rows in splits:
         digest.update(str(len(rows)).encode())

@@ -91,7 +91,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             with write_whole(self.history) as stream:
                 rows = map(history_row, state.log_history)
-                stream.writelines(json.dumps(row) + "\n" for row in rows if row)
+                stream.writelines(json.dumps(row, sort_keys=True) + "\n" for row in rows if row)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -114,7 +114,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         row = history_row(state.log_history[-1])
         if row and state.is_world_process_zero:
             with self.history.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
+                stream.write(json.dumps(row, sort_keys=True) + "\n")
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

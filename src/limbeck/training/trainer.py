@@ -9,6 +9,7 @@ padding nor the way a step is cut into micro-batches and processes changes what 
 from __future__ import annotations
 
 import errno
+import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -268,14 +269,24 @@ def train(
         feed = feed_of(model, tokenizer, found.rows, settings, args)
         dev_feed = feed_of(model, tokenizer, dev.rows, settings, args)
         steps_per_epoch = set_steps(args, settings, len(feed.sampler), evaluate=bool(dev.rows or dev_exam))
-        mark = fingerprint(settings, seed, objective, [found.rows, dev.rows], steps_per_epoch)
+        mark = fingerprint(settings, seed, objective, [found.rows, dev.rows], steps_per_epoch, model)
         keeper = Keeper(folder / "history.jsonl", mark, feed.sampler, steps_per_epoch, progress)
         trainer = DistilTrainer(model, args, objective, feed, dev_feed, dev_exam, [keeper])
         keeper.last_loss = lambda: trainer.last_loss
         start = run(trainer, mark)
     state = trainer.state
+    release(trainer)
     chosen = state.global_step if settings.choose == "last" else state.best_global_step
     return Trained(state.global_step, chosen, start, found.too_long, dev.too_long)
+
+
+def release(trainer: DistilTrainer) -> None:
+    """Let go of optimiser and model: the trainer's own cycles would keep them through the exam."""
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def check_choice(settings: TrainSettings, dev_examples: Sequence[Example], dev_exam: DevExam | None) -> None:
