@@ -210,11 +210,11 @@ def main() -> int:
             side: float(subprocess.check_output([sys.executable, __file__, "--memory", side, kind]))
             for side in SIDES
         }
-        time, peak = found["plain"] / found["ours"], memory["plain"] / memory["ours"]
+        speed, peak = found["plain"] / found["ours"], memory["plain"] / memory["ours"]
         equal = equal and found["loss"] < 1e-5 and found["gradient"] < 1e-4
-        twice = twice and time >= 2 and peak >= 2
+        twice = twice and speed >= 2 and peak >= 2
         print(
-            f"{kind:6} time ratio {time:.1f}   "
+            f"{kind:6} time ratio {speed:.1f}   "
             f"added peak memory ratio {peak:.1f}   "
             f"(loss apart by {found['loss']:.0e}, gradient by {found['gradient']:.0e}, relative)",
             flush=True,
