@@ -64,6 +64,7 @@ def test_lists(limbeck: Limbeck) -> None:
         (["student.model=tiny-causal-huge"], "students.answers-only.model: no tiny model"),
         (["student.model=."], "folder without config.json"),
         (["student.device=abacus"], "device"),
+        (["student.dtype=bfloat16"], "updates of all weights get lost in bfloat16"),
         (["student.seeds=[-1]"], "seeds"),
         (["student.train.choose=dev-accuracy", "task.dev=0"], "needs dev problems"),
         (["name=.."], "name"),
