@@ -67,7 +67,7 @@ class Run:
                 a kill it is called again with the same folder and may go on there.
         """
         folder = self.folder / name
-        plan = {"name": name, "settings": _plain(settings), "inputs": dict(inputs)}
+        plan = _plan(name, settings, inputs)
         print_of_plan = fingerprint(plan)
         self._make_room(name, plan, print_of_plan)
         stage = Stage(name, folder, print_of_plan)
@@ -92,7 +92,7 @@ class Run:
 
     def is_done(self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
         """Whether `stage` with the same arguments would find its work done, here or in `old/`."""
-        print_of_plan = fingerprint({"name": name, "settings": _plain(settings), "inputs": dict(inputs)})
+        print_of_plan = fingerprint(_plan(name, settings, inputs))
         for folder in (self.folder / name, self.folder / "old" / name / print_of_plan[:12]):
             state = _read_state(folder)
             if state and state["fingerprint"] == print_of_plan and state["state"] == "done":
@@ -309,6 +309,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _plain(settings: Mapping[str, Any]) -> Any:
-    """The settings as JSON gives them back, so that stored and new ones compare equal."""
-    return json.loads(json.dumps(settings))
+def _plan(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What a stage is fingerprinted by; settings as JSON gives them back, to compare with stored ones."""
+    return {"name": name, "settings": json.loads(json.dumps(settings)), "inputs": dict(inputs)}
