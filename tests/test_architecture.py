@@ -13,9 +13,9 @@ SOURCE = Path(__file__).parent.parent / "src" / "limbeck"
 FLOORS = [
     {"errors", "records", "objectives", "progress", "statistics"},
     {"recipe", "run", "tasks", "spans", "lm", "knowledge"},
-    {"rationales", "training", "evaluate", "report"},
+    {"rationales", "rationale_files", "published", "training", "evaluate", "report"},
     {"methods"},
-    {"cli", "__main__"},
+    {"cli", "__main__", "opening"},
 ]
 MODULES = sorted(SOURCE.rglob("*.py"))
 

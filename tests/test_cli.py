@@ -33,7 +33,8 @@ def test_help_is_quick_because_it_loads_nothing_heavy() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip().endswith("[]")
-    for command in ("run", "collect", "grade", "evaluate", "compare", "report", "ask", "tasks", "methods"):
+    commands = "run collect grade import evaluate compare report ask tasks methods"
+    for command in commands.split():
         assert re.search(rf"^  {command} ", answer.stdout, re.M)
 
 
@@ -172,6 +173,11 @@ def test_wrong_arguments_have_status_2(limbeck: Limbeck, tmp_path: Path) -> None
     assert limbeck("ask", tmp_path, " ").status == 2
     assert limbeck("ask", tmp_path, "why?").status == 2
     assert limbeck("grade", tmp_path / "none.jsonl", "--task", "coin-flip").status == 2
+
+
+def test_settings_are_of_a_recipe_not_of_a_built_in_task(limbeck: Limbeck, tmp_path: Path) -> None:
+    answer = limbeck("grade", tmp_path / "f.jsonl", "--task", "coin-flip", "--set", "seed=1")
+    assert answer.status == 2 and "name a recipe file with --task" in answer.err
 
 
 def test_a_cap_needs_a_teacher_that_is_paid(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """Grading, sifting, choosing and auditing rationales."""
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 
+from limbeck.errors import DataError
 from limbeck.lm import Completion
+from limbeck.rationale_files import read_rationales
 from limbeck.rationales import (
     DUPLICATE,
+    DUPLICATE_OF_TEACHER,
     EMPTY,
     FALSE_EQUATION,
     NO_ANSWER,
@@ -23,6 +28,7 @@ from limbeck.rationales import (
     trigrams,
 )
 from limbeck.records import Problem, Rationale
+from limbeck.tasks.settings import built_in
 
 PROBLEMS = [
     Problem(id=str(number), question=f"What is {number} + 1?", answer=str(number + 1)) for number in range(4)
@@ -96,6 +102,19 @@ def test_every_reason_is_named() -> None:
         EMPTY,
         FALSE_EQUATION,
     ]
+
+
+def test_what_the_teacher_kept_already_is_a_duplicate_of_the_teachers() -> None:
+    teacher = [rationale("a"), rationale("b", dropped=WRONG), rationale("c", problem="2")]
+    mentor = [rationale(" a"), rationale("b"), rationale("b "), rationale("c"), rationale("a", answer="3")]
+    assert [r.dropped for r in sift(mentor, known=teacher)] == [
+        DUPLICATE_OF_TEACHER,
+        None,
+        DUPLICATE,
+        None,
+        WRONG,
+    ]
+    assert [r.dropped for r in sift(mentor[:1])] == [None]
 
 
 @pytest.mark.parametrize(
@@ -172,3 +191,45 @@ def test_the_audit_adds_up() -> None:
     assert found["right answer but a false equation"] == 1 == found["kept with a false equation"]
     assert found["answer found by fallback"] == 1
     assert found["kept per problem"] == {"0": 3, "2": 1}
+
+
+def test_the_audit_counts_dates_where_options_are_dates() -> None:
+    choices = ("05/01/2021", "05/02/2021")
+    days = [Problem(id="1", question="When?", answer="B", options=choices), *PROBLEMS[2:]]
+    chains = ["April 30 and two days is May 2, 2021.", "That is 05/01/2021.", "05/01/2021 it is."]
+    rationales = sift(
+        [
+            rationale(chains[0], answer="B", correct=True),
+            rationale(chains[1], answer="B", correct=True),
+            rationale(chains[2], answer="A", correct=False),
+            rationale("05/03/2021", answer="A", correct=False),
+        ]
+    )
+    found = audit(rationales, days)
+    assert found["states a date other than the chosen option"] == 2
+    assert found["kept with another date than the chosen option"] == 1
+    assert not [key for key in audit(rationales, PROBLEMS) if "date" in key]
+
+
+def test_lines_join_by_problem_or_else_by_question(tmp_path: Path) -> None:
+    twice = [
+        Problem(id=f"o{n}", question="Which?", answer="A", options=options)
+        for n, options in enumerate([("x", "y"), ("y", "x")])
+    ]
+    task = built_in("arithmetic")
+    lines = [
+        {"problem_id": "2", "question": "What is 1 + 1?", "completion": "by id", "source": "t", "index": 4},
+        {"problem_id": "old", "question": " What is 3 + 1?\n", "completion": "by question"},
+        {"question": "What is 3 + 1?", "text": "again", "origin": "f#1", "correct": False},
+    ]
+    file = tmp_path / "given.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_rationales(file, task, [*PROBLEMS, *twice]) == [
+        ("t", Completion("2", 4, "by id")),
+        ("given", Completion("3", 0, "by question")),
+        ("given", Completion("3", 1, "again")),
+    ]
+    for line in ({"problem_id": "old", "question": "Which?"}, {"problem_id": "old", "question": "Else?"}):
+        file.write_text(json.dumps({**line, "completion": "x"}) + "\n")
+        with pytest.raises(DataError, match=r"given\.jsonl:1: no problem 'old' in task arithmetic"):
+            read_rationales(file, task, [*PROBLEMS, *twice])

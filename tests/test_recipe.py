@@ -110,3 +110,60 @@ def test_a_resolved_recipe_names_every_setting() -> None:
     )
     for key in ("learning_rate", "batch_tokens", "wrong_answer", "per_problem", "knobs", "votes", "seed"):
         assert key in found.to_yaml()
+
+
+def test_mentors_share_and_differ_like_students(recipe: Path) -> None:
+    recipe.write_text(MINIMAL + "mentor: {model: m, writes: {per_problem: 6, top_k: 5}}\n")
+    assert list(load_recipe(recipe).mentors) == ["mentor"], "one mentor alone needs no name"
+    recipe.write_text(recipe.read_text() + "mentors: {small: {model: s, writes: {top_k: 9}}, large: {}}\n")
+    found = load_recipe(recipe).mentors
+    assert [one.model for one in found.values()] == ["s", "m"]
+    assert [(one.writes.per_problem, one.writes.top_k) for one in found.values()] == [(6, 9), (6, 5)]
+    assert load_recipe(recipe, ["mentors.small.writes.top_k=1"]).mentors["small"].writes.top_k == 1
+    with pytest.raises(RecipeError, match=r"mentors.small.teacher_share"):
+        load_recipe(recipe, ["mentors.small.teacher_share=0"])
+
+
+def test_a_recipe_may_stand_on_another(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    above = tmp_path / "sub" / "above.yaml"
+    above.write_text("base: ../r.yaml\nname: y\nstudent: {model: other, train: {epochs: 2}}\n")
+    found = load_recipe(above, ["student.train.clip=0.5"])
+    student = found.students["answers-only"]
+    assert (found.name, found.task.name) == ("y", "arithmetic")
+    assert (student.model, student.train.epochs, student.train.clip) == ("other", 2, 0.5)
+    top = tmp_path / "top.yaml"
+    top.write_text("base: sub/above.yaml\nname: z\n")
+    assert load_recipe(top).students["answers-only"].model == "other"
+    recipe.write_text(MINIMAL + "base: top.yaml\n")
+    with pytest.raises(RecipeError, match=r"base: .* stands on this recipe itself; break the circle"):
+        load_recipe(top)
+    top.write_text("base: none.yaml\n")
+    with pytest.raises(RecipeError, match=r"none.yaml: no such recipe file"):
+        load_recipe(top)
+    top.write_text("base: [a, b]\n")
+    with pytest.raises(RecipeError, match="base: must be the path of a recipe"):
+        load_recipe(top)
+
+
+def test_the_published_settings_of_mentor_kd() -> None:
+    """Learning rates of FLAN-T5-large and the loss as published, per data set."""
+    folder = Path(__file__).parent.parent / "recipes"
+    rates = {
+        "svamp": 1e-4,
+        "last-letters": 2e-4,
+        "date": 1e-4,
+        "strategyqa": 1e-4,
+        "asdiv": 1e-4,
+        "csqa": 1e-4,
+    }
+    found = {name: load_recipe(folder / "mentor-kd" / f"{name}.yaml") for name in rates}
+    found["tracking"] = load_recipe(folder / "mentor-kd.yaml")
+    for name, one in found.items():
+        mentor, student = one.mentors["large"], one.students["mentor-kd"]
+        assert (mentor.train.learning_rate, student.train.learning_rate) == (rates.get(name, 1e-4), 2e-4)
+        assert {(t.epochs, t.batch_size, t.max_length) for t in (mentor.train, student.train)} == {
+            (20, 8, 512)
+        }
+        assert (student.settings["kl_weight"], student.settings["temperature"]) == (0.3, 2.0)
+        assert (mentor.writes.per_problem, mentor.writes.temperature, mentor.writes.top_k) == (3, 0.7, 50)

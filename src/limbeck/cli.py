@@ -7,20 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from limbeck.errors import DiskError, InputError, LimbeckError
-
-if TYPE_CHECKING:
-    from limbeck.methods.stages import Way
-    from limbeck.recipe import Recipe
-    from limbeck.records import Problem
-    from limbeck.tasks.settings import TaskSettings
+from limbeck.opening import about_task, live_track, model_folder, open_way, problems_of
 
 INTERRUPTED = 130
 
@@ -117,7 +110,7 @@ def run(
     from limbeck.methods import stages
     from limbeck.report import console
 
-    with _way(recipe, overrides, out, yes, max_cost) as way:
+    with open_way(recipe, overrides, out, yes, max_cost) as way:
         stages.examine_teacher(way)
         methods.distil(way)
         folder = way.run.folder
@@ -144,7 +137,7 @@ def collect(
     teacher = load_recipe(recipe, overrides or ()).teacher
     if teacher.kind == "given":
         print("the rationales are given in the data: nothing to collect, they are only graded")
-    with _way(recipe, overrides, out, yes, max_cost) as way:
+    with open_way(recipe, overrides, out, yes, max_cost) as way:
         found = stages.rationales(way)
         console.print_audit(found.stage.folder / "audit.json")
         print(f"rationales: {found.stage.folder / 'graded.jsonl'}")
@@ -171,7 +164,7 @@ def grade(
     from limbeck.records import write_jsonl
     from limbeck.report import console
 
-    about = _about_task(task, overrides)
+    about = about_task(task, overrides)
     rule = keep or about.rationales.keep
     drop = drop_false_equations or about.rationales.drop_false_equations
     sifted, summary = grade_file(file, about.task, about.seed, keep=rule, drop_false_equations=drop)
@@ -179,6 +172,36 @@ def grade(
     if out:
         write_jsonl(out, sifted)
         print(f"graded rationales: {out}")
+
+
+@app.command("import")
+def import_data(
+    form: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="Whose files they are: mentor-kd; see docs/data.md.")
+    ],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="The published data folder, or single files of it.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for problems, rationales and audit.")],
+    task: Annotated[str | None, typer.Option("--task", help="Which of the published sets.")] = None,
+    kind: Annotated[
+        Literal["number", "choice", "text", "yes-no"] | None,
+        typer.Option(help="The answers' kind, where the set is none of the published ones."),
+    ] = None,
+    teacher: Annotated[
+        str, typer.Option(help="What the teacher is called in the records.")
+    ] = "gpt-3.5-turbo",
+    gold: Annotated[
+        Literal["refuse", "first"], typer.Option(help="What to do with a question that has two gold answers.")
+    ] = "refuse",
+) -> None:
+    """Turn published data into files that a recipe reads; every answer is graded anew and audited."""
+    from limbeck.published import known_format
+    from limbeck.published.found import Request, write_import
+    from limbeck.published.showing import show_import
+
+    found = known_format(form).read(paths, Request(task, kind, teacher, gold))
+    show_import(write_import(found, form, out), out)
 
 
 @app.command()
@@ -204,23 +227,23 @@ def evaluate(
     from limbeck.report import console
     from limbeck.tasks.settings import task_kind
 
-    about = _about_task(task, overrides)
+    about = about_task(task, overrides)
     exam, count = about.exam, votes or about.exam.votes
     inside = [folder for folder in (out, *out.resolve().parents) if (folder / "run.lock").exists()]
     if inside or (out.exists() and any(out.iterdir()) and not (out / "metrics.json").exists()):
         raise InputError(f"{out}: is part of a run or holds other files; name a new folder with --out")
     temperature = exam.temperature if count > 1 else 0.0
     sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
-    problems = _split(about.task, about.seed, split)[:limit]
+    problems = problems_of(about.task, about.seed, split)[:limit]
     predictions, summary = examine_model(
-        _model_folder(model),
+        model_folder(model),
         problems,
         task_kind(about.task),
         sampling,
         form=form,
         device=device,
         max_rows=exam.batch_size,
-        track=_track(),
+        track=live_track(),
     )
     write_exam(out, predictions, {**summary, "split": split})
     console.show(report.results_table(report.contestants([out])))
@@ -269,7 +292,7 @@ def ask(
 
     if not question.strip() or any("\ud800" <= letter <= "\udfff" for letter in question):
         raise InputError("QUESTION: is empty or no UTF-8 text; write the question in quotes")
-    print(answer_one(_model_folder(model), question, max_tokens, form=form, device=device))
+    print(answer_one(model_folder(model), question, max_tokens, form=form, device=device))
 
 
 @app.command()
@@ -300,79 +323,3 @@ def methods() -> None:
         fields = method.settings.model_fields.items()
         table.add_row(name, method.summary, method.paper, ", ".join(f"{k}={f.default}" for k, f in fields))
     console.show(table)
-
-
-@contextmanager
-def _way(
-    path: Path, overrides: list[str] | None, out: Path | None, yes: bool, max_cost: float | None
-) -> Iterator[Way]:
-    """Read the recipe, open its run folder, and set up the teacher and the progress."""
-    from limbeck.methods import check_methods
-    from limbeck.methods.stages import Way, problems
-    from limbeck.methods.students import check_students
-    from limbeck.methods.teachers import make_teacher
-    from limbeck.progress import tracker
-    from limbeck.recipe import load_recipe
-    from limbeck.run import open_run
-    from limbeck.tasks.settings import task_kind
-
-    recipe = load_recipe(path, overrides or ())
-    check_methods(recipe, str(path))
-    folder = out or Path("runs") / recipe.name
-    facts = {
-        "recipe": recipe.name,
-        "task": recipe.task.name,
-        "kind": task_kind(recipe.task),
-        "seed": recipe.seed,
-    }
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    with open_run(folder, recipe.name, say) as opened:
-        teacher = make_teacher(recipe, opened, agreed=yes, max_cost=max_cost)
-        way = Way(opened, recipe, teacher, tracker(opened.say))
-        problems(way)
-        check_students(way)
-        opened.describe(
-            recipe.to_yaml(), facts
-        )  # only now: a refused recipe leaves the folder's own in place
-        yield way
-
-
-def _about_task(name: str, overrides: list[str] | None) -> Recipe:
-    """The recipe of that file; or of a built-in task's name, one with everything at its default."""
-    from limbeck.recipe import check_recipe, load_recipe
-    from limbeck.tasks.generated import built_in_task
-
-    if name.endswith((".yaml", ".yml")):
-        return load_recipe(Path(name), overrides or ())
-    if overrides:
-        raise InputError("--set: changes the settings of a recipe; name a recipe file with --task")
-    task = {"name": built_in_task(name).name}
-    return check_recipe({"name": "built-in", "task": task, "student": {"method": "answers-only"}}, "--task")
-
-
-def _split(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
-    from limbeck.tasks.sources import load_splits
-
-    problems: list[Problem] = getattr(load_splits(settings, seed), split)
-    if not problems:
-        raise InputError(f"--split {split}: this task has no problems there; choose another split")
-    return problems
-
-
-def _model_folder(model: str) -> str:
-    """A student's folder stands for the model inside it."""
-    inner = Path(model) / "model"
-    return (
-        str(inner)
-        if (inner / "config.json").is_file() or (inner / "adapter_config.json").is_file()
-        else model
-    )
-
-
-def _track() -> Any:
-    from limbeck.progress import tracker
-
-    return tracker(lambda line: print(line, file=sys.stderr))

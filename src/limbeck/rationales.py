@@ -1,8 +1,8 @@
 """Rationales: collect them, keep the correct ones, keep diverse ones, audit the rest.
 
 Grading by the final answer lets a rationale pass that is wrong in a step and
-right at the end (papers: Mentor-KD, 91 of 768 published date chains), so the
-audit also checks every equation that stands in the text.
+right at the end (137 of 768 published date chains of Mentor-KD), so the audit
+also checks every equation that stands in the text, and the date it computes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from limbeck.errors import DataError
 from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
 from limbeck.progress import SILENT, Track
+from limbeck.rationale_files import read_rationales as read_rationales
 from limbeck.records import Problem, Rationale
 from limbeck.tasks.answers import AnswerKind, split_answer
 from limbeck.tasks.answers import grade as grade_answer
+from limbeck.tasks.dates import contradicts_choice, options_are_dates
 from limbeck.tasks.options import options_of
-from limbeck.tasks.readers import read_rows
-from limbeck.tasks.rows import row_question, row_rationales
-from limbeck.tasks.settings import FilesTask, TaskSettings, task_kind
+from limbeck.tasks.settings import TaskSettings, task_kind
 from limbeck.tasks.sources import load_splits
 
 Keep = Literal["correct", "unless-wrong", "all"]
@@ -35,6 +34,7 @@ NO_ANSWER = "no answer found"
 TRUNCATED = "cut off at max_tokens"
 EMPTY = "no reasoning before the answer"
 DUPLICATE = "duplicate"
+DUPLICATE_OF_TEACHER = "duplicate of the teacher's"
 FALSE_EQUATION = "false equation"
 
 MOST_COMBINATIONS = 20_000
@@ -91,7 +91,11 @@ def _graded(problem: Problem, kind: AnswerKind, completion: Completion, source: 
 
 
 def sift(
-    rationales: Iterable[Rationale], *, keep: Keep = "correct", drop_false_equations: bool = False
+    rationales: Iterable[Rationale],
+    *,
+    keep: Keep = "correct",
+    drop_false_equations: bool = False,
+    known: Iterable[Rationale] = (),
 ) -> list[Rationale]:
     """Mark in `dropped` what shall not be trained on, and why; the order stays.
 
@@ -102,21 +106,29 @@ def sift(
             published chains without a closing statement, where the fallback is a
             guess); "all" drops no wrong ones.
         drop_false_equations: also drop a rationale with an equation that does not hold.
+        known: rationales of others (a mentor's teacher); those they kept count as seen.
 
     Cut-off, empty and duplicate rationales are always dropped: the first of
     equal texts of a problem stays.
     """
+    theirs = {_problem_and_text(one) for one in known if one.dropped is None}
     seen: set[tuple[str, str]] = set()
     sifted = []
     for rationale in rationales:
         reason = _reason(rationale, keep, drop_false_equations)
-        text = (rationale.problem_id, " ".join(rationale.reasoning.split()))
-        if reason is None and text in seen:
+        text = _problem_and_text(rationale)
+        if reason is None and text in theirs:
+            reason = DUPLICATE_OF_TEACHER
+        elif reason is None and text in seen:
             reason = DUPLICATE
         if reason is None:
             seen.add(text)
         sifted.append(rationale.model_copy(update={"dropped": reason}))
     return sifted
+
+
+def _problem_and_text(rationale: Rationale) -> tuple[str, str]:
+    return rationale.problem_id, " ".join(rationale.reasoning.split())
 
 
 def _reason(rationale: Rationale, keep: Keep, drop_false_equations: bool) -> str | None:
@@ -168,82 +180,22 @@ def grade_file(
     """Grade a file anew against a task's gold answers, whatever verdicts stand in it.
 
     Args:
-        file: JSONL of rationales or completions: `problem_id` (or `prompt_id`) and
-            `completion` (or `text`), with or without `source` and `index`; or data
-            with the task's own question and rationale columns, as `limbeck run`
-            reads them: a text, a list of texts, or null, which is skipped.
+        file: as `read_rationales` takes it.
         task: whose problems are meant.
         seed: of the problems of a built-in task.
 
     Raises:
-        DataError: a line lacks these columns or names a problem that the task has not.
+        DataError: a line lacks its columns or names a problem that the task has not.
     """
     splits = load_splits(task, seed)
     problems = {problem.id: problem for problem in (*splits.train, *splits.dev, *splits.test)}
-    named: dict[str, list[str]] = defaultdict(list)
-    for problem in problems.values():
-        named[problem.question].append(problem.id)
     found: dict[str, list[Rationale]] = defaultdict(list)
-    counts: Counter[tuple[str, str]] = Counter()
-    for place, row in read_rows(str(file)):
-        texts, problem_id = _texts_and_problem(place, row, task, problems, named)
-        if problem_id not in problems:
-            raise DataError(
-                place, f"no problem {problem_id!r} in task {task.name}; give the recipe it was made with"
-            )
-        source, tokens = str(row.get("source") or file.stem), _count(place, row, "tokens", 0)
-        truncated = row.get("truncated") in (True, "true", "True")
-        for text in texts:
-            index = counts[problem_id, source]
-            index = index if len(texts) > 1 else _count(place, row, "index", index)
-            counts[problem_id, source] += 1
-            completion = Completion(problem_id, index, text, tokens, truncated)
-            found[problem_id].append(_graded(problems[problem_id], task_kind(task), completion, source))
+    for source, completion in read_rationales(file, task, problems.values()):
+        problem = problems[completion.prompt_id]
+        found[problem.id].append(_graded(problem, task_kind(task), completion, source))
     graded = [rationale for group in found.values() for rationale in group]
     sifted = sift(graded, keep=keep, drop_false_equations=drop_false_equations)
     return sifted, audit(sifted, [problems[problem_id] for problem_id in found])
-
-
-def _count(place: str, row: Mapping[str, Any], column: str, default: int) -> int:
-    """A whole number of a column; the default where it is missing or empty."""
-    cell = row.get(column)
-    if cell is None or cell == "":
-        return default
-    if isinstance(cell, bool) or not re.fullmatch(r"[0-9]{1,12}", str(cell)):
-        raise DataError(place, f"{column} is no whole number: {str(cell)[:40]!r}; mend or remove it")
-    return int(cell)
-
-
-def _texts_and_problem(
-    place: str,
-    row: Mapping[str, Any],
-    task: TaskSettings,
-    problems: Mapping[str, Problem],
-    named: Mapping[str, Sequence[str]],
-) -> tuple[list[str], str]:
-    """The rationales of a row and the id of their problem, from our columns or the task's own.
-
-    A row of the task's data may lack its answer and options: its question then says
-    whose it is, if only one problem asks it (`named`: ids by question).
-    """
-    text, problem_id = row.get("completion", row.get("text")), row.get("problem_id", row.get("prompt_id"))
-    if isinstance(text, str) and isinstance(problem_id, str | int):
-        return [text], str(problem_id)
-    if not isinstance(task, FilesTask) or task.columns.rationale is None:
-        raise DataError(
-            place,
-            "neither problem_id and completion nor the task's question and rationale columns are here; "
-            "add them",
-        )
-    columns, known = task.columns, dict(row)
-    texts = [text for text in row_rationales(place, known, columns, needed=True) if text.strip()]
-    bare = columns.model_copy(update={"id": None, "options": None})
-    _, question, _, _ = row_question(place, known, bare, task.kind)
-    ids = named.get(question, [])
-    if len(ids) == 1:
-        return texts, ids[0]
-    problem_id, *_ = row_question(place, known, columns, task.kind)
-    return texts, problem_id if problem_id in problems else question
 
 
 def select(
@@ -327,10 +279,27 @@ def audit(rationales: Sequence[Rationale], problems: Sequence[Problem]) -> dict[
         "with a false equation": sum(false),
         "right answer but a false equation": sum(f and r for f, r in zip(false, right, strict=True)),
         "kept with a false equation": sum(bool(false_equations(rationale.reasoning)) for rationale in kept),
+        **_dates(rationales, problems),
         "sources": dict(Counter(rationale.source for rationale in rationales)),
         "words per kept rationale": round(_mean([len(r.reasoning.split()) for r in kept]), 1),
         "kept per problem": _histogram(kept, problems),
         "similarity of kept rationales of a problem": similarity(kept),
+    }
+
+
+def _dates(rationales: Sequence[Rationale], problems: Sequence[Problem]) -> dict[str, int]:
+    """How many rationales contradict the date they choose; nothing where no problem has dates to choose."""
+    options = {problem.id: options_of(problem) for problem in problems}
+    if not any(options_are_dates(texts) for texts in options.values()):
+        return {}
+    other = [
+        rationale
+        for rationale in rationales
+        if contradicts_choice(rationale.reasoning, rationale.answer, options.get(rationale.problem_id, ()))
+    ]
+    return {
+        "states a date other than the chosen option": len(other),
+        "kept with another date than the chosen option": sum(one.dropped is None for one in other),
     }
 
 

@@ -2,7 +2,9 @@
 
 Settings are frozen and closed: an unknown key is refused with the nearest known
 one. `student:` holds what all `students:` share; each of those only says what
-differs. A recipe without `students:` trains the one of `student:`.
+differs. A recipe without `students:` trains the one of `student:`. The same goes
+for `mentor:` and `mentors:`, which only Mentor-KD needs. `base: other.yaml` lays a
+recipe over another one, so that a variation only says what differs.
 """
 
 from __future__ import annotations
@@ -62,9 +64,12 @@ class LocalTeacherSettings(Settings):
 
 
 class GivenTeacherSettings(Settings):
-    """No teacher is asked: the rationales stand in the data (`task.columns.rationale`)."""
+    """No teacher is asked: the rationales stand in the data (`task.columns.rationale`) or in a file."""
 
     kind: Literal["given"] = "given"
+    file: str | None = Field(
+        None, min_length=1, description="rationales as JSONL, such as `limbeck import` writes"
+    )
     source: str = Field("given", description="who wrote them, for the report")
 
 
@@ -106,11 +111,9 @@ class ExamSettings(Settings):
     batch_size: int = Field(64, ge=1, description="completions generated side by side")
 
 
-class StudentSettings(Settings):
-    """One student: by which method it learns, what model it is, how it trains."""
+class LearnerSettings(Settings):
+    """What students and mentors have in common: what model it is, how it trains."""
 
-    method: str = Field(description="a name from `limbeck methods`")
-    settings: Mapping[str, JsonValue] = Field(default_factory=dict, description="the method's own settings")
     model: str = Field(
         "tiny-causal", description="name or folder, or tiny-causal / tiny-seq2seq from scratch"
     )
@@ -118,14 +121,51 @@ class StudentSettings(Settings):
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Device = Field("auto", description='"auto", "cpu" or "cuda"; CUDA_VISIBLE_DEVICES says which')
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="one student is trained per seed")
     train: TrainSettings = TrainSettings()
+
+
+class StudentSettings(LearnerSettings):
+    """One student: by which method it learns, from which seeds."""
+
+    method: str = Field(description="a name from `limbeck methods`")
+    settings: Mapping[str, JsonValue] = Field(default_factory=dict, description="the method's own settings")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="one student is trained per seed")
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must differ; the same seed gives the same student")
         return self
+
+
+class WritingSettings(Settings):
+    """How a mentor writes rationales; the defaults are Mentor-KD's (its top_k is the library's default)."""
+
+    per_problem: int = Field(3, ge=1, description="rationales written per training problem")
+    temperature: float = Field(0.7, gt=0)
+    top_k: int = Field(50, ge=0, description="drawn from the likeliest tokens only; 0: from all")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(512, ge=1, description="new tokens per rationale")
+    batch_size: int = Field(64, ge=1, description="rationales written side by side")
+    problems: Literal["all", "taught"] = Field(
+        "all", description='"taught": only those that the mentor has seen a rationale of'
+    )
+
+
+class MentorSettings(LearnerSettings):
+    """A mid-sized model, fine-tuned on the teacher's rationales, that writes more and gives soft labels."""
+
+    seed: Seed = 0
+    rationales: int = Field(3, ge=1, description="rationales of the teacher per problem it is trained on")
+    choose: Literal["first", "random", "diverse"] = Field("first", description="which ones")
+    teacher_share: float = Field(
+        1.0, gt=0, le=1, description="share of the training problems whose rationales it may see"
+    )
+    writes: WritingSettings = WritingSettings()
+    file: str | None = Field(
+        None, min_length=1, description="rationales it wrote before, as JSONL; it is not asked to write then"
+    )
+    exam: bool = Field(True, description="examine the mentor on the test split too")
 
 
 class Recipe(Settings):
@@ -136,6 +176,7 @@ class Recipe(Settings):
     task: TaskSettings
     teacher: TeacherSettings = OfflineTeacherSettings()
     rationales: RationaleSettings = RationaleSettings()
+    mentors: Mapping[Annotated[str, Field(pattern=NAME)], MentorSettings] = Field(default_factory=dict)
     students: Mapping[Annotated[str, Field(pattern=NAME)], StudentSettings] = Field(min_length=1)
     exam: ExamSettings = ExamSettings()
 
@@ -155,10 +196,24 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: not YAML, an unknown key, a wrong type or value.
         DiskError: the file cannot be read.
     """
-    raw = read_yaml(path)
+    raw = _with_base(path)
     for override in overrides:
         _override(raw, override)
     return check_recipe(raw, str(path))
+
+
+def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe laid over the one its `base:` names, a path from its own folder."""
+    raw = read_yaml(path)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: base: must be the path of a recipe, such as base: demo.yaml")
+    below, chain = path.parent / base, (*above, path.resolve())
+    if below.resolve() in chain:
+        raise RecipeError(f"{path}: base: {base} stands on this recipe itself; break the circle")
+    return _merged(_with_base(below, chain), raw)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -232,19 +287,30 @@ def _short(error: Exception) -> str:
 
 
 def check_recipe(raw: Mapping[str, Any], place: str) -> Recipe:
-    """Merge `student:` into every student and validate the whole; `place` opens error texts."""
+    """Merge `student:` into every student, `mentor:` into every mentor, and validate the whole.
+
+    `place` opens error texts.
+    """
     settings = dict(raw)
-    shared = settings.pop("student", None) or {}
-    if not isinstance(shared, dict):
-        raise RecipeError(f"{place}: student: must be a group of settings, such as `model: tiny-causal`")
-    own = settings.get("students") or {str(shared.get("method", "student")): {}}
-    if not isinstance(own, dict) or not all(isinstance(value, dict | None) for value in own.values()):
-        raise RecipeError(f"{place}: students: must map each student's name to a group of its settings")
-    settings["students"] = {str(name): _merged(shared, value or {}) for name, value in own.items()}
+    if "mentor" in settings or settings.get("mentors"):
+        settings["mentors"] = _each(settings, "mentor", "mentor", place)
+    method = settings["student"].get("method") if isinstance(settings.get("student"), dict) else None
+    settings["students"] = _each(settings, "student", str(method or "student"), place)
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
         raise RecipeError(f"{place}: {complaint(error, Recipe)}") from None
+
+
+def _each(settings: dict[str, Any], role: str, only: str, place: str) -> dict[str, Any]:
+    """`mentors:` or `students:` with what they share laid under each; one named `only` when none is named."""
+    shared = settings.pop(role, None) or {}
+    if not isinstance(shared, dict):
+        raise RecipeError(f"{place}: {role}: must be a group of settings, such as `model: tiny-causal`")
+    own = settings.get(f"{role}s") or {only: {}}
+    if not isinstance(own, dict) or not all(isinstance(value, dict | None) for value in own.values()):
+        raise RecipeError(f"{place}: {role}s: must map each {role}'s name to a group of its settings")
+    return {str(name): _merged(shared, value or {}) for name, value in own.items()}
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,4 +347,4 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
 def _known_keys(model: type[BaseModel]) -> set[str]:
     schema = model.model_json_schema()
     parts = [schema, *schema.get("$defs", {}).values()]
-    return {"student"} | {key for part in parts for key in part.get("properties", {})}
+    return {"student", "mentor", "base"} | {key for part in parts for key in part.get("properties", {})}

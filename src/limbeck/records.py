@@ -41,7 +41,8 @@ class Rationale(Record):
     `reasoning` is the completion without its closing answer statement, `answer`
     what was extracted from it (None: extraction failed) and `how` by what: an
     explicit marker ("the answer is") or the answer kind's fallback. `dropped`
-    says why it is not trained on; None means kept.
+    says why it is not trained on; None means kept. `origin` is "file#record" of
+    the published file that it was imported from.
     """
 
     problem_id: str
@@ -55,6 +56,7 @@ class Rationale(Record):
     dropped: str | None = None
     truncated: bool = False
     tokens: int = 0
+    origin: str = ""
 
 
 class Passage(Record):

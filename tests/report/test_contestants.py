@@ -11,6 +11,7 @@ import pytest
 
 from limbeck.errors import DataError, InputError
 from limbeck.records import Prediction
+from limbeck.report.compare import compare
 from limbeck.report.contestants import contestants, history, left_out
 
 Make = Callable[..., Path]
@@ -169,3 +170,26 @@ def test_history_leaves_out_a_torn_line_and_names_a_broken_one(demo: Path) -> No
     with pytest.raises(DataError, match=rf"history\.jsonl:{len(whole) + 2}: not a row with a step"):
         history(student)
     assert history(demo / "teacher") == []
+
+
+def test_mentors_stand_between_teacher_and_students(
+    tmp_path: Path, run_folder: Make, exam_folder: Make, predict: Callable[..., Prediction]
+) -> None:
+    run = run_folder(tmp_path / "r", {"a": {0: [True, False]}, "b": {0: [True, True]}}, teacher=[True] * 2)
+    for name in ("small", "large"):
+        exam_folder(run / "mentors" / name / "exam", [predict(0, True), predict(1, name == "large")])
+    found = contestants([run])
+    assert [one.name for one in found] == ["teacher", "mentor large", "mentor small", "a", "b"]
+    assert [one.role for one in found][:3] == ["teacher", "mentor", "mentor"]
+    for folder in ("mentors/large", "mentors/large/exam"):
+        (one,) = contestants([run / folder])
+        assert (one.name, one.role, one.run) == ("mentor large", "mentor", run)
+    pairs = {(one.a, one.b) for one in compare(found)}
+    assert pairs == {("teacher", "a"), ("teacher", "b"), ("a", "b")}, "mentors are not what is shipped"
+    assert {one.b for one in compare(found, "mentor large")} == {"teacher", "mentor small", "a", "b"}
+    assert len(compare(contestants([run / "mentors" / "large", run / "students" / "a"]))) == 1
+
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "mentors: {large: {}}\n")
+    assert "mentor small" not in [one.name for one in contestants([run])]
+    assert "mentor small is no longer in the recipe" in left_out([run])

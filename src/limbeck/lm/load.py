@@ -34,7 +34,7 @@ from transformers.utils import logging as library_log
 
 from limbeck.errors import DiskError, ModelError, RecipeError
 from limbeck.lm.settings import LoraSettings
-from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, seeded
+from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, read_tokenizer, seeded
 
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -67,6 +67,7 @@ def load(
     *,
     seed: int = 0,
     tokenizer_texts: Iterable[str] | None = None,
+    tokenizer_of: Path | None = None,
     lora: LoraSettings | None = None,
     dtype: Dtype = "float32",
     device: str = "auto",
@@ -86,6 +87,7 @@ def load(
             saved LoRA adapter, or `tiny-causal` / `tiny-seq2seq` (see `lm.tiny`).
         seed: of the weights of a model from scratch and of a new adapter.
         tokenizer_texts: texts that a model from scratch makes its tokenizer from.
+        tokenizer_of: model folder whose tokenizer a model from scratch takes instead.
         lora: put a new adapter on the model and freeze the rest.
         dtype: of the weights; adapters on bfloat16 weights are kept in float32.
         device: "auto" (the first GPU if there is one), "cpu", "cuda", "cuda:1".
@@ -99,7 +101,7 @@ def load(
     target, number = _device(device), _dtype(dtype)
     text, adapter = str(name_or_path), False
     if is_tiny(text) and not Path(text).exists():
-        model, tokenizer = _from_scratch(text, tokenizer_texts, seed, number)
+        model, tokenizer = _from_scratch(text, tokenizer_of, tokenizer_texts, seed, number)
     else:
         place = _place(text)
         with _quiet(isinstance(place, Path)):
@@ -134,10 +136,12 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _from_scratch(name: str, texts: Iterable[str] | None, seed: int, dtype: torch.dtype) -> tuple[Any, Any]:
-    if texts is None:
+def _from_scratch(
+    name: str, other: Path | None, texts: Iterable[str] | None, seed: int, dtype: torch.dtype
+) -> tuple[Any, Any]:
+    if other is None and texts is None:
         raise ModelError(f"{name}: made from scratch, it needs training texts; give a model folder instead")
-    tokenizer = build_tokenizer(texts)
+    tokenizer = read_tokenizer(other) if other else build_tokenizer(texts or ())
     model = build_model(name, tokenizer, seed)
     for parameter in model.parameters():  # not the buffers: rotary frequencies stay as loading makes them
         parameter.data = parameter.data.to(dtype)

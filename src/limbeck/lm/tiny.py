@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,6 +104,18 @@ def build_tokenizer(
         clean_up_tokenization_spaces=False,
         model_max_length=MAX_POSITIONS,
     )
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a tiny model's folder.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: its tokenizer cannot be read ({error}); make the model again") from error
 
 
 def _frequent_words(texts: Iterable[str], max_words: int, min_count: int | None) -> list[str]:

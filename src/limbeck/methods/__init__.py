@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 
 from limbeck.errors import RecipeError
-from limbeck.methods import finetune
+from limbeck.methods import finetune, mentor_kd
 from limbeck.methods.stages import Way
 from limbeck.recipe import Recipe, StudentSettings, complaint
 
 Distil = Callable[[Way, str, StudentSettings, int], None]
 """distil(way, student's name, its settings, seed): every stage from problems to exam."""
+
+Check = Callable[[Recipe, StudentSettings, str], None]
+"""check(recipe, student's settings, its place in the recipe): refuses what cannot go together."""
+
+
+def _nothing_more(recipe: Recipe, student: StudentSettings, place: str) -> None:
+    """The settings alone are all there is to check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,7 @@ class Method:
     paper: str
     settings: type[BaseModel]
     distil: Distil
+    check: Check = _nothing_more
 
 
 METHODS: dict[str, Method] = {
@@ -38,6 +46,13 @@ METHODS: dict[str, Method] = {
         "Fine-tune-CoT, arXiv 2212.10071",
         finetune.FinetuneCotSettings,
         finetune.finetune_cot,
+    ),
+    "mentor-kd": Method(
+        "a fine-tuned mentor writes more rationales and gives soft labels; cross-entropy + KL",
+        "Mentor-KD, arXiv 2410.09037",
+        mentor_kd.MentorKdSettings,
+        mentor_kd.mentor_kd,
+        mentor_kd.check,
     ),
 }
 
@@ -59,6 +74,7 @@ def check_methods(recipe: Recipe, place: str) -> None:
             model.model_validate(student.settings)
         except ValidationError as error:
             raise RecipeError(f"{place}: students.{name}.settings.{complaint(error, model)}") from None
+        METHODS[student.method].check(recipe, student, f"{place}: students.{name}")
 
 
 def distil(way: Way) -> None:

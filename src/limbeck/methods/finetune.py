@@ -14,7 +14,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from limbeck.errors import DataError
-from limbeck.methods import stages, students
+from limbeck.methods import learners, stages
 from limbeck.methods.stages import Way
 from limbeck.rationales import Choose, select
 from limbeck.recipe import Settings, StudentSettings
@@ -33,6 +33,9 @@ class FinetuneCotSettings(Settings):
     choose: Choose = Field(
         "first", description='which ones: "first", "random" or "diverse" (trigram Jaccard)'
     )
+    teacher_share: float = Field(
+        1.0, gt=0, le=1, description="share of the training problems whose rationales it may see"
+    )
 
 
 def answers_only(way: Way, name: str, student: StudentSettings, seed: int) -> None:
@@ -48,8 +51,9 @@ def answers_only(way: Way, name: str, student: StudentSettings, seed: int) -> No
 
     inputs = {"problems": problems.stage.fingerprint}
     train, dev = examples(problems.train), examples(problems.dev)
-    trained = students.fine_tune(way, name, student, seed, inputs, train, dev)
-    students.examine_student(way, name, student, trained)
+    learner = learners.student_learner(name, student, seed)
+    trained = learners.fine_tune(way, learner, inputs, train, dev)
+    learners.sit_exam(way, learner, trained)
 
 
 def finetune_cot(way: Way, name: str, student: StudentSettings, seed: int) -> None:
@@ -58,7 +62,7 @@ def finetune_cot(way: Way, name: str, student: StudentSettings, seed: int) -> No
     inputs = {"problems": stages.problems(way).stage.fingerprint}
 
     def examples(split: stages.Split) -> list[Example]:
-        rationales = stages.rationales(way, split)
+        rationales = stages.rationales(way, split, settings.teacher_share)
         inputs[f"rationales of {split}"] = rationales.stage.fingerprint
         chosen = select(rationales.all, settings.rationales, choose=settings.choose, seed=way.recipe.seed)
         if not chosen:
@@ -68,5 +72,6 @@ def finetune_cot(way: Way, name: str, student: StudentSettings, seed: int) -> No
 
     train = examples("train")
     dev = examples("dev") if student.train.choose == "dev-loss" else []
-    trained = students.fine_tune(way, name, student, seed, inputs, train, dev)
-    students.examine_student(way, name, student, trained)
+    learner = learners.student_learner(name, student, seed)
+    trained = learners.fine_tune(way, learner, inputs, train, dev)
+    learners.sit_exam(way, learner, trained)

@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from limbeck.errors import DataError
 from limbeck.evaluate import examine, write_exam
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.methods.teachers import LOG, Teacher, teacher_identity, teacher_inputs
 from limbeck.progress import SILENT, Track
-from limbeck.rationales import audit, collect, grade, sift
+from limbeck.rationales import audit, collect, grade, read_rationales, sift
 from limbeck.recipe import GivenTeacherSettings, Recipe
 from limbeck.records import Example, Problem, Rationale, Record, read_jsonl, write_json, write_jsonl
-from limbeck.run import Run, Stage
+from limbeck.run import Run, Stage, fingerprint, path_fingerprint
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.prompts import FORMATS
 from limbeck.tasks.settings import task_kind
 from limbeck.tasks.sources import load_splits, source_fingerprint
+
+M = TypeVar("M")
 
 Split = Literal["train", "dev"]
 """What rationales are about; the test split has none."""
@@ -75,6 +78,14 @@ class GivenText(Record):
     problem_id: str
     index: int
     text: str
+
+
+def once(way: Way, key: str, make: Callable[[], M]) -> M:
+    """What `make` gives at the first call with this key; the same afterwards."""
+    if key not in way.memo:
+        way.memo[key] = make()
+    found: M = way.memo[key]
+    return found
 
 
 def problems(way: Way) -> Problems:
@@ -164,46 +175,91 @@ class RawCompletion(Record):
         return Completion(self.prompt_id, self.index, self.text, self.tokens, self.truncated, self.cost_usd)
 
 
-def rationales(way: Way, split: Split = "train") -> Rationales:
+def rationales(way: Way, split: Split = "train", share: float = 1.0) -> Rationales:
     """Graded and sifted rationales of a split, with their audit.
 
     Those of dev are asked for only when a checkpoint is chosen by dev loss, in
     stages of their own, so that they change nothing for other students.
+
+    Args:
+        share: of the training problems whose rationales are returned (Mentor-KD's
+            low-resource setting); a smaller share is a part of every larger one.
     """
     if split in way.memo:
         found: Rationales = way.memo[split]
-        return found
+        if share == 1 or split == "dev":
+            return found
+        some = share_of(problems(way).train, share, way.recipe.seed)
+        return Rationales(found.stage, [one for one in found.all if one.problem_id in some])
     recipe, parts = way.recipe, problems(way)
     asked = parts.of(split)
-    given = isinstance(recipe.teacher, GivenTeacherSettings)
-    source = None if given else collected(way, split)
+    file = recipe.teacher.file if isinstance(recipe.teacher, GivenTeacherSettings) else None
+    source = None if recipe.teacher.kind == "given" else collected(way, split)
 
     def work(folder: Path) -> None:
-        if source is None:
+        if file is not None:
+            graded = graded_file(way, file, asked)
+        elif source is None:
             ids = {problem.id for problem in asked}
-            completions = [completion for completion in parts.given if completion.prompt_id in ids]
+            given = [completion for completion in parts.given if completion.prompt_id in ids]
+            graded = grade(asked, way.kind, given, teacher_name(recipe))
         else:
-            raw = read_jsonl(source.folder / "completions.jsonl", RawCompletion)
-            completions = [completion.back() for completion in raw]
-        graded = grade(asked, way.kind, completions, teacher_name(recipe))
+            graded = grade(asked, way.kind, completions_of(source), teacher_name(recipe))
         rule = recipe.rationales
         sifted = sift(graded, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
         write_jsonl(folder / "graded.jsonl", sifted)
         write_json(folder / "audit.json", audit(sifted, asked))
 
-    inputs = {"problems": parts.stage.fingerprint}
+    inputs = {"problems": parts.stage.fingerprint} | file_inputs(file)
     if source is not None:
         inputs["collected"] = source.fingerprint
-    settings = {
-        "kind": way.kind,
-        "keep": recipe.rationales.keep,
-        "drop_false_equations": recipe.rationales.drop_false_equations,
-        "source": teacher_name(recipe),
-        "split": split,
-    }
+    settings = grading_plan(way) | {"source": teacher_name(recipe), "split": split}
     stage = way.run.stage("rationales" + SUFFIX[split], settings, inputs, work)
     way.memo[split] = Rationales(stage, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
-    return rationales(way, split)
+    return rationales(way, split, share)
+
+
+def share_of(some: Sequence[Problem], share: float, seed: int) -> frozenset[str]:
+    """Ids of a share of problems; at least one, the same ones again in every larger share."""
+    ranked = sorted((fingerprint([seed, problem.id]), problem.id) for problem in some)
+    return frozenset(own for _, own in ranked[: max(1, round(share * len(ranked)))])
+
+
+def grading_plan(way: Way) -> dict[str, Any]:
+    """The settings that decide what grading makes of a completion."""
+    rule = way.recipe.rationales
+    return {"kind": way.kind, "keep": rule.keep, "drop_false_equations": rule.drop_false_equations}
+
+
+def completions_of(stage: Stage) -> list[Completion]:
+    """What a stage's speaker wrote."""
+    return [raw.back() for raw in read_jsonl(stage.folder / "completions.jsonl", RawCompletion)]
+
+
+def graded_file(way: Way, file: str, asked: Sequence[Problem]) -> list[Rationale]:
+    """Rationales of a file, graded anew; those of other splits' problems are left out."""
+    parts = problems(way)
+    everyone = [*parts.train, *parts.dev, *parts.test]
+    found = read_rationales(Path(file).expanduser(), way.recipe.task, everyone)
+    ids = {problem.id for problem in asked}
+    sources = dict.fromkeys(source for source, _ in found)
+    return [
+        rationale
+        for source in sources
+        for rationale in grade(
+            asked, way.kind, [c for name, c in found if name == source and c.prompt_id in ids], source
+        )
+    ]
+
+
+def file_inputs(file: str | None) -> dict[str, str]:
+    """A file of rationales as a stage input."""
+    if file is None:
+        return {}
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise DataError(path, "no such file of rationales; check the path")
+    return {"file": path_fingerprint(path)}
 
 
 def teacher_name(recipe: Recipe) -> str:

@@ -100,7 +100,7 @@ def _shipped(name: str) -> str:
 def _head(paths: Sequence[Path], exams: Sequence[Contestant]) -> dict[str, Any]:
     runs = run_views(paths)
     sizes = sorted({exam.problems for exam in exams})
-    students = len(by_group([exam for exam in exams if exam.role != "teacher"]))
+    students = len(by_group([exam for exam in exams if exam.role not in ("teacher", "mentor")]))
     return {
         "title": ", ".join(dict.fromkeys(run.facts.recipe for run in runs)) or "exams",
         "runs": runs,

@@ -6,6 +6,7 @@ What lies in a folder tells what it is:
     run/students/<student>/      seed<k>/ -> every seed of one student
     run/students/<student>/seed0 exam/    -> one student
     run/teacher/                 exam/    -> the teacher
+    run/mentors/<mentor>/        exam/    -> a mentor
     an exam folder               metrics.json and predictions.jsonl
 """
 
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from limbeck.errors import DataError, DiskError, InputError
 from limbeck.records import Prediction, first_problem, numbered_lines, read_jsonl
 
-Role = Literal["teacher", "student", "exam"]
+Role = Literal["teacher", "mentor", "student", "exam"]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -113,7 +114,7 @@ class Place:
 def contestants(paths: Sequence[Path]) -> list[Contestant]:
     """Read every finished exam under the given folders, in the order given.
 
-    Within a run: the teacher, then the students in the recipe's order, seeds
+    Within a run: the teacher, the mentors, then the students in the recipe's order, seeds
     ascending. Students of a run that are not examined yet, or that its recipe no
     longer names, are left out here and named by `left_out`.
 
@@ -143,7 +144,7 @@ def contestants(paths: Sequence[Path]) -> list[Contestant]:
 
 
 def left_out(paths: Sequence[Path]) -> list[str]:
-    """One sentence per teacher or student of the given folders that `contestants` leaves out."""
+    """One sentence per teacher, mentor or student of the given folders that `contestants` leaves out."""
     return [
         _absence(place) for path in paths for place in find_places(path) if place.stale or not place.finished
     ]
@@ -240,7 +241,12 @@ def find_places(path: Path) -> list[Place]:
 def _run_places(run: Path) -> Iterator[Place]:
     if (run / "teacher").is_dir():
         yield Place(run / "teacher" / "exam", "teacher", "teacher", None, run)
-    named = _recipe_students(run)
+    mentors = _recipe_names(run, "mentors")
+    for mentor in _folders(run / "mentors"):
+        if (mentor / "exam").is_dir():
+            stale = bool(mentors) and mentor.name not in mentors
+            yield Place(mentor / "exam", "mentor", f"mentor {mentor.name}", None, run, stale)
+    named = _recipe_names(run, "students")
     order = {name: number for number, name in enumerate(named)}
     students = [folder for folder in _folders(run / "students") if _seed_folders(folder)]
     for student in sorted(students, key=lambda folder: (order.get(folder.name, len(order)), folder.name)):
@@ -256,6 +262,8 @@ def _exam_place(exam: Path) -> Place:
     owner, above = home.parent, home.parents
     if home.name == "exam" and owner.name == "teacher" and (owner.parent / "run.json").is_file():
         return Place(exam, "teacher", "teacher", None, owner.parent)
+    if home.name == "exam" and above[1].name == "mentors" and (above[2] / "run.json").is_file():
+        return Place(exam, "mentor", f"mentor {owner.name}", None, above[2])
     if home.name == "exam" and _seed(owner) is not None and len(above) > 3 and above[2].name == "students":
         run = above[3] if (above[3] / "run.json").is_file() else None
         return Place(exam, "student", owner.parent.name, _seed(owner), run)
@@ -279,16 +287,16 @@ def _folders(parent: Path) -> list[Path]:
         raise DiskError(parent, error) from error
 
 
-def _recipe_students(run: Path) -> dict[str, list[int] | None]:
-    """Student -> its seeds (None: any) in the order of the run's recipe; empty when it cannot be told."""
+def _recipe_names(run: Path, part: str) -> dict[str, list[int] | None]:
+    """Student (or mentor) -> its seeds (None: any) in the recipe's order; empty when it cannot be told."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    students = recipe.get("students") if isinstance(recipe, dict) else None
-    if not isinstance(students, dict):
+    own = recipe.get(part) if isinstance(recipe, dict) else None
+    if not isinstance(own, dict):
         return {}
-    seeds = {str(name): own.get("seeds") if isinstance(own, dict) else None for name, own in students.items()}
+    seeds = {str(name): one.get("seeds") if isinstance(one, dict) else None for name, one in own.items()}
     return {name: list(given) if isinstance(given, list) else None for name, given in seeds.items()}
 
 
@@ -322,7 +330,7 @@ def _named(exams: list[Contestant]) -> list[Contestant]:
     levels: list[Callable[[Contestant], str]] = [
         lambda c: c.group,
         lambda c: f"{recipes[c.run]}/{c.group}" if c.run else c.group,
-        lambda c: str({"student": c.exam.parent.parent, "teacher": c.exam.parent, "exam": c.exam}[c.role]),
+        lambda c: str({"student": c.exam.parent.parent, "exam": c.exam}.get(c.role, c.exam.parent)),
     ]
     groups: list[str] = []
     for level in levels:

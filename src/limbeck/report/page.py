@@ -25,6 +25,7 @@ from limbeck.report.contestants import (
 )
 from limbeck.report.plots import COLOURS, Line, line_svg, series_of, thinned
 
+OF_SOFT_LABELS = ("temperature", "codec", "k", "draws", "rows", "tokens", "bytes", "bytes_per_token")
 NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "seconds", "tokens_per_s"}
 
 
@@ -75,10 +76,22 @@ def run_views(paths: Sequence[Path]) -> list[RunView]:
             facts=run_facts(run),
             folder=real.name,
             recipe_yaml=_text(run / "recipe.yaml"),
-            audit=audit_blocks(run / "rationales" / "audit.json"),
+            audit=_audits(run),
         )
         for real, run in runs.items()
     ]
+
+
+def _audits(run: Path) -> list[Block]:
+    """What became of the teacher's rationales, of every mentor's, and what its soft labels take."""
+    blocks = audit_blocks(run / "rationales" / "audit.json")
+    for mentor in sorted((run / "mentors").glob("*")):
+        blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {mentor.name}")
+        for cache in sorted(mentor.glob("soft-labels/*/manifest.json")):
+            told = read_json(cache)
+            rows = [(key.replace("_", " "), shown(told[key])) for key in OF_SOFT_LABELS if key in told]
+            blocks.append(Block(f"soft labels of mentor {mentor.name}", (), list(rows)))
+    return blocks
 
 
 def learning_curves(paths: Sequence[Path], exams: Sequence[Contestant]) -> Curves:
@@ -105,7 +118,7 @@ def _logs(paths: Sequence[Path], exams: Sequence[Contestant]) -> list[tuple[Line
     """Every student's name, colour and dashes with its history; students without one are left out."""
     numbers = series_of(exams)
     examined = {contestant.exam.resolve(): contestant for contestant in exams}
-    groups = {exam.parent.parent: contestant.group for exam, contestant in examined.items()}
+    groups = {exam.parent.parent: one.group for exam, one in examined.items() if one.role == "student"}
     variants: dict[str, int] = {}
     logs: list[tuple[Line, list[dict[str, Any]]]] = []
     for place in (place for path in paths for place in find_places(path)):
@@ -113,7 +126,8 @@ def _logs(paths: Sequence[Path], exams: Sequence[Contestant]) -> list[tuple[Line
         if not rows:
             continue
         exam = place.exam.resolve()
-        group = groups.get(exam.parent.parent, place.student)
+        known = examined.get(exam)
+        group = known.group if known else groups.get(exam.parent.parent, place.student)
         number = numbers.setdefault(group, len(numbers) % len(COLOURS))
         variant = variants[group] = variants.get(group, -1) + 1
         label = examined[exam].name if exam in examined else f"{group} seed {place.seed} (not examined)"
@@ -135,12 +149,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def audit_blocks(path: Path) -> list[Block]:
+def audit_blocks(path: Path, title: str = "") -> list[Block]:
     """An audit.json as blocks; none when there is no such file (no rationales were asked for)."""
     if not path.is_file():
         return []
     audit = read_json(path)
-    return _blocks("", audit) if isinstance(audit, dict) else [Block("", (), [("audit", shown(audit))])]
+    return _blocks(title, audit) if isinstance(audit, dict) else [Block(title, (), [("audit", shown(audit))])]
 
 
 def _blocks(title: str, value: Mapping[str, Any]) -> list[Block]:

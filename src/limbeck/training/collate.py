@@ -6,10 +6,12 @@ training are exactly those of the same prompt in an exam.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +20,11 @@ from limbeck.objectives.align import IGNORED
 from limbeck.records import Example
 
 Batch = dict[str, Tensor]
-"""`input_ids`, `attention_mask` (B,T); `labels` (B,T), or (B,U) of a decoder; perhaps `label_weights`."""
+"""`input_ids`, `attention_mask` (B,T); `labels` (B,T), or (B,U) of a decoder; perhaps `label_weights`;
+`keys` (B,2), the rows' keys."""
+
+NO_KEY = (0, 0)
+"""The key of a row that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +33,26 @@ class Row:
 
     Decoder-only: `labels` and `weights` stand beside `input_ids`, position by position.
     Encoder-decoder: `input_ids` feed the encoder, `labels` are the decoder's.
+
+    `key` follows from the ids and labels alone: 128 bits of their BLAKE2b, as two signed int64.
+    What is stored about a row is found again by it, whatever the batch or the order.
     """
 
     problem_id: str
     input_ids: list[int]
     labels: list[int]
     weights: list[float] | None = None
+    key: tuple[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", _key(self.input_ids, self.labels))
+
+
+def _key(input_ids: list[int], labels: list[int]) -> tuple[int, int]:
+    numbers = np.array([len(input_ids), *input_ids, *labels], "<i8")
+    digest = hashlib.blake2b(numbers.tobytes(), digest_size=16).digest()
+    first, second = np.frombuffer(digest, "<i8").tolist()
+    return first, second
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +160,13 @@ def collate(rows: Sequence[Row], pad: int) -> Batch:
     No rows at all give one row with nothing to score: it keeps processes in step when
     there are fewer batches than processes, and adds nothing to any sum or count.
     """
+    keys = [row.key for row in rows] or [NO_KEY]
     rows = rows or [Row("", [pad], [IGNORED], None)]
     batch = {
         "input_ids": _padded([row.input_ids for row in rows], pad, torch.long),
         "attention_mask": _padded([[1] * len(row.input_ids) for row in rows], 0, torch.long),
         "labels": _padded([row.labels for row in rows], IGNORED, torch.long),
+        "keys": torch.tensor(keys, dtype=torch.long),
     }
     weights = [row.weights for row in rows if row.weights is not None]
     if weights:

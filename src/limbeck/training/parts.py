@@ -8,13 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from limbeck.objectives.align import align_batch, is_encoder_decoder, score
+from limbeck.objectives.align import (
+    align_batch,
+    head_weight,
+    hidden,
+    is_encoder_decoder,
+    plain_head,
+    score,
+    unwrap,
+)
 from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.objectives.distillation import chunked_distillation, distillation
 from limbeck.training.collate import Batch
+from limbeck.training.soft_labels import SoftLabels
 
 
 class Objective(Protocol):
@@ -57,7 +69,71 @@ class FineTune:
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Nats; refuses a model of the other architecture, whose tokens `count` would miscount."""
-        if is_encoder_decoder(model) != self.encoder_decoder:
-            raise ValueError(f"FineTune(encoder_decoder={self.encoder_decoder}) got a model of another kind")
+        _check_kind(self, model)
         scored, logits_NV = score(model, batch)
         return {"cross_entropy": cross_entropy(logits_NV, scored.targets_N, scored.weights_N)}
+
+
+@dataclass(frozen=True)
+class Distil:
+    """Mentor-KD (arXiv 2410.09037): cross-entropy, and the divergence from a mentor's soft labels.
+
+    Both per token. Where the model's head is a plain matrix, no more than a chunk of logits exists.
+
+    Args:
+        encoder_decoder: the student's kind, which is the mentor's too.
+        soft: the mentor's distributions; their temperature is the student's.
+        kl_weight: λ, the divergence's weight; the cross-entropy has 1 − λ.
+        squared: multiply the divergence by τ².
+    """
+
+    encoder_decoder: bool
+    soft: SoftLabels
+    kl_weight: float
+    squared: bool = False
+    plain: WeakKeyDictionary[nn.Module, bool] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """1 − λ and λ."""
+        return {"cross_entropy": 1 - self.kl_weight, "divergence": self.kl_weight}
+
+    def count(self, batch: Batch) -> dict[str, Tensor]:
+        """Σ weights of the scored tokens, or their number, for both parts."""
+        count = align_batch(batch, encoder_decoder=self.encoder_decoder).count()
+        return {"cross_entropy": count, "divergence": count}
+
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Nats; refuses a model of the other architecture, whose tokens `count` would miscount."""
+        _check_kind(self, model)
+        soft, temperature = self.soft.of(batch), self.soft.temperature
+        if self._is_plain(model):
+            scored, hidden_NH = hidden(model, batch)
+            loss = partial(chunked_distillation, hidden_NH, head_weight(model))
+        else:
+            scored, logits_NV = score(model, batch)
+            loss = partial(distillation, logits_NV)
+        ce, kl = loss(
+            scored.targets_N,
+            soft,
+            temperature=temperature,
+            kl_weight=self.kl_weight,
+            squared=self.squared,
+            weights_N=scored.weights_N,
+        )
+        return {"cross_entropy": ce, "divergence": kl}
+
+    def _is_plain(self, model: nn.Module) -> bool:
+        """`plain_head`, asked once per model, whatever is wrapped around it."""
+        inner = unwrap(model)
+        if inner not in self.plain:
+            self.plain[inner] = plain_head(inner)
+        return self.plain[inner]
+
+
+def _check_kind(objective: FineTune | Distil, model: nn.Module) -> None:
+    if is_encoder_decoder(model) != objective.encoder_decoder:
+        name = type(objective).__name__
+        raise ValueError(f"{name}(encoder_decoder={objective.encoder_decoder}) got a model of another kind")

@@ -1,0 +1,51 @@
+"""What `limbeck import` prints: what was read, what is missing, how the verdicts compare, how to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from limbeck.report.console import show
+
+
+def show_import(summary: dict[str, Any], out: Path) -> None:
+    """Print the summary that `write_import` returned."""
+    for source in summary["read"]:
+        print(f"read {source['file']}: {source['records']} records, {source['holds']}")
+    for name in summary["missing"]:
+        print(f"not there: {name}")
+    table = Table("file", "texts", "questions", "correct", "flagged correct", "no answer", "duplicates")
+    for name, counts in summary["files"].items():
+        flagged = counts.get("flagged correct")
+        table.add_row(
+            name,
+            str(counts["texts"]),
+            str(counts["questions"]),
+            _with_share(counts["correct"], counts["share correct"]),
+            "" if flagged is None else _with_share(flagged, counts["share flagged correct"]),
+            str(counts["no answer found"]),
+            str(counts["duplicates"]),
+        )
+    if summary["files"]:
+        show(table)
+    questions, aside = summary["questions"], summary["golds set aside"]
+    print(f"questions: train {questions['train']}, test {questions['test']}")
+    if aside:
+        print(f"records with another gold answer than stood first, which was kept: {len(aside)}")
+    if leaks := questions["of train that stand in test"]:
+        print(f"questions of train that stand in test: {leaks}; set task.leaks to drop in the recipe")
+    print(f"audit and provenance: {out / 'import.json'}; verdicts that differ: {out / 'disagreements.jsonl'}")
+    absent = [split for split in ("train", "test") if not questions[split]]
+    if absent:
+        print(f"no recipe can read this alone: there are no questions of {' and '.join(absent)}")
+        return
+    print(
+        f"task: {{name: {summary['task']}, kind: {summary['kind']}, train: {out / 'train.jsonl'}, "
+        f"test: {out / 'test.jsonl'}, columns: {{id: id}}}}"
+    )
+
+
+def _with_share(count: int, share: float) -> str:
+    return f"{count} ({share:.3f})"

@@ -1,0 +1,108 @@
+"""Reading files of rationales: our own records, imported ones, or data with a rationale column."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import DataError
+from limbeck.lm import Completion
+from limbeck.records import Problem
+from limbeck.tasks.readers import read_rows
+from limbeck.tasks.rows import row_question, row_rationales
+from limbeck.tasks.settings import FilesTask, TaskSettings
+
+
+def read_rationales(
+    file: Path, task: TaskSettings, problems: Iterable[Problem]
+) -> list[tuple[str, Completion]]:
+    """The completions of a file, each with its source, joined to problems; no verdict in it is read.
+
+    Args:
+        file: JSONL of rationales or completions: `problem_id` (or `prompt_id`) or
+            `question`, and `completion` (or `text`), with or without `source` and
+            `index`; or data with the task's own question and rationale columns, as
+            `limbeck run` reads them: a text, a list of texts, or null, which is
+            skipped. An unknown `problem_id` joins by the question that stands beside it.
+        task: whose columns are meant.
+        problems: whose rationales these are.
+
+    Returns:
+        (source, completion) pairs in the order of the file; `prompt_id` is the
+        problem's id. The source is the file's name where a line names none.
+
+    Raises:
+        DataError: a line lacks these columns or names a problem that the task has not.
+    """
+    known = {problem.id: problem for problem in problems}
+    named: dict[str, list[str]] = defaultdict(list)
+    for problem in known.values():
+        named[problem.question].append(problem.id)
+    read: list[tuple[str, Completion]] = []
+    counts: Counter[tuple[str, str]] = Counter()
+    for place, row in read_rows(str(file)):
+        texts, problem_id = _texts_and_problem(place, row, task, known, named)
+        if problem_id not in known:
+            raise DataError(
+                place, f"no problem {problem_id!r} in task {task.name}; give the recipe it was made with"
+            )
+        source, tokens = str(row.get("source") or file.stem), _count(place, row, "tokens", 0)
+        truncated = row.get("truncated") in (True, "true", "True")
+        for text in texts:
+            index = counts[problem_id, source]
+            index = index if len(texts) > 1 else _count(place, row, "index", index)
+            counts[problem_id, source] += 1
+            read.append((source, Completion(problem_id, index, text, tokens, truncated)))
+    return read
+
+
+def _count(place: str, row: Mapping[str, Any], column: str, default: int) -> int:
+    """A whole number of a column; the default where it is missing or empty."""
+    cell = row.get(column)
+    if cell is None or cell == "":
+        return default
+    if isinstance(cell, bool) or not re.fullmatch(r"[0-9]{1,12}", str(cell)):
+        raise DataError(place, f"{column} is no whole number: {str(cell)[:40]!r}; mend or remove it")
+    return int(cell)
+
+
+def _texts_and_problem(
+    place: str,
+    row: Mapping[str, Any],
+    task: TaskSettings,
+    problems: Mapping[str, Problem],
+    named: Mapping[str, Sequence[str]],
+) -> tuple[list[str], str]:
+    """The rationales of a row and the id of their problem, from our columns or the task's own.
+
+    A row of the task's data may lack its answer and options: its question then says
+    whose it is, if only one problem asks it (`named`: ids by question).
+    """
+    text, problem_id = row.get("completion", row.get("text")), row.get("problem_id", row.get("prompt_id"))
+    if isinstance(text, str):
+        if isinstance(problem_id, str | int) and str(problem_id) in problems:
+            return [text], str(problem_id)
+        question = row.get("question")
+        ids = named.get(question.strip(), []) if isinstance(question, str) else []
+        if len(ids) == 1:
+            return [text], ids[0]
+        if isinstance(problem_id, str | int):
+            return [text], str(problem_id)
+    if not isinstance(task, FilesTask) or task.columns.rationale is None:
+        raise DataError(
+            place,
+            "neither problem_id and completion nor the task's question and rationale columns are here; "
+            "add them",
+        )
+    columns, known = task.columns, dict(row)
+    texts = [text for text in row_rationales(place, known, columns, needed=True) if text.strip()]
+    bare = columns.model_copy(update={"id": None, "options": None})
+    _, question, _, _ = row_question(place, known, bare, task.kind)
+    ids = named.get(question, [])
+    if len(ids) == 1:
+        return texts, ids[0]
+    problem_id, *_ = row_question(place, known, columns, task.kind)
+    return texts, problem_id if problem_id in problems else question

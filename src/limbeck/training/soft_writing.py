@@ -1,0 +1,323 @@
+"""One pass of a mentor over rows, to disk: shard by shard, so that a kill costs one shard at most.
+
+`progress.jsonl` has the plan in its first line and a line per shard, appended after the shard's
+data was synced. Whatever data stands beyond the last whole line is cut off when the work goes on.
+Batches and shards follow from the rows and `batch_tokens` alone, so that work that was killed
+ends with the same files, byte for byte, as work that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from torch import nn
+
+from limbeck.errors import DataError, DiskError
+from limbeck.objectives.align import align_batch, is_encoder_decoder
+from limbeck.objectives.soft import SoftTargets
+from limbeck.progress import Advance
+from limbeck.records import Record, first_problem, write_json
+from limbeck.training.collate import Row, collate
+from limbeck.training.sampler import cut, on_grid, snake
+from limbeck.training.settings import CodecSettings
+from limbeck.training.soft_cache import (
+    FORMAT,
+    KEYS,
+    MANIFEST,
+    PLACES,
+    Array,
+    Column,
+    columns,
+    compare,
+    effective,
+    kept,
+    read_manifest,
+)
+from limbeck.training.soft_labels import Live
+
+PROGRESS = "progress.jsonl"
+SHARD_BATCHES = 16
+SHARD_BYTES = 1 << 26
+"""A shard ends with the batch that reaches either limit: what is held in memory, and what a kill costs."""
+
+
+class Shard(Record):
+    """One line of the progress: scored tokens of each row, of the sampled codec distinct draws too."""
+
+    shard: int
+    batches: int
+    tokens: tuple[int, ...]
+    entries: tuple[int, ...]
+
+
+def write_cache(
+    folder: Path,
+    mentor: nn.Module,
+    rows: Sequence[Row],
+    pad: int,
+    codec: CodecSettings,
+    temperature: float,
+    vocabulary: int,
+    identity: Mapping[str, str],
+    *,
+    batch_tokens: int,
+    seed: int = 0,
+    progress: Advance | None = None,
+) -> None:
+    """Write a mentor's soft labels of all rows; go on where a kill stopped it. Equal rows are stored once.
+
+    Args:
+        folder: `soft_cache` says what stands there afterwards.
+        mentor: on the device where it is; put into evaluation mode.
+        pad: the id that fills rows up.
+        temperature: τ.
+        vocabulary: real tokens, see `soft_labels.vocabulary_of`.
+        identity: fingerprints by name: of the mentor's weights, the tokenizer, the prompt's format.
+        batch_tokens: most tokens in a batch of the mentor, with padding.
+        seed: of the sampled codec.
+        progress: told at first and after every batch how many rows are done, and of how many.
+
+    Raises:
+        DataError: no rows, or a damaged folder.
+        RecipeError, ModelError: the folder holds soft labels that were made otherwise.
+        DiskError: the folder cannot be written.
+    """
+    unique = sorted({row.key: row for row in rows}.values(), key=lambda row: row.key)
+    if not unique:
+        raise DataError(folder, "there are no rows to make soft labels for; look at what was kept")
+    codec = effective(codec, vocabulary)
+    files = columns(codec, vocabulary)
+    plan = {
+        "format": FORMAT,
+        "identity": dict(identity),
+        "vocabulary": vocabulary,
+        "temperature": float(temperature),
+        **kept(codec, seed),
+        "precision": {file.name: np.dtype(file.dtype).name for file in files},
+        "text": text_of(unique),
+    }
+    if (folder / MANIFEST).exists():
+        compare(folder, read_manifest(folder), plan)
+        return
+    both = is_encoder_decoder(mentor)
+    batches = _batches(unique, both, batch_tokens)
+    soft = Live(mentor, codec, temperature, vocabulary, seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shards = _resumed(folder, plan | {"batch_tokens": batch_tokens}, files, batches)
+        _work(folder, soft, batches, shards, files, pad, both, progress)
+        _finish(folder, plan, [row for batch in batches for row in batch], shards, files)
+    except OSError as error:
+        raise DiskError(error.filename or folder, error) from error
+
+
+def text_of(rows: Sequence[Row]) -> str:
+    """Fingerprint of what the rows are, whatever their order and however often one stands there."""
+    keys = np.array(sorted({row.key for row in rows}), "<i8")
+    return hashlib.sha256(keys.tobytes()).hexdigest()
+
+
+def _batches(rows: Sequence[Row], encoder_decoder: bool, batch_tokens: int) -> list[list[Row]]:
+    """Rows of similar length side by side; a row that alone is over the limit stands alone."""
+    grid = [
+        tuple(
+            map(on_grid, (len(row.input_ids), len(row.labels)) if encoder_decoder else (len(row.input_ids),))
+        )
+        for row in rows
+    ]
+    order = snake(grid)
+    cuts = cut([grid[i] for i in order], len(rows), batch_tokens)
+    return [[rows[i] for i in order[start:stop]] for start, stop in cuts]
+
+
+@dataclass
+class _Buffer:
+    """The shard that is being made."""
+
+    batches: int = 0
+    tokens: list[int] = field(default_factory=list)
+    entries: list[int] = field(default_factory=list)
+    data: dict[str, list[Array]] = field(default_factory=dict)
+    bytes: int = 0
+
+    def add(self, packed: Mapping[str, Array], tokens: Sequence[int]) -> None:
+        self.batches += 1
+        self.tokens += tokens
+        if "sizes" in packed:
+            ends = np.cumsum(tokens)
+            sizes = np.concatenate([[0], np.cumsum(packed["sizes"], dtype=np.int64)])
+            self.entries += np.diff(sizes[np.concatenate([[0], ends])]).tolist()
+        for name, values in packed.items():
+            self.data.setdefault(name, []).append(values)
+            self.bytes += values.nbytes
+
+    @property
+    def is_full(self) -> bool:
+        return self.batches >= SHARD_BATCHES or self.bytes >= SHARD_BYTES
+
+
+def _work(
+    folder: Path,
+    soft: Live,
+    batches: Sequence[Sequence[Row]],
+    shards: list[Shard],
+    files: Sequence[Column],
+    pad: int,
+    encoder_decoder: bool,
+    progress: Advance | None,
+) -> None:
+    """Make the shards that are not there yet, and add them to `shards`."""
+    done = sum(len(shard.tokens) for shard in shards)
+    total = sum(map(len, batches))
+    if progress:
+        progress(done, total=total)
+    buffer = _Buffer()
+    begin = sum(shard.batches for shard in shards)
+    for number, rows in enumerate(batches[begin:], start=begin + 1):
+        batch = collate(rows, pad)
+        tokens = align_batch(batch, encoder_decoder=encoder_decoder).keep_BT.sum(1).tolist()
+        buffer.add(pack(soft.of(batch), files, soft.codec), tokens)
+        done += len(rows)
+        if buffer.is_full or number == len(batches):
+            shards.append(_append(folder, len(shards), buffer, files))
+            buffer = _Buffer()
+        if progress:
+            progress(done, total=total)
+
+
+def pack(soft: SoftTargets, files: Sequence[Column], codec: CodecSettings) -> dict[str, Array]:
+    """The numbers of each data file for one batch."""
+    log_p_NK = soft.log_p_NK.numpy()
+    if soft.ids_NK is None:
+        made: dict[str, Array] = {"log_p": log_p_NK}
+    elif soft.tail:
+        least = np.finfo(np.float16).min  # anything less likely would become minus infinity
+        made = {"ids": soft.ids_NK.numpy(), "log_p": np.maximum(log_p_NK, least)}
+    else:
+        drawn_NK = log_p_NK > -np.inf
+        counts = np.rint(np.exp(log_p_NK[drawn_NK].astype(np.float64)) * codec.draws)
+        made = {"sizes": drawn_NK.sum(1), "ids": soft.ids_NK.numpy()[drawn_NK], "counts": counts}
+    return {file.name: made[file.name].astype(file.dtype) for file in files}
+
+
+def _append(folder: Path, number: int, buffer: _Buffer, files: Sequence[Column]) -> Shard:
+    """Write a shard: its data, and once that is on the disk its line."""
+    with ExitStack() as stack:
+        streams = [stack.enter_context((folder / file.file).open("ab")) for file in files]
+        for file, stream in zip(files, streams, strict=True):
+            for values in buffer.data[file.name]:
+                stream.write(values.tobytes())
+        for stream in streams:
+            stream.flush()
+            os.fsync(stream.fileno())
+    shard = Shard(
+        shard=number, batches=buffer.batches, tokens=tuple(buffer.tokens), entries=tuple(buffer.entries)
+    )
+    _append_line(folder / PROGRESS, shard.model_dump_json())
+    return shard
+
+
+def _append_line(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8", newline="\n") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _resumed(
+    folder: Path, plan: Mapping[str, Any], files: Sequence[Column], batches: Sequence[Sequence[Row]]
+) -> list[Shard]:
+    """The shards that are whole; everything beyond them is cut off, and a new plan begun if there is none.
+
+    Raises:
+        DataError: a damaged line, or less data than the lines tell.
+        RecipeError, ModelError: the work was begun with other settings, models or rows.
+    """
+    path = folder / PROGRESS
+    *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    if torn:  # must not be glued to the next line
+        os.truncate(path, path.stat().st_size - len(torn))
+    shards = list(_read(folder, lines, plan, batches))
+    tokens, entries = (sum(sum(getattr(s, name)) for s in shards) for name in ("tokens", "entries"))
+    for file in files:
+        data, size = folder / file.file, file.bytes(tokens, entries)
+        found = data.stat().st_size if data.exists() else 0
+        if found < size:
+            raise DataError(data, f"{found} bytes where {PROGRESS} tells of {size}; {_mend(folder)}")
+        with data.open("ab") as stream:
+            stream.truncate(size)
+    if not lines:
+        _append_line(path, json.dumps(plan))
+    return shards
+
+
+def _read(
+    folder: Path, lines: Sequence[bytes], plan: Mapping[str, Any], batches: Sequence[Sequence[Row]]
+) -> Iterator[Shard]:
+    """Check the plan in the first line, and yield the shards of the others."""
+    path = folder / PROGRESS
+    begin = 0
+    for number, line in enumerate(lines, start=1):
+        place = f"{path}:{number}"
+        try:
+            found = json.loads(line)
+            if number == 1:
+                compare(folder, found, plan)
+                continue
+            shard = Shard.model_validate(found)
+        except (ValueError, AttributeError) as error:
+            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+            raise DataError(place, f"not a line of progress ({reason}); {_mend(folder)}") from None
+        rows = sum(map(len, batches[begin : begin + shard.batches]))
+        if shard.shard != number - 2 or len(shard.tokens) != rows:
+            raise DataError(place, f"not the shard that belongs here; {_mend(folder)}")
+        begin += shard.batches
+        yield shard
+
+
+def _mend(folder: Path) -> str:
+    return f"remove {folder} to make the soft labels anew"
+
+
+def _finish(
+    folder: Path,
+    plan: Mapping[str, Any],
+    rows: Sequence[Row],
+    shards: Sequence[Shard],
+    files: Sequence[Column],
+) -> None:
+    """Write the index, then the manifest; `rows` in the order in which they were written."""
+    counts = [[count for shard in shards for count in shard.tokens]]
+    if any(file.ragged for file in files):
+        counts.append([count for shard in shards for count in shard.entries])
+    keys = np.array([row.key for row in rows], np.int64)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    places = [np.stack([np.cumsum(count) - count, count], 1) for count in map(np.array, counts)]
+    _save(folder / KEYS, np.ascontiguousarray(keys[order].T))
+    _save(folder / PLACES, np.concatenate(places, 1)[order].astype(np.int64))
+    tokens = sum(counts[0])
+    names = [KEYS, PLACES, *(file.file for file in files)]
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    total = sum(sizes.values())
+    about = {"rows": len(rows), "tokens": tokens} | ({"entries": sum(counts[1])} if counts[1:] else {})
+    weight = {"bytes": total, "bytes_per_token": round(total / max(tokens, 1), 2), "files": sizes}
+    write_json(folder / MANIFEST, {**plan, **about, **weight})
+
+
+def _save(path: Path, values: Array) -> None:
+    """A .npy file that is there whole or not at all."""
+    partial = path.with_name(f".{path.name}")
+    with partial.open("wb") as stream:
+        np.save(stream, values)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)

@@ -1,0 +1,282 @@
+"""Mentor-KD from a recipe to examined students, for real and in small."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Limbeck = Callable[..., Any]
+
+SMALL = """
+name: small
+task: {name: coin-flip, train: 40, dev: 8, test: 16, knobs: {people: 2}}
+teacher: {kind: offline, wrong_answer: 0.3, exam: false}
+rationales: {per_problem: 2, keep: all}
+mentor:
+  model: tiny-causal-s
+  rationales: 2
+  train: {learning_rate: 2.0e-3, batch_size: 16, epochs: 4}
+  writes: {per_problem: 2, max_tokens: 40}
+student:
+  model: tiny-causal-xs
+  method: mentor-kd
+  train: {learning_rate: 1.0e-3, batch_size: 16, epochs: 1}
+students:
+  both: {}
+  without-rd: {settings: {mentor_rationales: 0}}
+  without-sld: {settings: {kl_weight: 0}}
+  live: {settings: {soft_labels: live}}
+exam: {max_tokens: 40}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace("students:", "students:", 1))
+    return path
+
+
+def settings(*overrides: str) -> list[str]:
+    """What every student of these tests shares, as --set arguments; the mentor wrote two each."""
+    shared = ("student.settings.mentor_rationales=2", "student.settings.teacher_rationales=2")
+    return [part for one in (*shared, *overrides) for part in ("--set", one)]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def weights(student: Path) -> str:
+    return hashlib.sha256((student / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["tiny-causal", "tiny-seq2seq"])
+def test_from_a_recipe_to_examined_students(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "run"
+    command = ("run", recipe, "--out", out, *settings(f"student.model={kind}-xs", f"mentor.model={kind}-s"))
+    answer = limbeck(*command)
+    assert answer.status == 0, answer.err
+    assert answer.err.count("mentors/mentor: started") == 1, "one mentor for all its students"
+    assert answer.err.count("soft-labels") == 2, "one cache (started, done) for all its students"
+
+    mentor = out / "mentors" / "mentor"
+    graded = lines(mentor / "rationales" / "graded.jsonl")
+    assert len(graded) == 80 and {one["source"] for one in graded} == {"mentor"}
+    kept = [one for one in graded if one["dropped"] is None]
+    taught = [one for one in lines(out / "rationales" / "graded.jsonl") if one["dropped"] is None]
+    counts = {
+        name: len(lines(out / "students" / name / "seed0" / "examples.jsonl"))
+        for name in ("both", "without-rd", "without-sld", "live")
+    }
+    assert counts["both"] == counts["live"] == counts["without-sld"] == len(taught) + len(kept)
+    assert counts["without-rd"] == len(taught)
+    history = lines(out / "students" / "both" / "seed0" / "history.jsonl")[-1]
+    assert history["loss"] == pytest.approx(
+        0.7 * history["cross_entropy"] + 0.3 * history["divergence"], 1e-5
+    )
+    assert "divergence" not in lines(out / "students" / "without-sld" / "seed0" / "history.jsonl")[-1]
+    exam = json.loads((mentor / "exam" / "metrics.json").read_text())
+    assert exam["problems"] == 16
+    assert "mentor mentor" in answer.out, "the mentor's exam stands among the results"
+    page = (out / "report.html").read_text()
+    assert "newly covered problems" in page and "bytes per token" in page
+
+    again = limbeck(*command)
+    assert again.status == 0 and "started" not in again.err, "a finished run has nothing to do"
+
+
+def test_cached_soft_labels_teach_what_live_ones_teach(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    """Up to the half precision of what is stored: the two students end close together, not far apart."""
+    from safetensors.torch import load_file
+
+    out = tmp_path / "run"
+    alike = settings("student.settings.codec.k=2000")
+    assert limbeck("run", recipe, "--out", out, *alike).status == 0
+    found = {
+        name: load_file(out / "students" / name / "seed0" / "model" / "model.safetensors")
+        for name in ("both", "live", "without-sld")
+    }
+    assert found["both"].keys() == found["live"].keys()
+
+    def apart(a: str, b: str) -> float:
+        return max(float((found[a][name] - found[b][name]).abs().max()) for name in found[a])
+
+    assert apart("both", "live") < 0.1 * apart("both", "without-sld")
+
+
+def test_the_mentor_is_trained_once_whatever_its_students_ask(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert limbeck("run", recipe, "--out", out, *settings()).status == 0
+    other = limbeck("run", recipe, "--out", out, *settings("students.both.settings.kl_weight=0.5"))
+    assert other.status == 0, other.err
+    assert "mentors/mentor: done before, kept" in other.err
+    assert "mentors/mentor/collected: done before, kept" in other.err
+    changed = "students/both/seed0: runs again, because settings.kl_weight changed from 'nothing' to 0.5"
+    assert "students/both/seed0: runs again" in other.err, changed
+    assert "students/live/seed0: done before, kept" in other.err
+    warmer = limbeck("run", recipe, "--out", out, *settings("students.both.settings.temperature=1.0"))
+    assert warmer.err.count("soft-labels") == 3, "old labels kept for others, new ones for this temperature"
+    more = limbeck("run", recipe, "--out", out, *settings("mentor.writes.temperature=1.0"))
+    assert "mentors/mentor: done before, kept" in more.err
+    assert "mentors/mentor/collected: runs again, because temperature changed" in more.err
+
+
+def test_a_share_of_the_teachers_data(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """Smaller shares are parts of larger ones; the mentor still writes about every problem, if it may."""
+    out = tmp_path / "run"
+    students = (
+        "students={half: {}, whole: {settings: {mentor: whole}}, cot: {method: finetune-cot, settings: null}}"
+    )
+    mentors = "mentors={mentor: {teacher_share: 0.5}, whole: {exam: false}}"
+    taught = "mentors={mentor: {teacher_share: 0.5, writes: {problems: taught}}, whole: {exam: false}}"
+    for setting, asked in ((mentors, 40), (taught, 20)):
+        answer = limbeck(
+            "run",
+            recipe,
+            "--out",
+            out,
+            *settings(
+                students,
+                setting,
+                "students.cot.settings={rationales: 2, teacher_share: 0.5}",
+                "student.settings=null",
+                "students.half.settings={mentor_rationales: 2, teacher_rationales: 2}",
+                "students.whole.settings={mentor: whole, mentor_rationales: 2}",
+            ),
+        )
+        assert answer.status == 0, answer.err
+        seen = {one["problem_id"] for one in lines(out / "mentors/mentor/examples.jsonl")}
+        assert len(seen) == 20
+        assert seen < {one["problem_id"] for one in lines(out / "mentors/whole/examples.jsonl")}
+        assert seen == {one["problem_id"] for one in lines(out / "students/cot/seed0/examples.jsonl")}
+        written = {one["problem_id"] for one in lines(out / "mentors/mentor/rationales/graded.jsonl")}
+        assert len(written) == asked
+        audit = json.loads((out / "mentors/mentor/rationales/audit.json").read_text())
+        assert audit["problems the teacher covers"] == 20
+        assert audit["newly covered problems"] == len(
+            {
+                one["problem_id"]
+                for one in lines(out / "mentors/mentor/rationales/graded.jsonl")
+                if not one["dropped"]
+            }
+            - seen
+        )
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("student.settings.mentor=large", "students.both.settings.mentor: the recipe has no mentor 'large'"),
+        ("student.format=arrow", "students.both.format: arrow, but mentor mentor reads plain"),
+        ("student.settings.mentor_rationales=3", "raise mentors.mentor.writes.per_problem"),
+        ("student.settings.kl_weight=1.5", "students.both.settings.kl_weight"),
+        ("student.settings.temperature=0", "students.both.settings.temperature"),
+        ("student.settings.codec.kind=top", "students.both.settings.codec.kind"),
+        ("mentor.model=tiny-causal-huge", "mentors.mentor.model: no tiny model"),
+        ("mentor.writes.temperature=0", "mentors.mentor.writes.temperature"),
+        ("mentor.file=none.jsonl", "none.jsonl: no such file of rationales"),
+    ],
+)
+def test_what_cannot_go_together_is_refused_before_any_work(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path, override: str, words: str
+) -> None:
+    out = tmp_path / "run"
+    answer = limbeck("run", recipe, "--out", out, *settings(override))
+    assert answer.status == 2 and words in answer.err
+    assert not (out / "mentors").exists() and not (out / "rationales").exists()
+
+
+def test_a_mentor_of_another_kind_or_tokenizer_is_refused(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    answer = limbeck("run", recipe, "--out", tmp_path / "a", *settings("mentor.model=tiny-seq2seq-xs"))
+    assert answer.status == 2 and "mentor" in answer.err and answer.err.count("\n") < 40
+    from limbeck.lm.load import load, save
+
+    for name, text in (("one", "Is the coin heads up?"), ("other", "Another set of frequent words")):
+        save(load("tiny-causal-xs", tokenizer_texts=[text] * 9, device="cpu"), tmp_path / name)
+    student = f"student.model={tmp_path / 'one'}"
+    answer = limbeck("run", recipe, "--out", tmp_path / "b", *settings(student))
+    assert answer.status == 2 and "soft labels need one tokenizer" in answer.err
+    answer = limbeck(
+        "run", recipe, "--out", tmp_path / "c", *settings(student, f"mentor.model={tmp_path / 'other'}")
+    )
+    assert answer.status == 2 and "the student's tokenizer" in answer.err
+    assert not (tmp_path / "c" / "mentors").exists(), "told before the mentor is trained"
+
+
+def test_the_mentors_rationales_may_be_given(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """Teacher's and mentor's rationales from files, graded anew: what `limbeck import` is for."""
+    out = tmp_path / "run"
+    assert limbeck("run", recipe, "--out", out, *settings()).status == 0
+    teacher, mentor = tmp_path / "teacher.jsonl", tmp_path / "mentor.jsonl"
+    teacher.write_bytes((out / "rationales" / "graded.jsonl").read_bytes())
+    mentor.write_bytes((out / "mentors" / "mentor" / "rationales" / "graded.jsonl").read_bytes())
+    given = (f"teacher={{kind: given, file: {teacher}}}", f"mentor.file={mentor}")
+    answer = limbeck("run", recipe, "--out", tmp_path / "given", *settings(*given))
+    assert answer.status == 0, answer.err
+    assert "mentors/mentor/collected" not in answer.err, "who wrote already is not asked to write"
+    for name in ("students/both/seed0/examples.jsonl", "mentors/mentor/examples.jsonl"):
+        assert (tmp_path / "given" / name).read_bytes() == (out / name).read_bytes()
+
+
+def _run(recipe: Path, out: Path, arguments: Sequence[str]) -> None:
+    """In a forked child: the whole run, its text to nowhere."""
+    from limbeck.cli import main
+
+    with open(os.devnull, "w") as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    sys.argv = ["limbeck", "run", str(recipe), "--out", str(out), *arguments]
+    main()
+
+
+def test_kills_change_nothing(recipe: Path, tmp_path: Path) -> None:
+    """SIGKILL again and again, then to the end: the same weights, soft labels and predictions."""
+    import limbeck.lm.local
+    import limbeck.training.trainer  # noqa: F401
+
+    fork = multiprocessing.get_context("fork")
+    some = settings("students={both: {}}")
+
+    def go(out: Path, seconds: float | None) -> int | None:
+        child = fork.Process(target=_run, args=(recipe, out, some))
+        child.start()
+        child.join(timeout=seconds)
+        if child.is_alive():
+            os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+        return child.exitcode
+
+    assert go(tmp_path / "calm", None) == 0
+    moments = random.Random(3)
+    for _ in range(8):
+        go(tmp_path / "killed", moments.uniform(0.3, 1.5))
+    assert go(tmp_path / "killed", None) == 0
+
+    def files(run: Path) -> dict[str, str]:
+        return {
+            path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for part in ("mentors", "students")
+            for path in sorted((run / part).rglob("*"))
+            if path.is_file() and path.name not in ("stage.json", "metrics.json")
+        }
+
+    calm = files(tmp_path / "calm")
+    assert any("soft-labels" in name for name in calm)
+    assert files(tmp_path / "killed") == calm

@@ -1,0 +1,381 @@
+"""A student that learns from a mentor's soft labels, through the one trainer."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional
+
+from limbeck.training import parts
+from limbeck.training.collate import collate, tokenise
+from limbeck.training.parts import Distil, FineTune
+from limbeck.training.settings import CodecSettings
+from limbeck.training.soft_cache import Cached
+from limbeck.training.soft_labels import Live
+from limbeck.training.soft_writing import write_cache
+
+BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
+TOP = CodecSettings(k=6)
+FULL = CodecSettings(kind="full")
+SGD = {"optimizer": "sgd", "learning_rate": 0.1, "clip": 0}
+
+
+@pytest.fixture
+def rows_of(tokenizer, make_examples):
+    def rows(kind, count=8, seed=0, **more):
+        examples = make_examples(count, seed)
+        return tokenise(tokenizer, examples, encoder_decoder=kind == "t5", max_length=99, **more).rows
+
+    return rows
+
+
+def mentor_of(make_model, kind, rows=50):
+    """Another model than the student's, sharper, with another number of padding rows."""
+    mentor = make_model(kind, seed=8)
+    mentor.resize_token_embeddings(rows, mean_resizing=False)
+    with torch.no_grad():
+        mentor.get_output_embeddings().weight.mul_(8.0)
+    return mentor
+
+
+@pytest.fixture
+def live(make_model):
+    def make(kind, codec=TOP, temperature=2.0, rows=50):
+        return Live(mentor_of(make_model, kind, rows), codec, temperature, 43)
+
+    return make
+
+
+@pytest.fixture
+def stored(live, tmp_path):
+    def make(kind, rows, codec=TOP, temperature=2.0):
+        mentor = live(kind).mentor
+        write_cache(tmp_path / "soft", mentor, rows, 0, codec, temperature, 43, {}, batch_tokens=90)
+        return Cached.open(tmp_path / "soft", {"temperature": temperature, "codec": codec})
+
+    return make
+
+
+def naive(student, mentor, rows, temperature, weight=0.0):
+    """Float64 sums of CE and KL over 43 real tokens, one unpadded row at a time, and Σ weights."""
+    ce = kl = total = 0.0
+    for row in rows:
+        inputs = {"input_ids": torch.tensor([row.input_ids])}
+        if student.config.is_encoder_decoder:
+            labels = torch.tensor([row.labels])
+            inputs["decoder_input_ids"] = student.prepare_decoder_input_ids_from_labels(labels=labels)
+            targets, weights = row.labels, [1.0] * len(row.labels)
+        else:
+            targets, weights = row.input_ids[1:], [float(label != -100) for label in row.labels[1:]]
+            if row.weights:
+                weights = row.weights[1:]
+        z, z_mentor = (model(**inputs).logits[0].double() for model in (student, mentor))
+        for n, (target, w) in enumerate(zip(targets, weights, strict=True)):
+            ce = ce - w * z[n].log_softmax(-1)[target]
+            q, p = ((x[n, :43] / temperature).log_softmax(-1) for x in (z, z_mentor))
+            kl = kl + w * functional.kl_div(q, p, reduction="sum", log_target=True)
+            total += w
+    return ce, kl, total
+
+
+@BOTH
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("head", ["plain", "biased", "lora"])
+@pytest.mark.parametrize("student_rows", [43, 47, 57])
+def test_the_loss_and_its_gradient(rows_of, live, make_model, kind, squared, head, student_rows):
+    """Against the definition; the mentor has 50 embeddings, the student fewer, some more or many more."""
+    rows, soft = rows_of(kind), live(kind, FULL)
+    student = make_model(kind, lora=head == "lora")
+    if head == "lora" and student_rows != 43:
+        pytest.skip("an adapter stands on a model of a fixed size")
+    if student_rows != 43:
+        student.resize_token_embeddings(student_rows, mean_resizing=False)
+    if head == "biased":
+        bias = torch.linspace(-1, 1, student_rows)
+        student.get_output_embeddings().bias = torch.nn.Parameter(bias)
+    student.eval()
+    objective = Distil(kind == "t5", soft, 0.3, squared)
+    batch = collate(rows, 0)
+    sums, count = objective.sums(student, batch), objective.count(batch)
+    assert dict(objective.weights) == {"cross_entropy": 0.7, "divergence": 0.3}
+    assert set(sums) == set(count) == set(objective.weights)
+    (0.7 * sums["cross_entropy"] + 0.3 * sums["divergence"]).backward()
+    found = {name: p.grad.clone() for name, p in student.named_parameters() if p.requires_grad}
+    student.zero_grad()
+    ce, kl, total = naive(student, soft.mentor, rows, 2.0)
+    kl = kl * 4 if squared else kl
+    (0.7 * ce + 0.3 * kl).backward()
+    assert count["cross_entropy"] == count["divergence"] == total
+    assert sums["cross_entropy"].item() == pytest.approx(ce.item(), rel=1e-5)
+    assert sums["divergence"].item() == pytest.approx(kl.item(), rel=1e-4)
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        again = objective.sums(student, batch)
+    for name in sums:
+        assert again[name].item() == pytest.approx(sums[name].item(), rel=1e-6)
+        assert not again[name].requires_grad
+
+
+def test_prompts_weigh_in_both_parts(rows_of, live, make_model):
+    rows, soft, student = rows_of("llama", prompt_weight=0.3), live("llama", FULL), make_model("llama").eval()
+    objective = Distil(False, soft, 0.3)
+    sums, count = objective.sums(student, collate(rows, 0)), objective.count(collate(rows, 0))
+    ce, kl, total = naive(student, soft.mentor, rows, 2.0)
+    assert count["divergence"].item() == pytest.approx(total)
+    assert sums["cross_entropy"].item() == pytest.approx(ce.item(), rel=1e-5)
+    assert sums["divergence"].item() == pytest.approx(kl.item(), rel=1e-4)
+
+
+@BOTH
+def test_how_a_step_is_cut_changes_nothing(
+    fit, make_model, make_examples, rows_of, stored, tmp_path, trainable, kind
+):
+    """Padding too: the cuts pad the same rows differently."""
+    objective = Distil(kind == "t5", stored(kind, rows_of(kind)), 0.3)
+    moves = []
+    for batch_size, accumulate in ((8, 1), (2, 4), (1, 8)):
+        model = make_model(kind)
+        start = trainable(model)
+        cut = {"batch_size": batch_size, "accumulate": accumulate, "folder": tmp_path / f"{batch_size}"}
+        fit(model, make_examples(8), objective=objective, epochs=2, checkpoints=1, **cut, **SGD)
+        moves.append(trainable(model) - start)
+    assert moves[0].norm() > 0.01
+    for move in moves[1:]:
+        assert ((move - moves[0]).norm() / moves[0].norm()).item() < 1e-4
+
+
+@BOTH
+@pytest.mark.parametrize(("precision", "lora"), [("fp32", False), ("bf16", True)])
+@pytest.mark.parametrize("codec", ["top-k", "sampled", "full"])
+def test_cached_trains_as_live(
+    fit,
+    make_model,
+    make_examples,
+    rows_of,
+    stored,
+    live,
+    tmp_path,
+    trainable,
+    history,
+    kind,
+    precision,
+    lora,
+    codec,
+):
+    """A subset of what is stored, in another order; the dev loss as well."""
+    codec = CodecSettings(kind=codec, k=6, draws=30)
+    cached = stored(kind, [*rows_of(kind, 12), *rows_of(kind, 3, seed=1)], codec)
+    moves, losses = [], []
+    for name, soft in (("cached", cached), ("live", live(kind, codec))):
+        model = make_model(kind, lora=lora)
+        start = trainable(model)
+        fit(
+            model,
+            make_examples(12)[8:2:-1],
+            dev=make_examples(3, seed=1),
+            objective=Distil(kind == "t5", soft, 0.5),
+            folder=tmp_path / name,
+            epochs=2,
+            batch_size=4,
+            checkpoints=2,
+            precision=precision,
+            **SGD,
+        )
+        moves.append(trainable(model) - start)
+        losses.append(
+            [
+                (row["step"], row.get("divergence", row.get("dev_divergence")))
+                for row in history(tmp_path / name)
+            ]
+        )
+    assert moves[1].norm() > 1e-3
+    apart = ((moves[0] - moves[1]).norm() / moves[1].norm()).item()
+    assert apart < (3e-2 if precision == "bf16" else 1e-3)
+    for (step, one), (other_step, other) in zip(*losses, strict=True):
+        assert step == other_step
+        assert one == pytest.approx(other, rel=2e-3)
+
+
+@BOTH
+def test_bf16_is_near_fp32(fit, make_model, make_examples, live, tmp_path, trainable, kind):
+    moves = []
+    for precision in ("fp32", "bf16"):
+        model = make_model(kind)
+        start = trainable(model)
+        given = {"objective": Distil(kind == "t5", live(kind), 0.5), "folder": tmp_path / precision}
+        fit(model, make_examples(8), epochs=2, precision=precision, **given, **SGD)
+        moves.append(trainable(model) - start)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert 0 < ((moves[1] - moves[0]).norm() / moves[0].norm()).item() < 0.1
+
+
+@BOTH
+def test_a_student_like_its_mentor_has_nothing_to_learn(
+    fit, make_model, make_examples, tmp_path, trainable, history, kind
+):
+    """λ = 1: also with a tail and at another temperature. Of the full distribution to rounding."""
+    for codec, temperature in ((TOP, 2.0), (FULL, 0.7)):
+        model = make_model(kind)
+        soft = Live(copy.deepcopy(model), codec, temperature, 43)
+        start = trainable(model)
+        folder = tmp_path / codec.kind
+        given = {"objective": Distil(kind == "t5", soft, 1.0), "folder": folder}
+        fit(model, make_examples(8), epochs=2, weight_decay=0, **given, **SGD)
+        assert (trainable(model) - start).abs().max() < 1e-6
+        for row in history(folder):
+            assert abs(row["loss"]) < 1e-5 and row["cross_entropy"] > 1
+
+
+@BOTH
+@pytest.mark.parametrize("lora", [False, True])
+def test_without_the_divergence_it_is_fine_tuning(
+    fit, make_model, make_examples, live, tmp_path, trainable, history, kind, lora
+):
+    ends, rows = [], []
+    for name, objective in (("a", Distil(kind == "t5", live(kind), 0.0)), ("b", FineTune(kind == "t5"))):
+        model = make_model(kind, lora=lora)
+        fit(
+            model,
+            make_examples(8),
+            objective=objective,
+            folder=tmp_path / name,
+            epochs=3,
+            batch_size=3,
+            **SGD,
+        )
+        ends.append(trainable(model))
+        rows.append(history(tmp_path / name))
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+    for one, other in zip(*rows, strict=True):
+        assert one["divergence"] > 0.01
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@BOTH
+def test_a_student_comes_nearer_to_its_mentor(fit, make_model, make_examples, live, tmp_path, history, kind):
+    """On texts that neither was trained on."""
+    fit(
+        make_model(kind),
+        make_examples(24),
+        dev=make_examples(8, seed=1),
+        objective=Distil(kind == "t5", live(kind), 1.0),
+        epochs=8,
+        learning_rate=3e-3,
+    )
+    dev = [row["dev_divergence"] for row in history(tmp_path / "run") if "dev_divergence" in row]
+    assert dev[-1] < 0.9 * dev[0]
+
+
+def test_the_head_is_looked_at_once(rows_of, live, make_model, monkeypatch):
+    """And the way without whole logits is taken where it can be."""
+    asked, chunked = [], []
+    plain, loss = parts.plain_head, parts.chunked_distillation
+    monkeypatch.setattr(parts, "plain_head", lambda model: asked.append(1) or plain(model))
+    monkeypatch.setattr(parts, "chunked_distillation", lambda *a, **k: chunked.append(1) or loss(*a, **k))
+    objective, batch = Distil(False, live("llama"), 0.3), collate(rows_of("llama"), 0)
+    student = make_model("llama")
+    for _ in range(3):
+        objective.sums(student, batch)
+    assert (len(asked), len(chunked)) == (1, 3)
+    biased = make_model("llama")
+    biased.lm_head.bias = torch.nn.Parameter(torch.ones(43))
+    objective.sums(biased, batch)
+    assert (len(asked), len(chunked)) == (2, 3)
+
+
+def test_a_batch_with_nothing_to_score(live, make_model):
+    student = make_model("llama")
+    objective = Distil(False, live("llama"), 0.3)
+    sums = objective.sums(student, collate([], 0))
+    (0.7 * sums["cross_entropy"] + 0.3 * sums["divergence"]).backward()
+    assert sums["divergence"] == 0 and objective.count(collate([], 0))["divergence"] == 0
+    assert all(p.grad is not None and not p.grad.any() for p in student.parameters())
+
+
+def test_a_student_of_another_kind_is_refused(rows_of, live, make_model):
+    with pytest.raises(ValueError, match=r"Distil\(encoder_decoder=False\) got a model of another kind"):
+        Distil(False, live("llama"), 0.3).sums(make_model("t5"), collate(rows_of("t5"), 0))
+
+
+WORKER = """
+import json, os, sys, torch
+from pathlib import Path
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from limbeck.records import Example
+from limbeck.training.parts import Distil
+from limbeck.training.settings import CodecSettings, TrainSettings
+from limbeck.training.soft_cache import Cached
+from limbeck.training.soft_labels import Live
+from limbeck.training.trainer import train
+
+for job in json.loads(Path(sys.argv[1]).read_text()):
+    folder = Path(job["folder"])
+    load = AutoModelForSeq2SeqLM if job["both"] else AutoModelForCausalLM
+    model = load.from_pretrained(folder / "student")
+    if job["cached"]:
+        soft = Cached.open(folder / "soft", {})
+    else:
+        soft = Live(load.from_pretrained(folder / "mentor"), CodecSettings(k=6), 2.0, 43)
+    examples = [Example(**example) for example in job["examples"]]
+    train(model, AutoTokenizer.from_pretrained(folder / "student"), examples, [],
+        Distil(job["both"], soft, 0.5), TrainSettings(**job["settings"]), folder / "two", seed=3)
+    if os.environ["RANK"] == "0":
+        model.save_pretrained(folder / "trained")
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_equal_one(
+    fit, make_model, make_examples, rows_of, live, stored, tokenizer, tmp_path, trainable
+):
+    """9 examples in batches of 2: five micro-batches, so that one process gets an empty one.
+
+    T5 reads the cache, Llama asks its mentor; its head is untied, so that DDP sees it in the loss alone.
+    """
+    settings = {"epochs": 2, "batch_size": 2, "checkpoints": 1, **SGD}
+    jobs, alone = [], {}
+    for kind in ("t5", "llama"):
+        folder = tmp_path / kind
+        student, soft = make_model(kind), live(kind)
+        if kind == "llama":
+            student.config.tie_word_embeddings = False
+            student.lm_head.weight = torch.nn.Parameter(student.lm_head.weight.detach() * 3)
+        student.save_pretrained(folder / "student")
+        tokenizer.save_pretrained(folder / "student")
+        soft.mentor.save_pretrained(folder / "mentor")
+        if kind == "t5":
+            soft = stored(kind, rows_of(kind, 9))
+            (tmp_path / "soft").rename(folder / "soft")
+        start = trainable(student)
+        fit(
+            student,
+            make_examples(9),
+            objective=Distil(kind == "t5", soft, 0.5),
+            folder=folder / "one",
+            accumulate=2,
+            **settings,
+        )
+        alone[kind] = (start, trainable(student), type(student))
+        examples = [example.model_dump() for example in make_examples(9)]
+        job = {"folder": str(folder), "both": kind == "t5", "cached": kind == "t5"}
+        jobs.append({**job, "examples": examples, "settings": settings})
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    (tmp_path / "worker.py").write_text(WORKER)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, tmp_path / "worker.py", tmp_path / "jobs.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for kind, (start, one, family) in alone.items():
+        two = trainable(family.from_pretrained(tmp_path / kind / "trained"))
+        assert (one - start).norm() > 0.01
+        assert ((two - one).norm() / (one - start).norm()).item() < 1e-4, kind
