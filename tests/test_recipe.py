@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import RecipeError
-from limbeck.methods import check_methods
+from limbeck.methods import resolve_methods
 from limbeck.recipe import check_recipe, load_recipe, read_yaml
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
@@ -21,10 +21,10 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid_and_survives_its_own_yaml(path: Path, tmp_path: Path) -> None:
-    found = load_recipe(path)
-    check_methods(found, str(path))
+    found = resolve_methods(load_recipe(path), str(path))
     (tmp_path / "resolved.yaml").write_text(found.to_yaml())
     assert load_recipe(tmp_path / "resolved.yaml") == found
+    assert resolve_methods(found, str(path)) == found
 
 
 def test_a_student_alone_is_named_after_its_method(recipe: Path) -> None:
@@ -72,7 +72,7 @@ def test_students_share_and_differ(recipe: Path) -> None:
 def test_a_wrong_setting_is_named(recipe: Path, override: str, complaint: str) -> None:
     with pytest.raises(RecipeError, match=complaint) as caught:
         found = load_recipe(recipe, [override])
-        check_methods(found, str(recipe))
+        resolve_methods(found, str(recipe))
     assert "\n" not in str(caught.value)
 
 
@@ -139,7 +139,7 @@ def test_a_recipe_may_stand_on_another(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"base: .* stands on this recipe itself; break the circle"):
         load_recipe(top)
     top.write_text("base: none.yaml\n")
-    with pytest.raises(RecipeError, match=r"none.yaml: no such recipe file"):
+    with pytest.raises(RecipeError, match=r"top.yaml: base: none.yaml: no such recipe file"):
         load_recipe(top)
     top.write_text("base: [a, b]\n")
     with pytest.raises(RecipeError, match="base: must be the path of a recipe"):
@@ -167,3 +167,26 @@ def test_the_published_settings_of_mentor_kd() -> None:
         }
         assert (student.settings["kl_weight"], student.settings["temperature"]) == (0.3, 2.0)
         assert (mentor.writes.per_problem, mentor.writes.temperature, mentor.writes.top_k) == (3, 0.7, 50)
+
+
+def test_set_changes_one_of_several_aliases(tmp_path: Path) -> None:
+    """YAML gives an anchor and its aliases as one object; a changed ablation must not change the others."""
+    folder = Path(__file__).parent.parent / "recipes"
+    for path in (folder / "mentor-kd.yaml", folder / "mentor-kd" / "svamp.yaml"):
+        found = load_recipe(path, ["students.mentor-kd.settings.kl_weight=0.9"]).students
+        assert {name: one.settings.get("kl_weight") for name, one in found.items()} == {
+            "finetune-cot": None,
+            "mentor-kd": 0.9,
+            "without-rd": 0.3,
+            "without-sld": 0,
+            "larger": 0.3,
+        }
+    changed = ["mentors.large.train.epochs=1", "mentors.large.lora.r=8"]
+    found = load_recipe(folder / "mentor-kd-qwen.yaml", changed)
+    assert {(one.train.epochs, one.lora and one.lora.r) for one in found.students.values()} == {(5, 64)}
+
+
+def test_null_means_absent(recipe: Path) -> None:
+    for absent in ("mentor: null\n", "mentors: null\n", "mentor: null\nmentors: null\n"):
+        recipe.write_text(MINIMAL + absent)
+        assert load_recipe(recipe).mentors == {}

@@ -213,7 +213,8 @@ def _lines(log: Path) -> list[str]:
 
 def test_a_local_model_as_the_teacher(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
     """A chat model that was never trained teaches: all of it is noise, and all of it is accounted for."""
-    from limbeck.lm.load import load, save
+    from limbeck.lm.load import load
+    from limbeck.lm.saving import save
 
     texts = ["Take the last letters of the words and join them. The answer is ab."]
     teacher = tmp_path / "teacher"

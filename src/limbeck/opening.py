@@ -26,8 +26,7 @@ def open_way(
     path: Path, overrides: list[str] | None, out: Path | None, yes: bool, max_cost: float | None
 ) -> Iterator[Way]:
     """Read the recipe, open its run folder, and set up the teacher and the progress."""
-    from limbeck.methods import check_methods
-    from limbeck.methods.learners import check_learners
+    from limbeck.methods import check_way, resolve_methods
     from limbeck.methods.stages import Way, problems
     from limbeck.methods.teachers import make_teacher
     from limbeck.progress import tracker
@@ -35,8 +34,7 @@ def open_way(
     from limbeck.run import open_run
     from limbeck.tasks.settings import task_kind
 
-    recipe = load_recipe(path, overrides or ())
-    check_methods(recipe, str(path))
+    recipe = resolve_methods(load_recipe(path, overrides or ()), str(path))
     folder = out or Path("runs") / recipe.name
     facts = {
         "recipe": recipe.name,
@@ -52,7 +50,7 @@ def open_way(
         teacher = make_teacher(recipe, opened, agreed=yes, max_cost=max_cost)
         way = Way(opened, recipe, teacher, tracker(opened.say))
         problems(way)
-        check_learners(way)
+        check_way(way)
         opened.describe(
             recipe.to_yaml(), facts
         )  # only now: a refused recipe leaves the folder's own in place

@@ -162,6 +162,9 @@ class MentorSettings(LearnerSettings):
         1.0, gt=0, le=1, description="share of the training problems whose rationales it may see"
     )
     writes: WritingSettings = WritingSettings()
+    keep: Literal["correct", "unless-wrong", "all"] = Field(
+        "correct", description="of what it wrote; the teacher's rule stands under rationales.keep"
+    )
     file: str | None = Field(
         None, min_length=1, description="rationales it wrote before, as JSONL; it is not asked to write then"
     )
@@ -208,9 +211,11 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = raw.pop("base", None)
     if base is None:
         return raw
-    if not isinstance(base, str):
+    if not isinstance(base, str) or not base:
         raise RecipeError(f"{path}: base: must be the path of a recipe, such as base: demo.yaml")
-    below, chain = path.parent / base, (*above, path.resolve())
+    below, chain = path.parent / Path(base).expanduser(), (*above, path.resolve())
+    if not below.is_file():
+        raise RecipeError(f"{path}: base: {base}: no such recipe file from this one's folder; check the path")
     if below.resolve() in chain:
         raise RecipeError(f"{path}: base: {base} stands on this recipe itself; break the circle")
     return _merged(_with_base(below, chain), raw)
@@ -220,7 +225,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file; a key given twice is an error, not the last one's victory."""
     try:
         with path.open(encoding="utf-8") as stream:
-            raw = yaml.load(stream, Loader=_Loader)  # a SafeLoader
+            raw = _apart(yaml.load(stream, Loader=_Loader))  # a SafeLoader
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: not a UTF-8 text file; a recipe is YAML") from None
     except (ValueError, AttributeError, RecursionError) as error:  # dates and numbers that are none
@@ -239,6 +244,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: a recipe is a mapping of settings, such as `name: demo`; see recipes/demo.yaml"
         )
     return raw
+
+
+def _apart(value: Any) -> Any:
+    """A copy in which an anchor's aliases are values of their own: `--set` must change only one of them."""
+    if isinstance(value, dict):
+        return {key: _apart(inner) for key, inner in value.items()}
+    return [_apart(inner) for inner in value] if isinstance(value, list) else value
 
 
 class _Loader(yaml.SafeLoader):
@@ -292,8 +304,11 @@ def check_recipe(raw: Mapping[str, Any], place: str) -> Recipe:
     `place` opens error texts.
     """
     settings = dict(raw)
-    if "mentor" in settings or settings.get("mentors"):
+    if settings.get("mentor") or settings.get("mentors"):
         settings["mentors"] = _each(settings, "mentor", "mentor", place)
+    for absent in ("mentor", "mentors"):
+        if settings.get(absent, 0) is None:
+            del settings[absent]
     method = settings["student"].get("method") if isinstance(settings.get("student"), dict) else None
     settings["students"] = _each(settings, "student", str(method or "student"), place)
     try:
@@ -332,7 +347,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     )
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        near = difflib.get_close_matches(key, sorted(_known_keys(model)), n=1)
+        near = difflib.get_close_matches(key, sorted(_known_keys(model) - {key}), n=1)
         return f"{where}: unknown setting; " + (f"did you mean {near[0]}?" if near else "remove it")
     if first["type"] == "missing":
         return f"{where}: this setting is needed; add it"

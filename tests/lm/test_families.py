@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from limbeck.lm import Prompt, Sampling
-from limbeck.lm.load import Loaded, load, save
+from limbeck.lm.load import Loaded, load
 from limbeck.lm.local import LocalModel, prompt_ids
+from limbeck.lm.saving import save
 from limbeck.lm.settings import LoraSettings
 from limbeck.records import Example
 from limbeck.training.parts import FineTune

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from limbeck.errors import DiskError, ModelError, RecipeError
-from limbeck.lm import load as load_module
-from limbeck.lm.load import Loaded, load, save
+from limbeck.lm import saving
+from limbeck.lm.load import Loaded, load
+from limbeck.lm.saving import save
 from limbeck.lm.settings import LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer
 
@@ -429,7 +430,7 @@ def test_a_failed_save_leaves_the_older_folder(folder: Path, monkeypatch: pytest
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(load_module, "_to_disk", full)
+    monkeypatch.setattr(saving, "_to_disk", full)
     with pytest.raises(DiskError, match=f"{folder}: No space left on device; free the space"):
         save(loaded, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
@@ -466,7 +467,7 @@ def test_the_older_folder_survives_the_last_moment(folder: Path, monkeypatch: py
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
     folder.rename(folder.parent / ".model.old")  # as a kill between the two moves leaves it
-    monkeypatch.setattr(load_module, "_to_disk", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(saving, "_to_disk", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(DiskError):
         save(loaded, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -176,6 +176,8 @@ def test_mentors_stand_between_teacher_and_students(
     tmp_path: Path, run_folder: Make, exam_folder: Make, predict: Callable[..., Prediction]
 ) -> None:
     run = run_folder(tmp_path / "r", {"a": {0: [True, False]}, "b": {0: [True, True]}}, teacher=[True] * 2)
+    plain = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(plain + "mentors: {large: {}, small: {}}\n")
     for name in ("small", "large"):
         exam_folder(run / "mentors" / name / "exam", [predict(0, True), predict(1, name == "large")])
     found = contestants([run])
@@ -190,6 +192,8 @@ def test_mentors_stand_between_teacher_and_students(
     assert len(compare(contestants([run / "mentors" / "large", run / "students" / "a"]))) == 1
 
     recipe = run / "recipe.yaml"
-    recipe.write_text(recipe.read_text() + "mentors: {large: {}}\n")
+    recipe.write_text(plain + "mentors: {large: {}, small: {exam: false}}\n")
     assert "mentor small" not in [one.name for one in contestants([run])]
     assert "mentor small is no longer in the recipe" in left_out([run])
+    recipe.write_text(plain)
+    assert [one.name for one in contestants([run])] == ["teacher", "a", "b"], "no mentors in the recipe"

@@ -30,9 +30,14 @@ class FakeTokenizer:
         self.bos_token_id = None
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        date_string: str,
     ) -> str:
-        assert not tokenize and add_generation_prompt
+        assert not tokenize and add_generation_prompt and date_string == "26 Jul 2024"
         return "".join(f"<{turn['role']}>{turn['content']}" for turn in conversation) + "<assistant>"
 
 

@@ -429,17 +429,22 @@ def test_what_a_codec_does_not_use_is_not_compared(stored):
 def test_other_formats_and_texts(stored, rows_of):
     folder = stored("top-k")
     Cached.open(folder, {"text": soft_writing.text_of(rows_of("llama")[::-1])})
-    with pytest.raises(DataError, match=r"soft: these soft labels were made with text .*; make them anew"):
+    with pytest.raises(
+        DataError,
+        match=r"soft: these soft labels were made with text .*; remove the folder to",
+    ):
         Cached.open(folder, {"text": soft_writing.text_of(rows_of("llama", 3))})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
     with pytest.raises(DataError, match="made with format 2, and this student asks for 1"):
         Cached.open(folder, expected("top-k"))
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match=r"manifest.json: not a manifest of soft labels \(.*make them anew"):
+    with pytest.raises(
+        DataError, match=r"manifest.json: not a manifest of soft labels \(.*to make them anew"
+    ):
         Cached.open(folder, expected("top-k"))
     (folder / "manifest.json").write_text("{}")
-    with pytest.raises(DataError, match=r"manifest.json: not a manifest of soft labels; make"):
+    with pytest.raises(DataError, match=r"manifest.json: not a manifest of soft labels \(format: "):
         Cached.open(folder, expected("top-k"))
 
 
@@ -451,8 +456,30 @@ def test_damaged_files(stored, name):
         stream.write(b"x")
     with pytest.raises(DataError, match=f"{name}: damaged soft labels, {size + 1} bytes instead of {size}"):
         Cached.open(folder, {})
+    whole = (folder / name).read_bytes()[:size]
+    (folder / name).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(DataError, match=f"{name}: damaged soft labels, the content changed"):
+        Cached.open(folder, {})
     (folder / name).unlink()
-    with pytest.raises(DataError, match=f"{name}: this file of the soft labels is missing; make"):
+    with pytest.raises(DataError, match=f"{name}: this file of the soft labels is missing; remove"):
+        Cached.open(folder, {})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"vocabulary": "x"}, "vocabulary"),
+        ({"temperature": None}, "temperature"),
+        ({"files": []}, "files"),
+        ({"codec": "weird"}, "codec"),
+        ({"k": "x"}, "k"),
+    ],
+)
+def test_a_damaged_manifest_names_what_is_wrong(stored, wrong, named):
+    folder = stored("top-k")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | wrong))
+    with pytest.raises(DataError, match=rf"manifest.json: not a manifest of soft labels \({named}: "):
         Cached.open(folder, {})
 
 
@@ -464,7 +491,7 @@ def test_rows_without_soft_labels(stored, rows_of):
     mixed = [known[0], unknown[1], known[4], unknown[2]]
     assert cached.missing(mixed) == [unknown[1], unknown[2]]
     with pytest.raises(
-        DataError, match=r"soft: no soft labels for problem '1' \(2 of 4 rows lack them\); make"
+        DataError, match=r"soft: no soft labels for problem '1' \(2 of 4 rows lack them\); remove"
     ):
         cached.check(mixed)
     with pytest.raises(DataError, match="no soft labels for 2 rows of a batch"):

@@ -1,4 +1,4 @@
-"""Models by name, by folder, or from scratch; saved as ordinary Hugging Face folders.
+"""Models by name, by folder, or from scratch.
 
 Weights are safetensors only, code from a model repository is never run, and
 every parameter must come from the weights: a model with a part missing (and so
@@ -7,19 +7,14 @@ drawn at random) is refused.
 
 from __future__ import annotations
 
-import copy
-import json
-import os
-import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -32,7 +27,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as library_log
 
-from limbeck.errors import DiskError, ModelError, RecipeError
+from limbeck.errors import ModelError, RecipeError
 from limbeck.lm.settings import LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, read_tokenizer, seeded
 
@@ -104,7 +99,7 @@ def load(
         model, tokenizer = _from_scratch(text, tokenizer_of, tokenizer_texts, seed, number)
     else:
         place = _place(text)
-        with _quiet(isinstance(place, Path)):
+        with quiet(isinstance(place, Path)):
             if isinstance(place, Path) and (place / "adapter_config.json").exists():
                 model, tokenizer, adapter = _with_adapter(place, number, merge_adapter)
             else:
@@ -211,11 +206,7 @@ def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
         if start is None:
             raise ModelError(f"{place}: no decoder_start_token_id; set it in config.json (T5: pad_token_id)")
         model.config.decoder_start_token_id = start
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):
-            tokenizer.pad_token = tokenizer.unk_token
-        else:
-            tokenizer.add_special_tokens({"pad_token": NEW_PAD})
+    complete_tokenizer(tokenizer)
     _fit_embeddings(place, model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
     if defaults.pad_token_id != tokenizer.pad_token_id:
@@ -226,6 +217,15 @@ def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
             # Some published defaults set a temperature without sampling. Changed defaults are
             # checked on saving, and a trained model must not fail there.
             defaults.do_sample = True
+
+
+def complete_tokenizer(tokenizer: Any) -> None:
+    """Give a tokenizer a padding token of its own (see `load`)."""
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):
+            tokenizer.pad_token = tokenizer.unk_token
+        else:
+            tokenizer.add_special_tokens({"pad_token": NEW_PAD})
 
 
 def _fit_embeddings(place: Path | str, model: Any, tokenizer: Any) -> None:
@@ -280,82 +280,11 @@ def _add_lora(model: Any, lora: LoraSettings, seed: int, name: str) -> Any:
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
-    with seeded(seed), _quiet():
+    with seeded(seed), quiet():
         try:
             return get_peft_model(model, settings)
         except ValueError as error:
-            raise ModelError(f"{name}: lora.target_modules: {_first_line(error)}; name its layers") from None
-
-
-def save(
-    loaded: Loaded, folder: Path, *, merge: bool = True, about: Mapping[str, object] | None = None
-) -> None:
-    """Write model and tokenizer to `folder`, whole or not at all; an older folder is replaced.
-
-    Args:
-        loaded: the model; it is not changed.
-        folder: where; an ordinary Hugging Face folder with safetensors weights.
-        merge: fold a LoRA adapter into the weights (the model is copied for that);
-            False writes the adapter alone, which needs its base model to be loaded.
-        about: written beside the weights as `limbeck.json`.
-
-    Raises:
-        DiskError: the folder cannot be written.
-        ModelError: an adapter alone of a model that is in no folder and has no name.
-    """
-    written = loaded.model
-    if loaded.lora and merge:
-        written = copy.deepcopy(loaded.model).merge_and_unload()
-    elif loaded.lora and not loaded.bare.name_or_path:
-        raise ModelError(f"{loaded.name}: an adapter of a model from scratch has no base; save it merged")
-    with _whole_folder(Path(folder)) as partial, _quiet():
-        if written is loaded.model and loaded.lora:
-            written.save_pretrained(str(partial), save_embedding_layers=False)
-        else:
-            written.save_pretrained(str(partial))
-        loaded.tokenizer.save_pretrained(str(partial))
-        if about is not None:
-            text = json.dumps(about, indent=1, ensure_ascii=False)
-            (partial / "limbeck.json").write_text(f"{text}\n", "utf-8")
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which takes the place of `folder` only when the block ends well."""
-    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
-        _put_back(old, folder)
-        partial.mkdir(parents=True)
-        yield partial
-        for file in partial.rglob("*"):
-            _to_disk(file)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        _to_disk(folder.parent)
-    except OSError as error:
-        raise DiskError(folder, error) from error
-    except SafetensorError as error:  # how its writer reports a full disk
-        raise DiskError(folder, OSError(0, _first_line(error))) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        _put_back(old, folder)
-
-
-def _put_back(old: Path, folder: Path) -> None:
-    """The older folder that was moved aside: back to its place if nothing took it, else away."""
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            raise ModelError(f"{name}: lora.target_modules: {first_line(error)}; name its layers") from None
 
 
 @contextmanager
@@ -366,7 +295,7 @@ def _explained(place: Path | str, what: str) -> Iterator[None]:
     # Not a list of classes: the readers of configs, weights and tokenizers raise anything
     # from OSError to their own classes, and every one of them means the same here.
     except Exception as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         if isinstance(place, str) and "connect" in reason:
             here = "no folder of this name, and the model hub cannot be reached; give a model folder"
             raise ModelError(f"{place}: {here}") from error
@@ -374,13 +303,13 @@ def _explained(place: Path | str, what: str) -> Iterator[None]:
         raise ModelError(f"{place}: {what} cannot be read ({reason}); {mend}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".:;")[:200]
 
 
 @contextmanager
-def _quiet(wanted: bool = True) -> Iterator[None]:
+def quiet(wanted: bool = True) -> Iterator[None]:
     """Without the libraries' progress bars and warnings about folders (a download keeps its bar)."""
     bars, level = library_log.is_progress_bar_enabled(), library_log.get_verbosity()
     if wanted:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from limbeck.errors import RecipeError
 from limbeck.methods import finetune, mentor_kd
+from limbeck.methods.distillation import check_pairs
+from limbeck.methods.learners import check_learners
 from limbeck.methods.stages import Way
 from limbeck.recipe import Recipe, StudentSettings, complaint
 
@@ -57,12 +59,13 @@ METHODS: dict[str, Method] = {
 }
 
 
-def check_methods(recipe: Recipe, place: str) -> None:
-    """Refuse an unknown method or wrong method settings before any work begins.
+def resolve_methods(recipe: Recipe, place: str) -> Recipe:
+    """The recipe with every method's settings at their values; wrong ones are refused before any work begins.
 
     Raises:
         RecipeError: naming the student and the setting.
     """
+    resolved = {}
     for name, student in recipe.students.items():
         if student.method not in METHODS:
             known = ", ".join(METHODS)
@@ -71,10 +74,22 @@ def check_methods(recipe: Recipe, place: str) -> None:
             )
         model = METHODS[student.method].settings
         try:
-            model.model_validate(student.settings)
+            settings = model.model_validate(student.settings)
         except ValidationError as error:
             raise RecipeError(f"{place}: students.{name}.settings.{complaint(error, model)}") from None
         METHODS[student.method].check(recipe, student, f"{place}: students.{name}")
+        resolved[name] = student.model_copy(update={"settings": settings.model_dump(mode="json")})
+    return recipe.model_copy(update={"students": resolved})
+
+
+def check_way(way: Way) -> None:
+    """Refuse, before a teacher is paid, what would fail when a student's or mentor's turn comes.
+
+    Raises:
+        RecipeError, ModelError: naming the learner and the setting.
+    """
+    check_learners(way)
+    check_pairs(way.recipe)
 
 
 def distil(way: Way) -> None:

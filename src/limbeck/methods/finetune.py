@@ -51,7 +51,7 @@ def answers_only(way: Way, name: str, student: StudentSettings, seed: int) -> No
 
     inputs = {"problems": problems.stage.fingerprint}
     train, dev = examples(problems.train), examples(problems.dev)
-    learner = learners.student_learner(name, student, seed)
+    learner = learners.student_learner(name, student, seed, {})
     trained = learners.fine_tune(way, learner, inputs, train, dev)
     learners.sit_exam(way, learner, trained)
 
@@ -72,6 +72,6 @@ def finetune_cot(way: Way, name: str, student: StudentSettings, seed: int) -> No
 
     train = examples("train")
     dev = examples("dev") if student.train.choose == "dev-loss" else []
-    learner = learners.student_learner(name, student, seed)
+    learner = learners.student_learner(name, student, seed, settings.model_dump(mode="json"))
     trained = learners.fine_tune(way, learner, inputs, train, dev)
     learners.sit_exam(way, learner, trained)

@@ -29,29 +29,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """Who is trained: `stage` is its folder in the run, `name` what tables call it."""
+    """Who is trained: `stage` is its folder in the run, `name` what tables call it.
+
+    `own` are the settings beyond those of every learner that decide what training makes of it.
+    """
 
     stage: str
     name: str
     settings: LearnerSettings
     seed: int
+    own: Mapping[str, Any]
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The settings that decide what training makes of it."""
+        """All settings that decide what training makes of it."""
         shared = set(LearnerSettings.model_fields) - {"device"}
-        own = {"method", "settings"} if isinstance(self.settings, StudentSettings) else set()
-        return self.settings.model_dump(mode="json", include=shared | own) | {"seed": self.seed}
+        return self.settings.model_dump(mode="json", include=shared) | {"seed": self.seed} | dict(self.own)
 
 
-def student_learner(name: str, student: StudentSettings, seed: int) -> Learner:
-    """A student of the recipe with one of its seeds."""
+def student_learner(name: str, student: StudentSettings, seed: int, settings: Mapping[str, Any]) -> Learner:
+    """A student of the recipe with one of its seeds and its method's settings, defaults filled in."""
     shown = name if len(student.seeds) == 1 else f"{name} (seed {seed})"
-    return Learner(f"students/{name}/seed{seed}", shown, student, seed)
+    own = {"method": student.method, "settings": dict(settings)}
+    return Learner(f"students/{name}/seed{seed}", shown, student, seed, own)
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class Distillation:
     """What a student learns beyond the cross-entropy of its examples.
 
     Attributes:
@@ -85,10 +89,10 @@ def check_learners(way: Way) -> None:
                 "set dtype float32 with train.precision bf16, or use lora"
             )
         check_model(place, learner.model)
-    for mentor in recipe.mentors.values():
-        stages.file_inputs(mentor.file)
-    if recipe.teacher.kind == "given":
-        stages.file_inputs(recipe.teacher.file)
+    files = [one.file for one in recipe.mentors.values()]
+    files += [recipe.teacher.file] if recipe.teacher.kind == "given" else []
+    for file in files:
+        stages.check_file(way, file)
 
 
 def check_model(place: str, name: str) -> None:
@@ -120,18 +124,15 @@ def fine_tune(
     inputs: Mapping[str, str],
     examples: Sequence[Example],
     dev_examples: Sequence[Example],
-    lesson: Lesson | None = None,
-    *,
-    more: Mapping[str, Any] | None = None,
+    distillation: Distillation | None = None,
 ) -> Stage:
     """Train one learner on examples; its folder gets `model/` and `history.jsonl`.
 
     Args:
-        inputs: fingerprints of the stages that the examples and the lesson come from.
-        lesson: None: cross-entropy alone, and a model from scratch makes its own tokenizer.
-        more: settings that chose the examples, beyond the learner's own.
+        inputs: fingerprints of the stages that the examples come from.
+        distillation: None: cross-entropy alone, and a model from scratch makes its own tokenizer.
     """
-    settings = learner.plan | dict(more or {})
+    settings = learner.plan
     if learner.settings.train.choose == "dev-accuracy":
         settings["exam"] = {"max_tokens": way.recipe.exam.max_tokens}
     known = {**inputs, **model_inputs(learner.settings.model)}
@@ -139,7 +140,7 @@ def fine_tune(
     def work(folder: Path) -> None:
         write_jsonl(folder / "examples.jsonl", examples)
         if not (folder / "model").is_dir():  # else: killed after the model was whole
-            _train(way, learner, examples, dev_examples, folder, lesson)
+            _train(way, learner, examples, dev_examples, folder, distillation)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
     return way.run.stage(learner.stage, settings, known, work)
@@ -151,19 +152,19 @@ def _train(
     examples: Sequence[Example],
     dev_examples: Sequence[Example],
     folder: Path,
-    lesson: Lesson | None,
+    distillation: Distillation | None,
 ) -> None:
     """Load the learner, train it on rendered examples, save it as an ordinary model folder."""
-    from limbeck.lm.load import save
+    from limbeck.lm.saving import save
     from limbeck.training.parts import FineTune
     from limbeck.training.trainer import train
 
     settings, label = learner.settings, f"{learner.stage.split('/')[1]} (seed {learner.seed})"
-    loaded = _load(learner, examples, lesson)
+    loaded = _load(learner, examples, distillation)
     train_rows = rendered(loaded.tokenizer, settings.format, examples)
     dev_loss = settings.train.choose == "dev-loss"
     dev_rows = rendered(loaded.tokenizer, settings.format, dev_examples) if dev_loss else []
-    make = lesson.objective if lesson else None
+    make = distillation.objective if distillation else None
     objective = make(loaded, [*train_rows, *dev_rows]) if make else FineTune(loaded.encoder_decoder)
     by_accuracy = settings.train.choose == "dev-accuracy"
     with way.track(f"training {label}", 0) as advance:
@@ -194,7 +195,7 @@ def _train(
     save(loaded, folder / "model", about=about)
 
 
-def _load(learner: Learner, examples: Sequence[Example], lesson: Lesson | None) -> Loaded:
+def _load(learner: Learner, examples: Sequence[Example], distillation: Distillation | None) -> Loaded:
     """The learner's model; from scratch, its tokenizer is made from the examples or is the mentor's."""
     from limbeck.lm.load import load
 
@@ -203,7 +204,7 @@ def _load(learner: Learner, examples: Sequence[Example], lesson: Lesson | None) 
         settings.model,
         seed=learner.seed,
         tokenizer_texts=[text for example in examples for text in (example.prompt, example.completion)],
-        tokenizer_of=lesson.tokenizer if lesson else None,
+        tokenizer_of=distillation.tokenizer if distillation else None,
         lora=settings.lora,
         dtype=settings.dtype,
         device=settings.device,

@@ -20,32 +20,23 @@ settings: `mentor_rationales: 0` is the paper's "w/o RD", `kl_weight: 0` its
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from limbeck.errors import DataError, RecipeError
-from limbeck.methods import learners, lessons, mentors, stages
+from limbeck.methods import distillation, learners, mentors, stages
 from limbeck.methods.stages import Way
 from limbeck.rationales import select
-from limbeck.recipe import Recipe, Settings, StudentSettings
+from limbeck.recipe import Recipe, StudentSettings
 from limbeck.records import Example, Rationale
-from limbeck.training.settings import CodecSettings
 
 
-class MentorKdSettings(Settings):
-    """What Mentor-KD lets one choose; λ, τ and the counts are the published ones."""
+class MentorKdSettings(distillation.SoftLabelSettings):
+    """What Mentor-KD lets one choose."""
 
-    mentor: str = Field("mentor", description="a name from the recipe's `mentors:`")
-    teacher_rationales: int = Field(3, ge=0, description="the teacher's rationales per problem")
-    mentor_rationales: int = Field(3, ge=0, description="the mentor's rationales per problem; 0: without RD")
-    kl_weight: float = Field(0.3, ge=0, le=1, description="λ; 0: without soft labels")
-    temperature: float = Field(2.0, gt=0, description="τ of mentor and student in the divergence")
-    temperature_squared: bool = Field(False, description="multiply the divergence by τ² (Hinton et al.)")
-    soft_labels: Literal["cached", "live"] = Field(
-        "cached", description='"live" runs the mentor beside the student at every step'
+    teacher_rationales: int = Field(3, ge=0, description="the teacher's rationales per problem, at most")
+    mentor_rationales: int = Field(
+        3, ge=0, description="the mentor's rationales per problem, at most; 0: without RD"
     )
-    codec: CodecSettings = CodecSettings()
 
 
 def mentor_kd(way: Way, name: str, student: StudentSettings, seed: int) -> None:
@@ -56,28 +47,35 @@ def mentor_kd(way: Way, name: str, student: StudentSettings, seed: int) -> None:
     inputs = {"problems": stages.problems(way).stage.fingerprint, "mentor": mentor.fingerprint}
 
     def examples(split: stages.Split) -> list[Example]:
+        added: list[Rationale] = []
         teacher = mentors.taught(way, settings.mentor, split)
         inputs[f"rationales of {split}"] = teacher.stage.fingerprint
-        chosen = _some(way, teacher, settings.teacher_rationales)
+        wanted = settings.teacher_rationales or (1 if split == "dev" else 0)  # the mentor writes none of dev
+        chosen = select(teacher.all, wanted, seed=way.recipe.seed)
         if split == "train" and settings.mentor_rationales:
             more = mentors.rationales(way, settings.mentor)
             inputs["rationales of the mentor"] = more.stage.fingerprint
-            chosen += _some(way, more, settings.mentor_rationales)
-        if not chosen:
+            new = mentors.beside(way, settings.mentor, chosen)
+            added = select(new, settings.mentor_rationales, seed=way.recipe.seed)
+            if not added:
+                message = (
+                    f"mentor {settings.mentor} gives {name} nothing new; set mentor_rationales to 0, or see"
+                )
+                raise DataError(more.stage.folder / "audit.json", f"{message} what was dropped")
+        if not chosen and not added:
             message = f"no rationale of {split} was kept for {name}; audit.json beside each says why"
             raise DataError(teacher.stage.folder, message)
-        return stages.rationale_examples(stages.problems(way), chosen, student.format)
+        way.run.say(
+            f"{name}: {split} on {len(chosen)} rationales of the teacher and {len(added)} of the mentor"
+        )
+        return stages.rationale_examples(stages.problems(way), [*chosen, *added], student.format)
 
     train = examples("train")
     dev = examples("dev") if student.train.choose == "dev-loss" else []
-    lesson = lessons.lesson(way, student, settings, inputs)
-    learner = learners.student_learner(name, student, seed)
-    trained = learners.fine_tune(way, learner, inputs, train, dev, lesson)
+    learner = learners.student_learner(name, student, seed, settings.plan())
+    soft = distillation.distillation(way, student, settings)
+    trained = learners.fine_tune(way, learner, inputs, train, dev, soft)
     learners.sit_exam(way, learner, trained)
-
-
-def _some(way: Way, rationales: stages.Rationales, per_problem: int) -> list[Rationale]:
-    return select(rationales.all, per_problem, seed=way.recipe.seed) if per_problem else []
 
 
 def check(recipe: Recipe, student: StudentSettings, place: str) -> None:
@@ -89,11 +87,9 @@ def check(recipe: Recipe, student: StudentSettings, place: str) -> None:
     settings = MentorKdSettings.model_validate(student.settings)
     mentor = recipe.mentors.get(settings.mentor)
     if mentor is None:
-        known = ", ".join(recipe.mentors) or "none"
-        raise RecipeError(
-            f"{place}.settings.mentor: the recipe has no mentor {settings.mentor!r} ({known}); "
-            "add it under mentors:"
-        )
+        known = ", ".join(recipe.mentors)
+        mend = f"name one of {known}" if known else "add it under mentors:"
+        raise RecipeError(f"{place}.settings.mentor: the recipe has no mentor {settings.mentor!r}; {mend}")
     if not settings.teacher_rationales and not settings.mentor_rationales:
         raise RecipeError(f"{place}.settings: no rationales of teacher or mentor; raise one of the two")
     if settings.mentor_rationales > mentor.writes.per_problem and mentor.file is None:
@@ -101,10 +97,3 @@ def check(recipe: Recipe, student: StudentSettings, place: str) -> None:
             f"{place}.settings.mentor_rationales: {settings.mentor_rationales} of a mentor that writes "
             f"{mentor.writes.per_problem}; raise mentors.{settings.mentor}.writes.per_problem"
         )
-    if settings.kl_weight and student.format != mentor.format:
-        raise RecipeError(
-            f"{place}.format: {student.format}, but mentor {settings.mentor} reads {mentor.format}; "
-            "soft labels need one format"
-        )
-    if settings.kl_weight:
-        lessons.check_pair(student, mentor, place)

@@ -1,4 +1,4 @@
-"""The stages of a mentor: trained, examined, writing, read for its soft labels.
+"""The stages of a mentor: trained, examined, writing, its rationales graded.
 
 A mentor's stages lie in `mentors/NAME/` and belong to no student: whoever names
 the mentor finds them done.
@@ -19,7 +19,15 @@ from limbeck.methods import stages
 from limbeck.methods.learners import Learner, fine_tune, sit_exam
 from limbeck.methods.stages import Rationales, RawCompletion, Split, Way
 from limbeck.methods.teachers import LOG
-from limbeck.rationales import audit, collect, grade, select, sift
+from limbeck.rationales import (
+    DUPLICATE,
+    DUPLICATE_OF_TEACHER,
+    audit,
+    collect,
+    grade,
+    select,
+    sift,
+)
 from limbeck.recipe import MentorSettings
 from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run import Stage
@@ -28,7 +36,14 @@ from limbeck.run import Stage
 def learner_of(way: Way, name: str) -> Learner:
     """A mentor as one who is trained."""
     mentor = way.recipe.mentors[name]
-    return Learner(f"mentors/{name}", f"mentor {name}", mentor, mentor.seed)
+    chosen = {"rationales", "choose", "teacher_share"}
+    own = mentor.model_dump(mode="json", include=chosen)
+    return Learner(f"mentors/{name}", shown(name), mentor, mentor.seed, own)
+
+
+def shown(name: str) -> str:
+    """What tables call a mentor."""
+    return name if name == "mentor" else f"mentor {name}"
 
 
 def taught(way: Way, name: str, split: Split = "train") -> Rationales:
@@ -56,9 +71,7 @@ def _train(way: Way, name: str) -> Stage:
 
     train = examples("train")
     dev = examples("dev") if mentor.train.choose == "dev-loss" else []
-    learner = learner_of(way, name)
-    shown = {"rationales": mentor.rationales, "choose": mentor.choose, "teacher_share": mentor.teacher_share}
-    return fine_tune(way, learner, inputs, train, dev, more=shown)
+    return fine_tune(way, learner_of(way, name), inputs, train, dev)
 
 
 def examined(way: Way, name: str) -> None:
@@ -94,9 +107,7 @@ def written(way: Way, name: str) -> Stage:
         from limbeck.lm.load import load
         from limbeck.lm.local import LocalModel
 
-        loaded = load(
-            str(model.folder / "model"), dtype=mentor.dtype, device=mentor.device, name=f"mentor {name}"
-        )
+        loaded = load(str(model.folder / "model"), dtype=mentor.dtype, device=mentor.device, name=shown(name))
         speaker = Chunks(LocalModel(loaded, max_rows=writes.batch_size), folder / LOG)
         ask = partial(student_prompt, loaded, mentor.format)
         completions = collect(questions, speaker, ask, sampling, track=way.track)
@@ -128,13 +139,22 @@ def _rationales(way: Way, name: str) -> Rationales:
             graded = stages.graded_file(way, str(mentor.file), questions)
         else:
             graded = grade(questions, way.kind, stages.completions_of(source), name)
-        rule = way.recipe.rationales
         known = [rationale for rationale in teacher.all if rationale.dropped is None]
-        sifted = sift(graded, keep=rule.keep, drop_false_equations=rule.drop_false_equations, known=known)
+        sifted = _sifted(way, name, graded, known)
+        summary = mentor_audit(sifted, known, questions)
         write_jsonl(folder / "graded.jsonl", sifted)
-        write_json(folder / "audit.json", mentor_audit(sifted, known, questions))
+        write_json(folder / "audit.json", summary)
+        facts = (
+            "accuracy on training problems",
+            "rationales",
+            "kept",
+            "duplicates",
+            "newly covered problems",
+        )
+        way.run.say(f"{shown(name)}: " + ", ".join(f"{fact} {summary[fact]}" for fact in facts))
 
     plan = stages.grading_plan(way) | {
+        "keep": mentor.keep,
         "source": name,
         "teacher_share": mentor.teacher_share,
         "problems": mentor.writes.problems,
@@ -149,19 +169,37 @@ def _rationales(way: Way, name: str) -> Rationales:
     return Rationales(stage, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
 
 
+def _sifted(way: Way, name: str, graded: Sequence[Rationale], known: Sequence[Rationale]) -> list[Rationale]:
+    """A mentor's rationales by its own rule; the teacher's may be unfinished texts, its own may not."""
+    equations = way.recipe.rationales.drop_false_equations
+    return sift(graded, keep=way.recipe.mentors[name].keep, drop_false_equations=equations, known=known)
+
+
+def beside(way: Way, name: str, teacher: Sequence[Rationale]) -> list[Rationale]:
+    """The mentor's rationales that are new beside those of the teacher that a student is given.
+
+    A student that sees fewer of the teacher's gets the mentor's equal ones instead; without any of
+    the teacher's, these are all that are kept.
+    """
+    return _sifted(way, name, rationales(way, name).all, teacher)
+
+
 def mentor_audit(
     sifted: Sequence[Rationale], teacher: Sequence[Rationale], questions: Sequence[Problem]
 ) -> dict[str, Any]:
     """The audit of a mentor's rationales: first what it adds to the teacher's kept ones.
 
-    `newly covered` are problems of which the teacher has no kept rationale and the mentor has one.
+    `duplicates` repeat a kept rationale, of the teacher or its own; `newly covered` are problems of
+    which the teacher has no kept rationale and the mentor has one.
     """
     covered = {rationale.problem_id for rationale in teacher}
     kept = {rationale.problem_id for rationale in sifted if rationale.dropped is None}
     right = sum(rationale.correct for rationale in sifted)
+    repeated = sum(rationale.dropped in (DUPLICATE, DUPLICATE_OF_TEACHER) for rationale in sifted)
     return {
         "accuracy on training problems": round(right / max(len(sifted), 1), 4),
         "problems the teacher covers": len(covered),
         "newly covered problems": len(kept - covered),
+        "duplicates": repeated,
         **audit(sifted, questions),
     }

@@ -1,4 +1,4 @@
-"""The stages that methods share: problems, rationales, training, exams.
+"""The stages that methods share: problems, rationales, the teacher's exam.
 
 Each function returns what its stage made, doing the work only when it is not
 done (see `run.Run.stage`). A method is the order in which it calls them.
@@ -252,13 +252,31 @@ def graded_file(way: Way, file: str, asked: Sequence[Problem]) -> list[Rationale
     ]
 
 
+def check_file(way: Way, file: str | None) -> None:
+    """Refuse a file of rationales that cannot be read or joined, before hours are spent.
+
+    Raises:
+        DataError: there is no such file, or nothing in it belongs to the task's problems.
+    """
+    if file_inputs(file):
+        parts = problems(way)
+        everyone = [*parts.train, *parts.dev, *parts.test]
+        if not read_rationales(Path(str(file)).expanduser(), way.recipe.task, everyone):
+            raise DataError(str(file), "holds no rationales; import or collect some")
+
+
 def file_inputs(file: str | None) -> dict[str, str]:
     """A file of rationales as a stage input."""
     if file is None:
         return {}
     path = Path(file).expanduser()
     if not path.is_file():
-        raise DataError(path, "no such file of rationales; check the path")
+        what = (
+            "is a folder; name a file in it"
+            if path.is_dir()
+            else "no such file of rationales; check the path"
+        )
+        raise DataError(path, what)
     return {"file": path_fingerprint(path)}
 
 

@@ -102,6 +102,10 @@ def read(paths: Sequence[str], request: Request) -> Found:
             files, missing = files + there, missing + absent
         else:
             files.append(_File(Path(path), Path(path).name))
+    places = [file.path.resolve() for file in files]
+    for place in places:
+        if places.count(place) > 1:
+            raise RecipeError(f"{place}: given twice; name every file once")
     reading = _Reading(_kind(request.task, request.kind), request)
     sources = [_take(file, reading) for file in files]
     return Found(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.table import Table
 
 from limbeck.report.console import show
@@ -41,10 +42,16 @@ def show_import(summary: dict[str, Any], out: Path) -> None:
     if absent:
         print(f"no recipe can read this alone: there are no questions of {' and '.join(absent)}")
         return
-    print(
-        f"task: {{name: {summary['task']}, kind: {summary['kind']}, train: {out / 'train.jsonl'}, "
-        f"test: {out / 'test.jsonl'}, columns: {{id: id}}}}"
-    )
+    leaking = {"leaks": "drop"} if leaks else {}
+    task = {
+        "name": summary["task"],
+        "kind": summary["kind"],
+        "train": str(out / "train.jsonl"),
+        "test": str(out / "test.jsonl"),
+        "columns": {"id": "id"},
+        **leaking,
+    }
+    print("task:", yaml.safe_dump(task, default_flow_style=True, sort_keys=False, width=1000).strip())
 
 
 def _with_share(count: int, share: float) -> str:

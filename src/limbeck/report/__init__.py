@@ -114,7 +114,8 @@ def _head(paths: Sequence[Path], exams: Sequence[Contestant]) -> dict[str, Any]:
 def _results(exams: Sequence[Contestant]) -> dict[str, Any]:
     rows = results_rows(exams)
     numbers = series_of(exams)
-    best = max(bars(exams), key=lambda bar: (bar.series >= 0, bar.value))
+    shipped = {exam.group for exam in exams if exam.role in ("student", "exam")}
+    best = max(bars(exams), key=lambda bar: (bar.label in shipped, bar.value))
     return {
         "result_headings": result_headings(rows),
         "result_lines": [

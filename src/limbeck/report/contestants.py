@@ -241,12 +241,15 @@ def find_places(path: Path) -> list[Place]:
 def _run_places(run: Path) -> Iterator[Place]:
     if (run / "teacher").is_dir():
         yield Place(run / "teacher" / "exam", "teacher", "teacher", None, run)
-    mentors = _recipe_names(run, "mentors")
+    current = recipe_mentors(run, examined=True)
     for mentor in _folders(run / "mentors"):
         if (mentor / "exam").is_dir():
-            stale = bool(mentors) and mentor.name not in mentors
-            yield Place(mentor / "exam", "mentor", f"mentor {mentor.name}", None, run, stale)
-    named = _recipe_names(run, "students")
+            stale = mentor.name not in current
+            yield Place(mentor / "exam", "mentor", _mentor(mentor), None, run, stale)
+    named = {
+        name: list(one["seeds"]) if isinstance(one.get("seeds"), list) else None
+        for name, one in _recipe_part(run, "students").items()
+    }
     order = {name: number for number, name in enumerate(named)}
     students = [folder for folder in _folders(run / "students") if _seed_folders(folder)]
     for student in sorted(students, key=lambda folder: (order.get(folder.name, len(order)), folder.name)):
@@ -263,7 +266,7 @@ def _exam_place(exam: Path) -> Place:
     if home.name == "exam" and owner.name == "teacher" and (owner.parent / "run.json").is_file():
         return Place(exam, "teacher", "teacher", None, owner.parent)
     if home.name == "exam" and above[1].name == "mentors" and (above[2] / "run.json").is_file():
-        return Place(exam, "mentor", f"mentor {owner.name}", None, above[2])
+        return Place(exam, "mentor", _mentor(owner), None, above[2])
     if home.name == "exam" and _seed(owner) is not None and len(above) > 3 and above[2].name == "students":
         run = above[3] if (above[3] / "run.json").is_file() else None
         return Place(exam, "student", owner.parent.name, _seed(owner), run)
@@ -287,8 +290,21 @@ def _folders(parent: Path) -> list[Path]:
         raise DiskError(parent, error) from error
 
 
-def _recipe_names(run: Path, part: str) -> dict[str, list[int] | None]:
-    """Student (or mentor) -> its seeds (None: any) in the recipe's order; empty when it cannot be told."""
+def recipe_mentors(run: Path, *, examined: bool = False) -> list[str]:
+    """The mentors of the run's recipe, or those it examines; without a recipe, all there are."""
+    if not (run / "recipe.yaml").is_file():
+        return [folder.name for folder in _folders(run / "mentors")]
+    mentors = _recipe_part(run, "mentors")
+    return [name for name, one in mentors.items() if one.get("exam", True) or not examined]
+
+
+def _mentor(folder: Path) -> str:
+    """What tables call a mentor; one that has no name of its own is just that."""
+    return "mentor" if folder.name == "mentor" else f"mentor {folder.name}"
+
+
+def _recipe_part(run: Path, part: str) -> dict[str, dict[str, Any]]:
+    """The `students:` or `mentors:` of the run's recipe, in its order; empty when it cannot be told."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -296,8 +312,7 @@ def _recipe_names(run: Path, part: str) -> dict[str, list[int] | None]:
     own = recipe.get(part) if isinstance(recipe, dict) else None
     if not isinstance(own, dict):
         return {}
-    seeds = {str(name): one.get("seeds") if isinstance(one, dict) else None for name, one in own.items()}
-    return {name: list(given) if isinstance(given, list) else None for name, given in seeds.items()}
+    return {str(name): one if isinstance(one, dict) else {} for name, one in own.items()}
 
 
 def _read(place: Place) -> Contestant:

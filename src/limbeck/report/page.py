@@ -21,11 +21,12 @@ from limbeck.report.contestants import (
     find_places,
     history,
     read_json,
+    recipe_mentors,
     run_facts,
 )
 from limbeck.report.plots import COLOURS, Line, line_svg, series_of, thinned
 
-OF_SOFT_LABELS = ("temperature", "codec", "k", "draws", "rows", "tokens", "bytes", "bytes_per_token")
+OF_SOFT_LABELS = ("k", "draws", "rows", "tokens", "bytes", "bytes_per_token")
 NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "seconds", "tokens_per_s"}
 
 
@@ -85,12 +86,14 @@ def run_views(paths: Sequence[Path]) -> list[RunView]:
 def _audits(run: Path) -> list[Block]:
     """What became of the teacher's rationales, of every mentor's, and what its soft labels take."""
     blocks = audit_blocks(run / "rationales" / "audit.json")
-    for mentor in sorted((run / "mentors").glob("*")):
-        blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {mentor.name}")
+    for name in recipe_mentors(run):
+        mentor = run / "mentors" / name
+        blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {name}")
         for cache in sorted(mentor.glob("soft-labels/*/manifest.json")):
             told = read_json(cache)
             rows = [(key.replace("_", " "), shown(told[key])) for key in OF_SOFT_LABELS if key in told]
-            blocks.append(Block(f"soft labels of mentor {mentor.name}", (), list(rows)))
+            title = f"soft labels of mentor {name}: {told['codec']}, temperature {told['temperature']:g}"
+            blocks.append(Block(title, (), list(rows)))
     return blocks
 
 

@@ -16,6 +16,9 @@ from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.options import list_options, options_in
 
+DATE = "26 Jul 2024"
+"""The day that templates with a date (Llama 3) are given: today's would change prompts overnight."""
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -81,7 +84,12 @@ class ChatTokenizer(Protocol):
     def __call__(self, text: str) -> Mapping[str, list[int]]: ...
 
     def apply_chat_template(
-        self, conversation: Sequence[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: Sequence[dict[str, str]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        date_string: str,
     ) -> str: ...
 
 
@@ -118,7 +126,7 @@ def render(tokenizer: ChatTokenizer, format_name: str, prompt: str) -> str:
     if tokenizer.chat_template is None:
         raise ModelError("format: this model's tokenizer has no chat template; use format plain")
     turns = [{"role": "user", "content": prompt.strip()}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, date_string=DATE)
     start = tokenizer.bos_token
     if start and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
         return text.removeprefix(start)

@@ -67,3 +67,12 @@ class CodecSettings(BaseModel):
     )
     k: int = Field(64, ge=1, description="of top-k: tokens kept")
     draws: int = Field(50, ge=1, le=65535, description="of sampled: draws per scored token")
+
+    def plan(self) -> dict[str, str | int]:
+        """What of it decides what is kept."""
+        plan: dict[str, str | int] = {"kind": self.kind}
+        if self.kind == "top-k":
+            plan["k"] = self.k
+        if self.kind == "sampled":
+            plan["draws"] = self.draws
+        return plan

@@ -13,25 +13,28 @@ be larger than memory. Rows are found by key: any subset, in any order, can be t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from limbeck.errors import DataError, DiskError, InputError, ModelError, RecipeError
 from limbeck.objectives.soft import SoftTargets
+from limbeck.records import first_problem
 from limbeck.training.collate import NO_KEY, Batch, Row
 from limbeck.training.settings import CodecSettings
 
 FORMAT = 1
 MANIFEST, KEYS, PLACES = "manifest.json", "keys.npy", "places.npy"
-ANEW = "make them anew in another folder"
+ANEW = "remove the folder to make them anew"
 
 Array = NDArray[Any]
 
@@ -83,6 +86,27 @@ def kept(codec: CodecSettings, seed: int) -> dict[str, Any]:
     return {"codec": codec.kind}
 
 
+class Manifest(BaseModel):
+    """What every manifest says; `identity` and what differs by codec may say more."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    format: int
+    identity: dict[str, str]
+    text: str
+    temperature: float
+    codec: Literal["top-k", "sampled", "full"]
+    k: int = 1
+    draws: int = 1
+    seed: int = 0
+    vocabulary: int
+    rows: int
+    tokens: int
+    entries: int = 0
+    files: dict[str, int]
+    sha256: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Cached:
     """Soft labels that stand in a folder; `Cached.open` makes one."""
@@ -118,14 +142,15 @@ class Cached:
         codec = CodecSettings(
             kind=manifest["codec"], **{name: manifest[name] for name in ("k", "draws") if name in manifest}
         )
-        for name, size in manifest["files"].items():
-            _check_size(folder / name, size)
+        files = columns(codec, manifest["vocabulary"])
+        for name in (KEYS, PLACES, *(column.file for column in files)):
+            _check_file(folder / name, manifest["files"].get(name, -1), manifest["sha256"].get(name, ""))
         entries = int(manifest.get("entries", 0))
         try:
             keys, places = (np.load(folder / name, mmap_mode="r") for name in (KEYS, PLACES))
             data = {
                 column.name: _mapped(folder / column.file, column, int(manifest["tokens"]), entries)
-                for column in columns(codec, manifest["vocabulary"])
+                for column in files
             }
         except ValueError as error:
             raise DataError(folder, f"damaged soft labels ({error}); {ANEW}") from None
@@ -184,7 +209,7 @@ class Cached:
             raise DataError(
                 self.folder,
                 f"no soft labels for problem {missing[0].problem_id!r} ({len(missing)} of {len(rows)} "
-                f"rows lack them); {ANEW}, for these rows",
+                f"rows lack them); {ANEW}",
             )
 
     def _find(self, keys_B2: Array) -> Array:
@@ -227,15 +252,24 @@ def _widened(ids: Array, device: torch.device) -> Tensor:
     return torch.from_numpy(ids.view(np.int16)).to(device).long().bitwise_and_(0xFFFF)
 
 
-def _check_size(path: Path, size: int) -> None:
+def _check_file(path: Path, size: int, digest: str) -> None:
+    """Refuse a file that is not as it was written: a wrong bit would teach without a word."""
     try:
         found = path.stat().st_size
+        if found != size:
+            raise DataError(path, f"damaged soft labels, {found} bytes instead of {size}; {ANEW}")
+        if digest_of(path) != digest:
+            raise DataError(path, f"damaged soft labels, the content changed since it was written; {ANEW}")
     except FileNotFoundError:
         raise DataError(path, f"this file of the soft labels is missing; {ANEW}") from None
     except OSError as error:
         raise DiskError(path, error) from error
-    if found != size:
-        raise DataError(path, f"damaged soft labels, {found} bytes instead of {size}; {ANEW}")
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _mapped(path: Path, column: Column, tokens: int, entries: int) -> Array:
@@ -261,9 +295,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DiskError(path, error) from error
     except ValueError as error:
         raise DataError(path, f"not a manifest of soft labels ({error}); {ANEW}") from None
-    if not isinstance(manifest, dict) or not {"format", "codec", "files", "tokens"} <= manifest.keys():
-        raise DataError(path, f"not a manifest of soft labels; {ANEW}")
-    return manifest
+    try:
+        Manifest.model_validate(manifest)
+    except ValidationError as error:
+        raise DataError(path, f"not a manifest of soft labels ({first_problem(error)}); {ANEW}") from None
+    return dict(manifest)
 
 
 def compare(folder: Path, manifest: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

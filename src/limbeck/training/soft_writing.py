@@ -38,6 +38,7 @@ from limbeck.training.soft_cache import (
     Column,
     columns,
     compare,
+    digest_of,
     effective,
     kept,
     read_manifest,
@@ -310,6 +311,7 @@ def _finish(
     total = sum(sizes.values())
     about = {"rows": len(rows), "tokens": tokens} | ({"entries": sum(counts[1])} if counts[1:] else {})
     weight = {"bytes": total, "bytes_per_token": round(total / max(tokens, 1), 2), "files": sizes}
+    weight["sha256"] = {name: digest_of(folder / name) for name in names}
     write_json(folder / MANIFEST, {**plan, **about, **weight})
 
 
