@@ -13,6 +13,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDE
 
 demo: $(VENV)/.ready
 	$(BIN)/limbeck run recipes/demo.yaml
+	$(BIN)/limbeck run recipes/mentor-kd-tiny.yaml
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q

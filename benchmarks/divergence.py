@@ -3,7 +3,7 @@
     python benchmarks/divergence.py
 
 Accuracy: the divergence of a student from a mentor's compressed distribution against that from the
-whole one, over 32,000 tokens; the mentor is a sharp Zipf law per position, the near student has it
+whole one, over 32,000 tokens, top-k rounded as the cache stores it; the mentor is a sharp Zipf law per position, the near student has it
 with a little noise, the far one is flatter and has more. Value is the share of the full divergence
 (top-k with a tail is a lower bound), cosine and error compare the gradients of the logits; error is
 relative. Beside the tail: the head's part alone, and both sides renormalised over the head. Draws:
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -67,6 +68,12 @@ def renormalised(logits: Tensor, soft: SoftTargets, tau: float) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum()
 
 
+def stored(mentor: Tensor, tau: float, k: int) -> SoftTargets:
+    """Top-k labels in the half precision of the cache."""
+    soft = top_k(mentor, tau, WORDS, k)
+    return replace(soft, log_p_NK=soft.log_p_NK.half().float())
+
+
 def measured(loss: Loss, logits: Tensor, soft: SoftTargets, tau: float) -> tuple[float, Tensor]:
     logits = logits.clone().requires_grad_()
     value = loss(logits, soft, tau)
@@ -84,8 +91,8 @@ def rows_of(mentor: Tensor, student: Tensor, tau: float) -> dict[str, tuple[floa
 
     found = {}
     for k in (8, 16, 32, 64, 128):
-        found[f"top-{k} + tail"] = compared(*measured(with_tail, student, top_k(mentor, tau, WORDS, k), tau))
-    some = top_k(mentor, tau, WORDS, 32)
+        found[f"top-{k} + tail"] = compared(*measured(with_tail, student, stored(mentor, tau, k), tau))
+    some = stored(mentor, tau, 32)
     found["top-32, no tail"] = compared(*measured(head_alone, student, some, tau))
     found["top-32, renormalised"] = compared(*measured(renormalised, student, some, tau))
     draw = torch.Generator().manual_seed(1)

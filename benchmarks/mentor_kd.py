@@ -177,15 +177,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--problems", type=int, default=200, help="training problems, two rationales each")
+    parser.add_argument("--dev", type=int, default=300, help="dev problems")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--mentor-epochs", type=int, default=15)
+    parser.add_argument("--mentor-epochs", type=int, default=12)
     parser.add_argument("--student", default="tiny-causal-s")
-    parser.add_argument("--width", type=int, default=512, help="of the mentor's hidden states")
+    parser.add_argument("--width", type=int, default=480, help="of the mentor's hidden states")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
     examples = examples_of(problems_of("train", options.problems), 2)
-    dev = problems_of("dev", 300)
+    dev = problems_of("dev", options.dev)
     texts = [text for example in examples for text in (example.prompt, example.completion)]
     student = load(options.student, tokenizer_texts=texts, device="cpu")
     tokenizer, pad = student.tokenizer, padding(student.tokenizer)

@@ -232,6 +232,22 @@ def test_a_share_of_the_teachers_data(limbeck: Limbeck, recipe: Path, tmp_path: 
         )
 
 
+def test_a_mentors_texts_are_kept_by_its_own_rule(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """`unless-wrong` is for a teacher's unfinished texts; what a mentor leaves unfinished is not gold."""
+    recipe.write_text(SMALL.replace("keep: all", "keep: unless-wrong", 1).replace("  keep: all\n", ""))
+    out, file = tmp_path / "run", tmp_path / "written.jsonl"
+    assert limbeck("collect", recipe, "--out", out, *settings()).status == 0
+    first = lines(out / "rationales" / "graded.jsonl")[0]
+    texts = ["I shall not say.", "The coin turns. The answer is yes.", "The coin turns. The answer is no."]
+    rows = [{"problem_id": first["problem_id"], "completion": text} for text in texts]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answer = limbeck("run", recipe, "--out", out, *settings(f"mentor.file={file}", "students={both: {}}"))
+    assert answer.status == 0, answer.err
+    graded = lines(out / "mentors/mentor/rationales/graded.jsonl")
+    assert sorted(str(one["dropped"]) for one in graded) == ["None", "no answer found", "wrong answer"]
+    assert all(one["correct"] for one in graded if one["dropped"] is None)
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
