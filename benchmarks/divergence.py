@@ -3,11 +3,12 @@
     python benchmarks/divergence.py
 
 Accuracy: the divergence of a student from a mentor's compressed distribution against that from the
-whole one, over 32,000 tokens, top-k rounded as the cache stores it; the mentor is a sharp Zipf law per position, the near student has it
-with a little noise, the far one is flatter and has more. Value is the share of the full divergence
-(top-k with a tail is a lower bound), cosine and error compare the gradients of the logits; error is
-relative. Beside the tail: the head's part alone, and both sides renormalised over the head. Draws:
-one set of 50, and the mean gradient of 32 sets, whose error would be 1/√32 of it if it has no bias.
+whole one, over 32,000 tokens, top-k rounded as the cache stores it; the mentor is a sharp Zipf law
+per position, the near student has it with a little noise, the far one is flatter and has more. Value
+is the share of the full divergence (top-k with a tail is a lower bound), cosine and error compare
+the gradients of the logits; error is relative. Beside the tail: the head's part alone, and both
+sides renormalised over the head. Draws: one set of 50, and the mean gradient of 32 sets, whose error
+would be 1/√32 of it if it has no bias.
 
 Memory: forward and backward of 0.7 cross-entropy + 0.3 divergence at τ = 2 from rows of width 256
 and an output head of 151,936 rows (151,669 tokens are real). Plain: logits of student and mentor

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SMALLEST = "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --width 32 --student tiny-causal-xs"
+SMALLEST = "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32 --student tiny-causal-xs"
 
 
 def test_the_distillation_stage_runs_on_both_sides() -> None:

@@ -308,7 +308,7 @@ def test_the_command_shows_what_it_did(limbeck: Callable[..., Any], data: Path, 
 def test_a_file_given_twice_is_refused(data: Path, tmp_path: Path) -> None:
     """It would double every count without a word."""
     path = data / "main" / "svamp_3_train.json"
-    with pytest.raises(RecipeError, match="svamp_3_train.json: given twice"):
+    with pytest.raises(RecipeError, match=r"svamp_3_train.json: given twice"):
         imported(tmp_path, [str(path), str(path)], task="svamp")
     with pytest.raises(RecipeError, match="given twice"):
         imported(tmp_path, [str(data), str(path)], task="svamp")

@@ -90,6 +90,9 @@ def check_way(way: Way) -> None:
     """
     check_learners(way)
     check_pairs(way.recipe)
+    named = {student.settings.get("mentor") for student in way.recipe.students.values()}
+    for idle in sorted(way.recipe.mentors.keys() - named):
+        way.run.say(f"mentors.{idle}: no student learns from it, so it is not trained")
 
 
 def distil(way: Way) -> None:

@@ -9,9 +9,10 @@
    cached once (soft-label distillation, SLD).
 5. The student learns from all of it:
 
-       L = (1 − λ) · CE + λ · KL(mentor ‖ student), both at temperature τ,
+       L = (1 − λ) · CE + λ · KL(mentor ‖ student),
 
-   each a mean over the target tokens of the whole optimiser step.
+   mentor and student at the same temperature τ in the KL, each part a mean
+   over the target tokens of the whole optimiser step.
 
 Steps 1 to 4 are stages that all students of a mentor share. The ablations are
 settings: `mentor_rationales: 0` is the paper's "w/o RD", `kl_weight: 0` its

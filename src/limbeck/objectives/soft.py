@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 CHUNK_LOGITS = 1 << 24
-"""Logits of which a float32 copy may exist at once."""
+"""Logits of a chunk; the loss holds about four float32 tensors of its size at once."""
 
 
 @dataclass(frozen=True, slots=True)
