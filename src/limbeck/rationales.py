@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
 from limbeck.progress import SILENT, Track
-from limbeck.rationale_files import read_rationales as read_rationales
+from limbeck.rationale_files import read_rationales
 from limbeck.records import Problem, Rationale
 from limbeck.tasks.answers import AnswerKind, split_answer
 from limbeck.tasks.answers import grade as grade_answer

@@ -61,8 +61,11 @@ def distillation(way: Way, student: StudentSettings, settings: SoftLabelSettings
         from limbeck.training.parts import Distil
 
         _agree(student.format, model, loaded, examples)
-        make = _live if settings.soft_labels == "live" else _stored
-        soft = make(way, student, settings, loaded, examples)
+        soft = (
+            _live(way, student, settings, loaded)
+            if settings.soft_labels == "live"
+            else _stored(way, student, settings, loaded, examples)
+        )
         return Distil(loaded.encoder_decoder, soft, settings.kl_weight, settings.temperature_squared)
 
     return Distillation(model, objective if settings.kl_weight else None)
@@ -93,13 +96,7 @@ def _same_template(form: str, ours: Any, theirs: Any, name: str) -> None:
         )
 
 
-def _live(
-    way: Way,
-    student: StudentSettings,
-    settings: SoftLabelSettings,
-    loaded: Loaded,
-    examples: Sequence[Example],
-) -> SoftLabels:
+def _live(way: Way, student: StudentSettings, settings: SoftLabelSettings, loaded: Loaded) -> SoftLabels:
     from limbeck.lm.load import load
     from limbeck.training.soft_labels import Live, vocabulary_of
 

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from limbeck.errors import DataError
 from limbeck.methods import learners, stages
 from limbeck.methods.stages import Way
-from limbeck.rationales import Choose, select
+from limbeck.rationales import Choose
 from limbeck.recipe import Settings, StudentSettings
 from limbeck.records import Example, Problem
 from limbeck.tasks.prompts import FORMATS
@@ -62,13 +61,15 @@ def finetune_cot(way: Way, name: str, student: StudentSettings, seed: int) -> No
     inputs = {"problems": stages.problems(way).stage.fingerprint}
 
     def examples(split: stages.Split) -> list[Example]:
-        rationales = stages.rationales(way, split, settings.teacher_share)
-        inputs[f"rationales of {split}"] = rationales.stage.fingerprint
-        chosen = select(rationales.all, settings.rationales, choose=settings.choose, seed=way.recipe.seed)
-        if not chosen:
-            audit = rationales.stage.folder / "audit.json"
-            raise DataError(audit, f"no rationale of {split} was kept; it says why they were dropped")
-        return stages.rationale_examples(stages.problems(way), chosen, student.format)
+        return stages.teacher_examples(
+            way,
+            split,
+            inputs,
+            per_problem=settings.rationales,
+            choose=settings.choose,
+            share=settings.teacher_share,
+            form=student.format,
+        )
 
     train = examples("train")
     dev = examples("dev") if student.train.choose == "dev-loss" else []

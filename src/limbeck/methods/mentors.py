@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import DataError
 from limbeck.evaluate import student_prompt
 from limbeck.lm import Sampling
 from limbeck.lm.chunks import Chunks
@@ -25,7 +24,6 @@ from limbeck.rationales import (
     audit,
     collect,
     grade,
-    select,
     sift,
 )
 from limbeck.recipe import MentorSettings
@@ -61,13 +59,15 @@ def _train(way: Way, name: str) -> Stage:
     inputs = {"problems": stages.problems(way).stage.fingerprint}
 
     def examples(split: Split) -> list[Example]:
-        rationales = taught(way, name, split)
-        inputs[f"rationales of {split}"] = rationales.stage.fingerprint
-        chosen = select(rationales.all, mentor.rationales, choose=mentor.choose, seed=way.recipe.seed)
-        if not chosen:
-            path = rationales.stage.folder / "audit.json"
-            raise DataError(path, f"no rationale of {split} was kept to train mentor {name} on; it says why")
-        return stages.rationale_examples(stages.problems(way), chosen, mentor.format)
+        return stages.teacher_examples(
+            way,
+            split,
+            inputs,
+            per_problem=mentor.rationales,
+            choose=mentor.choose,
+            share=mentor.teacher_share,
+            form=mentor.format,
+        )
 
     train = examples("train")
     dev = examples("dev") if mentor.train.choose == "dev-loss" else []

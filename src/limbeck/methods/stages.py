@@ -16,7 +16,8 @@ from limbeck.evaluate import examine, write_exam
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.methods.teachers import LOG, Teacher, teacher_identity, teacher_inputs
 from limbeck.progress import SILENT, Track
-from limbeck.rationales import audit, collect, grade, read_rationales, sift
+from limbeck.rationale_files import read_rationales
+from limbeck.rationales import Choose, audit, collect, grade, select, sift
 from limbeck.recipe import GivenTeacherSettings, Recipe
 from limbeck.records import Example, Problem, Rationale, Record, read_jsonl, write_json, write_jsonl
 from limbeck.run import Run, Stage, fingerprint, path_fingerprint
@@ -300,6 +301,30 @@ def rationale_examples(parts: Problems, chosen: Sequence[Rationale], form: str) 
         )
         for rationale in chosen
     ]
+
+
+def teacher_examples(
+    way: Way,
+    split: Split,
+    inputs: dict[str, str],
+    *,
+    per_problem: int,
+    choose: Choose,
+    share: float,
+    form: str,
+) -> list[Example]:
+    """Fine-tune-CoT's examples: some kept rationales of the teacher per problem; their stage joins `inputs`.
+
+    Raises:
+        DataError: none was kept.
+    """
+    found = rationales(way, split, share)
+    inputs[f"rationales of {split}"] = found.stage.fingerprint
+    chosen = select(found.all, per_problem, choose=choose, seed=way.recipe.seed)
+    if not chosen:
+        message = f"no rationale of {split} was kept; it says why they were dropped"
+        raise DataError(found.stage.folder / "audit.json", message)
+    return rationale_examples(problems(way), chosen, form)
 
 
 def examine_teacher(way: Way) -> None:
