@@ -40,14 +40,14 @@ from limbeck.lm.local import LocalModel
 from limbeck.lm.tiny import build_model
 from limbeck.objectives.align import IGNORED
 from limbeck.records import Example, Problem
+from limbeck.soft_labels.cache import Cached
+from limbeck.soft_labels.live import vocabulary_of
+from limbeck.soft_labels.writing import write_cache
 from limbeck.tasks.generated import OfflineTeacher, generate
 from limbeck.tasks.prompts import FORMATS, teacher_prompt
 from limbeck.training.collate import Row, collate, padding, tokenise
 from limbeck.training.parts import Distil, FineTune
 from limbeck.training.settings import CodecSettings, TrainSettings
-from limbeck.training.soft_cache import Cached
-from limbeck.training.soft_labels import vocabulary_of
-from limbeck.training.soft_writing import write_cache
 from limbeck.training.trainer import train
 
 TASK, FORM = "coin-flip", "plain"

@@ -14,6 +14,8 @@ FLOORS = [
     {"errors", "records", "objectives", "progress", "statistics"},
     {"recipe", "run", "tasks", "spans", "lm", "knowledge"},
     {"rationales", "rationale_files", "published", "training", "evaluate", "report"},
+    {"soft_labels"},
+    {"stages"},
     {"methods"},
     {"cli", "__main__", "opening"},
 ]

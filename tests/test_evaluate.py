@@ -24,7 +24,7 @@ def said(*texts: str, problem: str = "sum") -> list[Completion]:
 class Speaker:
     """Says what it was told to, for the prompts it was told about; notes when it is closed."""
 
-    name = "speaker"
+    name = "model"
 
     def __init__(self, texts: dict[str, list[str]]) -> None:
         self.texts = texts
@@ -83,8 +83,8 @@ def test_options_written_in_the_question_are_read_as_grading_reads_them() -> Non
 def test_nothing_leaves_the_denominator() -> None:
     """Of four problems one is right, one wrong, one unreadable, and to one nothing came."""
     problems = [SUM.model_copy(update={"id": name}) for name in ("right", "wrong", "unread", "missing")]
-    speaker = Speaker({"right": ["The answer is 25."], "wrong": ["The answer is 7."], "unread": [""]})
-    predictions, summary = examine(speaker, problems, "number", lambda p: p.question, GREEDY)
+    model = Speaker({"right": ["The answer is 25."], "wrong": ["The answer is 7."], "unread": [""]})
+    predictions, summary = examine(model, problems, "number", lambda p: p.question, GREEDY)
     assert [prediction.problem_id for prediction in predictions] == ["right", "wrong", "unread", "missing"]
     assert {key: summary[key] for key in ("problems", "correct", "accuracy", "votes")} == {
         "problems": 4,
@@ -100,8 +100,8 @@ def test_nothing_leaves_the_denominator() -> None:
 
 
 def test_tokens_are_per_completion_and_not_per_vote_asked_for() -> None:
-    speaker = Speaker({"sum": ["The answer is 25.", "The answer is 7."]})
-    _, summary = examine(speaker, [SUM], "number", lambda p: "?", Sampling(n=5, temperature=1.0))
+    model = Speaker({"sum": ["The answer is 25.", "The answer is 7."]})
+    _, summary = examine(model, [SUM], "number", lambda p: "?", Sampling(n=5, temperature=1.0))
     assert (summary["mean_tokens"], summary["votes"]) == (10, 5)
     _, nothing = examine(Speaker({}), [SUM], "number", lambda p: "?", GREEDY)
     assert (nothing["mean_tokens"], nothing["accuracy"]) == (0, 0)
@@ -122,19 +122,19 @@ def test_an_exam_left_early_closes_the_speaker() -> None:
         def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
             raise KeyboardInterrupt
 
-    speaker = Speaker({"sum": ["25"]})
+    model = Speaker({"sum": ["25"]})
     with pytest.raises(KeyboardInterrupt):
-        examine(speaker, [SUM], "number", lambda p: "?", GREEDY, track=lambda what, total: Broken())
-    assert speaker.closed
+        examine(model, [SUM], "number", lambda p: "?", GREEDY, track=lambda what, total: Broken())
+    assert model.closed
 
 
 def test_a_speed_is_told_only_where_it_was_measured(tmp_path: Path) -> None:
     log = tmp_path / "memory.jsonl"
     problems = [SUM, SUM.model_copy(update={"id": "other"})]
-    speaker = Speaker({"sum": ["The answer is 25."], "other": ["The answer is 7."]})
+    model = Speaker({"sum": ["The answer is 25."], "other": ["The answer is 7."]})
 
     def exam(some: Sequence[Problem], *, timed: bool = True) -> float:
-        remembered = Remembered(speaker, log, key={"name": "speaker"})
+        remembered = Remembered(model, log, key={"name": "model"})
         _, summary = examine(remembered, some, "number", lambda p: "?", GREEDY, timed=timed)
         return float(summary["tokens_per_s"])
 
@@ -160,8 +160,8 @@ def test_progress_begins_behind_what_was_read_back(tmp_path: Path) -> None:
 
     for expected in ([0, 1, 2, 3, 4, 5], [3, 4, 5]):
         seen = Seen()
-        speaker = Chunks(Speaker(texts), log, size=3)
-        examine(speaker, problems, "number", lambda p: "?", GREEDY, track=lambda *_, seen=seen: seen)
+        model = Chunks(Speaker(texts), log, size=3)
+        examine(model, problems, "number", lambda p: "?", GREEDY, track=lambda *_, seen=seen: seen)
         assert seen == expected
         log.write_text(log.read_text().split("\n")[0] + "\n")
 
@@ -188,7 +188,7 @@ def test_what_a_student_folder_says(tmp_path: Path) -> None:
         '{"max_tokens": null}',
     ],
 )
-def test_a_damaged_student_folder_is_named_with_the_mend(tmp_path: Path, text: str) -> None:
+def test_a_damaged_student_folder_is_named_with_the_fix(tmp_path: Path, text: str) -> None:
     (tmp_path / "limbeck.json").write_text(text)
     with pytest.raises(ModelError, match=r"limbeck\.json: .*delete the file"):
         about_student(str(tmp_path))

@@ -17,7 +17,7 @@ Limbeck = Callable[..., Any]
 
 SMALL = """
 name: small
-task: {name: coin-flip, train: 40, dev: 8, test: 16, knobs: {people: 2}}
+task: {name: coin-flip, train: 40, dev: 8, test: 16, parameters: {people: 2}}
 teacher: {kind: offline, wrong_answer: 0.3, exam: false}
 rationales: {per_problem: 2, keep: all}
 mentor:

@@ -12,9 +12,9 @@ from limbeck.errors import ModelError, RecipeError
 from limbeck.lm.load import load
 from limbeck.lm.saving import save
 from limbeck.lm.tiny import build_tokenizer
-from limbeck.methods import distillation
-from limbeck.methods.distillation import check_pair
 from limbeck.recipe import MentorSettings, StudentSettings
+from limbeck.stages import soft_labels as distillation
+from limbeck.stages.soft_labels import check_pair
 
 TEXTS = ["The coin is heads up and then it is flipped by Ana."] * 9
 

@@ -21,9 +21,9 @@ from limbeck.rationales import (
     false_equations,
     grade,
     jaccard,
+    mark_dropped,
     most_diverse,
     select,
-    sift,
     similarity,
     trigrams,
 )
@@ -73,13 +73,13 @@ def test_what_is_kept(keep: str, kept: set[str]) -> None:
         rationale("guess", answer="3", how="fallback"),
         rationale("none", answer=None, how=None),
     ]
-    sifted = sift(rationales, keep=keep)  # type: ignore[arg-type]
-    assert {r.reasoning for r in sifted if r.dropped is None} == kept
-    assert len(sifted) == 4, "dropped ones stay in the file"
+    filtered = mark_dropped(rationales, keep=keep)  # type: ignore[arg-type]
+    assert {r.reasoning for r in filtered if r.dropped is None} == kept
+    assert len(filtered) == 4, "dropped ones stay in the file"
 
 
 def test_every_reason_is_named() -> None:
-    sifted = sift(
+    filtered = mark_dropped(
         [
             rationale("a"),
             rationale(" a\n"),
@@ -92,7 +92,7 @@ def test_every_reason_is_named() -> None:
         ],
         drop_false_equations=True,
     )
-    assert [r.dropped for r in sifted] == [
+    assert [r.dropped for r in filtered] == [
         None,
         DUPLICATE,
         None,
@@ -107,14 +107,14 @@ def test_every_reason_is_named() -> None:
 def test_what_the_teacher_kept_already_is_a_duplicate_of_the_teachers() -> None:
     teacher = [rationale("a"), rationale("b", dropped=WRONG), rationale("c", problem="2")]
     mentor = [rationale(" a"), rationale("b"), rationale("b "), rationale("c"), rationale("a", answer="3")]
-    assert [r.dropped for r in sift(mentor, known=teacher)] == [
+    assert [r.dropped for r in mark_dropped(mentor, known=teacher)] == [
         DUPLICATE_OF_TEACHER,
         None,
         DUPLICATE,
         None,
         WRONG,
     ]
-    assert [r.dropped for r in sift(mentor[:1])] == [None]
+    assert [r.dropped for r in mark_dropped(mentor[:1])] == [None]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_similarity_counts_problems_with_two_kept_only() -> None:
 
 
 def test_the_audit_adds_up() -> None:
-    rationales = sift(
+    rationales = mark_dropped(
         [
             rationale("1 + 1 = 2"),
             rationale("1 + 1 = 3", index=1),
@@ -197,7 +197,7 @@ def test_the_audit_counts_dates_where_options_are_dates() -> None:
     choices = ("05/01/2021", "05/02/2021")
     days = [Problem(id="1", question="When?", answer="B", options=choices), *PROBLEMS[2:]]
     chains = ["April 30 and two days is May 2, 2021.", "That is 05/01/2021.", "05/01/2021 it is."]
-    rationales = sift(
+    rationales = mark_dropped(
         [
             rationale(chains[0], answer="B", correct=True),
             rationale(chains[1], answer="B", correct=True),

@@ -54,7 +54,7 @@ def test_students_share_and_differ(recipe: Path) -> None:
         ("student.train.epochs=many", "train.epochs: Input should be a valid integer"),
         ("student.train.epochs=0", "train.epochs: Input should be greater than or equal to 1 .*given: 0"),
         ("task.name=algebra", "there is no such task; choose one of last-letters"),
-        ("task.knobs.steps=99", "steps"),
+        ("task.parameters.steps=99", "steps"),
         ("student.method=mentor", "no method 'mentor'; choose one of answers-only, finetune-cot"),
         ("student.settings.rationales=2", "students.answers-only.settings.rationales: unknown setting"),
         ("student.seeds=[1,1]", "seeds must differ"),
@@ -108,7 +108,15 @@ def test_a_resolved_recipe_names_every_setting() -> None:
     found = check_recipe(
         {"name": "x", "task": {"name": "coin-flip"}, "student": {"method": "answers-only"}}, "r"
     )
-    for key in ("learning_rate", "batch_tokens", "wrong_answer", "per_problem", "knobs", "votes", "seed"):
+    for key in (
+        "learning_rate",
+        "batch_tokens",
+        "wrong_answer",
+        "per_problem",
+        "parameters",
+        "votes",
+        "seed",
+    ):
         assert key in found.to_yaml()
 
 

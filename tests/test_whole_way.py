@@ -1,4 +1,4 @@
-"""The whole way, for real and in small: every stage, both architectures, killed and resumed."""
+"""The whole context, for real and in small: every stage, both architectures, killed and resumed."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ Limbeck = Callable[..., object]
 
 SMALL = """
 name: small
-task: {name: last-letters, train: 48, dev: 12, test: 20, knobs: {words: 2}}
+task: {name: last-letters, train: 48, dev: 12, test: 20, parameters: {words: 2}}
 teacher: {kind: offline, wrong_answer: 0.2, wrong_step: 0.1}
 rationales: {per_problem: 2}
 student:

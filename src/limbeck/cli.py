@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from limbeck.errors import DiskError, InputError, LimbeckError
-from limbeck.opening import about_task, live_track, model_folder, open_way, problems_of
+from limbeck.opening import about_task, live_track, model_folder, open_context, problems_of
 
 INTERRUPTED = 130
 
@@ -105,15 +105,15 @@ def run(
     yes: Yes = False,
     max_cost: MaxCost = None,
 ) -> None:
-    """The whole way: problems, rationales, training, exam, report. Resumes what was stopped."""
+    """The whole context: problems, rationales, training, exam, report. Resumes what was stopped."""
     from limbeck import methods, report
-    from limbeck.methods import stages
     from limbeck.report import console
+    from limbeck.stages import rationales as stages
 
-    with open_way(recipe, overrides, out, yes, max_cost) as way:
-        stages.examine_teacher(way)
-        methods.distil(way)
-        folder = way.run.folder
+    with open_context(recipe, overrides, out, yes, max_cost) as context:
+        stages.examine_teacher(context)
+        methods.distil(context)
+        folder = context.run.folder
         found = report.contestants([folder])
         page = folder / "report.html"
         report.write_report([folder], page)
@@ -130,15 +130,15 @@ def collect(
     max_cost: MaxCost = None,
 ) -> None:
     """Teacher rationales only: estimate first, then collect, grade and audit."""
-    from limbeck.methods import stages
     from limbeck.recipe import load_recipe
     from limbeck.report import console
+    from limbeck.stages import rationales as stages
 
     teacher = load_recipe(recipe, overrides or ()).teacher
     if teacher.kind == "given":
         print("the rationales are given in the data: nothing to collect, they are only graded")
-    with open_way(recipe, overrides, out, yes, max_cost) as way:
-        found = stages.rationales(way)
+    with open_context(recipe, overrides, out, yes, max_cost) as context:
+        found = stages.rationales(context)
         console.print_audit(found.stage.folder / "audit.json")
         print(f"rationales: {found.stage.folder / 'graded.jsonl'}")
 
@@ -167,10 +167,10 @@ def grade(
     about = about_task(task, overrides)
     rule = keep or about.rationales.keep
     drop = drop_false_equations or about.rationales.drop_false_equations
-    sifted, summary = grade_file(file, about.task, about.seed, keep=rule, drop_false_equations=drop)
+    filtered, summary = grade_file(file, about.task, about.seed, keep=rule, drop_false_equations=drop)
     console.print_table(summary)
     if out:
-        write_jsonl(out, sifted)
+        write_jsonl(out, filtered)
         print(f"graded rationales: {out}")
 
 
@@ -297,15 +297,17 @@ def ask(
 
 @app.command()
 def tasks() -> None:
-    """List the built-in tasks and their knobs."""
+    """List the built-in tasks and their parameters."""
     from rich.table import Table
 
     from limbeck.report import console
     from limbeck.tasks.generated import GENERATED
 
-    table = Table("task", "answer", "what", "knobs", title="built-in tasks")
+    table = Table("task", "answer", "what", "parameters", title="built-in tasks")
     for name, task in GENERATED.items():
-        table.add_row(name, task.kind, task.summary, ", ".join(f"{k}={v}" for k, v in task.knobs.items()))
+        table.add_row(
+            name, task.kind, task.summary, ", ".join(f"{k}={v}" for k, v in task.parameters.items())
+        )
     console.show(table)
     print("your own data: `task: {name, kind, train, test, columns}` in a recipe; see docs/data.md")
 

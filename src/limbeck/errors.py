@@ -12,7 +12,7 @@ LimbeckError                    exit status 1
 │   └── CostCapError            the next request could exceed the agreed cost
 └── TrainingError               training cannot go on (a loss that is not finite)
 
-The text of an error is one sentence: where, what is wrong, and the mend.
+The text of an error is one sentence: where, what is wrong, and how to fix it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class DiskError(InputError):
 
     def __init__(self, path: str | Path, error: OSError) -> None:
         reason = error.strerror or type(error).__name__
-        super().__init__(f"{path}: {reason}; free the space or mend the permission, then run again")
+        super().__init__(f"{path}: {reason}; free the space or fix the permission, then run again")
 
 
 class TeacherError(LimbeckError):

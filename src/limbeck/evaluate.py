@@ -82,7 +82,7 @@ def examine(
 
 
 def _recalled(complete: Complete) -> int:
-    """How many completions a speaker has read back from its log so far."""
+    """How many completions a model has read back from its log so far."""
     return complete.from_memory if isinstance(complete, Chunks | Remembered) else 0
 
 
@@ -95,16 +95,16 @@ def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion
     votes = [graded.answer for graded in grades]
     winner = majority(kind, votes)
     place = votes.index(winner)
-    speaker = ordered[place]
+    model = ordered[place]
     return Prediction(
         problem_id=problem.id,
         question=problem.question,
         gold=problem.answer,
-        completion=speaker.text,
+        completion=model.text,
         answer=winner,
         correct=grades[place].correct,
-        tokens=speaker.tokens,
-        truncated=speaker.truncated,
+        tokens=model.tokens,
+        truncated=model.truncated,
         votes=tuple(votes) if len(votes) > 1 else (),
     )
 
@@ -206,18 +206,18 @@ def about_student(model: str) -> dict[str, Any]:
     path = Path(model) / ABOUT
     if not path.is_file():
         return {}
-    mend = "mend it, or delete the file and name the prompt format with --format"
+    fix = "fix it, or delete the file and name the prompt format with --format"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise ModelError(f"{path}: not JSON; {mend}") from None
+        raise ModelError(f"{path}: not JSON; {fix}") from None
     if not isinstance(about, dict):
-        raise ModelError(f"{path}: not a JSON object; {mend}")
+        raise ModelError(f"{path}: not a JSON object; {fix}")
     form, room = about.get("format", "plain"), about.get("max_tokens", 1)
     if not isinstance(form, str) or form not in FORMATS:
-        raise ModelError(f"{path}: format {form!r} is none of {', '.join(FORMATS)}; {mend}")
+        raise ModelError(f"{path}: format {form!r} is none of {', '.join(FORMATS)}; {fix}")
     if isinstance(room, bool) or not isinstance(room, int) or room < 1:
-        raise ModelError(f"{path}: max_tokens {room!r} is no whole number above 0; {mend}")
+        raise ModelError(f"{path}: max_tokens {room!r} is no whole number above 0; {fix}")
     return about
 
 

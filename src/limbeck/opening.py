@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING
 from limbeck.errors import InputError
 
 if TYPE_CHECKING:
-    from limbeck.methods.stages import Way
     from limbeck.progress import Track
     from limbeck.recipe import Recipe
     from limbeck.records import Problem
+    from limbeck.stages.rationales import Context
     from limbeck.tasks.settings import TaskSettings
 
 
 @contextmanager
-def open_way(
+def open_context(
     path: Path, overrides: list[str] | None, out: Path | None, yes: bool, max_cost: float | None
-) -> Iterator[Way]:
+) -> Iterator[Context]:
     """Read the recipe, open its run folder, and set up the teacher and the progress."""
-    from limbeck.methods import check_way, resolve_methods
-    from limbeck.methods.stages import Way, problems
-    from limbeck.methods.teachers import make_teacher
+    from limbeck.methods import check_context, resolve_methods
     from limbeck.progress import tracker
     from limbeck.recipe import load_recipe
     from limbeck.run import open_run
+    from limbeck.stages.rationales import Context, problems
+    from limbeck.stages.teacher import make_teacher
     from limbeck.tasks.settings import task_kind
 
     recipe = resolve_methods(load_recipe(path, overrides or ()), str(path))
@@ -48,13 +48,13 @@ def open_way(
 
     with open_run(folder, recipe.name, say) as opened:
         teacher = make_teacher(recipe, opened, agreed=yes, max_cost=max_cost)
-        way = Way(opened, recipe, teacher, tracker(opened.say))
-        problems(way)
-        check_way(way)
+        context = Context(opened, recipe, teacher, tracker(opened.say))
+        problems(context)
+        check_context(context)
         opened.describe(
             recipe.to_yaml(), facts
         )  # only now: a refused recipe leaves the folder's own in place
-        yield way
+        yield context
 
 
 def about_task(name: str, overrides: list[str] | None) -> Recipe:

@@ -65,7 +65,7 @@ def _count(place: str, row: Mapping[str, Any], column: str, default: int) -> int
     if cell is None or cell == "":
         return default
     if isinstance(cell, bool) or not re.fullmatch(r"[0-9]{1,12}", str(cell)):
-        raise DataError(place, f"{column} is no whole number: {str(cell)[:40]!r}; mend or remove it")
+        raise DataError(place, f"{column} is no whole number: {str(cell)[:40]!r}; fix or remove it")
     return int(cell)
 
 

@@ -90,7 +90,7 @@ def _graded(problem: Problem, kind: AnswerKind, completion: Completion, source: 
     )
 
 
-def sift(
+def mark_dropped(
     rationales: Iterable[Rationale],
     *,
     keep: Keep = "correct",
@@ -113,7 +113,7 @@ def sift(
     """
     theirs = {_problem_and_text(one) for one in known if one.dropped is None}
     seen: set[tuple[str, str]] = set()
-    sifted = []
+    filtered = []
     for rationale in rationales:
         reason = _reason(rationale, keep, drop_false_equations)
         text = _problem_and_text(rationale)
@@ -123,8 +123,8 @@ def sift(
             reason = DUPLICATE
         if reason is None:
             seen.add(text)
-        sifted.append(rationale.model_copy(update={"dropped": reason}))
-    return sifted
+        filtered.append(rationale.model_copy(update={"dropped": reason}))
+    return filtered
 
 
 def _problem_and_text(rationale: Rationale) -> tuple[str, str]:
@@ -194,8 +194,8 @@ def grade_file(
         problem = problems[completion.prompt_id]
         found[problem.id].append(_graded(problem, task_kind(task), completion, source))
     graded = [rationale for group in found.values() for rationale in group]
-    sifted = sift(graded, keep=keep, drop_false_equations=drop_false_equations)
-    return sifted, audit(sifted, [problems[problem_id] for problem_id in found])
+    filtered = mark_dropped(graded, keep=keep, drop_false_equations=drop_false_equations)
+    return filtered, audit(filtered, [problems[problem_id] for problem_id in found])
 
 
 def select(

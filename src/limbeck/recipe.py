@@ -232,7 +232,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: a value cannot be read ({_short(error)}); put it in quotes") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"{path}:{line}: {error.problem}; mend the YAML there") from None
+        raise RecipeError(f"{path}:{line}: {error.problem}; fix the YAML there") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not a YAML text file ({type(error).__name__})") from None
     except OSError as error:
@@ -339,7 +339,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complaint(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first complaint as `part.setting: what is wrong; the mend`."""
+    """The first complaint as `part.setting: what is wrong; how to fix it`."""
     first = error.errors()[0]
     tags = {"offline", "api", "local", "given", "generated", "files"}
     where = ".".join(

@@ -17,7 +17,7 @@ CHUNKS = [("p9", "p8", "p7"), ("p6", "p5", "p4"), ("p3", "p2", "p1"), ("p0",)]
 class Speaker:
     """Notes the batches it is given; falls over at the prompts `stumbles`."""
 
-    name = "speaker"
+    name = "model"
 
     def __init__(self, stumbles: Sequence[str] = ()) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -57,10 +57,10 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_prompts_are_cut_by_length_and_then_by_id(log: Path) -> None:
-    speaker = Speaker()
+    model = Speaker()
     alike = [Prompt("b", "same"), Prompt("a", "same"), Prompt("c", "s")]
-    said = list(Chunks(speaker, log, size=2)(alike, GREEDY))
-    assert speaker.calls == [("c", "a"), ("b",)]
+    said = list(Chunks(model, log, size=2)(alike, GREEDY))
+    assert model.calls == [("c", "a"), ("b",)]
     assert [completion.prompt_id for completion in said] == ["c", "a", "b"]
 
 
@@ -89,9 +89,9 @@ def test_a_torn_last_line_is_cut_off_and_its_chunk_runs_again(log: Path) -> None
     calm = list(Chunks(Speaker(), log, size=3)(PROMPTS, GREEDY))
     whole = [line.split('"completions"')[1] for line in log.read_text().splitlines()]
     log.write_bytes(log.read_bytes()[:-10])
-    speaker = Speaker()
-    assert list(Chunks(speaker, log, size=3)(PROMPTS, GREEDY)) == calm
-    assert speaker.calls == CHUNKS[3:]
+    model = Speaker()
+    assert list(Chunks(model, log, size=3)(PROMPTS, GREEDY)) == calm
+    assert model.calls == CHUNKS[3:]
     assert [line.split('"completions"')[1] for line in log.read_text().splitlines()] == whole
 
 
@@ -104,10 +104,10 @@ def test_a_damaged_line_is_named(log: Path, damage: bytes) -> None:
     log.write_bytes(b"\n".join([lines[0], damage, *lines[2:]]))
     with pytest.raises(DataError, match=r"completions\.log:2: not a chunk .*; delete the line"):
         list(Chunks(Speaker(), log, size=3)(PROMPTS, GREEDY))
-    log.write_bytes(b"\n".join([lines[0], b"", *lines[2:]]))  # the mend, though an empty line stayed
-    speaker = Speaker()
-    assert len(list(Chunks(speaker, log, size=3)(PROMPTS, GREEDY))) == 10
-    assert speaker.calls == CHUNKS[1:2]
+    log.write_bytes(b"\n".join([lines[0], b"", *lines[2:]]))  # how to fix it, though an empty line stayed
+    model = Speaker()
+    assert len(list(Chunks(model, log, size=3)(PROMPTS, GREEDY))) == 10
+    assert model.calls == CHUNKS[1:2]
 
 
 def test_a_log_of_other_chunks_is_refused(log: Path) -> None:
@@ -118,9 +118,9 @@ def test_a_log_of_other_chunks_is_refused(log: Path) -> None:
 
 def test_a_chunk_is_a_few_batches(log: Path) -> None:
     assert Chunks(Speaker(), log).size == 128
-    speaker = Rows()
-    list(Chunks(speaker, log)(PROMPTS[:6], GREEDY))
-    assert [len(call) for call in speaker.calls] == [4, 2]
+    model = Rows()
+    list(Chunks(model, log)(PROMPTS[:6], GREEDY))
+    assert [len(call) for call in model.calls] == [4, 2]
     votes = Rows()
     list(Chunks(votes, log.with_name("votes"))(PROMPTS[:5], Sampling(n=2, temperature=1.0)))
     assert [len(call) for call in votes.calls] == [2, 2, 1], "four completions each"
@@ -130,13 +130,13 @@ def test_a_chunk_is_a_few_batches(log: Path) -> None:
 
 
 def test_leaving_early_stops_the_speaker_and_keeps_whole_chunks(log: Path) -> None:
-    speaker = Speaker()
-    stream = Chunks(speaker, log, size=3)(PROMPTS, GREEDY)
+    model = Speaker()
+    stream = Chunks(model, log, size=3)(PROMPTS, GREEDY)
     for _ in range(4):
         next(stream)
-    assert speaker.written == ["p9", "p8", "p7", "p6"], "nothing is made ahead of the reader"
+    assert model.written == ["p9", "p8", "p7", "p6"], "nothing is made ahead of the reader"
     stream.close()  # type: ignore[attr-defined]
-    assert speaker.closed == 2
+    assert model.closed == 2
     assert len(log.read_text().splitlines()) == 1
 
 

@@ -22,7 +22,7 @@ CHEAP = Prices(usd_per_million_input=2.0, usd_per_million_output=10.0)
 
 
 class Echo:
-    """A free speaker that says its prompt."""
+    """A free model that says its prompt."""
 
     name = "echo"
 

@@ -308,7 +308,7 @@ def no_config(folder: Path) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_a_broken_folder_is_one_sentence_with_a_mend(
+def test_a_broken_folder_is_one_sentence_with_a_fix(
     folder: Path, capfd: pytest.CaptureFixture[str], spoil: Callable[[Path], None], says: str
 ) -> None:
     spoil(folder)
@@ -485,7 +485,7 @@ def test_a_read_only_place_is_named(folder: Path) -> None:
 
 
 def test_a_place_below_a_file_is_named(folder: Path) -> None:
-    with pytest.raises(DiskError, match="mend the permission"):
+    with pytest.raises(DiskError, match="fix the permission"):
         save(load(folder), folder / "config.json" / "model")
 
 

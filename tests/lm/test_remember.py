@@ -22,7 +22,7 @@ FOUR = Sampling(n=4, temperature=0.7)
 
 
 def said(request: Request, sampling: Sampling) -> str:
-    """What the speakers of these tests say: it depends on everything that a draw depends on."""
+    """What the models of these tests say: it depends on everything that a draw depends on."""
     return f"{request.prompt.text} {sampling.seed} {request.prompt.id} {request.index} “é”\u2028\n🙂"
 
 
@@ -61,9 +61,9 @@ class Single(Whole):
             yield receipt
 
 
-def remembered(speaker: Whole, path: Path, **key: str) -> Remembered:
-    ask = speaker.ask if isinstance(speaker, Single) else None
-    return Remembered(speaker, path, key=key or {"model": "m"}, ask=ask)
+def remembered(model: Whole, path: Path, **key: str) -> Remembered:
+    ask = model.ask if isinstance(model, Single) else None
+    return Remembered(model, path, key=key or {"model": "m"}, ask=ask)
 
 
 @pytest.mark.parametrize("kind", [Whole, Single])
@@ -80,21 +80,21 @@ def test_a_second_pass_asks_nothing_and_says_the_same(tmp_path: Path, kind: type
 
 
 def test_completions_are_yielded_as_they_come(tmp_path: Path) -> None:
-    speaker = Single()
-    stream = remembered(speaker, tmp_path / "log.jsonl")(PROMPTS, FOUR)
+    model = Single()
+    stream = remembered(model, tmp_path / "log.jsonl")(PROMPTS, FOUR)
     for count in range(1, 4):
         next(stream)
-        assert sum(speaker.asked.values()) == count
+        assert sum(model.asked.values()) == count
         assert len((tmp_path / "log.jsonl").read_bytes().splitlines()) == count
 
 
 def test_six_after_four_pays_two(tmp_path: Path) -> None:
     remembered_four = remembered(Single(), tmp_path / "log.jsonl")
     assert len(list(remembered_four(PROMPTS, FOUR))) == 20
-    speaker = Single()
-    got = list(remembered(speaker, tmp_path / "log.jsonl")(PROMPTS, replace(FOUR, n=6)))
+    model = Single()
+    got = list(remembered(model, tmp_path / "log.jsonl")(PROMPTS, replace(FOUR, n=6)))
     assert {(c.prompt_id, c.index) for c in got} == {(p.id, i) for p in PROMPTS for i in range(6)}
-    assert set(speaker.asked) == {(p.id, i) for p in PROMPTS for i in (4, 5)}
+    assert set(model.asked) == {(p.id, i) for p in PROMPTS for i in (4, 5)}
 
 
 def test_a_speaker_of_whole_prompts_repeats_but_is_never_heard_twice(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_an_interrupted_collection_pays_only_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with pytest.raises(KeyboardInterrupt):
         list(remembered(Single(lives=7), path)(PROMPTS, FOUR))
-    speaker = Single()
-    assert len(list(remembered(speaker, path)(PROMPTS, FOUR))) == 20
-    assert sum(speaker.asked.values()) == 13
+    model = Single()
+    assert len(list(remembered(model, path)(PROMPTS, FOUR))) == 20
+    assert sum(model.asked.values()) == 13
     assert ledger_of(path).usd == 10.0
 
 
@@ -176,11 +176,11 @@ def test_a_torn_last_line_is_cut_off_and_asked_again(tmp_path: Path, cut: int) -
     lines = path.read_bytes().splitlines(keepends=True)
     torn = b"".join(lines[:-1]) + lines[-1][:cut]
     path.write_bytes(torn)
-    speaker = Single()
-    memory = remembered(speaker, path)
+    model = Single()
+    memory = remembered(model, path)
     assert path.read_bytes() == torn, "reading leaves the file alone"
     assert list(memory(PROMPTS, FOUR)) == first
-    assert sum(speaker.asked.values()) == 1
+    assert sum(model.asked.values()) == 1
     assert path.read_bytes() == b"".join(lines)
 
 
@@ -226,10 +226,10 @@ def test_a_full_disk_is_an_error_and_what_arrived_stays(tmp_path: Path) -> None:
     log = path.read_bytes()
     assert log.endswith(b"\n"), "the half-written line is taken back"
     assert 3 < len(log.splitlines()) < 20
-    speaker = Single()
-    rest = list(remembered(speaker, path)(PROMPTS, FOUR))
+    model = Single()
+    rest = list(remembered(model, path)(PROMPTS, FOUR))
     assert len(rest) == 20
-    assert sum(speaker.asked.values()) == 20 - len(log.splitlines())
+    assert sum(model.asked.values()) == 20 - len(log.splitlines())
 
 
 def test_the_same_memory_goes_on_after_space_was_freed(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_reasoning_is_charged_as_output(usage: Any, read: Usage | None) -> None:
 def test_what_is_no_answer_is_final(text: str) -> None:
     trouble = read_reply(text)
     assert isinstance(trouble, Trouble) and not trouble.passing
-    assert "base_url" in trouble.mend
+    assert "base_url" in trouble.fix
 
 
 @pytest.mark.parametrize(
@@ -93,21 +93,21 @@ def test_an_answer_without_a_choice_is_tried_again(choices: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said", "mend"),
+    ("status", "body", "said", "fix"),
     [
         (400, {"error": {"message": "Unsupported: 'seed'"}}, "400 (Unsupported: 'seed')", "teacher.omit"),
         (401, {"message": "bad key"}, "401 (bad key)", "check the key"),
         (402, {"message": "Insufficient Balance"}, "402 (Insufficient Balance)", "add credit"),
         (403, {"message": "no"}, "403 (no)", "rights"),
         (404, {"detail": "no such model"}, "404 (no such model)", "teacher.model"),
-        (422, "two\nlines", "422 (two lines)", "mend what it names"),
+        (422, "two\nlines", "422 (two lines)", "fix what it names"),
         (429, {"message": "quota", "code": "insufficient_quota"}, "429 (quota)", "add credit"),
     ],
 )
-def test_a_refusal_is_final_and_says_the_mend(status: int, body: object, said: str, mend: str) -> None:
+def test_a_refusal_is_final_and_says_the_fix(status: int, body: object, said: str, fix: str) -> None:
     trouble = refused(status, body, {})
     assert not trouble.passing
-    assert said in trouble.said and mend in trouble.mend
+    assert said in trouble.said and fix in trouble.fix
 
 
 def test_long_complaints_are_cut() -> None:

@@ -260,5 +260,5 @@ def test_the_completions_endpoint_of_a_real_server(model_server: tuple[str, str]
 def test_a_real_server_refuses_what_it_does_not_know(model_server: tuple[str, str]) -> None:
     url, model = model_server
     teacher = ApiTeacher(ApiSettings(base_url=url, model=model, extra_body={"frobnicate": 1}))
-    with pytest.raises(TeacherError, match=r"answered 422 \(.*frobnicate.*\); mend what it names"):
+    with pytest.raises(TeacherError, match=r"answered 422 \(.*frobnicate.*\); fix what it names"):
         list(teacher(QUESTIONS, Sampling()))

@@ -68,10 +68,12 @@ def test_problems_are_distinct_and_ids_belong_to_questions(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES_OF_TASKS)
 def test_splits_are_disjoint_for_all_seeds(name: str) -> None:
-    knobs = {"people": 2} if name in ("coin-flip", "shuffled-objects") else {}
+    parameters = {"people": 2} if name in ("coin-flip", "shuffled-objects") else {}
     splits = {
         split: {
-            problem.question for seed in range(3) for problem in generate(name, split, 300, seed, **knobs)
+            problem.question
+            for seed in range(3)
+            for problem in generate(name, split, 300, seed, **parameters)
         }
         for split in ("train", "dev", "test")
     }
@@ -90,11 +92,11 @@ def test_seeds_decide_and_more_problems_only_add(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES_OF_TASKS)
 def test_a_puzzle_reads_back_what_it_asks(name: str) -> None:
     task, rng = GENERATED[name], Random(1)
-    for knob, (low, high) in task.ranges.items():
+    for parameter, (low, high) in task.ranges.items():
         for value in (low, high):
             for _ in range(20):
-                puzzle = task.draw(rng, {**task.knobs, knob: value})
-                noise = task.draw(rng, task.knobs).question
+                puzzle = task.draw(rng, {**task.parameters, parameter: value})
+                noise = task.draw(rng, task.parameters).question
                 assert (
                     task.read(f"Question: {noise}\nAnswer: no\n\nQuestion: {puzzle.question}\nThink.")
                     == puzzle
@@ -130,14 +132,16 @@ def test_a_space_too_small_says_how_many_exist() -> None:
     assert 0.7 * len(NAMES) < found < 0.9 * len(NAMES), "about eight tenths of all names train"
 
 
-def test_unknown_names_and_knobs_are_refused_with_the_mend() -> None:
+def test_unknown_names_and_knobs_are_refused_with_the_fix() -> None:
     with pytest.raises(
         RecipeError, match="no built-in task 'arithmetik'; choose one of last-letters, coin-flip"
     ):
         generate("arithmetik", "train", 1, 0)
-    with pytest.raises(RecipeError, match=r"task\.knobs\.step: arithmetic has no such knob; it has steps"):
+    with pytest.raises(
+        RecipeError, match=r"task\.parameters\.step: arithmetic has no such parameter; it has steps"
+    ):
         generate("arithmetic", "train", 1, 0, step=3)
-    with pytest.raises(RecipeError, match=r"task\.knobs\.steps: 0 is out of range; choose from 1 to 8"):
+    with pytest.raises(RecipeError, match=r"task\.parameters\.steps: 0 is out of range; choose from 1 to 8"):
         generate("arithmetic", "train", 1, 0, steps=0)
 
 
@@ -159,9 +163,10 @@ def test_foreign_questions_are_not_read() -> None:
 def test_the_listing_shows_kind_summary_and_knobs() -> None:
     assert list(TASKS) == ["last-letters", "coin-flip", "shuffled-objects", "arithmetic"]
     for name, task in TASKS.items():
-        assert task.name == name and task.summary and task.knobs.keys() == task.ranges.keys()
+        assert task.name == name and task.summary and task.parameters.keys() == task.ranges.keys()
         assert all(
-            task.ranges[knob][0] <= value <= task.ranges[knob][1] for knob, value in task.knobs.items()
+            task.ranges[parameter][0] <= value <= task.ranges[parameter][1]
+            for parameter, value in task.parameters.items()
         )
 
 

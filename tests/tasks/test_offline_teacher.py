@@ -23,8 +23,8 @@ def ask(
 ) -> list[tuple[Problem, Completion]]:
     prompts = [Prompt(problem.id, teacher_prompt(problem, GENERATED[name].kind)) for problem in problems]
     by_id = {problem.id: problem for problem in problems}
-    speaker: Complete = OfflineTeacher(name, **teacher)  # type: ignore[arg-type]
-    return [(by_id[completion.prompt_id], completion) for completion in speaker(prompts, sampling)]
+    model: Complete = OfflineTeacher(name, **teacher)  # type: ignore[arg-type]
+    return [(by_id[completion.prompt_id], completion) for completion in model(prompts, sampling)]
 
 
 def has_wrong_step(name: str, problem: Problem, text: str) -> bool:
@@ -129,9 +129,9 @@ def test_a_wrong_step_can_be_found_though_the_answer_is_right(name: str) -> None
         assert has_wrong_step(name, problem, reasoning), completion.text
 
 
-@pytest.mark.parametrize("knobs", [{"people": 2, "swaps": 1}, {"people": 5, "swaps": 5}])
-def test_slips_work_for_few_and_many_people(knobs: dict[str, int]) -> None:
-    problems = generate("shuffled-objects", "train", 40, 0, **knobs)
+@pytest.mark.parametrize("parameters", [{"people": 2, "swaps": 1}, {"people": 5, "swaps": 5}])
+def test_slips_work_for_few_and_many_people(parameters: dict[str, int]) -> None:
+    problems = generate("shuffled-objects", "train", 40, 0, **parameters)
     for problem, completion in ask("shuffled-objects", problems, FOUR, wrong_answer=0.5, wrong_step=0.5):
         reasoning, _ = split_answer("choice", completion.text, problem.options)
         assert has_wrong_step("shuffled-objects", problem, reasoning), completion.text

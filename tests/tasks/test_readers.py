@@ -77,7 +77,7 @@ def test_json_by_line_or_under_a_key(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a\.jsonl:2: not valid JSON .*one object per line"),
         ("a.jsonl", b'{"a": 1}\n[1]\n', r"a\.jsonl:2: not an object"),
         ("a.jsonl", b"\xff\xfe", r"a\.jsonl: not valid UTF-8"),
-        ("a.json", b'[{"a": 1},\n{"a" 2}]', r"a\.json:2: not valid JSON .*mend it there"),
+        ("a.json", b'[{"a": 1},\n{"a" 2}]', r"a\.json:2: not valid JSON .*fix it there"),
         ("a.json", b'[{"a": 1}, 7]', r"a\.json record 2: not an object"),
         ("a.json", b"7", r"a\.json: holds no list of objects"),
         ("a.json", b"\xff\xfe", r"a\.json: not valid UTF-8"),
@@ -125,7 +125,7 @@ def test_a_missing_file_and_an_unreadable_one(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "read_text", refuse)
     monkeypatch.setattr("pyarrow.parquet.ParquetFile", refuse)
     for path in files:
-        with pytest.raises(DiskError, match="Permission denied; free the space or mend the permission"):
+        with pytest.raises(DiskError, match="Permission denied; free the space or fix the permission"):
             list(read_rows(path))
 
 

@@ -22,7 +22,7 @@ def complaint(raw: object) -> tuple[str, str]:
 
 
 def test_a_built_in_task_by_name() -> None:
-    settings = ADAPTER.validate_python({"name": "arithmetic", "train": 10, "knobs": {"steps": 2}})
+    settings = ADAPTER.validate_python({"name": "arithmetic", "train": 10, "parameters": {"steps": 2}})
     assert isinstance(settings, GeneratedTask)
     assert (settings.train, settings.dev, settings.test) == (10, 200, 500)
     assert settings.source == "generated" and task_kind(settings) == "number"
@@ -49,9 +49,9 @@ def test_resolved_settings_load_again_as_the_same(raw: dict[str, Any]) -> None:
     [
         ({"name": "arithmetik"}, "generated.name", "choose one of last-letters"),
         (
-            {"name": "arithmetic", "knobs": {"step": 2}},
+            {"name": "arithmetic", "parameters": {"step": 2}},
             "generated",
-            "knobs.step: arithmetic has no such knob",
+            "parameters.step: arithmetic has no such parameter",
         ),
         ({"name": "arithmetic", "train": 0}, "generated.train", "greater than or equal to 1"),
         ({"name": "arithmetic", "size": 5}, "generated.size", "Extra"),

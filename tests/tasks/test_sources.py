@@ -290,7 +290,7 @@ def test_ids_are_unique_over_all_files(tmp_path: Path) -> None:
 
 
 def test_built_in_tasks_become_splits_too() -> None:
-    task = GeneratedTask(name="arithmetic", train=20, dev=5, test=10, knobs={"steps": 2})
+    task = GeneratedTask(name="arithmetic", train=20, dev=5, test=10, parameters={"steps": 2})
     splits = load_splits(task, seed=1)
     assert (len(splits.train), len(splits.dev), len(splits.test)) == (20, 5, 10)
     assert splits.given == [] == splits.notes and load_splits(task, seed=1) == splits

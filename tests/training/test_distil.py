@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from limbeck.soft_labels.cache import Cached
+from limbeck.soft_labels.live import Live
+from limbeck.soft_labels.writing import write_cache
 from limbeck.training import parts
 from limbeck.training.collate import collate, tokenise
 from limbeck.training.parts import Distil, FineTune
 from limbeck.training.settings import CodecSettings
-from limbeck.training.soft_cache import Cached
-from limbeck.training.soft_labels import Live
-from limbeck.training.soft_writing import write_cache
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 TOP = CodecSettings(k=6)
@@ -309,8 +309,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from limbeck.records import Example
 from limbeck.training.parts import Distil
 from limbeck.training.settings import CodecSettings, TrainSettings
-from limbeck.training.soft_cache import Cached
-from limbeck.training.soft_labels import Live
+from limbeck.soft_labels.cache import Cached
+from limbeck.soft_labels.live import Live
 from limbeck.training.trainer import train
 
 for job in json.loads(Path(sys.argv[1]).read_text()):

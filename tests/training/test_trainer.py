@@ -246,7 +246,7 @@ def test_an_exam_alone_can_choose(fit, make_model, make_examples, tmp_path, hist
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_a_loss_that_is_not_finite_names_step_and_mend(fit, make_model, make_examples, tmp_path):
+def test_a_loss_that_is_not_finite_names_step_and_fix(fit, make_model, make_examples, tmp_path):
     with pytest.raises(TrainingError, match=r"step \d+: .* not finite.*; lower learning_rate"):
         fit(make_model("llama"), make_examples(8), epochs=9, optimizer="sgd", learning_rate=1e30, clip=0)
 

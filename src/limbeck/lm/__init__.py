@@ -64,7 +64,7 @@ class Complete(Protocol):
 
 @contextmanager
 def finishing(stream: Iterator[Completion]) -> Iterator[None]:
-    """Close a stream that is left early, so that answers under way, and paid for, are still kept."""
+    """Close a stream that is left early, so that answers under context, and paid for, are still kept."""
     try:
         yield
     finally:

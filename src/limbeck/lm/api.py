@@ -33,7 +33,7 @@ from limbeck.lm.reply import Reply, Trouble, Usage, read_reply, refused
 log = logging.getLogger(__name__)
 
 GRACE_S = 20.0
-"""How long a stopped collection waits for answers under way: they are paid for."""
+"""How long a stopped collection waits for answers under context: they are paid for."""
 
 Keep = Callable[[Receipt], None]
 
@@ -207,7 +207,7 @@ class ApiTeacher:
     def _pause(self, request: Request, trouble: Trouble, attempt: int, stop: threading.Event) -> None:
         """Wait before the next attempt, or raise if there shall be none."""
         settings, wait = self._settings, trouble.wait_s
-        said, mend, tries = trouble.said, trouble.mend, settings.retries + 1
+        said, fix, tries = trouble.said, trouble.fix, settings.retries + 1
         too_long = wait is not None and wait > settings.max_wait_s
         if trouble.passing and not too_long and attempt + 1 < tries:
             log.info("teacher %s: %s; attempt %d of %d", self.name, said, attempt + 1, tries)
@@ -220,7 +220,7 @@ class ApiTeacher:
         if trouble.passing:
             said += f" and asks to wait {wait:,.0f} s" if too_long else f" at each of {tries} attempts"
         where = f"teacher {self.name} at {settings.base_url}, prompt {request.prompt.id}"
-        raise TeacherError(f"{where}: {said}; {mend}, what arrived is kept")
+        raise TeacherError(f"{where}: {said}; {fix}, what arrived is kept")
 
     def _send(self, order: _Order, request: Request) -> Reply | Trouble:
         openai, chat = self._openai, self._settings.endpoint == "chat"
@@ -347,7 +347,7 @@ class _Crew:
         return outcome
 
     def last(self) -> Iterator[Receipt]:
-        """Send nothing more; yield what is under way, for as long as `GRACE_S`."""
+        """Send nothing more; yield what is under context, for as long as `GRACE_S`."""
         self.stop.set()
         if self.flying:
             log.warning("stopping: up to %.0f s for %d answers under way", GRACE_S, self.flying)

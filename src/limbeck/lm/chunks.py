@@ -23,7 +23,7 @@ from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
 from limbeck.records import Record, first_problem
 
 ROWS = 64
-"""Completions of a batch where the speaker does not say how many it makes side by side."""
+"""Completions of a batch where the model does not say how many it makes side by side."""
 
 BATCHES = 2
 """Batches of a chunk: what a kill costs at most."""
@@ -31,7 +31,7 @@ BATCHES = 2
 
 @runtime_checkable
 class Batched(Protocol):
-    """A speaker that says how many completions it makes side by side, such as `LocalModel`."""
+    """A model that says how many completions it makes side by side, such as `LocalModel`."""
 
     max_rows: int
 
@@ -55,10 +55,10 @@ class Chunks:
         complete: who speaks.
         log: JSONL, a line per whole chunk; made with the first one.
         size: completions of a chunk, cut down to whole prompts; None: `BATCHES`
-            times as many as the speaker makes side by side.
+            times as many as the model makes side by side.
 
     Attributes:
-        seconds: the speaker's time for all chunks so far, old and new.
+        seconds: the model's time for all chunks so far, old and new.
         from_memory: completions that were read back from the log.
     """
 
@@ -110,7 +110,7 @@ class Chunks:
                 seconds += time.monotonic() - clock
                 fresh.append(completion)
                 yield completion
-                clock = time.monotonic()  # the reader's time is not the speaker's
+                clock = time.monotonic()  # the reader's time is not the model's
         seconds += time.monotonic() - clock
         self._append(number, seconds, prompts, fresh)
         self.seconds += seconds

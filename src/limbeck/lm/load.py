@@ -299,8 +299,8 @@ def _explained(place: Path | str, what: str) -> Iterator[None]:
         if isinstance(place, str) and "connect" in reason:
             here = "no folder of this name, and the model hub cannot be reached; give a model folder"
             raise ModelError(f"{place}: {here}") from error
-        mend = "give a complete model folder" if isinstance(place, Path) else "check the model's name"
-        raise ModelError(f"{place}: {what} cannot be read ({reason}); {mend}") from error
+        fix = "give a complete model folder" if isinstance(place, Path) else "check the model's name"
+        raise ModelError(f"{place}: {what} cannot be read ({reason}); {fix}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """A memory of completions: what was paid for once is never asked again.
 
 The log is JSONL, one line per completion, appended the moment it arrives. Its key
-is a hash of the speaker's identity, the prompt's id and text, the sampling (all of
+is a hash of the model's identity, the prompt's id and text, the sampling (all of
 it but `n`) and the completion's index. The id belongs to the key because what is
 drawn depends on it (`lm.Sampling`): two problems with the same text get
 completions of their own instead of copies. Asking for n=6 after n=4 therefore
@@ -29,7 +29,7 @@ from limbeck.records import Record, first_problem
 
 
 class Ask(Protocol):
-    """A speaker that can be asked for single completions, such as `ApiTeacher.ask`.
+    """A model that can be asked for single completions, such as `ApiTeacher.ask`.
 
     It calls `keep` for every receipt the moment it arrives, perhaps from another
     thread, and yields it afterwards: a slow or stopped reader loses nothing.
@@ -70,12 +70,12 @@ class Remembered:
     Args:
         complete: who is asked.
         path: the log; made when the first completion arrives.
-        key: the speaker's identity, everything that changes what it says except
+        key: the model's identity, everything that changes what it says except
             prompt and sampling: base URL and model, or a model folder's
             fingerprint. JSON values; only a hash of it is written.
-        ask: asks `complete`'s speaker for single completions. Without it a prompt
+        ask: asks `complete`'s model for single completions. Without it a prompt
             of which anything is missing is completed whole and what was known is
-            dropped again, which only a free speaker can bear.
+            dropped again, which only a free model can bear.
         durable: wait until the disk holds each completion (fsync): for what was paid.
 
     Attributes:

@@ -42,7 +42,7 @@ class Trouble:
     """
 
     said: str
-    mend: str = "run again later"
+    fix: str = "run again later"
     passing: bool = True
     wait_s: float | None = None
     charged: bool = False
@@ -55,8 +55,8 @@ def read_reply(text: str) -> Reply | Trouble:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        mend = "check teacher.base_url, which often ends in /v1"
-        return Trouble(f"answered with something that is not JSON ({_line(text)})", mend, passing=False)
+        fix = "check teacher.base_url, which often ends in /v1"
+        return Trouble(f"answered with something that is not JSON ({_line(text)})", fix, passing=False)
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
@@ -71,7 +71,7 @@ def read_reply(text: str) -> Reply | Trouble:
 
 
 def refused(status: int, body: object, headers: Mapping[str, str]) -> Trouble:
-    """What an error status means: whether to try again, when, and what to mend."""
+    """What an error status means: whether to try again, when, and what to fix."""
     inner = body.get("error", body) if isinstance(body, dict) else body
     fields = inner if isinstance(inner, dict) else {}
     said = f"answered {status} ({_line(fields.get('message') or fields.get('detail') or inner)})"
@@ -79,13 +79,13 @@ def refused(status: int, body: object, headers: Mapping[str, str]) -> Trouble:
         return Trouble(said, "add credit at the provider, then run again", passing=False)
     if status in (408, 409, 429) or status >= 500:
         return Trouble(said, wait_s=_retry_after(headers))
-    mends = {
+    fixes = {
         401: "check the key in the variable that teacher.key_env names",
         403: "check the rights of the key in the variable that teacher.key_env names",
         404: "check teacher.base_url and teacher.model",
     }
-    default = "mend what it names; teacher.omit and teacher.max_tokens_field adapt the parameters"
-    return Trouble(said, mends.get(status, default), passing=False)
+    default = "fix what it names; teacher.omit and teacher.max_tokens_field adapt the parameters"
+    return Trouble(said, fixes.get(status, default), passing=False)
 
 
 def _text(content: object) -> str:

@@ -9,13 +9,13 @@ from pydantic import BaseModel, ValidationError
 
 from limbeck.errors import RecipeError
 from limbeck.methods import finetune, mentor_kd
-from limbeck.methods.distillation import check_pairs
-from limbeck.methods.learners import check_learners
-from limbeck.methods.stages import Way
 from limbeck.recipe import Recipe, StudentSettings, complaint
+from limbeck.stages.learners import check_learners
+from limbeck.stages.rationales import Context
+from limbeck.stages.soft_labels import check_pairs
 
-Distil = Callable[[Way, str, StudentSettings, int], None]
-"""distil(way, student's name, its settings, seed): every stage from problems to exam."""
+Distil = Callable[[Context, str, StudentSettings, int], None]
+"""distil(context, student's name, its settings, seed): every stage from problems to exam."""
 
 Check = Callable[[Recipe, StudentSettings, str], None]
 """check(recipe, student's settings, its place in the recipe): refuses what cannot go together."""
@@ -82,21 +82,21 @@ def resolve_methods(recipe: Recipe, place: str) -> Recipe:
     return recipe.model_copy(update={"students": resolved})
 
 
-def check_way(way: Way) -> None:
+def check_context(context: Context) -> None:
     """Refuse, before a teacher is paid, what would fail when a student's or mentor's turn comes.
 
     Raises:
         RecipeError, ModelError: naming the learner and the setting.
     """
-    check_learners(way)
-    check_pairs(way.recipe)
-    named = {student.settings.get("mentor") for student in way.recipe.students.values()}
-    for idle in sorted(way.recipe.mentors.keys() - named):
-        way.run.say(f"mentors.{idle}: no student learns from it, so it is not trained")
+    check_learners(context)
+    check_pairs(context.recipe)
+    named = {student.settings.get("mentor") for student in context.recipe.students.values()}
+    for idle in sorted(context.recipe.mentors.keys() - named):
+        context.run.say(f"mentors.{idle}: no student learns from it, so it is not trained")
 
 
-def distil(way: Way) -> None:
+def distil(context: Context) -> None:
     """Train and examine every student of the recipe, one per seed, in the recipe's order."""
-    for name, student in way.recipe.students.items():
+    for name, student in context.recipe.students.items():
         for seed in student.seeds:
-            METHODS[student.method].distil(way, name, student, seed)
+            METHODS[student.method].distil(context, name, student, seed)

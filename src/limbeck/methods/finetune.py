@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from limbeck.methods import learners, stages
-from limbeck.methods.stages import Way
 from limbeck.rationales import Choose
 from limbeck.recipe import Settings, StudentSettings
 from limbeck.records import Example, Problem
+from limbeck.stages import learners
+from limbeck.stages import rationales as stages
+from limbeck.stages.rationales import Context
 from limbeck.tasks.prompts import FORMATS
 
 
@@ -37,9 +38,9 @@ class FinetuneCotSettings(Settings):
     )
 
 
-def answers_only(way: Way, name: str, student: StudentSettings, seed: int) -> None:
+def answers_only(context: Context, name: str, student: StudentSettings, seed: int) -> None:
     """Problems -> train on the gold answers -> exam."""
-    problems = stages.problems(way)
+    problems = stages.problems(context)
     form = FORMATS[student.format]
 
     def examples(some: list[Problem]) -> list[Example]:
@@ -51,18 +52,18 @@ def answers_only(way: Way, name: str, student: StudentSettings, seed: int) -> No
     inputs = {"problems": problems.stage.fingerprint}
     train, dev = examples(problems.train), examples(problems.dev)
     learner = learners.student_learner(name, student, seed, {})
-    trained = learners.fine_tune(way, learner, inputs, train, dev)
-    learners.sit_exam(way, learner, trained)
+    trained = learners.fine_tune(context, learner, inputs, train, dev)
+    learners.sit_exam(context, learner, trained)
 
 
-def finetune_cot(way: Way, name: str, student: StudentSettings, seed: int) -> None:
+def finetune_cot(context: Context, name: str, student: StudentSettings, seed: int) -> None:
     """Problems -> rationales of the teacher -> the correct ones -> train on them -> exam."""
     settings = FinetuneCotSettings.model_validate(student.settings)
-    inputs = {"problems": stages.problems(way).stage.fingerprint}
+    inputs = {"problems": stages.problems(context).stage.fingerprint}
 
     def examples(split: stages.Split) -> list[Example]:
         return stages.teacher_examples(
-            way,
+            context,
             split,
             inputs,
             per_problem=settings.rationales,
@@ -74,5 +75,5 @@ def finetune_cot(way: Way, name: str, student: StudentSettings, seed: int) -> No
     train = examples("train")
     dev = examples("dev") if student.train.choose == "dev-loss" else []
     learner = learners.student_learner(name, student, seed, settings.model_dump(mode="json"))
-    trained = learners.fine_tune(way, learner, inputs, train, dev)
-    learners.sit_exam(way, learner, trained)
+    trained = learners.fine_tune(context, learner, inputs, train, dev)
+    learners.sit_exam(context, learner, trained)

@@ -24,11 +24,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from limbeck.errors import DataError, RecipeError
-from limbeck.methods import distillation, learners, mentors, stages
-from limbeck.methods.stages import Way
 from limbeck.rationales import select
 from limbeck.recipe import Recipe, StudentSettings
 from limbeck.records import Example, Rationale
+from limbeck.stages import learners, mentors
+from limbeck.stages import rationales as stages
+from limbeck.stages import soft_labels as distillation
+from limbeck.stages.rationales import Context
 
 
 class MentorKdSettings(distillation.SoftLabelSettings):
@@ -40,24 +42,24 @@ class MentorKdSettings(distillation.SoftLabelSettings):
     )
 
 
-def mentor_kd(way: Way, name: str, student: StudentSettings, seed: int) -> None:
+def mentor_kd(context: Context, name: str, student: StudentSettings, seed: int) -> None:
     """Rationales -> mentor -> its rationales -> its soft labels -> student -> exam."""
     settings = MentorKdSettings.model_validate(student.settings)
-    mentor = mentors.trained(way, settings.mentor)
-    mentors.examined(way, settings.mentor)
-    inputs = {"problems": stages.problems(way).stage.fingerprint, "mentor": mentor.fingerprint}
+    mentor = mentors.trained(context, settings.mentor)
+    mentors.examined(context, settings.mentor)
+    inputs = {"problems": stages.problems(context).stage.fingerprint, "mentor": mentor.fingerprint}
 
     def examples(split: stages.Split) -> list[Example]:
         added: list[Rationale] = []
-        teacher = mentors.taught(way, settings.mentor, split)
+        teacher = mentors.taught(context, settings.mentor, split)
         inputs[f"rationales of {split}"] = teacher.stage.fingerprint
         wanted = settings.teacher_rationales or (1 if split == "dev" else 0)  # the mentor writes none of dev
-        chosen = select(teacher.all, wanted, seed=way.recipe.seed)
+        chosen = select(teacher.all, wanted, seed=context.recipe.seed)
         if split == "train" and settings.mentor_rationales:
-            more = mentors.rationales(way, settings.mentor)
+            more = mentors.rationales(context, settings.mentor)
             inputs["rationales of the mentor"] = more.stage.fingerprint
-            new = mentors.beside(way, settings.mentor, chosen)
-            added = select(new, settings.mentor_rationales, seed=way.recipe.seed)
+            new = mentors.beside(context, settings.mentor, chosen)
+            added = select(new, settings.mentor_rationales, seed=context.recipe.seed)
             if not added:
                 message = (
                     f"mentor {settings.mentor} gives {name} nothing new; set mentor_rationales to 0, or see"
@@ -66,17 +68,17 @@ def mentor_kd(way: Way, name: str, student: StudentSettings, seed: int) -> None:
         if not chosen and not added:
             message = f"no rationale of {split} was kept for {name}; audit.json beside each says why"
             raise DataError(teacher.stage.folder, message)
-        way.run.say(
+        context.run.say(
             f"{name}: {split} on {len(chosen)} rationales of the teacher and {len(added)} of the mentor"
         )
-        return stages.rationale_examples(stages.problems(way), [*chosen, *added], student.format)
+        return stages.rationale_examples(stages.problems(context), [*chosen, *added], student.format)
 
     train = examples("train")
     dev = examples("dev") if student.train.choose == "dev-loss" else []
     learner = learners.student_learner(name, student, seed, settings.plan())
-    soft = distillation.distillation(way, student, settings)
-    trained = learners.fine_tune(way, learner, inputs, train, dev, soft)
-    learners.sit_exam(way, learner, trained)
+    soft = distillation.distillation(context, student, settings)
+    trained = learners.fine_tune(context, learner, inputs, train, dev, soft)
+    learners.sit_exam(context, learner, trained)
 
 
 def check(recipe: Recipe, student: StudentSettings, place: str) -> None:
@@ -89,8 +91,8 @@ def check(recipe: Recipe, student: StudentSettings, place: str) -> None:
     mentor = recipe.mentors.get(settings.mentor)
     if mentor is None:
         known = ", ".join(recipe.mentors)
-        mend = f"name one of {known}" if known else "add it under mentors:"
-        raise RecipeError(f"{place}.settings.mentor: the recipe has no mentor {settings.mentor!r}; {mend}")
+        fix = f"name one of {known}" if known else "add it under mentors:"
+        raise RecipeError(f"{place}.settings.mentor: the recipe has no mentor {settings.mentor!r}; {fix}")
     if not settings.teacher_rationales and not settings.mentor_rationales:
         raise RecipeError(f"{place}.settings: no rationales of teacher or mentor; raise one of the two")
     if settings.mentor_rationales > mentor.writes.per_problem and mentor.file is None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from limbeck.errors import DiskError, InputError
 from limbeck.lm import Completion
-from limbeck.rationales import audit, grade, sift
+from limbeck.rationales import audit, grade, mark_dropped
 from limbeck.records import Problem, Rationale, write_json, write_jsonl, write_whole
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
@@ -163,7 +163,7 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
     train = {problem.id for problem in found.train}
     teachers = verdicts.get(TEACHER, [])
     taught = {one.given.problem.id for one in teachers}
-    kept = sift(one.ours for one in teachers if one.ours)
+    kept = mark_dropped(one.ours for one in teachers if one.ours)
     files: dict[str, Any] = {}
     for name, graded in verdicts.items():
         rationales = [one.ours for one in graded if one.ours]
@@ -173,7 +173,7 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
             new = {one.problem_id for one in rationales if one.correct} - taught
             files[name]["questions with a correct one, and none of the teacher's"] = len(new)
         examined = found.test if name == TEACHER_TEST else found.train
-        files[name]["audit"] = audit(sift(rationales, known=kept if mentor else ()), examined)
+        files[name]["audit"] = audit(mark_dropped(rationales, known=kept if mentor else ()), examined)
     return {
         "format": format_name,
         "task": found.task,

@@ -132,12 +132,12 @@ def _tell(phrasing: int, puzzle: Arithmetic, starts: list[int], results: list[in
     return f"There are {puzzle.start} {puzzle.thing} at first. Then there are {listed(sums)}."
 
 
-def draw(rng: Random, knobs: Mapping[str, int]) -> Arithmetic:
+def draw(rng: Random, parameters: Mapping[str, int]) -> Arithmetic:
     """A story of `steps` steps; numbers stay whole and between 2 and `LARGEST`."""
     start = rng.randint(5, 50)
     value = start
     steps: list[Step] = []
-    while len(steps) < knobs["steps"]:
+    while len(steps) < parameters["steps"]:
         sign = rng.choice("++--*/")
         deed = rng.choice([place for place, deed in enumerate(DEEDS) if deed.sign == sign])
         step = Step(deed, DEEDS[deed].fixed or rng.randint(2, _TWENTY))

@@ -67,9 +67,9 @@ def _tell(phrasing: int, people: tuple[str, ...], told: list[bool], counts: list
     return f"{listed(tale)}. So {side} is up now."
 
 
-def draw(rng: Random, knobs: Mapping[str, int]) -> CoinFlip:
+def draw(rng: Random, parameters: Mapping[str, int]) -> CoinFlip:
     """A puzzle of `people` names, each flipping or not with equal chance."""
-    people = tuple(rng.sample(SHORT_NAMES, knobs["people"]))
+    people = tuple(rng.sample(SHORT_NAMES, parameters["people"]))
     return CoinFlip(people, tuple(rng.random() < 0.5 for _ in people))
 
 

@@ -28,12 +28,12 @@ _OF_TEN: dict[str, range] = {"train": range(0, 8), "dev": range(8, 9), "test": r
 
 @dataclass(frozen=True)
 class Generated:
-    """A built-in task: what it asks, its knobs with their defaults, and the range of each."""
+    """A built-in task: what it asks, its parameters with their defaults, and the range of each."""
 
     name: str
     kind: AnswerKind
     summary: str
-    knobs: Mapping[str, int]
+    parameters: Mapping[str, int]
     ranges: Mapping[str, tuple[int, int]]
     draw: Callable[[Random, Mapping[str, int]], Puzzle]
     read: Callable[[str], Puzzle | None]
@@ -95,22 +95,24 @@ def built_in_task(name: str) -> Generated:
     return GENERATED[name]
 
 
-def settle_knobs(task: Generated, knobs: Mapping[str, int]) -> dict[str, int]:
-    """All knobs of a task, the given ones in place of the defaults.
+def settle_parameters(task: Generated, parameters: Mapping[str, int]) -> dict[str, int]:
+    """All parameters of a task, the given ones in place of the defaults.
 
     Raises:
-        ValueError: an unknown knob, or a value outside its range.
+        ValueError: an unknown parameter, or a value outside its range.
     """
-    for name, value in knobs.items():
+    for name, value in parameters.items():
         if name not in task.ranges:
-            raise ValueError(f"knobs.{name}: {task.name} has no such knob; it has {', '.join(task.ranges)}")
+            raise ValueError(
+                f"parameters.{name}: {task.name} has no such parameter; it has {', '.join(task.ranges)}"
+            )
         low, high = task.ranges[name]
         if not low <= value <= high:
-            raise ValueError(f"knobs.{name}: {value} is out of range; choose from {low} to {high}")
-    return {**task.knobs, **knobs}
+            raise ValueError(f"parameters.{name}: {value} is out of range; choose from {low} to {high}")
+    return {**task.parameters, **parameters}
 
 
-def generate(name: str, split: Split, count: int, seed: int, **knobs: int) -> list[Problem]:
+def generate(name: str, split: Split, count: int, seed: int, **parameters: int) -> list[Problem]:
     """Distinct problems of one split of a built-in task.
 
     The same seed gives the same problems; a larger `count` only adds to them.
@@ -120,14 +122,14 @@ def generate(name: str, split: Split, count: int, seed: int, **knobs: int) -> li
         split: problems of different splits never coincide, whatever the seeds.
         count: how many.
         seed: of the generator.
-        knobs: the task's own, such as `steps=3`.
+        parameters: the task's own, such as `steps=3`.
 
     Raises:
-        RecipeError: an unknown task or knob, or fewer than `count` problems exist.
+        RecipeError: an unknown task or parameter, or fewer than `count` problems exist.
     """
     task = built_in_task(name)
     try:
-        settings = settle_knobs(task, knobs)
+        settings = settle_parameters(task, parameters)
     except ValueError as error:
         raise RecipeError(f"task.{error}") from None
     rng = Random(f"{name} {split} {seed} {sorted(settings.items())}")
@@ -149,13 +151,13 @@ def generate(name: str, split: Split, count: int, seed: int, **knobs: int) -> li
         if idle > min(2000 + 60 * len(problems), 300_000):
             raise RecipeError(
                 f"task.{split}: only about {len(problems)} different problems of {name} exist there with "
-                f"{_shown(settings)}, {count} are wanted; lower the number or raise a knob"
+                f"{_shown(settings)}, {count} are wanted; lower the number or raise a parameter"
             )
     return list(problems.values())
 
 
-def _shown(knobs: Mapping[str, int]) -> str:
-    return ", ".join(f"{knob}={value}" for knob, value in knobs.items())
+def _shown(parameters: Mapping[str, int]) -> str:
+    return ", ".join(f"{parameter}={value}" for parameter, value in parameters.items())
 
 
 class OfflineTeacher:

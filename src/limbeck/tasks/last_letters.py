@@ -61,9 +61,9 @@ def _tell(phrasing: int, words: tuple[str, ...], letters: list[str], stated: str
     return f"In order, we take {taken}. Written as one word, they are {stated}."
 
 
-def draw(rng: Random, knobs: Mapping[str, int]) -> LastLetters:
+def draw(rng: Random, parameters: Mapping[str, int]) -> LastLetters:
     """A puzzle of `words` names."""
-    return LastLetters(tuple(rng.sample(NAMES, knobs["words"])))
+    return LastLetters(tuple(rng.sample(NAMES, parameters["words"])))
 
 
 def read(text: str) -> LastLetters | None:

@@ -77,9 +77,9 @@ def _json(file: Path, key: str) -> Iterator[Placed]:
         if error.msg == "Extra data" and not key:  # one object per line, whatever the ending says
             yield from _jsonl(file)
             return
-        raise DataError(f"{file}:{error.lineno}", f"not valid JSON ({error.msg}); mend it there") from None
+        raise DataError(f"{file}:{error.lineno}", f"not valid JSON ({error.msg}); fix it there") from None
     except _Unreadable as error:
-        raise DataError(f"{file}:{_guilty_line(text)}", f"{error}; mend the record there") from None
+        raise DataError(f"{file}:{_guilty_line(text)}", f"{error}; fix the record there") from None
     if key:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, list):
@@ -99,7 +99,7 @@ def _jsonl(file: Path) -> Iterator[Placed]:
         except json.JSONDecodeError as error:
             raise DataError(place, f"not valid JSON ({error.msg}); write one object per line") from None
         except _Unreadable as error:
-            raise DataError(place, f"{error}; mend it there") from None
+            raise DataError(place, f"{error}; fix it there") from None
         yield _object(place, row)
 
 
@@ -152,7 +152,7 @@ def _object(place: str, row: object) -> Placed:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise DataError(
-            place, "holds half a character (a lone surrogate such as \\ud800); mend or remove it"
+            place, "holds half a character (a lone surrogate such as \\ud800); fix or remove it"
         ) from None
     return place, row
 
@@ -170,13 +170,13 @@ def _csv(file: Path, delimiter: str = ",") -> Iterator[Placed]:
                 place = f"{file}:{lines.line_num}"
                 if cells and len(cells) != len(header):
                     raise DataError(
-                        place, f"has {len(cells)} cells, the header {len(header)}; mend the quoting"
+                        place, f"has {len(cells)} cells, the header {len(header)}; fix the quoting"
                     )
                 if cells:
                     yield place, _cells(place, header, cells)
     except csv.Error as error:
         raise DataError(
-            f"{file}:{lines.line_num}", f"not valid CSV ({error}); mend the quoting there"
+            f"{file}:{lines.line_num}", f"not valid CSV ({error}); fix the quoting there"
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(file, f"not valid UTF-8 ({error.reason}); convert the file to UTF-8") from None

@@ -29,7 +29,7 @@ def row_problem(place: str, row: Row, columns: Columns, kind: AnswerKind) -> Pro
     except ValueError as error:
         raise DataError(
             place,
-            f"the answer {shortened(gold)} does not suit the kind {kind}: {error}; mend it or task.kind",
+            f"the answer {shortened(gold)} does not suit the kind {kind}: {error}; fix it or task.kind",
         ) from None
     return Problem(id=name, question=question, answer=answer, options=options)
 
@@ -127,7 +127,7 @@ def _options(
     texts = [str(one) for one in cells if one is not None and str(one).strip()]
     if not 2 <= len(texts) <= len(LETTERS) or len(texts) < len(cells):
         raise DataError(
-            place, "the options are no list of 2 to 26 texts; mend them, or name other task.columns.options"
+            place, "the options are no list of 2 to 26 texts; fix them, or name other task.columns.options"
         )
     return without_label(texts), tuple(map(str, labels)) if len(labels) == len(texts) else ()
 

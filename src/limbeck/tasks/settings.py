@@ -7,7 +7,7 @@ A built-in task:                       Your own data:
       train: 4000                            kind: choice
       dev: 200                               train: train.json
       test: 500                              test: test.json
-      knobs: {steps: 3}                      dev: 0.1
+      parameters: {steps: 3}                      dev: 0.1
                                              columns: {question: input, rationale: chain}
                                              leaks: refuse
 
@@ -32,7 +32,7 @@ from pydantic import (
 )
 
 from limbeck.tasks.answers import AnswerKind
-from limbeck.tasks.generated import GENERATED, built_in_task, settle_knobs
+from limbeck.tasks.generated import GENERATED, built_in_task, settle_parameters
 
 Leaks = Literal["refuse", "drop", "keep"]
 
@@ -63,7 +63,7 @@ class GeneratedTask(_Settings):
     train: int = Field(default=4000, ge=1, description="training problems")
     dev: int = Field(default=200, ge=0, description="problems that checkpoints are chosen on")
     test: int = Field(default=500, ge=1, description="problems of the exam")
-    knobs: Mapping[str, int] = Field(default_factory=dict, description="the task's own settings")
+    parameters: Mapping[str, int] = Field(default_factory=dict, description="the task's own settings")
 
     @property
     def source(self) -> Literal["generated"]:
@@ -81,7 +81,7 @@ class GeneratedTask(_Settings):
 
     @model_validator(mode="after")
     def _knobs_fit(self) -> Self:
-        settle_knobs(GENERATED[self.name], self.knobs)
+        settle_parameters(GENERATED[self.name], self.parameters)
         return self
 
 

@@ -140,13 +140,13 @@ def _tell(phrasing: int, puzzle: ShuffledObjects, states: list[State], got: int)
     return " ".join([f"Go back from what {name} has now.", *reversed(tale), began])
 
 
-def draw(rng: Random, knobs: Mapping[str, int]) -> ShuffledObjects:
+def draw(rng: Random, parameters: Mapping[str, int]) -> ShuffledObjects:
     """A puzzle of `people` and `swaps`; no pair swaps twice in a row (that would undo it)."""
-    count = knobs["people"]
+    count = parameters["people"]
     people = tuple(rng.sample(SHORT_NAMES, count))
     colours = tuple(rng.sample(COLOURS, count))
     swaps: list[tuple[int, int]] = []
-    for _ in range(knobs["swaps"]):
+    for _ in range(parameters["swaps"]):
         fresh = [pair for pair in _pairs(count) if not swaps or pair != swaps[-1] or count == 2]
         swaps.append(rng.choice(fresh))
     return ShuffledObjects(people, colours, rng.choice(OBJECTS), tuple(swaps), rng.randrange(count))

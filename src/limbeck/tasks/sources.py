@@ -158,11 +158,11 @@ def load_splits(settings: TaskSettings, seed: int) -> Splits:
         DiskError: a file cannot be read.
     """
     if not isinstance(settings, FilesTask):
-        name, knobs = settings.name, settings.knobs
+        name, parameters = settings.name, settings.parameters
         return Splits(
-            train=generate(name, "train", settings.train, seed, **knobs),
-            dev=generate(name, "dev", settings.dev, seed, **knobs),
-            test=generate(name, "test", settings.test, seed, **knobs),
+            train=generate(name, "train", settings.train, seed, **parameters),
+            dev=generate(name, "dev", settings.dev, seed, **parameters),
+            test=generate(name, "test", settings.test, seed, **parameters),
         )
     columns, kind = settings.columns, settings.kind
     bare = columns.model_copy(update={"rationale": None})

@@ -106,7 +106,7 @@ def fingerprint(
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Silence the library's bars, and put back what else it changes on the way.
+    """Silence the library's bars, and put back what else it changes on the context.
 
     That is its verbosity, `use_cache` (which would be saved with the model), autocast around
     `forward` (which would make an exam differ from that of the saved model), and checkpointing.

@@ -25,8 +25,8 @@ from limbeck.objectives.align import (
 )
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.objectives.distillation import chunked_distillation, distillation
+from limbeck.soft_labels.live import SoftLabels
 from limbeck.training.collate import Batch
-from limbeck.training.soft_labels import SoftLabels
 
 
 class Objective(Protocol):

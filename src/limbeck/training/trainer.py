@@ -37,7 +37,7 @@ from limbeck.training.settings import TrainSettings
 DevExam = Callable[[nn.Module], Mapping[str, float]]
 """Examines the model (in evaluation mode, without gradients) on dev; gives at least "accuracy"."""
 
-MEND = "lower learning_rate or lengthen warmup; with bf16, set precision to fp32"
+REMEDY = "lower learning_rate or lengthen warmup; with bf16, set precision to fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class DistilTrainer(Trainer):  # type: ignore[misc]
         value = loss.item()
         if not math.isfinite(value):
             named = ", ".join(f"{name} {part.item():g}" for name, part in parts.items())
-            raise TrainingError(f"step {self.state.global_step + 1}: loss is not finite ({named}); {MEND}")
+            raise TrainingError(f"step {self.state.global_step + 1}: loss is not finite ({named}); {REMEDY}")
         processes = int(self.accelerator.num_processes)
         self.last_loss += value * processes
         for name, part in parts.items():
@@ -149,7 +149,7 @@ class DistilTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to the logged loss its parts: means over the steps, each over all its tokens or examples."""
         if not math.isfinite(logs.get("grad_norm", 0.0)):
-            raise TrainingError(f"step {self.state.global_step}: the gradient is not finite; {MEND}")
+            raise TrainingError(f"step {self.state.global_step}: the gradient is not finite; {REMEDY}")
         if "loss" in logs:
             totals = self.accelerator.reduce(self._logged, "sum")
             means = {name: total.item() / self._logged_steps for name, total in totals.items()}
@@ -168,7 +168,7 @@ class DistilTrainer(Trainer):  # type: ignore[misc]
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         for name, value in found.items():
             if not math.isfinite(value):
-                raise TrainingError(f"step {self.state.global_step}: {name} on dev is not finite; {MEND}")
+                raise TrainingError(f"step {self.state.global_step}: {name} on dev is not finite; {REMEDY}")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

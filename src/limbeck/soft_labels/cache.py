@@ -334,8 +334,8 @@ def _difference(folder: Path, name: str, theirs: Any, ours: Any) -> InputError:
         return DataError(folder, f"{where}; {ANEW}")
     if name == "vocabulary":
         return ModelError(f"{folder}: {where}; choose a mentor with the student's tokenizer")
-    mend = f"set {name} to {_said(theirs)} or {ANEW}" if theirs is not None else ANEW
-    return RecipeError(f"{folder}: {where}; {mend}")
+    fix = f"set {name} to {_said(theirs)} or {ANEW}" if theirs is not None else ANEW
+    return RecipeError(f"{folder}: {where}; {fix}")
 
 
 def _said(value: Any) -> str:

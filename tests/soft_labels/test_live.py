@@ -8,10 +8,10 @@ import torch
 
 from limbeck.errors import ModelError
 from limbeck.lm.tiny import build_tokenizer
-from limbeck.training import soft_labels
+from limbeck.soft_labels import live as soft_labels
+from limbeck.soft_labels.live import Live, tokenizer_fingerprint, tokenizers_agree, vocabulary_of
 from limbeck.training.collate import Row, collate, tokenise
 from limbeck.training.settings import CodecSettings
-from limbeck.training.soft_labels import Live, tokenizer_fingerprint, tokenizers_agree, vocabulary_of
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 CODECS = pytest.mark.parametrize("codec", ["full", "top-k", "sampled"])

@@ -26,10 +26,7 @@ from limbeck.objectives.align import align_batch, is_encoder_decoder
 from limbeck.objectives.soft import SoftTargets
 from limbeck.progress import Advance
 from limbeck.records import Record, first_problem, write_json
-from limbeck.training.collate import Row, collate
-from limbeck.training.sampler import cut, on_grid, snake
-from limbeck.training.settings import CodecSettings
-from limbeck.training.soft_cache import (
+from limbeck.soft_labels.cache import (
     FORMAT,
     KEYS,
     MANIFEST,
@@ -43,7 +40,10 @@ from limbeck.training.soft_cache import (
     kept,
     read_manifest,
 )
-from limbeck.training.soft_labels import Live
+from limbeck.soft_labels.live import Live
+from limbeck.training.collate import Row, collate
+from limbeck.training.sampler import cut, on_grid, snake
+from limbeck.training.settings import CodecSettings
 
 PROGRESS = "progress.jsonl"
 SHARD_BATCHES = 16
@@ -253,7 +253,7 @@ def _resumed(
         data, size = folder / file.file, file.bytes(tokens, entries)
         found = data.stat().st_size if data.exists() else 0
         if found < size:
-            raise DataError(data, f"{found} bytes where {PROGRESS} tells of {size}; {_mend(folder)}")
+            raise DataError(data, f"{found} bytes where {PROGRESS} tells of {size}; {_fix(folder)}")
         with data.open("ab") as stream:
             stream.truncate(size)
     if not lines:
@@ -277,15 +277,15 @@ def _read(
             shard = Shard.model_validate(found)
         except (ValueError, AttributeError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-            raise DataError(place, f"not a line of progress ({reason}); {_mend(folder)}") from None
+            raise DataError(place, f"not a line of progress ({reason}); {_fix(folder)}") from None
         rows = sum(map(len, batches[begin : begin + shard.batches]))
         if shard.shard != number - 2 or len(shard.tokens) != rows:
-            raise DataError(place, f"not the shard that belongs here; {_mend(folder)}")
+            raise DataError(place, f"not the shard that belongs here; {_fix(folder)}")
         begin += shard.batches
         yield shard
 
 
-def _mend(folder: Path) -> str:
+def _fix(folder: Path) -> str:
     return f"remove {folder} to make the soft labels anew"
 
 

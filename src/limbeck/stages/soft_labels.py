@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from limbeck.errors import ModelError, RecipeError
-from limbeck.methods import mentors, stages
-from limbeck.methods.learners import Distillation, rendered
-from limbeck.methods.stages import Way
 from limbeck.recipe import LearnerSettings, Recipe, Settings, StudentSettings
 from limbeck.records import Example, Problem
 from limbeck.run import Stage, fingerprint, path_fingerprint
+from limbeck.stages import mentors
+from limbeck.stages import rationales as stages
+from limbeck.stages.learners import Distillation, rendered
+from limbeck.stages.rationales import Context
 from limbeck.tasks.prompts import FORMATS
 from limbeck.training.settings import CodecSettings
 
 if TYPE_CHECKING:
     from limbeck.lm.load import Loaded
+    from limbeck.soft_labels.live import SoftLabels
     from limbeck.training.parts import Objective
-    from limbeck.training.soft_labels import SoftLabels
 
 
 class SoftLabelSettings(Settings):
@@ -53,18 +54,18 @@ class SoftLabelSettings(Settings):
         return self.model_dump(mode="json") | {"codec": self.codec.plan()}
 
 
-def distillation(way: Way, student: StudentSettings, settings: SoftLabelSettings) -> Distillation:
+def distillation(context: Context, student: StudentSettings, settings: SoftLabelSettings) -> Distillation:
     """What the student is to learn from its mentor; the cache is made when training needs it."""
-    model = mentors.trained(way, settings.mentor).folder / "model"
+    model = mentors.trained(context, settings.mentor).folder / "model"
 
     def objective(loaded: Loaded, examples: Sequence[Example]) -> Objective:
         from limbeck.training.parts import Distil
 
         _agree(student.format, model, loaded, examples)
         soft = (
-            _live(way, student, settings, loaded)
+            _live(context, student, settings, loaded)
             if settings.soft_labels == "live"
-            else _stored(way, student, settings, loaded, examples)
+            else _stored(context, student, settings, loaded, examples)
         )
         return Distil(loaded.encoder_decoder, soft, settings.kl_weight, settings.temperature_squared)
 
@@ -75,7 +76,7 @@ def _agree(form: str, model: Path, loaded: Loaded, examples: Sequence[Example]) 
     """Make sure that mentor and student read the examples alike."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from limbeck.training.soft_labels import tokenizers_agree
+    from limbeck.soft_labels.live import tokenizers_agree
 
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     if loaded.encoder_decoder != bool(config.is_encoder_decoder):
@@ -96,28 +97,30 @@ def _same_template(form: str, ours: Any, theirs: Any, name: str) -> None:
         )
 
 
-def _live(way: Way, student: StudentSettings, settings: SoftLabelSettings, loaded: Loaded) -> SoftLabels:
+def _live(
+    context: Context, student: StudentSettings, settings: SoftLabelSettings, loaded: Loaded
+) -> SoftLabels:
     from limbeck.lm.load import load
-    from limbeck.training.soft_labels import Live, vocabulary_of
+    from limbeck.soft_labels.live import Live, vocabulary_of
 
-    model = mentors.trained(way, settings.mentor).folder / "model"
-    beside = load(str(model), dtype=way.recipe.mentors[settings.mentor].dtype, device=student.device)
+    model = mentors.trained(context, settings.mentor).folder / "model"
+    beside = load(str(model), dtype=context.recipe.mentors[settings.mentor].dtype, device=student.device)
     vocabulary = vocabulary_of(loaded.tokenizer)
-    return Live(beside.model, settings.codec, settings.temperature, vocabulary, way.recipe.seed)
+    return Live(beside.model, settings.codec, settings.temperature, vocabulary, context.recipe.seed)
 
 
 def _stored(
-    way: Way,
+    context: Context,
     student: StudentSettings,
     settings: SoftLabelSettings,
     loaded: Loaded,
     examples: Sequence[Example],
 ) -> SoftLabels:
+    from limbeck.soft_labels.cache import Cached
     from limbeck.training.collate import tokenise
-    from limbeck.training.soft_cache import Cached
 
-    stage = cached(way, student, settings)
-    found = Cached.open(stage.folder, _expected(way, student.format, loaded.tokenizer, settings))
+    stage = cached(context, student, settings)
+    found = Cached.open(stage.folder, _expected(context, student.format, loaded.tokenizer, settings))
     rows = tokenise(
         loaded.tokenizer,
         examples,
@@ -129,46 +132,46 @@ def _stored(
     return found
 
 
-def cached(way: Way, student: StudentSettings, settings: SoftLabelSettings) -> Stage:
+def cached(context: Context, student: StudentSettings, settings: SoftLabelSettings) -> Stage:
     """The mentor's distributions on disk, for all students that ask for them alike."""
     alike = {
         "temperature": settings.temperature,
         "codec": settings.codec.plan(),
         "format": student.format,
         "prompts": student.train.prompt_weight > 0,
-        "seed": way.recipe.seed,
+        "seed": context.recipe.seed,
     }
     place = f"mentors/{settings.mentor}/soft-labels/{settings.codec.kind}-{fingerprint(alike)[:8]}"
-    return stages.once(way, place, lambda: _cache(way, student, settings, place, alike))
+    return stages.once(context, place, lambda: _cache(context, student, settings, place, alike))
 
 
 def _cache(
-    way: Way,
+    context: Context,
     student: StudentSettings,
     settings: SoftLabelSettings,
     place: str,
     alike: dict[str, Any],
 ) -> Stage:
     mentor = settings.mentor
-    others = _students_of(way.recipe, mentor)
-    longest = max(one.train.max_length for one in [way.recipe.mentors[mentor], student, *others])
-    teacher = mentors.taught(way, mentor)
+    others = _students_of(context.recipe, mentor)
+    longest = max(one.train.max_length for one in [context.recipe.mentors[mentor], student, *others])
+    teacher = mentors.taught(context, mentor)
     sources, inputs = [teacher.all], {"rationales of train": teacher.stage.fingerprint}
     if any(one.settings.get("mentor_rationales", 1) for one in others):
-        sources.append(mentors.beside(way, mentor, []))
-        inputs["rationales of the mentor"] = mentors.rationales(way, mentor).stage.fingerprint
+        sources.append(mentors.beside(context, mentor, []))
+        inputs["rationales of the mentor"] = mentors.rationales(context, mentor).stage.fingerprint
     if any(one.train.choose == "dev-loss" for one in others):
-        dev = mentors.taught(way, mentor, "dev")
+        dev = mentors.taught(context, mentor, "dev")
         sources.append(dev.all)
         inputs["rationales of dev"] = dev.stage.fingerprint
     kept = [one for source in sources for one in source if one.dropped is None]
-    examples = stages.rationale_examples(stages.problems(way), kept, student.format)
+    examples = stages.rationale_examples(stages.problems(context), kept, student.format)
 
     def work(folder: Path) -> None:
-        _write(way, student, settings, folder, examples, longest)
+        _write(context, student, settings, folder, examples, longest)
 
-    inputs["mentor"] = mentors.trained(way, mentor).fingerprint
-    return way.run.stage(place, alike | {"max_length": longest}, inputs, work)
+    inputs["mentor"] = mentors.trained(context, mentor).fingerprint
+    return context.run.stage(place, alike | {"max_length": longest}, inputs, work)
 
 
 def _students_of(recipe: Recipe, mentor: str) -> list[StudentSettings]:
@@ -181,7 +184,7 @@ def _students_of(recipe: Recipe, mentor: str) -> list[StudentSettings]:
 
 
 def _write(
-    way: Way,
+    context: Context,
     student: StudentSettings,
     settings: SoftLabelSettings,
     folder: Path,
@@ -190,12 +193,12 @@ def _write(
 ) -> None:
     """One pass of the mentor over the examples."""
     from limbeck.lm.load import load
+    from limbeck.soft_labels.live import vocabulary_of
+    from limbeck.soft_labels.writing import write_cache
     from limbeck.training.collate import padding, tokenise
-    from limbeck.training.soft_labels import vocabulary_of
-    from limbeck.training.soft_writing import write_cache
 
-    mentor = way.recipe.mentors[settings.mentor]
-    model = mentors.trained(way, settings.mentor).folder / "model"
+    mentor = context.recipe.mentors[settings.mentor]
+    model = mentors.trained(context, settings.mentor).folder / "model"
     loaded = load(str(model), dtype=mentor.dtype, device=mentor.device)
     rows = tokenise(
         loaded.tokenizer,
@@ -204,8 +207,8 @@ def _write(
         max_length=longest,
         prompt_weight=student.train.prompt_weight,
     ).rows
-    expected = _expected(way, student.format, loaded.tokenizer, settings)
-    with way.track(f"soft labels of {mentors.shown(settings.mentor)}", len(rows)) as advance:
+    expected = _expected(context, student.format, loaded.tokenizer, settings)
+    with context.track(f"soft labels of {mentors.shown(settings.mentor)}", len(rows)) as advance:
         write_cache(
             folder,
             loaded.model,
@@ -216,25 +219,25 @@ def _write(
             vocabulary=vocabulary_of(loaded.tokenizer),
             identity=expected["identity"],
             batch_tokens=mentor.train.batch_tokens,
-            seed=way.recipe.seed,
+            seed=context.recipe.seed,
             progress=advance,
         )
 
 
-def _expected(way: Way, form: str, tokenizer: Any, settings: SoftLabelSettings) -> dict[str, Any]:
+def _expected(context: Context, form: str, tokenizer: Any, settings: SoftLabelSettings) -> dict[str, Any]:
     """What the manifest of fitting soft labels says."""
-    from limbeck.training.soft_labels import tokenizer_fingerprint, vocabulary_of
+    from limbeck.soft_labels.live import tokenizer_fingerprint, vocabulary_of
 
-    model = mentors.trained(way, settings.mentor).folder / "model"
+    model = mentors.trained(context, settings.mentor).folder / "model"
     return {
         "identity": {
-            "mentor": stages.once(way, f"{model} as a file", lambda: path_fingerprint(model)),
+            "mentor": stages.once(context, f"{model} as a file", lambda: path_fingerprint(model)),
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "template": template_fingerprint(form, tokenizer),
         },
         "temperature": settings.temperature,
         "codec": settings.codec,
-        "seed": way.recipe.seed,
+        "seed": context.recipe.seed,
         "vocabulary": vocabulary_of(tokenizer),
     }
 
@@ -276,7 +279,7 @@ def check_pair(student: StudentSettings, mentor: LearnerSettings, place: str) ->
     if len(kinds) > 1:
         raise RecipeError(f"{pair}; soft labels need two causal or two seq2seq models")
     if not is_from_scratch(student.model):
-        from limbeck.training.soft_labels import tokenizers_agree
+        from limbeck.soft_labels.live import tokenizers_agree
 
         ours, theirs = _tokenizer(student.model), _tokenizer(mentor.model)
         if ours is not None and theirs is not None:

@@ -161,22 +161,22 @@ def tokenizers_agree(student_tokenizer: Any, mentor_tokenizer: Any, texts: Seque
     Raises:
         ModelError: another vocabulary, another end of sequence, or a text with other ids.
     """
-    mend = "choose a mentor of the student's family"
+    fix = "choose a mentor of the student's family"
     ours, theirs = student_tokenizer.get_vocab(), mentor_tokenizer.get_vocab()
     if len(ours) != len(theirs):
         raise ModelError(
-            f"the student's tokenizer has {len(ours)} tokens and the mentor's {len(theirs)}; {mend}"
+            f"the student's tokenizer has {len(ours)} tokens and the mentor's {len(theirs)}; {fix}"
         )
     if ours != theirs:
         token = next(token for token in sorted(ours) if theirs.get(token) != ours[token])
         other = f"is {theirs[token]}" if token in theirs else "does not exist"
         raise ModelError(
-            f"token {token!r} is {ours[token]} in the student's tokenizer and {other} in the mentor's; {mend}"
+            f"token {token!r} is {ours[token]} in the student's tokenizer and {other} in the mentor's; {fix}"
         )
     if student_tokenizer.eos_token_id != mentor_tokenizer.eos_token_id:
         raise ModelError(
             f"the student's texts end with token {student_tokenizer.eos_token_id} and the mentor's with "
-            f"{mentor_tokenizer.eos_token_id}; {mend}"
+            f"{mentor_tokenizer.eos_token_id}; {fix}"
         )
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         some = list(texts[start : start + TEXTS_AT_ONCE])
@@ -186,7 +186,7 @@ def tokenizers_agree(student_tokenizer: Any, mentor_tokenizer: Any, texts: Seque
             if one != other_ids:
                 raise ModelError(
                     f"the tokenizers of student and mentor cut {text[:60]!r} differently, into {len(one)} "
-                    f"and {len(other_ids)} tokens; {mend}"
+                    f"and {len(other_ids)} tokens; {fix}"
                 )
 
 

@@ -14,13 +14,13 @@ from typing import Any, Literal, TypeVar
 from limbeck.errors import DataError
 from limbeck.evaluate import examine, write_exam
 from limbeck.lm import Completion, Prompt, Sampling
-from limbeck.methods.teachers import LOG, Teacher, teacher_identity, teacher_inputs
 from limbeck.progress import SILENT, Track
 from limbeck.rationale_files import read_rationales
-from limbeck.rationales import Choose, audit, collect, grade, select, sift
+from limbeck.rationales import Choose, audit, collect, grade, mark_dropped, select
 from limbeck.recipe import GivenTeacherSettings, Recipe
 from limbeck.records import Example, Problem, Rationale, Record, read_jsonl, write_json, write_jsonl
 from limbeck.run import Run, Stage, fingerprint, path_fingerprint
+from limbeck.stages.teacher import LOG, Teacher, teacher_identity, teacher_inputs
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.prompts import FORMATS
 from limbeck.tasks.settings import task_kind
@@ -35,7 +35,7 @@ SUFFIX: dict[Split, str] = {"train": "", "dev": "-dev"}
 
 
 @dataclass(frozen=True)
-class Way:
+class Context:
     """What all stages of one run share."""
 
     run: Run
@@ -81,59 +81,63 @@ class GivenText(Record):
     text: str
 
 
-def once(way: Way, key: str, make: Callable[[], M]) -> M:
+def once(context: Context, key: str, make: Callable[[], M]) -> M:
     """What `make` gives at the first call with this key; the same afterwards."""
-    if key not in way.memo:
-        way.memo[key] = make()
-    found: M = way.memo[key]
+    if key not in context.memo:
+        context.memo[key] = make()
+    found: M = context.memo[key]
     return found
 
 
-def problems(way: Way) -> Problems:
+def problems(context: Context) -> Problems:
     """Generate or read the problems of all splits; wrong data are refused before anything changes."""
-    if "problems" in way.memo:
-        found: Problems = way.memo["problems"]
+    if "problems" in context.memo:
+        found: Problems = context.memo["problems"]
         return found
-    recipe = way.recipe
+    recipe = context.recipe
     settings = {"task": recipe.task.model_dump(mode="json"), "seed": recipe.seed}
     inputs = source_fingerprint(recipe.task)
-    splits = None if way.run.is_done("problems", settings, inputs) else load_splits(recipe.task, recipe.seed)
+    splits = (
+        None if context.run.is_done("problems", settings, inputs) else load_splits(recipe.task, recipe.seed)
+    )
 
     def work(folder: Path) -> None:
         made = splits or load_splits(recipe.task, recipe.seed)
         for note in made.notes:
-            way.run.say(note)
+            context.run.say(note)
         write_jsonl(
             folder / "given.jsonl", [GivenText(problem_id=i, index=n, text=t) for i, n, t in made.given]
         )
         for split in ("train", "dev", "test"):
             write_jsonl(folder / f"{split}.jsonl", getattr(made, split))
 
-    stage = way.run.stage("problems", settings, inputs, work)
+    stage = context.run.stage("problems", settings, inputs, work)
     train, dev, test = (
         list(read_jsonl(stage.folder / f"{s}.jsonl", Problem)) for s in ("train", "dev", "test")
     )
     texts = read_jsonl(stage.folder / "given.jsonl", GivenText)
     given = [Completion(text.problem_id, text.index, text.text) for text in texts]
-    way.memo["problems"] = Problems(stage, train, dev, test, given)
-    return problems(way)
+    context.memo["problems"] = Problems(stage, train, dev, test, given)
+    return problems(context)
 
 
-def collected(way: Way, split: Split) -> Stage:
+def collected(context: Context, split: Split) -> Stage:
     """The teacher's completions, as they came; `memory/` keeps what was paid for beyond this stage."""
-    recipe, wanted = way.recipe, way.recipe.rationales
-    asked = problems(way).of(split)
+    recipe, wanted = context.recipe, context.recipe.rationales
+    asked = problems(context).of(split)
     sampling = Sampling(
         wanted.per_problem, wanted.temperature, wanted.top_p, 0, wanted.max_tokens, recipe.seed
     )
 
     def work(folder: Path) -> None:
-        teacher = way.teacher()
-        teacher.agree([Prompt(p.id, teacher.ask(p, way.kind)) for p in asked], sampling)
-        speaker = teacher.speaker(folder)
-        completions = collect(asked, speaker, lambda p: teacher.ask(p, way.kind), sampling, track=way.track)
+        teacher = context.teacher()
+        teacher.agree([Prompt(p.id, teacher.ask(p, context.kind)) for p in asked], sampling)
+        model = teacher.model(folder)
+        completions = collect(
+            asked, model, lambda p: teacher.ask(p, context.kind), sampling, track=context.track
+        )
         for line in teacher.account():
-            way.run.say(line)
+            context.run.say(line)
         raw = [RawCompletion.of(completion) for completion in completions]
         write_jsonl(folder / "completions.jsonl", raw)
         (folder / LOG).unlink(missing_ok=True)
@@ -147,8 +151,8 @@ def collected(way: Way, split: Split) -> Stage:
         "split": split,
         "seed": recipe.seed,
     }
-    inputs = {"problems": problems(way).stage.fingerprint} | teacher_inputs(recipe)
-    return way.run.stage("collected" + SUFFIX[split], settings, inputs, work)
+    inputs = {"problems": problems(context).stage.fingerprint} | teacher_inputs(recipe)
+    return context.run.stage("collected" + SUFFIX[split], settings, inputs, work)
 
 
 class RawCompletion(Record):
@@ -176,8 +180,8 @@ class RawCompletion(Record):
         return Completion(self.prompt_id, self.index, self.text, self.tokens, self.truncated, self.cost_usd)
 
 
-def rationales(way: Way, split: Split = "train", share: float = 1.0) -> Rationales:
-    """Graded and sifted rationales of a split, with their audit.
+def rationales(context: Context, split: Split = "train", share: float = 1.0) -> Rationales:
+    """Graded and filtered rationales of a split, with their audit.
 
     Those of dev are asked for only when a checkpoint is chosen by dev loss, in
     stages of their own, so that they change nothing for other students.
@@ -186,38 +190,38 @@ def rationales(way: Way, split: Split = "train", share: float = 1.0) -> Rational
         share: of the training problems whose rationales are returned (Mentor-KD's
             low-resource setting); a smaller share is a part of every larger one.
     """
-    if split in way.memo:
-        found: Rationales = way.memo[split]
+    if split in context.memo:
+        found: Rationales = context.memo[split]
         if share == 1 or split == "dev":
             return found
-        some = share_of(problems(way).train, share, way.recipe.seed)
+        some = share_of(problems(context).train, share, context.recipe.seed)
         return Rationales(found.stage, [one for one in found.all if one.problem_id in some])
-    recipe, parts = way.recipe, problems(way)
+    recipe, parts = context.recipe, problems(context)
     asked = parts.of(split)
     file = recipe.teacher.file if isinstance(recipe.teacher, GivenTeacherSettings) else None
-    source = None if recipe.teacher.kind == "given" else collected(way, split)
+    source = None if recipe.teacher.kind == "given" else collected(context, split)
 
     def work(folder: Path) -> None:
         if file is not None:
-            graded = graded_file(way, file, asked)
+            graded = graded_file(context, file, asked)
         elif source is None:
             ids = {problem.id for problem in asked}
             given = [completion for completion in parts.given if completion.prompt_id in ids]
-            graded = grade(asked, way.kind, given, teacher_name(recipe))
+            graded = grade(asked, context.kind, given, teacher_name(recipe))
         else:
-            graded = grade(asked, way.kind, completions_of(source), teacher_name(recipe))
+            graded = grade(asked, context.kind, completions_of(source), teacher_name(recipe))
         rule = recipe.rationales
-        sifted = sift(graded, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
-        write_jsonl(folder / "graded.jsonl", sifted)
-        write_json(folder / "audit.json", audit(sifted, asked))
+        filtered = mark_dropped(graded, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
+        write_jsonl(folder / "graded.jsonl", filtered)
+        write_json(folder / "audit.json", audit(filtered, asked))
 
     inputs = {"problems": parts.stage.fingerprint} | file_inputs(file)
     if source is not None:
         inputs["collected"] = source.fingerprint
-    settings = grading_plan(way) | {"source": teacher_name(recipe), "split": split}
-    stage = way.run.stage("rationales" + SUFFIX[split], settings, inputs, work)
-    way.memo[split] = Rationales(stage, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
-    return rationales(way, split, share)
+    settings = grading_plan(context) | {"source": teacher_name(recipe), "split": split}
+    stage = context.run.stage("rationales" + SUFFIX[split], settings, inputs, work)
+    context.memo[split] = Rationales(stage, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
+    return rationales(context, split, share)
 
 
 def share_of(some: Sequence[Problem], share: float, seed: int) -> frozenset[str]:
@@ -226,43 +230,43 @@ def share_of(some: Sequence[Problem], share: float, seed: int) -> frozenset[str]
     return frozenset(own for _, own in ranked[: max(1, round(share * len(ranked)))])
 
 
-def grading_plan(way: Way) -> dict[str, Any]:
+def grading_plan(context: Context) -> dict[str, Any]:
     """The settings that decide what grading makes of a completion."""
-    rule = way.recipe.rationales
-    return {"kind": way.kind, "keep": rule.keep, "drop_false_equations": rule.drop_false_equations}
+    rule = context.recipe.rationales
+    return {"kind": context.kind, "keep": rule.keep, "drop_false_equations": rule.drop_false_equations}
 
 
 def completions_of(stage: Stage) -> list[Completion]:
-    """What a stage's speaker wrote."""
+    """What a stage's model wrote."""
     return [raw.back() for raw in read_jsonl(stage.folder / "completions.jsonl", RawCompletion)]
 
 
-def graded_file(way: Way, file: str, asked: Sequence[Problem]) -> list[Rationale]:
+def graded_file(context: Context, file: str, asked: Sequence[Problem]) -> list[Rationale]:
     """Rationales of a file, graded anew; those of other splits' problems are left out."""
-    parts = problems(way)
+    parts = problems(context)
     everyone = [*parts.train, *parts.dev, *parts.test]
-    found = read_rationales(Path(file).expanduser(), way.recipe.task, everyone)
+    found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone)
     ids = {problem.id for problem in asked}
     sources = dict.fromkeys(source for source, _ in found)
     return [
         rationale
         for source in sources
         for rationale in grade(
-            asked, way.kind, [c for name, c in found if name == source and c.prompt_id in ids], source
+            asked, context.kind, [c for name, c in found if name == source and c.prompt_id in ids], source
         )
     ]
 
 
-def check_file(way: Way, file: str | None) -> None:
+def check_file(context: Context, file: str | None) -> None:
     """Refuse a file of rationales that cannot be read or joined, before hours are spent.
 
     Raises:
         DataError: there is no such file, or nothing in it belongs to the task's problems.
     """
     if file_inputs(file):
-        parts = problems(way)
+        parts = problems(context)
         everyone = [*parts.train, *parts.dev, *parts.test]
-        if not read_rationales(Path(str(file)).expanduser(), way.recipe.task, everyone):
+        if not read_rationales(Path(str(file)).expanduser(), context.recipe.task, everyone):
             raise DataError(str(file), "holds no rationales; import or collect some")
 
 
@@ -304,7 +308,7 @@ def rationale_examples(parts: Problems, chosen: Sequence[Rationale], form: str) 
 
 
 def teacher_examples(
-    way: Way,
+    context: Context,
     split: Split,
     inputs: dict[str, str],
     *,
@@ -318,41 +322,41 @@ def teacher_examples(
     Raises:
         DataError: none was kept.
     """
-    found = rationales(way, split, share)
+    found = rationales(context, split, share)
     inputs[f"rationales of {split}"] = found.stage.fingerprint
-    chosen = select(found.all, per_problem, choose=choose, seed=way.recipe.seed)
+    chosen = select(found.all, per_problem, choose=choose, seed=context.recipe.seed)
     if not chosen:
         message = f"no rationale of {split} was kept; it says why they were dropped"
         raise DataError(found.stage.folder / "audit.json", message)
-    return rationale_examples(problems(way), chosen, form)
+    return rationale_examples(problems(context), chosen, form)
 
 
-def examine_teacher(way: Way) -> None:
+def examine_teacher(context: Context) -> None:
     """Examine the teacher, greedily, on the test split."""
-    recipe = way.recipe
+    recipe = context.recipe
     if recipe.teacher.kind == "given" or not recipe.teacher.exam:
         return
-    parts = problems(way)
+    parts = problems(context)
     sampling = Sampling(max_tokens=recipe.rationales.max_tokens, seed=recipe.seed)
 
     def work(folder: Path) -> None:
-        teacher = way.teacher()
-        teacher.agree([Prompt(p.id, teacher.ask(p, way.kind)) for p in parts.test], sampling)
-        speaker = teacher.speaker(folder)
+        teacher = context.teacher()
+        teacher.agree([Prompt(p.id, teacher.ask(p, context.kind)) for p in parts.test], sampling)
+        model = teacher.model(folder)
         predictions, summary = examine(
-            speaker,
+            model,
             parts.test,
-            way.kind,
-            lambda p: teacher.ask(p, way.kind),
+            context.kind,
+            lambda p: teacher.ask(p, context.kind),
             sampling,
-            track=way.track,
+            track=context.track,
             timed=recipe.teacher.kind != "offline",  # which counts words, not tokens
         )
         for line in teacher.account():
-            way.run.say(line)
+            context.run.say(line)
         write_exam(folder, predictions, {**summary, "name": f"teacher ({teacher.name})", "split": "test"})
         (folder / LOG).unlink(missing_ok=True)
 
     inputs = {"problems": parts.stage.fingerprint} | teacher_inputs(recipe)
     settings = {"teacher": teacher_identity(recipe), "max_tokens": sampling.max_tokens, "seed": recipe.seed}
-    way.run.stage("teacher/exam", settings, inputs, work)
+    context.run.stage("teacher/exam", settings, inputs, work)

@@ -14,12 +14,12 @@ from limbeck.errors import ModelError, RecipeError
 from limbeck.evaluate import examine, student_prompt, write_exam
 from limbeck.lm import Sampling
 from limbeck.lm.chunks import Chunks
-from limbeck.methods import stages
-from limbeck.methods.stages import Way, problems
-from limbeck.methods.teachers import LOG, model_inputs
 from limbeck.recipe import LearnerSettings, StudentSettings
 from limbeck.records import Example, write_jsonl
 from limbeck.run import Stage
+from limbeck.stages import rationales as stages
+from limbeck.stages.rationales import Context, problems
+from limbeck.stages.teacher import LOG, model_inputs
 from limbeck.tasks.prompts import render
 
 if TYPE_CHECKING:
@@ -67,17 +67,17 @@ class Distillation:
     objective: Callable[[Loaded, Sequence[Example]], Objective] | None = None
 
 
-def check_learners(way: Way) -> None:
+def check_learners(context: Context) -> None:
     """Refuse, before a teacher is paid, what would fail when a student's or mentor's turn comes.
 
     Raises:
         RecipeError, ModelError: naming the learner and the setting.
     """
-    recipe = way.recipe
+    recipe = context.recipe
     learners: dict[str, LearnerSettings] = {f"mentors.{name}": one for name, one in recipe.mentors.items()}
     learners |= {f"students.{name}": one for name, one in recipe.students.items()}
     for place, learner in learners.items():
-        if learner.train.choose != "last" and not problems(way).dev:
+        if learner.train.choose != "last" and not problems(context).dev:
             raise RecipeError(
                 f"{place}.train.choose: {learner.train.choose} needs dev problems; raise task.dev"
             )
@@ -92,7 +92,7 @@ def check_learners(way: Way) -> None:
     files = [one.file for one in recipe.mentors.values()]
     files += [recipe.teacher.file] if recipe.teacher.kind == "given" else []
     for file in files:
-        stages.check_file(way, file)
+        stages.check_file(context, file)
 
 
 def check_model(place: str, name: str) -> None:
@@ -119,7 +119,7 @@ def check_cuda(place: str) -> None:
 
 
 def fine_tune(
-    way: Way,
+    context: Context,
     learner: Learner,
     inputs: Mapping[str, str],
     examples: Sequence[Example],
@@ -134,20 +134,20 @@ def fine_tune(
     """
     settings = learner.plan
     if learner.settings.train.choose == "dev-accuracy":
-        settings["exam"] = {"max_tokens": way.recipe.exam.max_tokens}
+        settings["exam"] = {"max_tokens": context.recipe.exam.max_tokens}
     known = {**inputs, **model_inputs(learner.settings.model)}
 
     def work(folder: Path) -> None:
         write_jsonl(folder / "examples.jsonl", examples)
         if not (folder / "model").is_dir():  # else: killed after the model was whole
-            _train(way, learner, examples, dev_examples, folder, distillation)
+            _train(context, learner, examples, dev_examples, folder, distillation)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
-    return way.run.stage(learner.stage, settings, known, work)
+    return context.run.stage(learner.stage, settings, known, work)
 
 
 def _train(
-    way: Way,
+    context: Context,
     learner: Learner,
     examples: Sequence[Example],
     dev_examples: Sequence[Example],
@@ -167,7 +167,7 @@ def _train(
     make = distillation.objective if distillation else None
     objective = make(loaded, [*train_rows, *dev_rows]) if make else FineTune(loaded.encoder_decoder)
     by_accuracy = settings.train.choose == "dev-accuracy"
-    with way.track(f"training {label}", 0) as advance:
+    with context.track(f"training {label}", 0) as advance:
         trained = train(
             loaded.model,
             loaded.tokenizer,
@@ -177,18 +177,18 @@ def _train(
             settings.train,
             folder,
             seed=learner.seed,
-            dev_exam=partial(_dev_exam, way, loaded, settings.format) if by_accuracy else None,
+            dev_exam=partial(_dev_exam, context, loaded, settings.format) if by_accuracy else None,
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
         )
     for what, left, whole in (("", trained.too_long, examples), ("dev ", trained.dev_too_long, dev_examples)):
         if left:
-            way.run.say(
+            context.run.say(
                 f"{label}: {len(left)} of {len(whole)} {what}examples are longer than "
                 f"train.max_length = {settings.train.max_length} tokens and were left out"
             )
     about = {
-        "task": way.recipe.task.name,
-        "kind": way.kind,
+        "task": context.recipe.task.name,
+        "kind": context.kind,
         "format": settings.format,
         "dtype": settings.dtype,
     }
@@ -217,24 +217,24 @@ def rendered(tokenizer: Any, form: str, examples: Sequence[Example]) -> list[Exa
     return [e.model_copy(update={"prompt": prompt}) for e, prompt in zip(examples, prompts, strict=True)]
 
 
-def _dev_exam(way: Way, loaded: Loaded, form: str, model: object) -> dict[str, float]:
+def _dev_exam(context: Context, loaded: Loaded, form: str, model: object) -> dict[str, float]:
     """Greedy accuracy on the dev split of the model as it is now."""
     from limbeck.lm.local import LocalModel
 
-    speaker = LocalModel(loaded, max_rows=way.recipe.exam.batch_size)
-    sampling = Sampling(max_tokens=way.recipe.exam.max_tokens)
+    model = LocalModel(loaded, max_rows=context.recipe.exam.batch_size)
+    sampling = Sampling(max_tokens=context.recipe.exam.max_tokens)
     _, summary = examine(
-        speaker, problems(way).dev, way.kind, partial(student_prompt, loaded, form), sampling
+        model, problems(context).dev, context.kind, partial(student_prompt, loaded, form), sampling
     )
     return {"accuracy": summary["accuracy"]}
 
 
-def sit_exam(way: Way, learner: Learner, trained: Stage) -> None:
+def sit_exam(context: Context, learner: Learner, trained: Stage) -> None:
     """Examine a trained learner on the test split, loaded from its saved folder as a user would load it."""
-    exam, parts, settings = way.recipe.exam, problems(way), learner.settings
+    exam, parts, settings = context.recipe.exam, problems(context), learner.settings
     voting = exam.votes > 1
     sampling = Sampling(
-        exam.votes, exam.temperature if voting else 0.0, max_tokens=exam.max_tokens, seed=way.recipe.seed
+        exam.votes, exam.temperature if voting else 0.0, max_tokens=exam.max_tokens, seed=context.recipe.seed
     )
 
     def work(folder: Path) -> None:
@@ -242,12 +242,12 @@ def sit_exam(way: Way, learner: Learner, trained: Stage) -> None:
         from limbeck.lm.local import LocalModel
 
         loaded = load(str(trained.folder / "model"), dtype=settings.dtype, device=settings.device)
-        speaker = Chunks(LocalModel(loaded, max_rows=exam.batch_size), folder / LOG)
+        model = Chunks(LocalModel(loaded, max_rows=exam.batch_size), folder / LOG)
         ask = partial(student_prompt, loaded, settings.format)
-        predictions, summary = examine(speaker, parts.test, way.kind, ask, sampling, track=way.track)
+        predictions, summary = examine(model, parts.test, context.kind, ask, sampling, track=context.track)
         write_exam(folder, predictions, {**summary, "name": learner.name, "split": "test"})
-        speaker.log.unlink(missing_ok=True)
+        model.log.unlink(missing_ok=True)
 
-    plan = {"exam": exam.model_dump(mode="json"), "seed": way.recipe.seed, "kind": way.kind}
+    plan = {"exam": exam.model_dump(mode="json"), "seed": context.recipe.seed, "kind": context.kind}
     inputs = {"student": trained.fingerprint, "problems": parts.stage.fingerprint}
-    way.run.stage(f"{trained.name}/exam", plan, inputs, work)
+    context.run.stage(f"{trained.name}/exam", plan, inputs, work)

@@ -33,14 +33,14 @@ Agree = Callable[[Sequence[Prompt], Sampling], None]
 class Teacher:
     """A teacher ready to be asked.
 
-    `ask` makes the prompt's text for a problem. `speaker` gives, for a stage's
+    `ask` makes the prompt's text for a problem. `model` gives, for a stage's
     folder, a `Complete` that loses nothing when it is killed. `agree` prints what
     prompts will cost and raises unless that is agreed. `account` says what was paid.
     """
 
     name: str
     ask: Callable[[Problem, AnswerKind], str]
-    speaker: Callable[[Path], Complete]
+    model: Callable[[Path], Complete]
     agree: Agree = lambda prompts, sampling: None
     account: Callable[[], list[str]] = list
 
@@ -86,10 +86,10 @@ def _offline(recipe: Recipe, settings: OfflineTeacherSettings, memory: Path) -> 
         raise RecipeError(
             "teacher.kind: the offline teacher knows only the built-in tasks; choose api, local or given"
         )
-    speaker = OfflineTeacher(recipe.task.name, settings.wrong_answer, settings.wrong_step, recipe.seed)
+    model = OfflineTeacher(recipe.task.name, settings.wrong_answer, settings.wrong_step, recipe.seed)
     key = settings.model_dump(mode="json", exclude={"exam"}) | {"task": recipe.task.name, "seed": recipe.seed}
-    remembered = Remembered(speaker, memory, key=key)
-    return Teacher(speaker.name, teacher_prompt, lambda folder: remembered)
+    remembered = Remembered(model, memory, key=key)
+    return Teacher(model.name, teacher_prompt, lambda folder: remembered)
 
 
 def _local(settings: LocalTeacherSettings) -> Teacher:

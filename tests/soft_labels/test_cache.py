@@ -12,12 +12,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limbeck.errors import DataError, DiskError, ModelError, RecipeError
-from limbeck.training import soft_cache, soft_writing
+from limbeck.soft_labels import cache as soft_cache
+from limbeck.soft_labels import writing as soft_writing
+from limbeck.soft_labels.cache import Cached
+from limbeck.soft_labels.live import Live
+from limbeck.soft_labels.writing import write_cache
 from limbeck.training.collate import Row, collate, tokenise
 from limbeck.training.settings import CodecSettings
-from limbeck.training.soft_cache import Cached
-from limbeck.training.soft_labels import Live
-from limbeck.training.soft_writing import write_cache
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 CODECS = {
@@ -247,7 +248,7 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 from transformers import AutoModelForCausalLM
-from limbeck.training import soft_writing
+from limbeck.soft_labels import writing as soft_writing
 from limbeck.training.collate import Row
 from limbeck.training.settings import CodecSettings
 
