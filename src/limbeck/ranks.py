@@ -14,7 +14,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -27,7 +27,10 @@ PATIENCE = timedelta(days=7)
 """Rank 0 may collect from an endpoint for long while the others wait."""
 
 FAREWELL_S = 10.0
-"""Longest wait of a rank that ends for the others to see why."""
+"""Longest wait for the rank that failed to say why."""
+
+GOODBYE_S = 1.0
+"""Longest wait of that rank for the others to see it; one in a collective sees it once this one is gone."""
 
 PIECE = 1 << 22  # the store takes 16 MiB at most
 
@@ -223,8 +226,7 @@ def _end_with_others() -> None:
     status = int(store.get(FAILED))
     with suppress(ValueError):  # the launcher stops all when one has ended; this one ends by itself
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _disconnect()
-    _wait_for(TOLD)
+    _wait(FAREWELL_S, lambda: store.check([TOLD]))
     with suppress(RuntimeError):
         store.add(GONE, 1)
     raise Ended(status)
@@ -239,11 +241,10 @@ def _fail(status: int) -> None:
                 _end_with_others()
                 time.sleep(0.05)
         store.set(FAILED, str(status))
-    except RuntimeError:
-        return  # nobody can be reached: say it here
+    except RuntimeError:  # rank 0, which held the store, is gone
+        raise Ended(status) from None
     with suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _disconnect()  # wakes those that wait for this rank in a collective
     atexit.register(_told)
 
 
@@ -251,7 +252,7 @@ def _told() -> None:
     """At the end of the rank that failed first: it has said why, so the others may go."""
     with suppress(RuntimeError):
         _store().set(TOLD, "")
-        _wait_for_count(GONE, world() - 1)
+        _wait(GOODBYE_S, lambda: int(_store().add(GONE, 0)) >= world() - 1)
 
 
 def _part() -> None:
@@ -266,26 +267,15 @@ def _part() -> None:
                 time.sleep(0.02)
         else:
             _store().add(parted, 1)
-    _disconnect(always=True)
-
-
-def _wait_for(key: str) -> None:
-    end = time.monotonic() + FAREWELL_S
-    with suppress(RuntimeError):
-        while not _store().check([key]) and time.monotonic() < end:
-            time.sleep(0.05)
-
-
-def _wait_for_count(key: str, count: int) -> None:
-    end = time.monotonic() + FAREWELL_S
-    while int(_store().add(key, 0)) < count and time.monotonic() < end:
-        time.sleep(0.05)
-
-
-def _disconnect(always: bool = False) -> None:
-    """Leave the process group. Only gloo lets go at any time; torchrun stops the ranks that use NCCL."""
     from torch import distributed
 
-    if distributed.is_initialized() and (always or distributed.get_backend() == "gloo"):
-        with suppress(RuntimeError):
-            distributed.destroy_process_group()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _wait(seconds: float, over: Callable[[], bool]) -> None:
+    """Wait until it is over, this long at most, or until the store is gone."""
+    end = time.monotonic() + seconds
+    with suppress(RuntimeError):
+        while not over() and time.monotonic() < end:
+            time.sleep(0.02)

@@ -61,7 +61,7 @@ class Single(Whole):
             yield receipt
 
 
-def remembered(model: Whole, path: Path, **key: str) -> Remembered:
+def remembered(model: Whole, path: Path, /, **key: str) -> Remembered:
     ask = model.ask if isinstance(model, Single) else None
     return Remembered(model, path, key=key or {"model": "m"}, ask=ask)
 
