@@ -136,6 +136,7 @@ def test_a_plot_is_a_file_of_its_own_and_the_same_bytes_every_time(demo: Path, t
     root = ElementTree.fromstring(first)
     space = "{http://www.w3.org/2000/svg}"
     assert root.tag == f"{space}svg", "a browser shows no SVG file without its name space"
+    assert (root.attrib["width"], root.attrib["height"]) == ("780", "130")
     style = "".join(root.find(f"{space}style").itertext())  # type: ignore[union-attr]
     used = {word for one in root.iter() for word in one.attrib.get("class", "").split()} - {"name"}
     assert used >= {"s0", "s1", "teacher", "whisker", "tick"}

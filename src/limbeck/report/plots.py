@@ -253,6 +253,8 @@ def standalone(svg: str) -> str:
     """An inline drawing as a file: with its name space, the page's light colours and a white ground."""
     series = "".join(f".s{number}{{fill:{colour}}}" for number, colour in enumerate(COLOURS))
     opening, rest = svg.split(">", 1)
-    opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    width, height = opening.split('"')[1].split()[2:]
+    space = f'xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+    opening = opening.replace("<svg ", f"<svg {space} ", 1)
     ground = '<rect width="100%" height="100%" fill="#fff"/>'
     return f"{opening}><style>{ALONE}{series}</style>{ground}{rest}\n"
