@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from limbeck import ranks
 from limbeck.exam import examine as run_exam
 from limbeck.exam import write_exam
+from limbeck.exam_facts import ExamFacts
 from limbeck.lm import Sampling
 from limbeck.recipe import ExamSettings
 from limbeck.run_folder import Stage, plan
@@ -68,5 +68,6 @@ def examine(
     )
 
 
-def _facts(context: Context, model: Model, split: str) -> Mapping[str, Any]:
-    return {**model.facts, "split": split, "task": context.recipe.task.name, "kind": context.kind}
+def _facts(context: Context, model: Model, split: str) -> ExamFacts:
+    """Who sat this exam, for the report."""
+    return ExamFacts(**model.facts, split=split, task=context.recipe.task.name, kind=context.kind)

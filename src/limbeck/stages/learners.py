@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.lm import Prompt
 from limbeck.lm.chunks import Chunks
-from limbeck.recipe import LearnerSettings, MentorSettings, StudentSettings
-from limbeck.records import Pieces, Problem
-from limbeck.run_folder import Stage, plan
+from limbeck.recipe import LearnerSettings
+from limbeck.records import Problem
+from limbeck.run_folder import Stage
+from limbeck.stages.asking import asking
+from limbeck.stages.context import Context
 from limbeck.stages.models import LOG, Opened, Question
 from limbeck.tasks.asking import Asking
 
@@ -64,28 +66,40 @@ class Learner:
         return shared | {"seed": self.seed} | dict(self.own)
 
 
-def student(name: str, settings: StudentSettings, seed: int, asking: Asking, own: Mapping[str, Any]) -> Learner:
-    """A student of the recipe with one of its seeds."""
-    return Learner("student", name, settings, seed, asking, settings.method, own)
+def student(context: Context, name: str, seed: int, own: Mapping[str, Any]) -> Learner:
+    """A student of the recipe with one of its seeds; `own` is its method's plan."""
+    settings = context.recipe.students[name]
+    return Learner(
+        "student",
+        name,
+        settings,
+        seed,
+        asking(context, settings),
+        settings.method,
+        {"method": settings.method, **own},
+    )
 
 
-def mentor_learner(name: str, settings: MentorSettings, asking: Asking) -> Learner:
+def mentor_learner(context: Context, name: str) -> Learner:
     """A mentor of the recipe."""
+    settings = context.recipe.mentors[name]
     chosen = {"rationales", "choose", "teacher_share"}
     own = {field: getattr(settings, field) for field in sorted(chosen)}
-    return Learner("mentor", name, settings, settings.seed, asking, "finetune-cot", own)
+    return Learner(
+        "mentor", name, settings, settings.seed, asking(context, settings), "finetune-cot", own
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model that was trained: its stage, who learned, and what the training counted.
+    """A model that was trained: its stage, who learned, and what the training counted (`training.json`).
 
     It can write and be examined (see `models.Model`), and another training can start from it.
     """
 
     stage: Stage
     learner: Learner
-    facts: Mapping[str, Any]
+    counted: Mapping[str, Any]
 
     @property
     def path(self) -> Path:
@@ -108,6 +122,19 @@ class Trained:
     @property
     def inputs(self) -> Mapping[str, str]:
         return {self.learner.role: self.stage.fingerprint}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        learner = self.learner
+        return {
+            "role": learner.role,
+            "name": learner.name,
+            "seed": learner.seed,
+            "round": learner.round,
+            "model": learner.settings.model,
+            "method": learner.method,
+            **self.counted,
+        }
 
     @property
     def shared(self) -> bool:

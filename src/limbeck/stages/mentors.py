@@ -14,7 +14,6 @@ from limbeck.lm import Sampling
 from limbeck.rationales import DUPLICATE, DUPLICATE_OF_TEACHER, audit, mark_dropped, select
 from limbeck.records import Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, plan
-from limbeck.stages.asking import asking
 from limbeck.stages.context import Context, once
 from limbeck.stages.examining import examine
 from limbeck.stages.learners import Trained, mentor_learner
@@ -48,7 +47,7 @@ def mentor(context: Context, name: str) -> Trained:
 
 def _mentor(context: Context, name: str) -> Trained:
     settings = context.recipe.mentors[name]
-    learner = mentor_learner(name, settings, asking(context, settings))
+    learner = mentor_learner(context, name)
 
     def pick(split: Split) -> Picked:
         found = taught(context, name, split)

@@ -69,7 +69,7 @@ class TeacherModel:
     @property
     def facts(self) -> dict[str, Any]:
         recipe = self.context.recipe
-        return {"role": "teacher", "name": self.name, "model": teacher_name(recipe)}
+        return {"role": "teacher", "name": "teacher", "model": teacher_name(recipe)}
 
     @property
     def shared(self) -> bool:
