@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ def test_what_is_drawn_depends_on_nothing_but_seed_prompt_and_index() -> None:
     assert drawn(PROMPTS[::-1], TWO, concurrency=1) == forward
     assert drawn(PROMPTS[3:4], TWO).items() < forward.items()
     assert not set(drawn(PROMPTS, Sampling(2, 0.7, seed=1)).values()) & set(forward.values())
+
+
+def test_a_prompt_brings_its_own_system_prompt() -> None:
+    server = Recorder()
+    prompts = [replace(PROMPTS[0], system="Be brief."), PROMPTS[1]]
+    list(teacher(server, system="Be long.", concurrency=1)(prompts, Sampling()))
+    assert [body["messages"][0] for body in server.bodies] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "system", "content": "Be long."},
+    ]
+    with pytest.raises(RecipeError, match="no place at the completions endpoint"):
+        list(teacher(server, endpoint="completions")(prompts, Sampling()))
 
 
 def test_seeds_do_not_run_into_each_other() -> None:

@@ -378,6 +378,11 @@ def test_a_prompt_without_tokens_is_named() -> None:
         LocalModel(loaded())([Prompt("void", "void", "")], Sampling())
 
 
+def test_a_system_prompt_beside_the_text_is_refused_not_skipped() -> None:
+    with pytest.raises(InputError, match="prompt p: its system prompt stands apart; render it"):
+        LocalModel(loaded())([Prompt("p", "p", "Ada", system="Be brief.")], Sampling())
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [

@@ -15,7 +15,7 @@ import pytest
 from limbeck.errors import DataError, DiskError, RunInUseError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.cost import Receipt, Request
-from limbeck.lm.remember import Remembered, ledger_of
+from limbeck.lm.remember import Entry, Remembered, ledger_of
 
 PROMPTS = [Prompt(f"p{i}", f"p{i}", f"What is {i} + {i}?") for i in range(5)]
 FOUR = Sampling(n=4, temperature=0.7)
@@ -61,9 +61,9 @@ class Single(Whole):
             yield receipt
 
 
-def remembered(model: Whole, path: Path, **key: str) -> Remembered:
-    ask = model.ask if isinstance(model, Single) else None
-    return Remembered(model, path, key=key or {"model": "m"}, ask=ask)
+def remembered(asked: Whole, path: Path, **key: str) -> Remembered:
+    ask = asked.ask if isinstance(asked, Single) else None
+    return Remembered(asked, path, key=key or {"model": "m"}, ask=ask)
 
 
 @pytest.mark.parametrize("kind", [Whole, Single])
@@ -160,6 +160,25 @@ def test_two_problems_with_one_text_get_completions_of_their_own(tmp_path: Path)
     first = list(remembered(Single(), tmp_path / "log.jsonl")(twins, FOUR))
     assert len({c.text for c in first}) == 8
     assert list(remembered(Single(lives=0), tmp_path / "log.jsonl")(twins, FOUR)) == first
+
+
+def test_answers_paid_for_by_earlier_versions_are_found_again(tmp_path: Path) -> None:
+    """The keys that 0.1.0 wrote; a system prompt of the prompt's own makes another one."""
+    log = tmp_path / "log.jsonl"
+    sampling = Sampling(n=2, temperature=0.7, max_tokens=50)
+    keys = ["6be0246f11361207b265efdd1cf05f72", "2e4577591655a706511d59fd0096b534"]
+    for index, key in enumerate(keys):
+        entry = Entry(
+            key=key, prompt_id="p0", index=index, text="old", tokens=1, truncated=False, cost_usd=0.0
+        )
+        with log.open("a") as stream:
+            stream.write(entry.model_dump_json() + "\n")
+    identity = {"where": "http://teacher.test/v1", "model": "big", "system": None}
+    memory = Remembered(Whole(), log, key=identity)
+    prompt = Prompt("p0", "p0", "What is 0 + 0?")
+    assert [one.text for one in memory([prompt], sampling)] == ["old", "old"]
+    assert len(memory.missing([replace(prompt, system="Be brief.")], sampling)) == 2
+    assert not memory.missing([replace(prompt, problem_id="p", about="m")], sampling)
 
 
 def test_two_prompts_with_one_id_are_refused(tmp_path: Path) -> None:
