@@ -58,10 +58,7 @@ def examine(
     """
     if not problems:
         raise InputError("no problems to examine on; choose a split that has some")
-    asked = by_id(prompts)
-    per_problem = Counter(prompt.problem_id for prompt in prompts)
-    if per_problem.keys() != {problem.id for problem in problems}:
-        raise ValueError("prompts and problems do not match: every problem needs a prompt, and no other")
+    asked = _prompts_of(problems, prompts)
     answers: dict[str, list[Completion]] = defaultdict(list)
     clock = time.monotonic()
     arrived, before = 0, _recalled(complete)
@@ -78,14 +75,26 @@ def examine(
     seconds = complete.seconds if isinstance(complete, Chunks) else time.monotonic() - clock
     if isinstance(complete, Remembered) and _recalled(complete) > before:
         timed = False  # it would be the speed of reading a file
-    said: dict[str, list[Completion]] = defaultdict(list)
-    for prompt_id, prompt in asked.items():
-        said[prompt.problem_id] += answers[prompt_id]
+    said = {own: [one for prompt in asked[own] for one in answers[prompt.id]] for own in asked}
     predictions = [predict(problem, kind, said[problem.id]) for problem in problems]
     completions = [completion for group in said.values() for completion in group]
-    votes = sampling.n * max(per_problem.values())
+    votes = sampling.n * max(map(len, asked.values()))
     summary = metrics(complete.name, predictions, completions, seconds, votes, timed=timed)
     return predictions, summary
+
+
+def _prompts_of(problems: Sequence[Problem], prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+    """Prompts by the problem's id.
+
+    Raises:
+        ValueError: a problem without a prompt, a prompt without its problem, or two of one id.
+    """
+    asked: dict[str, list[Prompt]] = {problem.id: [] for problem in problems}
+    for prompt in by_id(prompts).values():
+        asked.setdefault(prompt.problem_id, []).append(prompt)
+    if len(asked) != len({problem.id for problem in problems}) or not all(asked.values()):
+        raise ValueError("prompts and problems do not match: every problem needs a prompt, and no other")
+    return asked
 
 
 def _recalled(complete: Complete) -> int:

@@ -14,11 +14,11 @@ from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.asking import (
     Asking,
     about_model,
-    first_words,
     learner_asking,
     rendered,
     teacher_asking,
 )
+from limbeck.tasks.cutting import first_words
 from limbeck.tasks.prompts import FORMATS, chat, render, teacher_prompt
 from limbeck.tasks.settings import PromptSettings
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.lm import Prompt
 from limbeck.records import Demonstration, Example, Pieces, Problem, first_problem
 from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.cutting import cut
 from limbeck.tasks.prompts import (
     FORMATS,
     TEACHER_TEMPLATE,
@@ -109,10 +111,9 @@ class Asking:
     def text(self, tokenizer: ChatTokenizer | None, pieces: Pieces, room: int | None = None) -> str:
         """The text that is tokenised.
 
-        What is longer than the room loses words from the end of its last passage, that
-        passage, the one before it, …, then its demonstrations from the first: never the
-        question or the instruction. One that even so does not fit is returned as short
-        as it gets; training leaves it out and says so, a model that is asked refuses it.
+        What is longer than the room is cut (see `tasks.cutting`). One that even so does not
+        fit is returned as short as it gets: training leaves it out and says so, a model
+        that is asked refuses it.
 
         Args:
             tokenizer: needed for format `chat`, and where there is a room.
@@ -123,35 +124,10 @@ class Asking:
             ModelError: format `chat` and the tokenizer has no chat template.
             RecipeError: a piece without a place in the template, or a place that nothing fills.
         """
-        whole = self._whole(tokenizer, pieces)
         if room is None or tokenizer is None or not (pieces.passages or pieces.examples):
-            return whole
-        if _length(tokenizer, whole) <= room:
-            return whole
-        bare = self._whole(tokenizer, pieces.model_copy(update={"passages": ()}))
-        if pieces.passages and _length(tokenizer, bare) <= room:
-            return self._some_words(tokenizer, pieces, room, bare)
-        for first in range(1, len(pieces.examples) + 1):
-            bare = self._whole(
-                tokenizer, pieces.model_copy(update={"passages": (), "examples": pieces.examples[first:]})
-            )
-            if _length(tokenizer, bare) <= room:
-                break
-        return bare
-
-    def _some_words(self, tokenizer: ChatTokenizer, pieces: Pieces, room: int, bare: str) -> str:
-        """The text with as many words of its passages as the room holds; `bare` is the one with none."""
-        words = sum(len(passage.split()) for passage in pieces.passages)
-        best, fits, too_many = bare, 0, words
-        while too_many - fits > 1:
-            middle = (fits + too_many) // 2
-            some = pieces.model_copy(update={"passages": first_words(pieces.passages, middle)})
-            text = self._whole(tokenizer, some)
-            if _length(tokenizer, text) <= room:
-                best, fits = text, middle
-            else:
-                too_many = middle
-        return best
+            return self._whole(tokenizer, pieces)
+        made, counted = partial(self._whole, tokenizer), partial(_length, tokenizer)
+        return cut(pieces, room, made, counted)
 
     def _whole(self, tokenizer: ChatTokenizer | None, pieces: Pieces) -> str:
         if self.format != "chat":
@@ -391,28 +367,6 @@ def rendered(
             room -= len(written) + 1
         made.append(example.model_copy(update={"prompt": asking.text(tokenizer, pieces, room)}))
     return made
-
-
-def first_words(passages: Sequence[str], count: int) -> tuple[str, ...]:
-    """The first so many words of passages, cut behind a word; passages without any are left out.
-
-    >>> first_words(["one  two", "three four"], 3)
-    ('one  two', 'three')
-    """
-    kept = []
-    for passage in passages:
-        words = passage.split()
-        if count <= 0:
-            break
-        if len(words) <= count:
-            kept.append(passage)
-        else:
-            end = 0
-            for word in words[:count]:
-                end = passage.index(word, end) + len(word)
-            kept.append(passage[:end])
-        count -= len(words)
-    return tuple(kept)
 
 
 def _length(tokenizer: ChatTokenizer, text: str) -> int:
