@@ -86,11 +86,20 @@ class Prediction(Record):
 
 
 class Example(Record):
-    """One training example; the columns are those of the ecosystem's trainers."""
+    """One training example; the columns are those of the ecosystem's trainers.
+
+    `answer_span` is where the final answer stands in `completion`, in characters. A loss part knows
+    an example by its `role`. An example that is not `scored` is in the batch (its states and its
+    span can be used) without a token loss of its own; `weight` is that of its tokens in such losses.
+    """
 
     problem_id: str
     prompt: str
     completion: str
+    answer_span: tuple[int, int] | None = None
+    role: str = ""
+    scored: bool = True
+    weight: float = 1.0
 
 
 R = TypeVar("R", bound=Record)
