@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from limbeck.objectives.align import IGNORED
 from limbeck.training.collate import Row, RowGroup
 from limbeck.training.groups import Draw
-from limbeck.training.sampler import GroupSampler, Size
+from limbeck.training.sampler import GroupSampler, Size, on_grid_size
 
 Floats = NDArray[np.float64]
 
@@ -83,10 +83,10 @@ def correction(
     widths = np.repeat([size.rows * sum(size.lengths) for size in sizes], np.diff(starts))
     epochs = max(2, round(SAMPLES / len(counts)))
     wanted = _at_random(_steps(groups, at_random, draw, starts, epochs), counts, widths)
-    classes = np.unique([(size.rows, *size.lengths) for size in sizes], axis=0, return_inverse=True)[1]
-    found = _by_length(
-        _steps(groups, by_length, draw, starts, epochs), scored * expected, np.repeat(classes, np.diff(starts))
-    )
+    grid = [on_grid_size(size) for size in sizes]
+    classes = np.unique([(size.rows, *size.lengths) for size in grid], axis=0, return_inverse=True)[1]
+    steps = _steps(groups, by_length, draw, starts, epochs)
+    found = _by_length(steps, scored * expected, np.repeat(classes, np.diff(starts)))
     # Where a limit of tokens cuts, epochs by length have fewer steps: each still adds up to 1.
     factors = wanted / found * (by_length.steps_per_epoch / at_random.steps_per_epoch)
     parts = np.split(np.where(scored, factors, 1.0), starts[1:-1])

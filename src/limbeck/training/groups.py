@@ -40,9 +40,9 @@ class Draw:
 
     Example:
         >>> Draw({"": 2}).chosen("p1", ["", "", ""], seed=0, epoch=0)
-        (0, 2)
+        (1, 2)
         >>> Draw({"positive": 1}).chosen("p1", ["anchor", "positive", "positive"], seed=0, epoch=1)
-        (0, 1)
+        (0, 2)
     """
 
     per_role: Mapping[str, int] = field(default_factory=dict)
