@@ -169,7 +169,7 @@ def by_library(loaded: Loaded, texts: list[str]) -> list[tuple[str, int]]:
 
 def by_limbeck(loaded: Loaded, texts: list[str]) -> list[tuple[str, int]]:
     """The same through `LocalModel`."""
-    asked = [Prompt(str(number), text) for number, text in enumerate(texts)]
+    asked = [Prompt(str(number), str(number), text) for number, text in enumerate(texts)]
     done = {c.prompt_id: (c.text, c.tokens) for c in LocalModel(loaded)(asked, Sampling(max_tokens=LONGEST))}
     return [done[prompt.id] for prompt in asked]
 

@@ -68,7 +68,7 @@ def problems_of(split: Any, count: int) -> list[Problem]:
 def examples_of(problems: Sequence[Problem], per_problem: int) -> list[Example]:
     """Correct rationales of the offline teacher."""
     teacher, shape = OfflineTeacher(TASK, 0.0, 0.0, 0), FORMATS[FORM]
-    prompts = [Prompt(problem.id, teacher_prompt(problem, "yes-no")) for problem in problems]
+    prompts = [Prompt(problem.id, problem.id, teacher_prompt(problem, "yes-no")) for problem in problems]
     by_id = {problem.id: problem for problem in problems}
     return [
         Example(

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "limbeck"
 
 # From the ground up; a module imports from its own floor or a lower one.
 FLOORS = [
-    {"errors", "records", "objectives", "progress", "statistics"},
+    {"errors", "records", "exam_facts", "objectives", "progress", "statistics"},
     {"recipe", "run", "tasks", "spans", "lm", "knowledge"},
     {"rationales", "rationale_files", "published", "training", "evaluate", "report"},
     {"soft_labels"},
@@ -97,6 +97,7 @@ def test_shift_and_mask_stand_in_align_only() -> None:
     [
         "limbeck",
         "limbeck.recipe",
+        "limbeck.exam_facts",
         "limbeck.methods",
         "limbeck.tasks.generated",
         "limbeck.cli",

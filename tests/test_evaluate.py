@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import InputError, ModelError
-from limbeck.evaluate import about_student, examine, majority, predict
+from limbeck.evaluate import examine, majority, predict
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.remember import Remembered
 from limbeck.records import Problem
+from limbeck.tasks.asking import about_model
 
 GREEDY = Sampling()
 SUM = Problem(id="sum", question="What is 20 + 5?", answer="25")
@@ -19,6 +20,11 @@ SUM = Problem(id="sum", question="What is 20 + 5?", answer="25")
 
 def said(*texts: str, problem: str = "sum") -> list[Completion]:
     return [Completion(problem, index, text, tokens=4) for index, text in enumerate(texts)]
+
+
+def ask(problems: Sequence[Problem]) -> list[Prompt]:
+    """The only prompt of each."""
+    return [Prompt(problem.id, problem.id, problem.question) for problem in problems]
 
 
 class Speaker:
@@ -84,7 +90,7 @@ def test_nothing_leaves_the_denominator() -> None:
     """Of four problems one is right, one wrong, one unreadable, and to one nothing came."""
     problems = [SUM.model_copy(update={"id": name}) for name in ("right", "wrong", "unread", "missing")]
     model = Speaker({"right": ["The answer is 25."], "wrong": ["The answer is 7."], "unread": [""]})
-    predictions, summary = examine(model, problems, "number", lambda p: p.question, GREEDY)
+    predictions, summary = examine(model, problems, "number", ask(problems), GREEDY)
     assert [prediction.problem_id for prediction in predictions] == ["right", "wrong", "unread", "missing"]
     assert {key: summary[key] for key in ("problems", "correct", "accuracy", "votes")} == {
         "problems": 4,
@@ -101,15 +107,44 @@ def test_nothing_leaves_the_denominator() -> None:
 
 def test_tokens_are_per_completion_and_not_per_vote_asked_for() -> None:
     model = Speaker({"sum": ["The answer is 25.", "The answer is 7."]})
-    _, summary = examine(model, [SUM], "number", lambda p: "?", Sampling(n=5, temperature=1.0))
+    _, summary = examine(model, [SUM], "number", ask([SUM]), Sampling(n=5, temperature=1.0))
     assert (summary["mean_tokens"], summary["votes"]) == (10, 5)
-    _, nothing = examine(Speaker({}), [SUM], "number", lambda p: "?", GREEDY)
+    _, nothing = examine(Speaker({}), [SUM], "number", ask([SUM]), GREEDY)
     assert (nothing["mean_tokens"], nothing["accuracy"]) == (0, 0)
+
+
+def test_all_prompts_of_a_problem_vote_together() -> None:
+    """Three passages, two votes each: one majority, in the order of index and prompt."""
+    other = SUM.model_copy(update={"id": "other"})
+    prompts = [Prompt(f"sum#{n}", "sum", f"Passage {n}. What is 20 + 5?", about=f"p{n}") for n in range(3)]
+    prompts += ask([other])
+    model = Speaker(
+        {
+            "sum#0": ["The answer is 7.", "The answer is 25."],
+            "sum#1": ["hm", "The answer is 7."],
+            "sum#2": ["The answer is 25.", "The answer is 25.0."],
+            "other": ["The answer is 25.", "The answer is 1."],
+        }
+    )
+    some = Sampling(n=2, temperature=1.0)
+    predictions, summary = examine(model, [SUM, other], "number", prompts, some)
+    assert [one.problem_id for one in predictions] == ["sum", "other"]
+    assert predictions[0].votes == ("7", None, "25", "25", "7", "25")
+    assert predictions[0].correct and predictions[1].votes == ("25", "1")
+    assert (summary["problems"], summary["votes"]) == (2, 6)
+
+
+def test_every_problem_needs_a_prompt_and_every_prompt_its_problem() -> None:
+    for problems, prompts in (([SUM], []), ([SUM], [Prompt("a", "a", "?"), *ask([SUM])])):
+        with pytest.raises(ValueError, match="do not match"):
+            examine(Speaker({}), problems, "number", prompts, GREEDY)
+    with pytest.raises(ValueError, match="same id"):
+        examine(Speaker({}), [SUM], "number", ask([SUM]) * 2, GREEDY)
 
 
 def test_no_problems_is_a_sentence() -> None:
     with pytest.raises(InputError, match="no problems to examine"):
-        examine(Speaker({}), [], "number", lambda p: "?", GREEDY)
+        examine(Speaker({}), [], "number", ask([]), GREEDY)
 
 
 def test_an_exam_left_early_closes_the_speaker() -> None:
@@ -124,7 +159,7 @@ def test_an_exam_left_early_closes_the_speaker() -> None:
 
     model = Speaker({"sum": ["25"]})
     with pytest.raises(KeyboardInterrupt):
-        examine(model, [SUM], "number", lambda p: "?", GREEDY, track=lambda what, total: Broken())
+        examine(model, [SUM], "number", ask([SUM]), GREEDY, track=lambda what, total: Broken())
     assert model.closed
 
 
@@ -135,7 +170,7 @@ def test_a_speed_is_told_only_where_it_was_measured(tmp_path: Path) -> None:
 
     def exam(some: Sequence[Problem], *, timed: bool = True) -> float:
         remembered = Remembered(model, log, key={"name": "model"})
-        _, summary = examine(remembered, some, "number", lambda p: "?", GREEDY, timed=timed)
+        _, summary = examine(remembered, some, "number", ask(some), GREEDY, timed=timed)
         return float(summary["tokens_per_s"])
 
     assert exam(problems[:1], timed=False) == 0, "words are no tokens"
@@ -161,15 +196,15 @@ def test_progress_begins_behind_what_was_read_back(tmp_path: Path) -> None:
     for expected in ([0, 1, 2, 3, 4, 5], [3, 4, 5]):
         seen = Seen()
         model = Chunks(Speaker(texts), log, size=3)
-        examine(model, problems, "number", lambda p: "?", GREEDY, track=lambda *_, seen=seen: seen)
+        examine(model, problems, "number", ask(problems), GREEDY, track=lambda *_, seen=seen: seen)
         assert seen == expected
         log.write_text(log.read_text().split("\n")[0] + "\n")
 
 
 def test_what_a_student_folder_says(tmp_path: Path) -> None:
-    assert about_student(str(tmp_path)) == {}
+    assert about_model(str(tmp_path)) == {}
     (tmp_path / "limbeck.json").write_text(json.dumps({"format": "arrow", "max_tokens": 7, "task": "own"}))
-    assert about_student(str(tmp_path)) == {"format": "arrow", "max_tokens": 7, "task": "own"}
+    assert about_model(str(tmp_path)) == {"format": "arrow", "max_tokens": 7, "task": "own"}
 
 
 @pytest.mark.parametrize(
@@ -191,4 +226,4 @@ def test_what_a_student_folder_says(tmp_path: Path) -> None:
 def test_a_damaged_student_folder_is_named_with_the_fix(tmp_path: Path, text: str) -> None:
     (tmp_path / "limbeck.json").write_text(text)
     with pytest.raises(ModelError, match=r"limbeck\.json: .*delete the file"):
-        about_student(str(tmp_path))
+        about_model(str(tmp_path))

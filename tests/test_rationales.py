@@ -2,12 +2,13 @@
 
 import itertools
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from limbeck.errors import DataError
-from limbeck.lm import Completion
+from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.rationale_files import read_rationales
 from limbeck.rationales import (
     DUPLICATE,
@@ -18,6 +19,7 @@ from limbeck.rationales import (
     TRUNCATED,
     WRONG,
     audit,
+    collect,
     false_equations,
     grade,
     jaccard,
@@ -27,7 +29,7 @@ from limbeck.rationales import (
     similarity,
     trigrams,
 )
-from limbeck.records import Problem, Rationale
+from limbeck.records import Problem, Rationale, write_jsonl
 from limbeck.tasks.settings import built_in
 
 PROBLEMS = [
@@ -56,6 +58,57 @@ def test_grading_compares_with_gold_and_keeps_every_completion() -> None:
     ]
     assert graded[0].reasoning == "1 + 1 = 2." and graded[0].completion == completions[0].text
     assert graded[2].truncated and graded[0].source == "teacher"
+
+
+class Writer:
+    """Answers every prompt with its text and the index, last prompt first."""
+
+    name = "writer"
+
+    def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        for prompt in reversed(prompts):
+            for index in reversed(range(sampling.n)):
+                yield Completion(prompt.id, index, f"{prompt.text} {index}. The answer is 2.", 3)
+
+
+def test_several_prompts_of_a_problem_are_collected_and_graded_apart() -> None:
+    """Two mistakes of problem 1, none of 2, one prompt of 3."""
+    prompts = [
+        Prompt("1#a", "1", "Sum it", about="a"),
+        Prompt("3", "3", "Sum it"),
+        Prompt("1#b", "1", "Sum it", about="b"),
+    ]
+    completions = collect(prompts, Writer(), Sampling(n=2, temperature=1.0))
+    assert [(one.prompt_id, one.index) for one in completions] == [
+        *[("1#a", 0), ("1#a", 1)],
+        *[("3", 0), ("3", 1)],
+        *[("1#b", 0), ("1#b", 1)],
+    ]
+    graded = grade(PROBLEMS, "number", completions, "t", prompts=prompts)
+    assert [(r.problem_id, r.index, r.about, r.correct) for r in graded] == [
+        *[("1", 0, "a", True), ("1", 1, "a", True)],
+        *[("3", 0, "", False), ("3", 1, "", False)],
+        *[("1", 2, "b", True), ("1", 3, "b", True)],
+    ]
+    backwards = grade(PROBLEMS, "number", completions[::-1], "t", prompts=prompts)
+    assert backwards[::-1] == graded, "indices do not depend on the order of arrival"
+    assert {r.dropped for r in mark_dropped(graded) if r.problem_id == "1"} == {None}
+    with pytest.raises(ValueError, match="same id"):
+        collect([prompts[0]] * 2, Writer(), Sampling())
+
+
+def test_equal_texts_about_different_mistakes_are_no_duplicates() -> None:
+    rationales = [rationale("a", about="m1"), rationale("a", about="m2"), rationale(" a", about="m1")]
+    assert [r.dropped for r in mark_dropped(rationales)] == [None, None, DUPLICATE]
+    assert [r.dropped for r in mark_dropped(rationales[1:2], known=rationales[:1])] == [None]
+
+
+def test_a_file_says_what_its_rationales_are_about(tmp_path: Path) -> None:
+    file = tmp_path / "graded.jsonl"
+    written = [rationale("1 + 1 = 2.", about="m1"), rationale("So 2.", index=1)]
+    write_jsonl(file, written)
+    read = read_rationales(file, built_in("arithmetic"), PROBLEMS)
+    assert [(one.source, one.completion.index, one.about) for one in read] == [("t", 0, "m1"), ("t", 1, "")]
 
 
 @pytest.mark.parametrize(
@@ -225,9 +278,9 @@ def test_lines_join_by_problem_or_else_by_question(tmp_path: Path) -> None:
     file = tmp_path / "given.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_rationales(file, task, [*PROBLEMS, *twice]) == [
-        ("t", Completion("2", 4, "by id")),
-        ("given", Completion("3", 0, "by question")),
-        ("given", Completion("3", 1, "again")),
+        ("t", Completion("2", 4, "by id"), ""),
+        ("given", Completion("3", 0, "by question"), ""),
+        ("given", Completion("3", 1, "again"), ""),
     ]
     for line in ({"problem_id": "old", "question": "Which?"}, {"problem_id": "old", "question": "Else?"}):
         file.write_text(json.dumps({**line, "completion": "x"}) + "\n")

@@ -27,7 +27,7 @@ def test_the_ecosystem_reads_our_files(tmp_path: Path) -> None:
     table = datasets.load_dataset(
         "json", data_files=str(tmp_path / "e.jsonl"), cache_dir=str(tmp_path / "cache")
     )["train"]
-    assert table.column_names == ["problem_id", "prompt", "completion"]
+    assert table.column_names[:3] == ["problem_id", "prompt", "completion"]
     assert table[0]["prompt"] == ODD
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from limbeck.errors import DiskError, InputError, LimbeckError
-from limbeck.opening import about_task, live_track, model_folder, open_context, problems_of
+from limbeck.opening import model_folder
 
 INTERRUPTED = 130
 
@@ -38,6 +38,13 @@ RunFolder = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a teacher is paid.")]
 MaxCost = Annotated[
     float | None, typer.Option("--max-cost", metavar="USD", help="Never pay more than this in all.")
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="STAGE", help="End after this stage, such as mentors/large.")
+]
+Again = Annotated[
+    list[str] | None,
+    typer.Option("--again", metavar="STAGE", help="Run this stage again; may be given often."),
 ]
 TaskName = Annotated[
     str,
@@ -82,9 +89,9 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from limbeck import __version__
 
-        print(f"limbeck {version('limbeck')}")
+        print(f"limbeck {__version__}")
         raise typer.Exit
 
 
@@ -104,21 +111,19 @@ def run(
     out: RunFolder = None,
     yes: Yes = False,
     max_cost: MaxCost = None,
+    until: Until = None,
+    again: Again = None,
 ) -> None:
-    """The whole context: problems, rationales, training, exam, report. Resumes what was stopped."""
-    from limbeck import methods, report
+    """Everything from problems to exams, and a report. Goes on where it was stopped."""
+    from limbeck import actions, ranks, report
     from limbeck.report import console
-    from limbeck.stages import rationales as stages
 
-    with open_context(recipe, overrides, out, yes, max_cost) as context:
-        stages.examine_teacher(context)
-        methods.distil(context)
-        folder = context.run.folder
-        found = report.contestants([folder])
-        page = folder / "report.html"
-        report.write_report([folder], page)
-        console.print_results([folder], found, None)
-        print(f"report: {page}")
+    folder = actions.run(
+        recipe, overrides or (), out=out, yes=yes, max_cost=max_cost, until=until, again=tuple(again or ())
+    )
+    if ranks.main() and report.contestants([folder]):
+        console.print_results([folder], report.contestants([folder]), None)
+        print(f"report: {folder / 'report.html'}")
 
 
 @app.command()
@@ -128,19 +133,21 @@ def collect(
     out: RunFolder = None,
     yes: Yes = False,
     max_cost: MaxCost = None,
+    again: Again = None,
 ) -> None:
     """Teacher rationales only: estimate first, then collect, grade and audit."""
+    from limbeck import actions, ranks
     from limbeck.recipe import load_recipe
     from limbeck.report import console
-    from limbeck.stages import rationales as stages
 
-    teacher = load_recipe(recipe, overrides or ()).teacher
-    if teacher.kind == "given":
+    if ranks.main() and load_recipe(recipe, overrides or ()).teacher.kind == "given":
         print("the rationales are given in the data: nothing to collect, they are only graded")
-    with open_context(recipe, overrides, out, yes, max_cost) as context:
-        found = stages.rationales(context)
-        console.print_audit(found.stage.folder / "audit.json")
-        print(f"rationales: {found.stage.folder / 'graded.jsonl'}")
+    folder = actions.collect(
+        recipe, overrides or (), out=out, yes=yes, max_cost=max_cost, again=tuple(again or ())
+    )
+    if ranks.main():
+        console.print_audit(folder / "audit.json")
+        print(f"rationales: {folder / 'graded.jsonl'}")
 
 
 @app.command()
@@ -160,17 +167,16 @@ def grade(
     out: Annotated[Path | None, typer.Option("--out", help="Write the graded rationales here.")] = None,
 ) -> None:
     """Audit a file of rationales: how many are correct, what is dropped and why, how diverse they are."""
-    from limbeck.rationales import grade_file
+    from limbeck import actions
     from limbeck.records import write_jsonl
     from limbeck.report import console
 
-    about = about_task(task, overrides)
-    rule = keep or about.rationales.keep
-    drop = drop_false_equations or about.rationales.drop_false_equations
-    filtered, summary = grade_file(file, about.task, about.seed, keep=rule, drop_false_equations=drop)
+    graded, summary = actions.grade(
+        file, task, overrides or (), keep=keep, drop_false_equations=drop_false_equations
+    )
     console.print_table(summary)
     if out:
-        write_jsonl(out, filtered)
+        write_jsonl(out, graded)
         print(f"graded rationales: {out}")
 
 
@@ -221,33 +227,34 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
-    from limbeck import report
-    from limbeck.evaluate import examine_model, write_exam
-    from limbeck.lm import Sampling
+    from limbeck import actions, ranks, report
     from limbeck.report import console
-    from limbeck.tasks.settings import task_kind
 
-    about = about_task(task, overrides)
-    exam, count = about.exam, votes or about.exam.votes
-    inside = [folder for folder in (out, *out.resolve().parents) if (folder / "run.lock").exists()]
-    if inside or (out.exists() and any(out.iterdir()) and not (out / "metrics.json").exists()):
-        raise InputError(f"{out}: is part of a run or holds other files; name a new folder with --out")
-    temperature = exam.temperature if count > 1 else 0.0
-    sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
-    problems = problems_of(about.task, about.seed, split)[:limit]
-    predictions, summary = examine_model(
-        model_folder(model),
-        problems,
-        task_kind(about.task),
-        sampling,
+    actions.evaluate(
+        model,
+        task,
+        overrides or (),
+        out=out,
+        split=split,
+        limit=limit,
+        votes=votes,
         form=form,
         device=device,
-        max_rows=exam.batch_size,
-        track=live_track(),
     )
-    write_exam(out, predictions, {**summary, "split": split})
-    console.show(report.results_table(report.contestants([out])))
-    print(f"predictions: {out / 'predictions.jsonl'}")
+    if ranks.main():
+        console.show(report.results_table(report.contestants([out])))
+        print(f"predictions: {out / 'predictions.jsonl'}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A student's or model's folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The new model folder.")],
+) -> None:
+    """Write an ordinary model folder: an adapter is merged into its base."""
+    from limbeck import actions
+
+    print(f"model: {actions.export(model, out)}")
 
 
 @app.command()
@@ -317,11 +324,15 @@ def methods() -> None:
     """List the methods and their settings."""
     from rich.table import Table
 
-    from limbeck.methods import METHODS
+    from limbeck.methods import built_in, find_method, installed
     from limbeck.report import console
 
     table = Table("method", "what", "paper", "settings", title="methods")
-    for name, method in METHODS.items():
+    for name in [*built_in(), *installed()]:
+        method = find_method(name)
         fields = method.settings.model_fields.items()
-        table.add_row(name, method.summary, method.paper, ", ".join(f"{k}={f.default}" for k, f in fields))
+        table.add_row(
+            name, method.summary, method.paper, ", ".join(f"{k}={f.get_default()}" for k, f in fields)
+        )
     console.show(table)
+    print("a method of your own: `method: ./mine.py` in a recipe; docs/architecture.md shows one")

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.errors import InputError, ModelError
-from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
+from limbeck.errors import InputError
+from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.remember import Remembered
 from limbeck.progress import SILENT, Track
 from limbeck.records import Prediction, Problem, write_json, write_jsonl
 from limbeck.statistics import wilson
 from limbeck.tasks.answers import AnswerKind, grade, same
-from limbeck.tasks.prompts import FORMATS, render
+from limbeck.tasks.asking import ABOUT, Asking, about_model
+from limbeck.tasks.prompts import known_format
 
 if TYPE_CHECKING:
     from limbeck.lm.load import Loaded
-
-ABOUT = "limbeck.json"
-"""File in a student's model folder: {"task", "kind", "format", "max_tokens"}."""
 
 
 def examine(
     complete: Complete,
     problems: Sequence[Problem],
     kind: AnswerKind,
-    ask: Callable[[Problem], str],
+    prompts: Sequence[Prompt],
     sampling: Sampling,
     *,
     track: Track = SILENT,
@@ -39,11 +35,14 @@ def examine(
 ) -> tuple[list[Prediction], dict[str, Any]]:
     """Let `complete` answer every problem, greedily or by majority of `sampling.n` votes.
 
+    A problem may have several prompts, one per passage say: all their completions
+    vote together, in the order of their indices, then of the prompts.
+
     Args:
         complete: who is examined.
         problems: of one split.
         kind: the answer kind that extracts and compares.
-        ask: problem -> the prompt's text.
+        prompts: at least one of every problem.
         sampling: `n` > 1 votes (self-consistency) and needs a temperature above 0.
         track: shows the progress.
         timed: False where tokens per second mean nothing (the offline teacher counts words).
@@ -55,10 +54,11 @@ def examine(
 
     Raises:
         InputError: no problems.
+        ValueError: a problem without a prompt, a prompt without its problem, or two of one id.
     """
     if not problems:
         raise InputError("no problems to examine on; choose a split that has some")
-    prompts = [Prompt(problem.id, ask(problem)) for problem in problems]
+    asked = _prompts_of(problems, prompts)
     answers: dict[str, list[Completion]] = defaultdict(list)
     clock = time.monotonic()
     arrived, before = 0, _recalled(complete)
@@ -75,10 +75,26 @@ def examine(
     seconds = complete.seconds if isinstance(complete, Chunks) else time.monotonic() - clock
     if isinstance(complete, Remembered) and _recalled(complete) > before:
         timed = False  # it would be the speed of reading a file
-    predictions = [predict(problem, kind, answers[problem.id]) for problem in problems]
-    completions = [completion for group in answers.values() for completion in group]
-    summary = metrics(complete.name, predictions, completions, seconds, sampling.n, timed=timed)
+    said = {own: [one for prompt in asked[own] for one in answers[prompt.id]] for own in asked}
+    predictions = [predict(problem, kind, said[problem.id]) for problem in problems]
+    completions = [completion for group in said.values() for completion in group]
+    votes = sampling.n * max(map(len, asked.values()))
+    summary = metrics(complete.name, predictions, completions, seconds, votes, timed=timed)
     return predictions, summary
+
+
+def _prompts_of(problems: Sequence[Problem], prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+    """Prompts by the problem's id.
+
+    Raises:
+        ValueError: a problem without a prompt, a prompt without its problem, or two of one id.
+    """
+    asked: dict[str, list[Prompt]] = {problem.id: [] for problem in problems}
+    for prompt in by_id(prompts).values():
+        asked.setdefault(prompt.problem_id, []).append(prompt)
+    if len(asked) != len({problem.id for problem in problems}) or not all(asked.values()):
+        raise ValueError("prompts and problems do not match: every problem needs a prompt, and no other")
+    return asked
 
 
 def _recalled(complete: Complete) -> int:
@@ -169,56 +185,76 @@ def examine_model(
     max_rows: int = 64,
     track: Track = SILENT,
 ) -> tuple[list[Prediction], dict[str, Any]]:
-    """Load a model by name or folder and examine it; the prompt format is the one it was trained with."""
+    """Load a model by name or folder and examine it; its prompts are those it was trained with.
+
+    Raises:
+        ModelError: its folder does not say what its prompts need, or it cannot be loaded.
+        InputError: its prompts need what is not here, such as knowledge.
+        RecipeError: `form` does not go with its prompts.
+    """
     from limbeck.lm.load import load
     from limbeck.lm.local import LocalModel
 
+    asking = asking_of(model, form)
     loaded = load(model, device=device)
-    asked = partial(student_prompt, loaded, form or about_student(model).get("format", "plain"))
-    return examine(LocalModel(loaded, max_rows=max_rows), problems, kind, asked, sampling, track=track)
+    prompts = student_prompts(loaded, asking, problems, sampling.max_tokens)
+    return examine(LocalModel(loaded, max_rows=max_rows), problems, kind, prompts, sampling, track=track)
 
 
 def answer_one(
     model: str, question: str, max_tokens: int, *, form: str | None = None, device: str = "auto"
 ) -> str:
-    """What a model says, greedily, to one question."""
+    """What a model says, greedily, to one question.
+
+    Raises:
+        As `examine_model`.
+    """
     from limbeck.lm.load import load
     from limbeck.lm.local import LocalModel
 
+    asking = asking_of(model, form)
     loaded = load(model, device=device)
     asked = Problem(id="question", question=question, answer="?")
-    prompt = student_prompt(loaded, form or about_student(model).get("format", "plain"), asked)
-    sampling = Sampling(max_tokens=max_tokens)
-    return next(iter(LocalModel(loaded)([Prompt("question", prompt)], sampling))).text
+    prompts = student_prompts(loaded, asking, [asked], max_tokens)
+    return next(iter(LocalModel(loaded)(prompts, Sampling(max_tokens=max_tokens)))).text
 
 
-def student_prompt(loaded: Loaded, form: str, problem: Problem) -> str:
-    """The rendered prompt a student of this format is trained and examined with."""
-    return render(loaded.tokenizer, form, FORMATS[form].prompt(problem))
-
-
-def about_student(model: str) -> dict[str, Any]:
-    """What `limbeck.json` in a model folder says: format, kind, max_tokens, task; {} when it has none.
+def asking_of(model: str, form: str | None = None) -> Asking:
+    """How a model is asked: as its folder says, or in the format named.
 
     Raises:
-        ModelError: it is damaged, or names a format or a max_tokens that cannot be.
+        ModelError, RecipeError: as `examine_model`.
     """
-    path = Path(model) / ABOUT
-    if not path.is_file():
-        return {}
-    fix = "fix it, or delete the file and name the prompt format with --format"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ModelError(f"{path}: not JSON; {fix}") from None
-    if not isinstance(about, dict):
-        raise ModelError(f"{path}: not a JSON object; {fix}")
-    form, room = about.get("format", "plain"), about.get("max_tokens", 1)
-    if not isinstance(form, str) or form not in FORMATS:
-        raise ModelError(f"{path}: format {form!r} is none of {', '.join(FORMATS)}; {fix}")
-    if isinstance(room, bool) or not isinstance(room, int) or room < 1:
-        raise ModelError(f"{path}: max_tokens {room!r} is no whole number above 0; {fix}")
-    return about
+    about = about_model(model)
+    if form is not None and not about:
+        return Asking(known_format(form).name)
+    asking = Asking.of_about(about, Path(model) / ABOUT)
+    return asking if form is None else asking.with_format(form)
+
+
+def student_prompts(
+    loaded: Loaded,
+    asking: Asking,
+    problems: Sequence[Problem],
+    max_tokens: int,
+    *,
+    passages: Mapping[str, Sequence[str]] | None = None,
+) -> list[Prompt]:
+    """One rendered prompt per problem for a loaded model, cut where its positions would not suffice.
+
+    Args:
+        max_tokens: new tokens, for which a decoder-only model needs positions too.
+        passages: by the problem's id; None: nobody looked for any.
+
+    Raises:
+        InputError: the prompts need knowledge and a problem has no entry in `passages`.
+        ModelError: format `chat` and the tokenizer has no chat template.
+    """
+    from limbeck.lm.local import position_limit
+
+    limit = position_limit(loaded.bare.config)
+    room = limit if limit is None or loaded.encoder_decoder else limit - max_tokens
+    return asking.prompts(problems, loaded.tokenizer, room=room, passages=passages)
 
 
 def write_exam(folder: Path, predictions: Sequence[Prediction], summary: dict[str, Any]) -> None:

@@ -1,69 +1,97 @@
-"""What the commands share: opening a run, finding the task that is meant, showing progress.
+"""What the actions share: opening a run, finding the task that is meant, showing progress.
 
-Every import that costs time happens inside the function that needs it, as in `cli`.
+Every import that costs time happens inside the function that needs it, as in `actions`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError
 
 if TYPE_CHECKING:
+    from limbeck.methods import Chosen
     from limbeck.progress import Track
     from limbeck.recipe import Recipe
     from limbeck.records import Problem
-    from limbeck.stages.rationales import Context
+    from limbeck.stages.context import Context
     from limbeck.tasks.settings import TaskSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How a recipe is to be run.
+
+    Attributes:
+        out: the run folder; `runs/<recipe name>` when None.
+        yes: the user agreed to the teacher's cost beforehand.
+        max_cost: never pay more than this in all, in dollars; overrides the recipe's cap.
+        until: end well after this stage.
+        again: stages that run again although nothing changed.
+    """
+
+    out: Path | None = None
+    yes: bool = False
+    max_cost: float | None = None
+    until: str | None = None
+    again: tuple[str, ...] = ()
 
 
 @contextmanager
 def open_context(
-    path: Path, overrides: list[str] | None, out: Path | None, yes: bool, max_cost: float | None
-) -> Iterator[Context]:
-    """Read the recipe, open its run folder, and set up the teacher and the progress."""
-    from limbeck.methods import check_context, resolve_methods
+    path: Path, overrides: Sequence[str], request: Request
+) -> Iterator[tuple[Context, dict[str, Chosen]]]:
+    """Read the recipe, open its run folder, set up the teacher, and refuse what must fail.
+
+    Yields the context and each student's method. Reaching `request.until` ends the block well.
+    """
+    from limbeck.methods import resolve_methods
     from limbeck.progress import tracker
     from limbeck.recipe import load_recipe
-    from limbeck.run import open_run
-    from limbeck.stages.rationales import Context, problems
+    from limbeck.run_folder import open_run
+    from limbeck.stages.checks import check
+    from limbeck.stages.context import Context
+    from limbeck.stages.problems import problems
     from limbeck.stages.teacher import make_teacher
     from limbeck.tasks.settings import task_kind
 
-    recipe = resolve_methods(load_recipe(path, overrides or ()), str(path))
-    folder = out or Path("runs") / recipe.name
+    recipe, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
+    folder = request.out or Path("runs") / recipe.name
     facts = {
         "recipe": recipe.name,
         "task": recipe.task.name,
         "kind": task_kind(recipe.task),
         "seed": recipe.seed,
     }
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    with open_run(folder, recipe.name, say) as opened:
-        teacher = make_teacher(recipe, opened, agreed=yes, max_cost=max_cost)
+    uses = {name: found.uses for name, found in chosen.items()}
+    with open_run(folder, recipe.name, _to_stderr, until=request.until, again=request.again) as opened:
+        teacher = make_teacher(recipe, opened, agreed=request.yes, max_cost=request.max_cost)
         context = Context(opened, recipe, teacher, tracker(opened.say))
         problems(context)
-        check_context(context)
-        opened.describe(
-            recipe.to_yaml(), facts
-        )  # only now: a refused recipe leaves the folder's own in place
-        yield context
+        check(context, {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels})
+        if recipe.students:
+            for idle in sorted(recipe.mentors.keys() - {used.mentor for used in uses.values()}):
+                opened.say(f"mentors.{idle}: no student learns from it, so it is not trained")
+        opened.describe(recipe.to_yaml(), facts)  # only now: a refused recipe leaves the folder's own in place
+        yield context, chosen
 
 
-def about_task(name: str, overrides: list[str] | None) -> Recipe:
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def about_task(name: str, overrides: Sequence[str]) -> Recipe:
     """The recipe of that file; or of a built-in task's name, one with everything at its default."""
     from limbeck.recipe import check_recipe, load_recipe
     from limbeck.tasks.generated import built_in_task
 
     if name.endswith((".yaml", ".yml")):
-        return load_recipe(Path(name), overrides or ())
+        return load_recipe(Path(name), overrides)
     if overrides:
         raise InputError("--set: changes the settings of a recipe; name a recipe file with --task")
     task = {"name": built_in_task(name).name}
@@ -92,4 +120,4 @@ def model_folder(model: str) -> str:
 def live_track() -> Track:
     from limbeck.progress import tracker
 
-    return tracker(lambda line: print(line, file=sys.stderr))
+    return tracker(_to_stderr)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from limbeck.errors import LimbeckError
 
@@ -52,6 +52,7 @@ class _Here:
     commands = 0
     alone = False
     together = False
+    keys: ClassVar[list[str]] = []  # that it put into the store
 
 
 def rank() -> int:
@@ -92,9 +93,13 @@ def gather(value: T) -> list[T]:
     """The values of all ranks, on every rank, in the order of the ranks."""
     if world() == 1:
         return [value]
-    place = _meeting()
+    place, before = _meeting(), list(_Here.keys)
     _put(f"{place}/{rank()}", value)
-    return [_take(f"{place}/{other}") for other in range(world())]
+    values = [_take(f"{place}/{other}") for other in range(world())]
+    for key in before:  # who is here has read what came before
+        _store().delete_key(key)
+    del _Here.keys[: len(before)]
+    return values
 
 
 def barrier() -> None:
@@ -203,6 +208,7 @@ def _put(key: str, value: object) -> None:
     for number, piece in enumerate(pieces):
         store.set(f"{key}.{number}", piece)
     store.set(key, str(len(pieces)))
+    _Here.keys += [key, *(f"{key}.{number}" for number in range(len(pieces)))]
 
 
 def _take(key: str) -> Any:

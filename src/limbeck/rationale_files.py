@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from limbeck.errors import DataError
 from limbeck.lm import Completion
@@ -16,23 +16,29 @@ from limbeck.tasks.rows import row_question, row_rationales
 from limbeck.tasks.settings import FilesTask, TaskSettings
 
 
-def read_rationales(
-    file: Path, task: TaskSettings, problems: Iterable[Problem]
-) -> list[tuple[str, Completion]]:
-    """The completions of a file, each with its source, joined to problems; no verdict in it is read.
+class FromFile(NamedTuple):
+    """A completion of a file: who wrote it, and what it is about beside its problem (a mistake's id)."""
+
+    source: str
+    completion: Completion
+    about: str
+
+
+def read_rationales(file: Path, task: TaskSettings, problems: Iterable[Problem]) -> list[FromFile]:
+    """The completions of a file, joined to problems; no verdict in it is read.
 
     Args:
         file: JSONL of rationales or completions: `problem_id` (or `prompt_id`) or
-            `question`, and `completion` (or `text`), with or without `source` and
-            `index`; or data with the task's own question and rationale columns, as
+            `question`, and `completion` (or `text`), with or without `source`, `index`
+            and `about`; or data with the task's own question and rationale columns, as
             `limbeck run` reads them: a text, a list of texts, or null, which is
             skipped. An unknown `problem_id` joins by the question that stands beside it.
         task: whose columns are meant.
         problems: whose rationales these are.
 
     Returns:
-        (source, completion) pairs in the order of the file; `prompt_id` is the
-        problem's id. The source is the file's name where a line names none.
+        In the order of the file; `prompt_id` is the problem's id. The source is the
+        file's name where a line names none.
 
     Raises:
         DataError: a line lacks these columns or names a problem that the task has not.
@@ -41,7 +47,7 @@ def read_rationales(
     named: dict[str, list[str]] = defaultdict(list)
     for problem in known.values():
         named[problem.question].append(problem.id)
-    read: list[tuple[str, Completion]] = []
+    read: list[FromFile] = []
     counts: Counter[tuple[str, str]] = Counter()
     for place, row in read_rows(str(file)):
         texts, problem_id = _texts_and_problem(place, row, task, known, named)
@@ -55,7 +61,8 @@ def read_rationales(
             index = counts[problem_id, source]
             index = index if len(texts) > 1 else _count(place, row, "index", index)
             counts[problem_id, source] += 1
-            read.append((source, Completion(problem_id, index, text, tokens, truncated)))
+            completion = Completion(problem_id, index, text, tokens, truncated)
+            read.append(FromFile(source, completion, str(row.get("about") or "")))
     return read
 
 

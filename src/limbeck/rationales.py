@@ -11,11 +11,12 @@ import itertools
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
+from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
 from limbeck.progress import SILENT, Track
 from limbeck.rationale_files import read_rationales
 from limbeck.records import Problem, Rationale
@@ -42,20 +43,17 @@ MOST_COMBINATIONS = 20_000
 
 
 def collect(
-    problems: Sequence[Problem],
-    complete: Complete,
-    ask: Callable[[Problem], str],
-    sampling: Sampling,
-    *,
-    track: Track = SILENT,
+    prompts: Sequence[Prompt], complete: Complete, sampling: Sampling, *, track: Track = SILENT
 ) -> list[Completion]:
-    """Ask `complete` for `sampling.n` completions of every problem.
+    """Ask `complete` for `sampling.n` completions of every prompt.
 
-    Returns them in the order of the problems, then by index, whatever order
-    they arrived in.
+    Returns them in the order of the prompts, then by index, whatever order they
+    arrived in.
+
+    Raises:
+        ValueError: two prompts have the same id.
     """
-    prompts = [Prompt(problem.id, ask(problem)) for problem in problems]
-    order = {problem.id: place for place, problem in enumerate(problems)}
+    order = {own: place for place, own in enumerate(by_id(prompts))}
     arrived: list[Completion] = []
     stream = complete(prompts, sampling)
     with track(f"{complete.name} writes", len(prompts) * sampling.n) as advance, finishing(stream):
@@ -66,14 +64,62 @@ def collect(
 
 
 def grade(
-    problems: Sequence[Problem], kind: AnswerKind, completions: Iterable[Completion], source: str
+    problems: Sequence[Problem],
+    kind: AnswerKind,
+    completions: Sequence[Completion],
+    source: str,
+    *,
+    prompts: Sequence[Prompt] | None = None,
 ) -> list[Rationale]:
-    """Extract the answer of each completion and compare it with gold; nothing is dropped yet."""
-    by_id = {problem.id: problem for problem in problems}
-    return [_graded(by_id[completion.prompt_id], kind, completion, source) for completion in completions]
+    """Extract the answer of each completion and compare it with gold; nothing is dropped yet.
+
+    Args:
+        problems: those that the completions are of.
+        kind: of their answers.
+        completions: in any order; so are the rationales.
+        source: who wrote them.
+        prompts: whose prompts the completions are of, and what about; their texts are not
+            read. None: every prompt is its problem's only one.
+
+    The rationales of a problem's second prompt are numbered on behind those of its first,
+    in the order of `prompts`: an index is one rationale's of a source and problem.
+
+    Raises:
+        ValueError: two prompts have the same id.
+    """
+    known = {problem.id: problem for problem in problems}
+    if prompts is None:
+        return [graded(known[one.prompt_id], kind, one, source) for one in completions]
+    asked, first = by_id(prompts), _first_indices(prompts, completions)
+    return [
+        graded(
+            known[asked[one.prompt_id].problem_id],
+            kind,
+            replace(one, index=first[one.prompt_id] + one.index),
+            source,
+            about=asked[one.prompt_id].about,
+        )
+        for one in completions
+    ]
 
 
-def _graded(problem: Problem, kind: AnswerKind, completion: Completion, source: str) -> Rationale:
+def _first_indices(prompts: Sequence[Prompt], completions: Iterable[Completion]) -> dict[str, int]:
+    """Where each prompt's indices begin among those of its problem."""
+    sizes: dict[str, int] = defaultdict(int)
+    for one in completions:
+        sizes[one.prompt_id] = max(sizes[one.prompt_id], one.index + 1)
+    ends: dict[str, int] = defaultdict(int)
+    first = {}
+    for prompt in prompts:
+        first[prompt.id] = ends[prompt.problem_id]
+        ends[prompt.problem_id] += sizes[prompt.id]
+    return first
+
+
+def graded(
+    problem: Problem, kind: AnswerKind, completion: Completion, source: str, *, about: str = ""
+) -> Rationale:
+    """One completion about a problem as a graded rationale of that index."""
     found = grade_answer(problem, kind, completion.text)
     reasoning, _ = split_answer(kind, completion.text, options_of(problem))
     return Rationale(
@@ -87,6 +133,7 @@ def _graded(problem: Problem, kind: AnswerKind, completion: Completion, source: 
         correct=found.correct,
         truncated=completion.truncated,
         tokens=completion.tokens,
+        about=about,
     )
 
 
@@ -109,14 +156,14 @@ def mark_dropped(
         known: rationales of others (a mentor's teacher); those they kept count as seen.
 
     Cut-off, empty and duplicate rationales are always dropped: the first of
-    equal texts of a problem stays.
+    equal texts of a problem stays, of those about the same thing.
     """
-    theirs = {_problem_and_text(one) for one in known if one.dropped is None}
-    seen: set[tuple[str, str]] = set()
+    theirs = {_same_text(one) for one in known if one.dropped is None}
+    seen: set[tuple[str, str, str]] = set()
     filtered = []
     for rationale in rationales:
         reason = _reason(rationale, keep, drop_false_equations)
-        text = _problem_and_text(rationale)
+        text = _same_text(rationale)
         if reason is None and text in theirs:
             reason = DUPLICATE_OF_TEACHER
         elif reason is None and text in seen:
@@ -127,8 +174,9 @@ def mark_dropped(
     return filtered
 
 
-def _problem_and_text(rationale: Rationale) -> tuple[str, str]:
-    return rationale.problem_id, " ".join(rationale.reasoning.split())
+def _same_text(rationale: Rationale) -> tuple[str, str, str]:
+    """What duplicates share: two mistakes may well get the same feedback, and each is an example."""
+    return rationale.problem_id, rationale.about, " ".join(rationale.reasoning.split())
 
 
 def _reason(rationale: Rationale, keep: Keep, drop_false_equations: bool) -> str | None:
@@ -190,11 +238,11 @@ def grade_file(
     splits = load_splits(task, seed)
     problems = {problem.id: problem for problem in (*splits.train, *splits.dev, *splits.test)}
     found: dict[str, list[Rationale]] = defaultdict(list)
-    for source, completion in read_rationales(file, task, problems.values()):
+    for source, completion, about in read_rationales(file, task, problems.values()):
         problem = problems[completion.prompt_id]
-        found[problem.id].append(_graded(problem, task_kind(task), completion, source))
-    graded = [rationale for group in found.values() for rationale in group]
-    filtered = mark_dropped(graded, keep=keep, drop_false_equations=drop_false_equations)
+        found[problem.id].append(graded(problem, task_kind(task), completion, source, about=about))
+    everything = [rationale for group in found.values() for rationale in group]
+    filtered = mark_dropped(everything, keep=keep, drop_false_equations=drop_false_equations)
     return filtered, audit(filtered, [problems[problem_id] for problem_id in found])
 
 

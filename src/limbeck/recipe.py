@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from limbeck.errors import DiskError, RecipeError
 from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import LoraSettings
-from limbeck.tasks.settings import TaskSettings
+from limbeck.tasks.settings import PromptSettings, TaskSettings
 from limbeck.training.settings import TrainSettings
 
 NAME = r"^\w[\w.-]*$"
@@ -43,6 +43,7 @@ class OfflineTeacherSettings(Settings):
     kind: Literal["offline"] = "offline"
     wrong_answer: float = Field(0.1, ge=0, le=1, description="share of rationales with a wrong final answer")
     wrong_step: float = Field(0.05, ge=0, le=1, description="share with a wrong step but the right answer")
+    prompt: PromptSettings = PromptSettings()
     exam: bool = Field(True, description="examine the teacher on the test split too")
 
 
@@ -50,7 +51,14 @@ class ApiTeacherSettings(ApiSettings):
     """Any OpenAI-compatible endpoint."""
 
     kind: Literal["api"] = "api"
+    prompt: PromptSettings = PromptSettings()
     exam: bool = Field(True, description="examine the teacher on the test split too (costs money)")
+
+    @model_validator(mode="after")
+    def _one_system_prompt(self) -> Self:
+        if self.system is not None and self.prompt.system is not None:
+            raise ValueError("system and prompt.system are both given; keep one of them")
+        return self
 
 
 class LocalTeacherSettings(Settings):
@@ -60,6 +68,7 @@ class LocalTeacherSettings(Settings):
     model: str = Field(description="name or folder of the model")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: Device = Field("auto", description='"auto", "cpu" or "cuda"; CUDA_VISIBLE_DEVICES says which')
+    prompt: PromptSettings = PromptSettings()
     exam: bool = Field(True, description="examine the teacher on the test split too")
 
 
@@ -118,10 +127,16 @@ class LearnerSettings(Settings):
         "tiny-causal", description="name or folder, or tiny-causal / tiny-seq2seq from scratch"
     )
     format: Literal["plain", "arrow", "chat"] = "plain"
+    prompt: PromptSettings = Field(PromptSettings(), description="of training and of every exam")
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Device = Field("auto", description='"auto", "cpu" or "cuda"; CUDA_VISIBLE_DEVICES says which')
     train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _template_fits(self) -> Self:
+        self.prompt.check_format(self.format)
+        return self
 
 
 class StudentSettings(LearnerSettings):
@@ -182,6 +197,17 @@ class Recipe(Settings):
     mentors: Mapping[Annotated[str, Field(pattern=NAME)], MentorSettings] = Field(default_factory=dict)
     students: Mapping[Annotated[str, Field(pattern=NAME)], StudentSettings] = Field(min_length=1)
     exam: ExamSettings = ExamSettings()
+
+    @model_validator(mode="after")
+    def _teacher_has_examples(self) -> Self:
+        asked = None if self.teacher.kind == "given" else self.teacher.prompt.examples
+        given = self.task.source == "files" and self.task.columns.rationale is not None
+        if asked is not None and asked.file is None and not given:
+            raise ValueError(
+                "teacher.prompt.examples: the training data hold no rationales to show; "
+                "name a file, or task.columns.rationale"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """The resolved recipe; loading it again gives an equal one."""

@@ -8,7 +8,7 @@ Lines end with "\\n" only: U+2028 and U+0085 occur inside real questions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -40,12 +40,13 @@ class Rationale(Record):
     what was extracted from it (None: extraction failed) and `how` by what: an
     explicit marker ("the answer is") or the answer kind's fallback. `dropped`
     says why it is not trained on; None means kept. `origin` is "file#record" of
-    the published file that it was imported from.
+    the published file that it was imported from. `about` names what else it is
+    about than its problem: a mistake's or a passage's id.
     """
 
     problem_id: str
     source: str
-    index: int = Field(ge=0, description="n-th rationale of this source for this problem")
+    index: int = Field(ge=0, description="n-th rationale of this source for this problem, whatever about")
     completion: str
     reasoning: str
     answer: str | None
@@ -55,6 +56,7 @@ class Rationale(Record):
     truncated: bool = False
     tokens: int = 0
     origin: str = ""
+    about: str = ""
 
 
 class Passage(Record):
@@ -83,12 +85,47 @@ class Prediction(Record):
     votes: tuple[str | None, ...] = ()
 
 
+class Demonstration(Record):
+    """A question, with its options, and what shall be written to it: shown before the question asked."""
+
+    question: str = Field(min_length=1)
+    completion: str = Field(min_length=1)
+    problem_id: str = ""
+
+
+class Pieces(Record):
+    """The named parts of a prompt, until its tokens are counted (see `tasks.templates`).
+
+    `options` is empty where they stand in the question. `more` are the places of
+    later kinds of prompts by name: the answer given, a mistake, feedback. Only
+    passages and examples may be cut.
+    """
+
+    question: str = Field(min_length=1)
+    options: str = ""
+    instruction: str = ""
+    examples: tuple[Demonstration, ...] = ()
+    passages: tuple[str, ...] = ()
+    cue: str = ""
+    more: Mapping[str, str] = Field(default_factory=dict)
+
+
 class Example(Record):
-    """One training example; the columns are those of the ecosystem's trainers."""
+    """One training example; the columns are those of the ecosystem's trainers.
+
+    `prompt` is in pieces until tokens are counted, then text. `answer_span` are
+    character offsets of the final answer in `completion`; `role` is what a loss
+    part knows the example by, such as "positive". One that is not `scored` is in
+    the batch without a token loss of its own; `weight` is that of its tokens.
+    """
 
     problem_id: str
-    prompt: str
+    prompt: str | Pieces
     completion: str
+    answer_span: tuple[int, int] | None = None
+    role: str = ""
+    scored: bool = True
+    weight: float = 1.0
 
 
 R = TypeVar("R", bound=Record)

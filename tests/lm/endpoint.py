@@ -15,7 +15,7 @@ from limbeck.lm import Prompt, Sampling
 from limbeck.lm.api import ApiTeacher
 from limbeck.lm.cost import ApiSettings, Prices
 
-PROMPTS = [Prompt(f"p{i}", f"question {i}") for i in range(6)]
+PROMPTS = [Prompt(f"p{i}", f"p{i}", f"question {i}") for i in range(6)]
 TWO = Sampling(n=2, temperature=0.7, max_tokens=50)
 PRICES = Prices(usd_per_million_input=1.0, usd_per_million_output=1000.0)
 KEY = "sk-very-secret-0123456789"

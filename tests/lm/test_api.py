@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,20 @@ def test_what_is_drawn_depends_on_nothing_but_seed_prompt_and_index() -> None:
     assert not set(drawn(PROMPTS, Sampling(2, 0.7, seed=1)).values()) & set(forward.values())
 
 
+def test_a_prompt_brings_its_own_system_prompt() -> None:
+    server = Recorder()
+    prompts = [replace(PROMPTS[0], system="Be brief."), PROMPTS[1]]
+    list(teacher(server, system="Be long.", concurrency=1)(prompts, Sampling()))
+    assert [body["messages"][0] for body in server.bodies] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "system", "content": "Be long."},
+    ]
+    with pytest.raises(RecipeError, match="no place at the completions endpoint"):
+        list(teacher(server, endpoint="completions")(prompts, Sampling()))
+
+
 def test_seeds_do_not_run_into_each_other() -> None:
-    prompts = [Prompt(f"p{i}", "") for i in range(40)]
+    prompts = [Prompt(f"p{i}", f"p{i}", "") for i in range(40)]
     seeds = {seed_of(s, Request(p, i)) for s in range(5) for p in prompts for i in range(10)}
     assert len(seeds) == 2000
 
@@ -232,7 +245,7 @@ def test_what_is_under_way_at_an_error_is_yielded_first() -> None:
         return ok()
 
     got = []
-    prompts = [Prompt(f"p{i}", f"question {i}") for i in range(100)]
+    prompts = [Prompt(f"p{i}", f"p{i}", f"question {i}") for i in range(100)]
     with pytest.raises(TeacherError, match=r"prompt p0: .*filtered"):
         got.extend(teacher(serve, concurrency=8)(prompts, Sampling()))
     assert {c.prompt_id for c in got} == {f"p{i}" for i in range(1, 8)}
@@ -349,5 +362,5 @@ def test_a_full_disk_stops_the_spending(tmp_path: Path) -> None:
     asked = ApiTeacher(settings(concurrency=2), client=client(server))
     memory = Remembered(asked, tmp_path / "file" / "log.jsonl", key={}, ask=asked.ask)
     with pytest.raises(DiskError):
-        list(memory([Prompt(str(i), "q") for i in range(50)], Sampling()))
+        list(memory([Prompt(str(i), str(i), "q") for i in range(50)], Sampling()))
     assert len(server.requests) <= 4

@@ -10,7 +10,7 @@ from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.chunks import Chunks
 
 GREEDY = Sampling()
-PROMPTS = [Prompt(f"p{n}", "x" * (20 - n)) for n in range(10)]  # shorter and shorter
+PROMPTS = [Prompt(f"p{n}", f"p{n}", "x" * (20 - n)) for n in range(10)]  # shorter and shorter
 CHUNKS = [("p9", "p8", "p7"), ("p6", "p5", "p4"), ("p3", "p2", "p1"), ("p0",)]
 
 
@@ -58,7 +58,7 @@ def log(tmp_path: Path) -> Path:
 
 def test_prompts_are_cut_by_length_and_then_by_id(log: Path) -> None:
     model = Speaker()
-    alike = [Prompt("b", "same"), Prompt("a", "same"), Prompt("c", "s")]
+    alike = [Prompt("b", "b", "same"), Prompt("a", "a", "same"), Prompt("c", "c", "s")]
     said = list(Chunks(model, log, size=2)(alike, GREEDY))
     assert model.calls == [("c", "a"), ("b",)]
     assert [completion.prompt_id for completion in said] == ["c", "a", "b"]

@@ -38,7 +38,7 @@ def test_price_of_tokens() -> None:
 
 
 def test_estimate_without_a_memory() -> None:
-    prompts = [Prompt("a", "x" * 400), Prompt("b", "y" * 800)]
+    prompts = [Prompt("a", "a", "x" * 400), Prompt("b", "b", "y" * 800)]
     told = estimate(prompts, Sampling(n=3, temperature=0.7, max_tokens=100), CHEAP, system="z" * 40)
     assert (told.requests, told.from_memory, told.max_output_tokens) == (6, 0, 600)
     assert told.input_tokens == 3 * (110 + 210)
@@ -48,7 +48,7 @@ def test_estimate_without_a_memory() -> None:
 
 
 def test_estimate_leaves_out_what_is_remembered(tmp_path: Path) -> None:
-    prompts = [Prompt("a", "one"), Prompt("b", "two")]
+    prompts = [Prompt("a", "a", "one"), Prompt("b", "b", "two")]
     memory = Remembered(Echo(), tmp_path / "log.jsonl", key={})
     assert len(list(memory(prompts[:1], Sampling(n=2, temperature=1)))) == 2
     told = estimate(prompts, Sampling(n=3, temperature=1), CHEAP, memory)
@@ -58,10 +58,10 @@ def test_estimate_leaves_out_what_is_remembered(tmp_path: Path) -> None:
 def test_expected_cost_comes_from_the_usual_length(tmp_path: Path) -> None:
     memory = Remembered(Echo(), tmp_path / "log.jsonl", key={})
     memory.ledger.add(Receipt(Completion("a", 0, "", cost_usd=1.0), input_tokens=10, output_tokens=50))
-    told = estimate([Prompt("b", "x" * 400)], Sampling(max_tokens=1000), CHEAP, memory)
+    told = estimate([Prompt("b", "b", "x" * 400)], Sampling(max_tokens=1000), CHEAP, memory)
     assert told.usd_expected == pytest.approx(CHEAP.usd(100, 50))
     assert told.usd_at_most is not None and told.usd_at_most > 0.01
-    short = estimate([Prompt("b", "x" * 400)], Sampling(max_tokens=20), CHEAP, memory)
+    short = estimate([Prompt("b", "b", "x" * 400)], Sampling(max_tokens=20), CHEAP, memory)
     assert short.usd_expected == pytest.approx(CHEAP.usd(100, 20))
 
 
@@ -74,7 +74,7 @@ def test_expected_cost_comes_from_the_usual_length(tmp_path: Path) -> None:
     ],
 )
 def test_the_estimate_reads_as_a_sentence(prices: Prices | None, says: str) -> None:
-    prompts = [Prompt(str(i), "xyz") for i in range(1000)]
+    prompts = [Prompt(str(i), str(i), "xyz") for i in range(1000)]
     assert says in str(estimate(prompts, Sampling(max_tokens=64), prices))
 
 
@@ -194,7 +194,7 @@ class Bill:
 
 @pytest.mark.parametrize("concurrency", [1, 4, 16])
 def test_the_cap_is_hard_at_any_concurrency(concurrency: int, tmp_path: Path) -> None:
-    prompts = [Prompt(f"p{i:03}", "question") for i in range(200)]
+    prompts = [Prompt(f"p{i:03}", f"p{i:03}", "question") for i in range(200)]
     worst = PRICES.usd(tokens_at_most("question"), TWO.max_tokens)
     bill = Bill(cap=1.0, worst=worst)
     options = settings(prices=PRICES, max_cost_usd=1.0, concurrency=concurrency)
@@ -219,7 +219,7 @@ def test_the_cap_counts_what_earlier_runs_paid(tmp_path: Path) -> None:
     with pytest.raises(CostCapError):
         list(memory(PROMPTS, Sampling(n=3, temperature=0.7, max_tokens=50)))
     with pytest.raises(CostCapError):
-        list(open_teacher(options, path, spent_usd=9.9, client=client(server))([Prompt("q", "q")], TWO))
+        list(open_teacher(options, path, spent_usd=9.9, client=client(server))([Prompt("q", "q", "q")], TWO))
     assert len(server.requests) == 12
 
 
@@ -229,7 +229,7 @@ def test_what_was_bought_without_prices_counts_later(tmp_path: Path) -> None:
     assert {c.cost_usd for c in got} == {0.0}
     capped = settings(prices=PRICES, max_cost_usd=12 * PRICES.usd(9, 5))
     with pytest.raises(CostCapError):
-        list(open_teacher(capped, path, client=client(server))([Prompt("q", "q")], TWO))
+        list(open_teacher(capped, path, client=client(server))([Prompt("q", "q", "q")], TWO))
     assert len(server.requests) == 12
 
 

@@ -47,7 +47,7 @@ def by_limbeck(
     loaded: Loaded, texts: Sequence[str], max_tokens: int = NEW, **limits: int
 ) -> list[tuple[str, int]]:
     """Text and number of new tokens of our greedy completions, in the order of the prompts."""
-    prompts = [Prompt(str(number), text) for number, text in enumerate(texts)]
+    prompts = [Prompt(str(number), str(number), text) for number, text in enumerate(texts)]
     done = list(LocalModel(loaded, **limits)(prompts, Sampling(max_tokens=max_tokens)))
     done.sort(key=lambda completion: int(completion.prompt_id))
     assert [completion.prompt_id for completion in done] == [prompt.id for prompt in prompts]

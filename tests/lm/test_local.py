@@ -31,7 +31,8 @@ from limbeck.training.collate import tokenise
 from .families import DECODER, TEXTS, build_tokenizer, seeded, tiny_model
 
 PROMPTS = [
-    Prompt(f"p{number}", text) for number, text in enumerate([*TEXTS[:4], "coin", "more apples", "Ada"])
+    Prompt(f"p{number}", f"p{number}", text)
+    for number, text in enumerate([*TEXTS[:4], "coin", "more apples", "Ada"])
 ]
 SAMPLED = Sampling(n=3, temperature=1.0, max_tokens=12, seed=4)
 
@@ -271,7 +272,7 @@ def test_a_prompt_is_read_once_and_finished_rows_leave(family: str) -> None:
 
 
 def test_batches_hold_both_limits_and_every_row_longest_first() -> None:
-    rows = [Row(Prompt(str(n), ""), n, 0, [1] * (1 + 7 * n % 50), 10) for n in range(97)]
+    rows = [Row(Prompt(str(n), str(n), ""), n, 0, [1] * (1 + 7 * n % 50), 10) for n in range(97)]
     found = list(batches(rows, 8, 300, padded=True))
     assert sorted(row.number for batch in found for row in batch) == list(range(97))
     lengths = [[len(row.ids) for row in batch] for batch in found]
@@ -308,8 +309,8 @@ def test_a_row_ends_at_the_models_last_position_and_its_neighbours_go_on() -> No
     long = " apples" * 120
     assert len(prompt_ids(model, [long])[0]) == 120
     # Many neighbours: the rows that are done wait in the batch, beyond the last position, to be dropped.
-    short = [Prompt(f"short {number}", "Ada") for number in range(30)]
-    prompts = [Prompt("long", long), Prompt("full", " apples" * 127), *short]
+    short = [Prompt(f"short {number}", f"short {number}", "Ada") for number in range(30)]
+    prompts = [Prompt("long", "long", long), Prompt("full", "full", " apples" * 127), *short]
     found = {done.prompt_id: done for done in LocalModel(model)(prompts, Sampling(max_tokens=20))}
     ends = {name: (done.tokens, done.truncated) for name, done in found.items()}
     assert (ends.pop("long"), ends.pop("full")) == ((8, True), (1, True))
@@ -323,7 +324,7 @@ def test_a_prompt_without_room_is_named(words: int, family: str) -> None:
     with pytest.raises(
         InputError, match=f"prompt p9: its {words} tokens leave no room in the 128 positions of {family}"
     ):
-        LocalModel(loaded(family))([*PROMPTS, Prompt("p9", " apples" * words)], Sampling())
+        LocalModel(loaded(family))([*PROMPTS, Prompt("p9", "p9", " apples" * words)], Sampling())
 
 
 def test_position_limits() -> None:
@@ -346,7 +347,9 @@ def test_position_limits() -> None:
 
 def test_t5_reads_prompts_of_any_length() -> None:
     model = loaded("t5")
-    assert next(LocalModel(model)([Prompt("long", " apples" * 700)], Sampling(max_tokens=3))).tokens <= 3
+    assert (
+        next(LocalModel(model)([Prompt("long", "long", " apples" * 700)], Sampling(max_tokens=3))).tokens <= 3
+    )
 
 
 # --- prompts, families, settings
@@ -372,7 +375,12 @@ def test_prompt_ids_are_those_of_training(family: str, bos: bool) -> None:
 
 def test_a_prompt_without_tokens_is_named() -> None:
     with pytest.raises(InputError, match="prompt void: it has no tokens; give it some text"):
-        LocalModel(loaded())([Prompt("void", "")], Sampling())
+        LocalModel(loaded())([Prompt("void", "void", "")], Sampling())
+
+
+def test_a_system_prompt_beside_the_text_is_refused_not_skipped() -> None:
+    with pytest.raises(InputError, match="prompt p: its system prompt stands apart; render it"):
+        LocalModel(loaded())([Prompt("p", "p", "Ada", system="Be brief.")], Sampling())
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import pytest
 from limbeck.errors import DataError, DiskError, RunInUseError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.cost import Receipt, Request
-from limbeck.lm.remember import Remembered, ledger_of
+from limbeck.lm.remember import Entry, Remembered, ledger_of
 
-PROMPTS = [Prompt(f"p{i}", f"What is {i} + {i}?") for i in range(5)]
+PROMPTS = [Prompt(f"p{i}", f"p{i}", f"What is {i} + {i}?") for i in range(5)]
 FOUR = Sampling(n=4, temperature=0.7)
 
 
@@ -61,9 +61,9 @@ class Single(Whole):
             yield receipt
 
 
-def remembered(model: Whole, path: Path, /, **key: str) -> Remembered:
-    ask = model.ask if isinstance(model, Single) else None
-    return Remembered(model, path, key=key or {"model": "m"}, ask=ask)
+def remembered(asked: Whole, path: Path, **key: str) -> Remembered:
+    ask = asked.ask if isinstance(asked, Single) else None
+    return Remembered(asked, path, key=key or {"model": "m"}, ask=ask)
 
 
 @pytest.mark.parametrize("kind", [Whole, Single])
@@ -151,21 +151,40 @@ def test_other_speakers_texts_and_ids_are_asked_anew(tmp_path: Path) -> None:
     assert len(list(remembered(Single(), path, model="a")(PROMPTS, FOUR))) == 20
     assert len(remembered(Single(), path, model="b").missing(PROMPTS, FOUR)) == 20
     memory = remembered(Single(), path, model="a")
-    assert len(memory.missing([Prompt("p0", "What is 1 + 2?")], FOUR)) == 4
-    assert len(memory.missing([Prompt("new", PROMPTS[0].text)], FOUR)) == 4
+    assert len(memory.missing([Prompt("p0", "p0", "What is 1 + 2?")], FOUR)) == 4
+    assert len(memory.missing([Prompt("new", "new", PROMPTS[0].text)], FOUR)) == 4
 
 
 def test_two_problems_with_one_text_get_completions_of_their_own(tmp_path: Path) -> None:
-    twins = [Prompt("a", "Same?"), Prompt("b", "Same?")]
+    twins = [Prompt("a", "a", "Same?"), Prompt("b", "b", "Same?")]
     first = list(remembered(Single(), tmp_path / "log.jsonl")(twins, FOUR))
     assert len({c.text for c in first}) == 8
     assert list(remembered(Single(lives=0), tmp_path / "log.jsonl")(twins, FOUR)) == first
 
 
+def test_answers_paid_for_by_earlier_versions_are_found_again(tmp_path: Path) -> None:
+    """The keys that 0.1.0 wrote; a system prompt of the prompt's own makes another one."""
+    log = tmp_path / "log.jsonl"
+    sampling = Sampling(n=2, temperature=0.7, max_tokens=50)
+    keys = ["6be0246f11361207b265efdd1cf05f72", "2e4577591655a706511d59fd0096b534"]
+    for index, key in enumerate(keys):
+        entry = Entry(
+            key=key, prompt_id="p0", index=index, text="old", tokens=1, truncated=False, cost_usd=0.0
+        )
+        with log.open("a") as stream:
+            stream.write(entry.model_dump_json() + "\n")
+    identity = {"where": "http://teacher.test/v1", "model": "big", "system": None}
+    memory = Remembered(Whole(), log, key=identity)
+    prompt = Prompt("p0", "p0", "What is 0 + 0?")
+    assert [one.text for one in memory([prompt], sampling)] == ["old", "old"]
+    assert len(memory.missing([replace(prompt, system="Be brief.")], sampling)) == 2
+    assert not memory.missing([replace(prompt, problem_id="p", about="m")], sampling)
+
+
 def test_two_prompts_with_one_id_are_refused(tmp_path: Path) -> None:
     memory = remembered(Single(), tmp_path / "log.jsonl")
     with pytest.raises(ValueError, match="same id"):
-        memory([Prompt("a", "One?"), Prompt("a", "Two?")], FOUR)
+        memory([Prompt("a", "a", "One?"), Prompt("a", "a", "Two?")], FOUR)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40, -1])
@@ -261,7 +280,7 @@ def test_a_second_writer_is_noticed_before_anything_is_overwritten(tmp_path: Pat
 def test_the_log_holds_neither_prompt_nor_identity(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     memory = Remembered(Single(), path, key={"model": "m", "where": "secret.example"}, ask=Single().ask)
-    list(memory([Prompt("p", "x")], FOUR))
+    list(memory([Prompt("p", "p", "x")], FOUR))
     assert b"secret.example" not in path.read_bytes()
     fields = set(json.loads(path.read_text().split("\n")[0]))
     assert {"prompt_id", "index", "text", "tokens", "truncated", "cost_usd"} < fields
@@ -271,7 +290,7 @@ def test_texts_stay_on_disk(tmp_path: Path) -> None:
     """A log of long texts costs memory for its keys only."""
     path = tmp_path / "log.jsonl"
     memory = remembered(Single(), path)
-    long = [Prompt(f"p{i}", "x" * 100_000) for i in range(20)]
+    long = [Prompt(f"p{i}", f"p{i}", "x" * 100_000) for i in range(20)]
     list(memory(long, Sampling()))
     assert path.stat().st_size > 2_000_000
     held = pickle.dumps((memory._offsets, memory.ledger))

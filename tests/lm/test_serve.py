@@ -81,7 +81,7 @@ COLLECT = textwrap.dedent(
     from limbeck.lm.cost import ApiSettings
 
     memory = open_teacher(ApiSettings(base_url=sys.argv[1], model="m", concurrency=8), Path(sys.argv[2]))
-    prompts = [Prompt(f"p{i}", f"question {i}") for i in range(60)]
+    prompts = [Prompt(f"p{i}", f"p{i}", f"question {i}") for i in range(60)]
     got = 0
     try:
         for completion in memory(prompts, Sampling(n=2, temperature=1.0)):
@@ -215,7 +215,7 @@ def wait_until_healthy(url: str, process: "subprocess.Popen[bytes]", log: Path) 
     raise AssertionError(f"no server within 90 s: {log.read_text()[-2000:]}")
 
 
-QUESTIONS = [Prompt(word, f"what is {word} plus one") for word in NUMBERS]
+QUESTIONS = [Prompt(word, word, f"what is {word} plus one") for word in NUMBERS]
 
 
 def test_a_real_server_is_asked_once(model_server: tuple[str, str], tmp_path: Path) -> None:

@@ -14,6 +14,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.objectives.divergence import divergence
+from limbeck.objectives.tokens import Term, token_loss
+
 VOCABULARY = 53
 
 
@@ -103,3 +107,19 @@ def ragged(encoder_decoder):
 def stack(tensors, fill):
     longest = max(len(tensor) for tensor in tensors)
     return torch.stack([pad(tensor, (0, longest - len(tensor)), value=fill) for tensor in tensors])
+
+
+def term(step, scale=1.0, weights=None, **more):
+    return Term(step, torch.tensor(float(scale)), weights, **more)
+
+
+def mixture(source, head, targets, soft, tau=2.0, share=0.3, squared=False, weights=None):
+    """(1 - share) cross-entropy + share divergence: the loss, and both sums."""
+    steps = cross_entropy(targets), divergence(soft, tau, squared=squared)
+    terms = [term(step, scale, weights) for step, scale in zip(steps, (1 - share, share), strict=True)]
+    return token_loss(source, head, terms)
+
+
+def diverging(logits, soft, tau=2.0, squared=False, weights=None):
+    """The divergence alone."""
+    return token_loss(logits, None, [term(divergence(soft, tau, squared=squared), 1.0, weights)])[0]

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from limbeck.objectives import align as module
-from limbeck.objectives.align import align, only_scored, score
+from limbeck.objectives.align import align, align_batch, align_spans, only_places, run, score, token_count
 from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.objectives.tokens import token_loss
+
+from .conftest import term
 
 
 def test_documented_examples():
@@ -64,7 +67,7 @@ def loss_and_gradient(model, batch, loss_of):
 def scored_loss(model, batch):
     scored, logits = score(model, batch)
     assert logits.shape == (len(scored.targets_N), model.config.vocab_size)
-    return cross_entropy(logits, scored.targets_N)
+    return token_loss(logits, None, [term(cross_entropy(scored.targets_N))])[0]
 
 
 def full_loss(model, batch, shift=1):
@@ -129,7 +132,8 @@ def test_nothing_scored_is_zero_with_a_gradient(model, batch):
 
 @pytest.mark.parametrize("model", ["t5"], indirect=True)
 def test_the_hook_goes_even_after_an_error(model, batch):
-    with pytest.raises(KeyError, match="fix"), only_scored(model, torch.ones(1, 1, dtype=torch.bool)):
+    places = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(KeyError, match="fix"), only_places(model, places, 1, None, withhold=False):
         raise KeyError("fix")
     assert not model.get_output_embeddings()._forward_pre_hooks
 
@@ -146,4 +150,72 @@ def test_a_head_called_twice_is_refused(model, batch, monkeypatch):
 def test_a_model_without_a_head_is_refused(model, batch):
     model.lm_head = None
     with pytest.raises(RuntimeError, match="no output embeddings"):
+        score(model, batch)
+
+
+def test_rows_that_are_not_scored_have_no_tokens():
+    labels = torch.tensor([[6, 7, 1], [8, 9, 1]])
+    scored = align(labels, None, torch.tensor([False, True]), encoder_decoder=True)
+    assert scored.targets_N.tolist() == [8, 9, 1] and scored.rows_N.tolist() == [1, 1, 1]
+    assert scored.places().tolist() == [3, 4, 5]
+
+
+def test_token_count():
+    """What was expected, if that is told; else weights; else the number of scored tokens."""
+    batch = {"labels": torch.tensor([[-100, 7, 8], [3, 4, -100]]), "scored": torch.tensor([True, False])}
+    assert token_count(batch, encoder_decoder=False).item() == 2
+    batch["label_weights"] = torch.tensor([[0.1, 0.5, 1.0], [1.0, 1.0, 0.0]])
+    assert token_count(batch, encoder_decoder=False).item() == 1.5
+    batch["expected"] = torch.tensor([2.5, 0.0])
+    assert token_count(batch, encoder_decoder=False).item() == 2.5
+    assert token_count(batch, encoder_decoder=False).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("encoder_decoder", "first"), [(False, 1), (True, 2)])
+def test_spans_by_hand(encoder_decoder, first):
+    """Also of a row that is not scored; none; and one that begins where nothing predicts it."""
+    labels = torch.tensor([[-100, 5, 6, 7], [4, 8, 9, -100], [4, 8, 9, -100], [4, 8, 9, -100]])
+    spans = torch.tensor([[2, 4], [-1, -1], [0, 2], [1, 1]])
+    batch = {"labels": labels, "spans": spans, "scored": torch.zeros(4, dtype=torch.bool)}
+    found = align_spans(batch, encoder_decoder=encoder_decoder)
+    assert found.keep_BS.sum(1).tolist() == [2, 0, 2 if encoder_decoder else 1, 0]
+    assert found.targets_BS[0].tolist() == [6, 7, -100, -100]
+    assert found.places_BS[0].tolist() == [first, first + 1, 0, 0]
+    assert found.targets_BS[2].tolist() == ([4, 8, -100, -100] if encoder_decoder else [8, -100, -100, -100])
+    assert found.places_BS[2, 0].item() == 8
+
+
+def test_last_states_have_read_the_end(model, batch):
+    """Against the whole hidden states: the row that enters the head at, or after, the last label."""
+    seen = []
+    head = model.get_output_embeddings()
+    scored = align_batch(batch, encoder_decoder=model.config.is_encoder_decoder)
+    for withhold in (False, True):
+        found = run(model, batch, scored.places().flip(0), withhold=withhold, states=True)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        last = [row.tolist() for row in batch["labels"]]
+        last = [max((t for t, label in enumerate(row) if label != -100), default=0) for row in last]
+        if model.config.is_encoder_decoder:
+            longer = torch.nn.functional.pad(batch["labels"], (0, 1), value=-100)
+            inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=longer)
+            last = [t + 1 for t in last]
+        hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        logits = model(**inputs).logits
+        hook.remove()
+        expected = torch.stack([seen[-1][row, t] for row, t in enumerate(last)])
+        torch.testing.assert_close(found.states_BH[:2], expected[:2], rtol=1e-5, atol=1e-6)
+        if not withhold:
+            width = batch["labels"].shape[1]
+            places = scored.places().flip(0)
+            whole = logits[places // width, places % width]
+            torch.testing.assert_close(found.found_MX, whole, rtol=1e-5, atol=1e-6)
+        (found.states_BH.sum() + found.nothing).backward()
+        missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not missing
+
+
+@pytest.mark.parametrize("model", ["llama"], indirect=True)
+def test_a_batch_of_another_kind_is_refused(model, batch):
+    batch["labels"] = batch["labels"][:, 1:]
+    with pytest.raises(ValueError, match="made for an encoder-decoder, and the model is decoder-only"):
         score(model, batch)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from limbeck.exam_facts import ExamFacts
 from limbeck.records import Prediction, write_json, write_jsonl
 from limbeck.statistics import wilson
 
@@ -36,13 +37,17 @@ def prediction(number: int, verdict: bool | None, *, cot: bool = True, **changes
     return Prediction(**{**fields, **changes})
 
 
-def write_exam(folder: Path, predictions: Sequence[Prediction], name: str = "model", **changes: Any) -> Path:
-    """predictions.jsonl and metrics.json as the exam writes them."""
+def write_exam(
+    folder: Path, predictions: Sequence[Prediction], name: str = "", role: str = "exam", **changes: Any
+) -> Path:
+    """predictions.jsonl and metrics.json as the exam writes them; `changes` are of facts and figures."""
     right = sum(one.correct for one in predictions)
     low, high = wilson(right, len(predictions))
+    about = {"name": name or folder.name, "role": role, "model": "tiny", "split": "test"}
+    about |= {"task": "sums", "kind": "number"}
+    facts = {key: changes.pop(key) for key in ExamFacts.model_fields if key in changes}
     metrics = {
-        "name": name,
-        "split": "test",
+        "name": "what the model calls itself",
         "problems": len(predictions),
         "correct": right,
         "accuracy": right / len(predictions),
@@ -56,8 +61,17 @@ def write_exam(folder: Path, predictions: Sequence[Prediction], name: str = "mod
         "votes": 1,
     }
     write_jsonl(folder / "predictions.jsonl", predictions)
-    write_json(folder / "metrics.json", {**metrics, **changes})
+    whole = {**metrics, **ExamFacts.model_validate(about | facts).model_dump(mode="json")}
+    write_json(folder / "metrics.json", {**whole, **changes})
     return folder
+
+
+def of_0_1_0(folder: Path) -> None:
+    """Take from every metrics.json below what Limbeck 0.1.0 did not write."""
+    unknown = set(ExamFacts.model_fields) - {"name", "split"}
+    for path in folder.rglob("metrics.json"):
+        found = json.loads(path.read_text())
+        write_json(path, {key: value for key, value in found.items() if key not in unknown})
 
 
 def luck(problems: int, accuracy: float, seed: int, failing: float = 0.02) -> list[bool | None]:
@@ -115,13 +129,15 @@ def write_run(
     (folder / "recipe.yaml").write_text(f"name: {folder.name}\nseed: 0\nstudents:\n{listed}")
     write_json(folder / "rationales" / "audit.json", AUDIT)
     if teacher:
-        write_exam(folder / "teacher" / "exam", [prediction(n, v) for n, v in enumerate(teacher)], "offline")
+        asked = [prediction(n, v) for n, v in enumerate(teacher)]
+        write_exam(folder / "teacher" / "exam", asked, "teacher", "teacher", model="offline")
     for name, seeds in students.items():
         for seed, verdicts in seeds.items():
             home = folder / "students" / name / f"seed{seed}"
             cot = name != "answers-only"
             write_history(home, floor=0.05 if cot else 0.5)
-            write_exam(home / "exam", [prediction(n, v, cot=cot) for n, v in enumerate(verdicts)], name)
+            asked = [prediction(n, v, cot=cot) for n, v in enumerate(verdicts)]
+            write_exam(home / "exam", asked, name, "student", seed=seed, method="finetune-cot")
     return folder
 
 
@@ -138,6 +154,16 @@ def demo(tmp_path: Path) -> Path:
 @pytest.fixture
 def run_folder() -> Callable[..., Path]:
     return write_run
+
+
+@pytest.fixture
+def train_log() -> Callable[..., None]:
+    return write_history
+
+
+@pytest.fixture
+def old() -> Callable[[Path], None]:
+    return of_0_1_0
 
 
 @pytest.fixture

@@ -138,10 +138,10 @@ def test_whatever_models_and_people_write_stays_text(
     said: dict[str, Any] = {"gold": NASTY, "answer": NASTY, "completion": NASTY, "votes": (NASTY, None)}
     answers = [predict(n, True, question=NASTY + str(n), **said) for n in range(3)]
     student = run / "students" / "cot"
-    exam_folder(student / "seed0" / "exam", answers)
-    student.rename(student.with_name("<img src=x onerror=alert(1)>\"'&"))
+    who = "<img src=x onerror=alert(1)>\"'&"
+    exam_folder(student / "seed0" / "exam", answers, who, "student", seed=0)
     write_json(run / "rationales" / "audit.json", {NASTY: NASTY, "nested": {NASTY: 3}})
-    (run / "recipe.yaml").write_text("# </pre></details><script>alert(3)</script>")
+    (run / "recipe.yaml").write_text("name: </pre></details><script>alert(3)</script>")
     page = report([run], tmp_path / "nasty.html")
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in clean.elements}
     assert all(
@@ -271,3 +271,38 @@ def test_an_audit_of_any_shape_is_shown(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
         audit_blocks(path)
+
+
+def test_the_page_shows_what_it_took(
+    tmp_path: Path, run_folder: Make, exam_folder: Make, predict: Predict
+) -> None:
+    run = run_folder(tmp_path / "r", {"cot": {0: [True]}})
+    made = {"parameters": 613_632, "steps": 2500, "train_seconds": 143.0, "training_examples": 4000}
+    exam = run / "students/cot/seed0/exam"
+    exam_folder(exam, [predict(0, True)], "cot", "student", seed=0, **made)
+    page = report([run], tmp_path / "report.html")
+    at = page.texts.index("parameters")
+    assert [text for text in page.texts[at:] if text.strip()][:4] == [
+        "parameters",
+        "examples",
+        "steps",
+        "train time",
+    ]
+    assert "0.6M 4,000 2,500 2 min 23 s" in page.text
+    assert "cost" not in page.texts
+
+
+def test_rounds_have_curves_of_their_own(
+    tmp_path: Path, run_folder: Make, exam_folder: Make, predict: Predict, train_log: Callable[..., None]
+) -> None:
+    run = run_folder(tmp_path / "r", {"loop": {}})
+    for number in (1, 2):
+        folder = run / "students/loop/seed0" / f"round{number}"
+        train_log(folder)
+        exam_folder(folder / "exam", [predict(0, True)], "loop", "student", seed=0, round=number)
+        exam_folder(folder / "voted", [predict(0, True)], "loop", "student", seed=0, round=10 + number)
+    train_log(run / "students/loop/seed0/round3")
+    page = report([run], tmp_path / "report.html")
+    key = page.texts.index("Learning curves", page.texts.index("Problems"))
+    legend = [text for text in page.texts[key:] if text.startswith("loop")][:3]
+    assert legend == ["loop · round 1", "loop · round 2", "loop · round 3 seed 0 (not examined)"]

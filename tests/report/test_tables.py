@@ -10,20 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from limbeck.records import Prediction
 from limbeck.report.compare import compare
+from limbeck.report.console import print_table
 from limbeck.report.contestants import contestants
 from limbeck.report.tables import (
     comparison_rows,
     comparison_table,
+    duration,
     interval,
     p_value,
     percent,
     results_rows,
     results_table,
+    short,
     signed_percent,
 )
 from limbeck.statistics import wilson
@@ -31,7 +33,7 @@ from limbeck.statistics import wilson
 Make = Callable[..., Path]
 
 
-def printed(table: Table, width: int = 80) -> str:
+def printed(table: RenderableType, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
@@ -130,3 +132,96 @@ def test_reading_and_comparing_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+MADE = {
+    "parameters": 613_632,
+    "trained_parameters": 613_632,
+    "training_examples": 4000,
+    "steps": 2500,
+    "train_seconds": 143.2,
+    "cost_usd": 0.0,
+}
+
+
+def test_a_wide_terminal_shows_what_it_took(
+    tmp_path: Path, exam_folder: Make, predict: Callable[..., Prediction]
+) -> None:
+    exam_folder(tmp_path / "cot", [predict(0, True)], role="student", seed=0, **MADE)
+    lora = MADE | {"parameters": 7_615_616_512, "trained_parameters": 20_185_088, "cost_usd": 1.5}
+    exam_folder(tmp_path / "lora", [predict(0, True)], role="student", seed=0, **lora)
+    exam_folder(tmp_path / "gpt", [predict(0, True)])
+    table = results_table(contestants([tmp_path]))
+    wide = printed(table, 160)
+    for heading in ("parameters", "trained", "examples", "steps", "train time", "cost"):
+        assert heading in wide
+    (cot,) = (line for line in wide.splitlines() if line.lstrip().startswith("cot"))
+    assert cot.split()[-9:] == ["0.6M", "0.6M", "4,000", "2,500", "2", "min", "23", "s", "$0.00"]
+    (lora_line,) = (line for line in wide.splitlines() if line.lstrip().startswith("lora"))
+    assert lora_line.split()[-9:-6] == ["7.6B", "20.2M", "4,000"]
+    (gpt,) = (line for line in wide.splitlines() if line.lstrip().startswith("gpt"))
+    assert gpt.split()[-6:] == ["–"] * 6
+    narrow = printed(table, 80)
+    assert "parameters" not in narrow and "min" not in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_only_known_facts_get_a_column(demo: Path, old: Callable[[Path], None]) -> None:
+    old(demo)
+    table = results_table(contestants([demo]))
+    assert "train time" not in printed(table, 160)
+    assert "parameters" not in printed(table, 160)
+
+
+def test_rows_hold_the_facts_and_means_of_them(
+    tmp_path: Path, exam_folder: Make, predict: Callable[..., Prediction]
+) -> None:
+    for seed, steps, seconds in ((0, 10, 60.0), (1, 10, 80.0)):
+        about = {"seed": seed, "steps": steps, "train_seconds": seconds, "method": "mine", "round": 2}
+        if seed:
+            about["training_examples"] = 7
+        folder = tmp_path / "x" / f"seed{seed}" / "exam"
+        exam_folder(folder, [predict(0, True)], "x", "student", **about)
+    mean, first, second = results_rows(contestants([tmp_path]))
+    assert (mean["name"], mean["role"], mean["method"], mean["round"]) == (
+        "x · round 2",
+        "student",
+        "mine",
+        2,
+    )
+    assert (mean["steps"], mean["train_seconds"], mean["training_examples"]) == (10, 70.0, None)
+    assert (mean["seed"], first["seed"], second["training_examples"]) == (None, 0, 7)
+    json.dumps([mean, first, second], allow_nan=False)
+
+
+def test_counts_and_durations_are_short() -> None:
+    counts = (9640, 99_999, 100_000, 613_632, 124e6, 999.4e6, 999.6e6, 7_615_616_512, 671e9)
+    assert [short(count) for count in counts] == [
+        "9,640",
+        "99,999",
+        "0.1M",
+        "0.6M",
+        "124M",
+        "999M",
+        "1.0B",
+        "7.6B",
+        "671B",
+    ]
+    spans = (0.2, 59.4, 59.6, 143.2, 3599.4, 3599.6, 12_000, 400_000)
+    assert [duration(seconds) for seconds in spans] == [
+        "0 s",
+        "59 s",
+        "1 min 00 s",
+        "2 min 23 s",
+        "59 min 59 s",
+        "1 h 00 min",
+        "3 h 20 min",
+        "111 h 07 min",
+    ]
+
+
+def test_data_are_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table({"[/b]": "[bold]x[/bold] :smile:", "sources": {"[/b]": 3}})
+    out = capsys.readouterr().out
+    assert out.count("[/b]") == 2
+    assert "[bold]x[/bold] :smile:" in out

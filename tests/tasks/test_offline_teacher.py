@@ -21,7 +21,9 @@ FOUR = Sampling(n=4, temperature=0.7)
 def ask(
     name: str, problems: list[Problem], sampling: Sampling, **teacher: float
 ) -> list[tuple[Problem, Completion]]:
-    prompts = [Prompt(problem.id, teacher_prompt(problem, GENERATED[name].kind)) for problem in problems]
+    prompts = [
+        Prompt(problem.id, problem.id, teacher_prompt(problem, GENERATED[name].kind)) for problem in problems
+    ]
     by_id = {problem.id: problem for problem in problems}
     model: Complete = OfflineTeacher(name, **teacher)  # type: ignore[arg-type]
     return [(by_id[completion.prompt_id], completion) for completion in model(prompts, sampling)]
@@ -176,12 +178,12 @@ def test_it_reads_the_last_question_of_any_prompt() -> None:
     shown, asked = generate("last-letters", "train", 2, 0)
     teacher = OfflineTeacher("last-letters")
     for text in (asked.question, f"Q: {shown.question}\nA: The answer is x.\n\nQ: {asked.question}\nA:"):
-        (completion,) = teacher([Prompt("p", text)], Sampling())
+        (completion,) = teacher([Prompt("p", "p", text)], Sampling())
         assert grade(asked, "text", completion.text).correct
     with pytest.raises(
         TeacherError, match="prompt p7: the offline teacher finds no question of last-letters"
     ):
-        list(teacher([Prompt("p7", "What is the capital of France?")], Sampling()))
+        list(teacher([Prompt("p7", "p7", "What is the capital of France?")], Sampling()))
 
 
 def test_it_stops_at_max_tokens() -> None:

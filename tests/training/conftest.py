@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from limbeck.records import Example
-from limbeck.training.parts import FineTune
+from limbeck.training.groups import Group, singles
+from limbeck.training.parts import CrossEntropy
 from limbeck.training.settings import TrainSettings
 from limbeck.training.trainer import train
 
@@ -91,24 +92,42 @@ def make_model():
     return build
 
 
+def grouped(data):
+    """Examples as groups of one; groups as they are."""
+    return [one if isinstance(one, Group) else singles([one])[0] for one in data]
+
+
 @pytest.fixture
 def fit(tokenizer, tmp_path):
-    """Train with few words: fit(model, examples, epochs=2, ...); settings and arguments of `train` alike."""
+    """Train with few words: fit(model, examples or groups, epochs=2, ...); settings and arguments of
+    `train` together."""
 
     def fitting(
-        model, examples, dev=(), objective=None, folder=None, seed=3, dev_exam=None, progress=None, **settings
+        model,
+        data,
+        dev=(),
+        parts=None,
+        folder=None,
+        seed=3,
+        draw=None,
+        dev_exam=None,
+        progress=None,
+        corrected=True,
+        **settings,
     ):
         return train(
             model,
             tokenizer,
-            examples,
-            list(dev),
-            objective or FineTune(model.config.is_encoder_decoder),
+            grouped(data),
+            grouped(dev),
+            parts or (CrossEntropy(),),
             TrainSettings(**settings),
             folder or tmp_path / "run",
             seed=seed,
+            draw=draw,
             dev_exam=dev_exam,
             progress=progress,
+            corrected=corrected,
         )
 
     return fitting

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from limbeck.errors import ModelError, RecipeError
 from limbeck.records import Example
-from limbeck.training.collate import Row, collate, padding, tokenise
+from limbeck.training.collate import NO_SPAN, Row, collate, overlapping, padding, tokenise
+from limbeck.training.groups import Draw, Group, singles
 
 EOS = 1
 
@@ -15,7 +18,9 @@ def ids(*numbers):
 
 
 def rows_of(tokenizer, examples, encoder_decoder=False, max_length=99, **more):
-    return tokenise(tokenizer, examples, encoder_decoder=encoder_decoder, max_length=max_length, **more)
+    return tokenise(
+        tokenizer, singles(examples), encoder_decoder=encoder_decoder, max_length=max_length, **more
+    )
 
 
 PAIR = [
@@ -39,6 +44,7 @@ class EndingTokenizer:
 
     eos_token_id = EOS
     pad_token_id = None
+    is_fast = False
     name_or_path = "ending"
 
     def __call__(self, texts, *, add_special_tokens, return_attention_mask, verbose):
@@ -102,7 +108,10 @@ def test_batches_are_padded_on_the_right_to_their_own_longest():
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 2, 2]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
-    assert set(batch) == {"input_ids", "attention_mask", "labels", "keys"}
+    assert batch["groups"].tolist() == [0, 1]
+    assert batch["roles"] == ["", ""]
+    assert batch["spans"].tolist() == [[-1, -1], [-1, -1]]
+    assert not {"scored", "label_weights", "expected"} & set(batch)
 
 
 def test_weights_are_padded_with_nothing():
@@ -111,6 +120,153 @@ def test_weights_are_padded_with_nothing():
     assert batch["label_weights"].dtype == torch.float32
 
 
+def test_rows_without_weights_weigh_one_beside_others():
+    batch = collate([Row("a", [5, 6], [5, 6], [0.5, 2.0]), Row("b", [8], [8])], pad=0)
+    assert batch["label_weights"].tolist() == [[0.5, 2.0], [1.0, 0.0]]
+
+
+def test_corrected_rows():
+    rows = [
+        Row("a", [5, 6], [-100, 6]),
+        Row("b", [8, 9], [-100, 9], [0.5, 0.5]),
+        Row("c", [8], [8], scored=False),
+    ]
+    batch = collate(rows, pad=0, groups=[0, 1, 1], factors=[2.0, 3.0, 1.0], expected=7.5)
+    assert batch["label_weights"].tolist() == [[2.0, 2.0], [1.5, 1.5], [1.0, 0.0]]
+    assert batch["expected"].tolist() == [7.5, 7.5, 0.0]
+    assert batch["scored"].tolist() == [True, True, False]
+    assert batch["groups"].tolist() == [0, 1, 1]
+
+
 def test_no_rows_make_a_batch_that_counts_nothing():
-    batch = collate([], pad=4)
+    batch = collate([], pad=4, groups=[], factors=[], expected=3.0)
     assert batch["input_ids"].tolist() == [[4]] and batch["labels"].tolist() == [[-100]]
+    assert batch["keys"].tolist() == [[0, 0]]
+    assert batch["scored"].tolist() == [False]
+    assert not {"label_weights", "expected"} & set(batch)
+
+
+def test_the_weight_of_an_example(tokenizer):
+    heavy = [PAIR[0].model_copy(update={"weight": 2.0})]
+    assert rows_of(tokenizer, heavy).rows[0].weights == [0.0, 0.0, 2.0, 2.0, 2.0, 2.0]
+    assert rows_of(tokenizer, heavy, prompt_weight=0.1).rows[0].weights == [0.2, 0.2, 2.0, 2.0, 2.0, 2.0]
+    assert rows_of(tokenizer, heavy, encoder_decoder=True).rows[0].weights == [2.0] * 4
+
+
+def test_what_a_row_is_for_does_not_change_its_key(tokenizer):
+    """Soft labels are found by it."""
+    changes = {"role": "negative", "scored": False, "weight": 3.0, "answer_span": (0, 2)}
+    for name, value in changes.items():
+        plain, other = rows_of(tokenizer, [PAIR[0], PAIR[0].model_copy(update={name: value})]).rows
+        assert other != plain
+        assert other.key == plain.key
+
+
+@pytest.mark.parametrize("encoder_decoder", [False, True])
+def test_an_answer_span_becomes_positions_of_labels(tokenizer, encoder_decoder):
+    """The answer is "w8 w9" of "w7 w8 w9"; a decoder-only row begins with two tokens of prompt."""
+    marked = [PAIR[0].model_copy(update={"answer_span": (3, 8)}), PAIR[1]]
+    found = rows_of(tokenizer, marked, encoder_decoder=encoder_decoder)
+    first, end = found.rows[0].span
+    assert found.rows[0].labels[first:end] == ids(8, 9)
+    assert found.rows[1].span == NO_SPAN
+    assert found.without_span == 0
+    batch = collate(found.rows, 0)
+    assert batch["spans"].tolist() == [[first, end], [-1, -1]]
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer():
+    """Pieces of text with the space before them."""
+    bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["Ġ42.", "Ġ4", "2.", "Ġis", "So"]
+    whole = Tokenizer(
+        models.WordLevel({w: n for n, w in enumerate(["</s>", "?", *bytes_, *words])}, unk_token="?")
+    )
+    whole.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r" 42\.| 4|2\.| is|So|."), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    whole.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="</s>", unk_token="?")
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "tokens"),
+    [
+        ("So x is 42.", "42", " 42."),  # merged with the space before and the mark after
+        ("So x is 42.", "2", " 42."),
+        ("So 4", "So 4", "So 4"),
+        ("So x is 42.", " is 42", " is 42."),
+    ],
+)
+def test_tokens_that_share_characters_with_the_answer_count(byte_tokenizer, completion, answer, tokens):
+    start = completion.rindex(answer)
+    example = Example(
+        problem_id="a", prompt="So", completion=completion, answer_span=(start, start + len(answer))
+    )
+    (row,) = rows_of(byte_tokenizer, [example]).rows
+    first, end = row.span
+    assert 1 <= first < end <= len(row.labels) - 1  # after the prompt, before the end of sequence
+    assert byte_tokenizer.decode(row.labels[first:end]) == tokens
+
+
+@pytest.mark.parametrize("span", [(2, 2), (50, 60), (5, 3), (1, 2)])
+def test_a_span_without_tokens_is_counted(tokenizer, span):
+    """Empty, beyond the text, backwards, or a piece of it that no token was made from (the space)."""
+    found = rows_of(
+        tokenizer, [PAIR[1], Example(problem_id="c", prompt="w1", completion="w  w3", answer_span=span)]
+    )
+    assert found.rows[1].span == NO_SPAN
+    assert found.without_span == 1
+
+
+def test_a_slow_tokenizer_shows_no_spans():
+    example = Example(problem_id="a", prompt="p", completion="c", answer_span=(0, 1))
+    found = rows_of(EndingTokenizer(), [example])
+    assert (found.rows[0].span, found.without_span) == (NO_SPAN, 1)
+
+
+def test_overlapping():
+    assert overlapping([(0, 3), (3, 6), (6, 10)], 3, 6) == (1, 2)
+    assert overlapping([(0, 3), (3, 6), (6, 10)], 0, 10) == (0, 3)
+    assert overlapping([(0, 1), (0, 1), (1, 2)], 0, 1) == (0, 2)  # one character, two tokens
+    assert overlapping([(0, 0), (0, 3)], 0, 1) == (1, 2)  # a token without characters
+    assert overlapping([], 0, 1) == NO_SPAN
+
+
+def three(number, **more):
+    return [Example(problem_id=str(number), prompt="w1", completion=f"w{n}", **more) for n in (2, 3, 4)]
+
+
+def test_a_group_keeps_what_fits_and_goes_when_too_little_does(tokenizer):
+    long = Example(problem_id="l", prompt="w1", completion="w2 w3 w4 w5")
+    given = [
+        Group("a", (long, *three(0))),
+        Group("b", (long,)),
+        Group("c", (long, *three(1)[:1])),
+        Group("d", tuple(three(2)[:2])),
+    ]
+    options = {"encoder_decoder": False, "max_length": 4}
+    found = tokenise(tokenizer, given, **options)
+    assert [(group.key, len(group.rows)) for group in found.groups] == [("a", 3), ("c", 1), ("d", 2)]
+    assert found.too_long == [long] * 3
+    assert found.dropped == [given[1]]
+    drawn = tokenise(tokenizer, given, draw=Draw({"": 2}), **options)
+    assert [group.key for group in drawn.groups] == ["a", "d"]
+    assert drawn.dropped == [given[1], given[2]]
+
+
+def test_nobody_with_enough_to_draw_is_an_error(tokenizer):
+    with pytest.raises(
+        RecipeError, match=r"no group has as many examples .* \(1 positive, 2 negative\); collect"
+    ):
+        tokenise(
+            tokenizer,
+            singles(three(0, role="positive")),
+            draw=Draw({"positive": 1, "negative": 2}),
+            encoder_decoder=False,
+            max_length=9,
+        )

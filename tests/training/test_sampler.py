@@ -1,4 +1,4 @@
-"""Which examples share a batch."""
+"""Which groups share a micro-batch and a step, and what each rank has of it."""
 
 import random
 
@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from limbeck.errors import RecipeError
-from limbeck.training.sampler import BucketSampler, cut, on_grid
+from limbeck.training.sampler import GroupSampler, Limits, Sharing, Size, cut, cut_sizes, on_grid
+
+BOTH = pytest.mark.parametrize("batches", ["by-length", "random"])
+
+
+OLD_EPOCHS = (
+    [(0, 4, 7), (2, 8, 3), (5, 6), (9, 1)],
+    [(2, 8, 5), (3, 6), (9, 1), (4, 7, 0)],
+    [(2,), (5, 3, 1), (10, 8), (0, 11, 9, 7), (6, 4)],
+)
 
 
 def lengths_of(count, tensors, seed=0):
@@ -16,37 +25,64 @@ def lengths_of(count, tensors, seed=0):
     ]
 
 
-def sampler_of(lengths, batch_size=8, batch_tokens=1200, seed=1, multiple=1):
-    return BucketSampler(
-        lengths, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, multiple=multiple
-    )
+def sampler_of(lengths, batch_size=8, batch_tokens=1200, seed=1, rows=(), **more):
+    counts = rows or [1] * len(lengths)
+    sizes = [Size(count, length) for count, length in zip(counts, lengths, strict=True)]
+    return GroupSampler(sizes, Limits(batch_size, batch_tokens), seed=seed, **more)
 
 
 def epoch(sampler, number):
     sampler.set_epoch(number)
-    return list(sampler)
+    items = list(sampler)
+    assert {of for of, _ in items} <= {number}
+    return [batch for _, batch in items]
 
 
+@BOTH
 @pytest.mark.parametrize("tensors", [1, 2])
 @pytest.mark.parametrize("batch_size", [1, 8, 1000])
-def test_every_example_once_in_as_many_batches_every_epoch_within_the_budget(tensors, batch_size):
+def test_every_group_once_in_as_many_batches_every_epoch_within_the_budget(tensors, batch_size, batches):
     lengths = lengths_of(317, tensors)
-    sampler = sampler_of(lengths, batch_size=batch_size)
+    sampler = sampler_of(lengths, batch_size=batch_size, batches=batches, epochs=4)
     for number in range(4):
-        batches = epoch(sampler, number)
-        assert len(batches) == len(sampler)
-        assert sorted(i for batch in batches for i in batch) == list(range(317))
-        for batch in batches:
+        found = epoch(sampler, number)
+        assert len(found) == len(sampler)
+        assert sorted(i for batch in found for i in batch) == list(range(317))
+        for batch in found:
             padded = sum(max(lengths[i][tensor] for i in batch) for tensor in range(tensors)) * len(batch)
             assert padded <= 1200
-            assert len(batch) <= batch_size
+            assert 1 <= len(batch) <= batch_size
+
+
+@BOTH
+def test_groups_of_several_rows_count_all_of_them(batches):
+    """Up to 4 rows in a group, padded to the longest of the batch."""
+    lengths, draw = lengths_of(200, 1), random.Random(3)
+    rows = [draw.randint(1, 4) for _ in lengths]
+    lengths = [(min(length, 300),) for (length,) in lengths]
+    sampler = sampler_of(lengths, rows=rows, batches=batches, epochs=3)
+    for number in range(3):
+        found = epoch(sampler, number)
+        assert sorted(i for batch in found for i in batch) == list(range(200))
+        assert all(max(lengths[i][0] for i in batch) * sum(rows[i] for i in batch) <= 1200 for batch in found)
+    assert max(map(len, found)) <= 8
+
+
+def test_the_order_of_groups_of_one_by_length_is_that_of_old_runs():
+    """Written down from the release before groups: (seed, epoch) must go on meaning the same."""
+    lengths = [(5,), (90,), (7,), (33,), (5,), (34,), (61,), (5,), (12,), (88,)]
+    sampler = sampler_of(lengths, batch_size=3, batch_tokens=200, seed=4)
+    assert epoch(sampler, 0) == OLD_EPOCHS[0]
+    assert epoch(sampler, 7) == OLD_EPOCHS[1]
+    both = sampler_of([(n % 7 + 1, n * 5 % 11 + 1) for n in range(12)], batch_size=5, batch_tokens=40, seed=2)
+    assert epoch(both, 3) == OLD_EPOCHS[2]
 
 
 def test_the_budget_is_used():
     """Real tokens fill most of the padded batches: of 317 lengths spread over 1..500, above 85%."""
     lengths = lengths_of(317, 1)
     sampler = sampler_of(lengths, batch_size=1000)
-    padded = sum(max(lengths[i][0] for i in batch) * len(batch) for batch in sampler)
+    padded = sum(max(lengths[i][0] for i in batch) * len(batch) for batch in epoch(sampler, 0))
     assert sum(length for (length,) in lengths) / padded > 0.85
     assert len(sampler) < 1.3 * sum(length for (length,) in lengths) / 1200
 
@@ -58,44 +94,108 @@ def test_encoder_and_decoder_lengths_both_pad_little():
     assert sum(map(sum, lengths)) / padded > 0.7
 
 
-def test_an_epoch_is_its_own_and_a_seed_too():
+def test_random_batches_are_of_all_lengths():
+    """The shortest 30 of 300 rows meet rows of every length."""
+    lengths = [(n + 1,) for n in range(300)]
+    found = epoch(sampler_of(lengths, batch_tokens=10**6, batches="random"), 0)
+    assert [len(batch) for batch in found] == [8] * 37 + [4]
+    mates = [i for batch in found if min(batch) < 30 for i in batch]
+    assert sum(i >= 150 for i in mates) > 0.3 * len(mates)
+
+
+@BOTH
+def test_an_epoch_is_its_own_and_a_seed_too(batches):
     lengths = lengths_of(100, 1)
-    sampler = sampler_of(lengths)
-    assert epoch(sampler, 2) == epoch(sampler_of(lengths), 2)
+    more = {"batches": batches, "epochs": 4}
+    sampler = sampler_of(lengths, **more)
+    assert epoch(sampler, 2) == epoch(sampler_of(lengths, **more), 2)
     assert epoch(sampler, 2) != epoch(sampler, 3)
-    assert epoch(sampler, 1) != epoch(sampler_of(lengths, seed=2), 0)  # seeds and epochs do not add up
+    other = sampler_of(lengths, seed=2, **more)
+    assert epoch(sampler, 1) != epoch(other, 0)  # seeds and epochs do not add up
     mates = [{frozenset(batch) for batch in epoch(sampler, number)} for number in (2, 3)]
     assert mates[0] != mates[1]  # not only the order of the batches is new
 
 
-def test_order_does_not_depend_on_global_generators():
-    sampler = sampler_of(lengths_of(50, 1))
+@BOTH
+def test_order_does_not_depend_on_global_generators(batches):
+    sampler = sampler_of(lengths_of(50, 1), batches=batches)
     first = list(sampler)
     torch.manual_seed(123)
     random.seed(5)
     assert list(sampler) == first
 
 
-def test_batches_are_filled_up_for_all_processes():
-    sampler = sampler_of([(5,)] * 9, batch_size=4, multiple=2)
-    batches = list(sampler)
-    assert [len(batch) for batch in batches].count(0) == 1
-    assert batches[-1] == ()
-    assert len(sampler) == len(batches) == 4
+@BOTH
+@pytest.mark.parametrize(
+    ("accumulate", "world"), [(1, 2), (2, 2), (4, 2), (2, 4), (3, 2), (6, 4), (1, 8), (5, 1)]
+)
+def test_ranks_share_the_steps_that_one_would_do(accumulate, world, batches):
+    """50 groups in 9 batches or more: the last step of an epoch is short."""
+    lengths = lengths_of(50, 1)
+    one = sampler_of(lengths, batches=batches, sharing=Sharing(accumulate))
+    ranks = [
+        sampler_of(lengths, batches=batches, sharing=Sharing(accumulate, rank, world))
+        for rank in range(world)
+    ]
+    turns = ranks[0].sharing.turns
+    shares = [epoch(rank, 1) for rank in ranks]
+    assert {len(share) for share in shares} == {len(rank) for rank in ranks} == {len(ranks[0])}
+    assert -(-len(ranks[0]) // turns) == one.steps_per_epoch == ranks[0].steps_per_epoch
+    for number, step in enumerate(one.steps(1)):
+        cut_up = [share[number * turns : (number + 1) * turns] for share in shares]
+        found = [micro for share in cut_up for micro in share]
+        assert sorted(g for micro in found for g in micro) == sorted(g for micro in step for g in micro)
+        for whole in step:  # of each micro-batch, every rank of a team has its share
+            sizes = [len(set(whole) & set(micro)) for micro in found if set(whole) & set(micro)]
+            assert max(sizes) - min(sizes) <= 1 and len(sizes) <= ranks[0].sharing.members
 
 
-def test_an_example_over_the_budget_is_refused():
+def test_a_rank_that_has_less_gets_empty_batches():
+    ranks = [sampler_of([(5,)] * 9, batch_size=4, sharing=Sharing(2, rank, 2)) for rank in range(2)]
+    sizes = [[len(batch) for batch in epoch(rank, 0)] for rank in ranks]
+    assert [sum(column) for column in zip(*sizes, strict=True)] in ([8, 1], [5, 4])
+    assert sizes[1][-1] == 0 and len(ranks[1]) == 2
+    eight = [sampler_of([(5,)] * 9, batch_size=8, sharing=Sharing(1, rank, 8)) for rank in range(8)]
+    sizes = [[len(batch) for batch in epoch(rank, 0)] for rank in eight]
+    assert sorted(map(tuple, sizes)) in ([(1, 0)] * 7 + [(1, 1)], [(0, 1)] * 7 + [(1, 1)])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(
-        RecipeError, match=r"batch_tokens: 64 is less than the 65 tokens .* raise batch_tokens"
+        RecipeError,
+        match=r"batch_size: 4 processes cannot share 2 × 3 .* make batch_size a multiple of 2 or acc.* of 4",
     ):
-        sampler_of([(5,), (65,)], batch_tokens=64)
-    assert list(sampler_of([(64,)], batch_tokens=64)) == [(0,)]
+        sampler_of([(5,)], batch_size=3, sharing=Sharing(2, 0, 4))
+    sampler_of([(5,)], batch_size=3, sharing=Sharing(4, 0, 4))
+
+
+@BOTH
+def test_an_example_over_the_budget_is_refused(batches):
+    with pytest.raises(
+        RecipeError, match=r"batch_tokens: 64 is less than the 65 tokens of the longest example; raise"
+    ):
+        sampler_of([(5,), (65,)], batch_tokens=64, batches=batches)
+    assert epoch(sampler_of([(64,)], batch_tokens=64, batches=batches), 0) == [(0,)]
+
+
+@BOTH
+def test_a_group_over_the_budget_is_refused(batches):
+    with pytest.raises(
+        RecipeError,
+        match=r"64 is less than the 66 tokens of the largest group \(3 examples, padded .*\); raise",
+    ):
+        sampler_of([(60,), (22,)], rows=[1, 3], batch_tokens=64, batches=batches)
 
 
 def test_rounding_on_the_grid_does_not_break_a_batch_of_one():
     """61 tokens fit a budget of 61, though they round up to 64."""
     assert on_grid(61) == 64
     assert cut([(64,), (64,)], 8, 61) == [(0, 1), (1, 2)]
+    assert cut_sizes([Size(1, (8,)), Size(3, (64,)), Size(1, (8,))], Limits(8, 190)) == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+    ]
 
 
 def test_grid():
@@ -103,5 +203,6 @@ def test_grid():
     assert all(n <= on_grid(n) <= 1.125 * n + 1 for n in range(1, 3000))
 
 
-def test_no_examples():
-    assert list(sampler_of([])) == []
+@BOTH
+def test_no_examples(batches):
+    assert list(sampler_of([], batches=batches)) == []

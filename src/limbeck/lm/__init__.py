@@ -13,10 +13,20 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One text to complete; `id` (a problem's id) tells the completions apart."""
+    """One text to complete.
+
+    `id` tells the completions apart and decides, with seed and index, what is drawn;
+    of a problem's only prompt it is the problem's id. `problem_id` says whose it is
+    and `about` what else it is about: a mistake's or a passage's id. `system` is for
+    who takes a system prompt apart (a chat endpoint); where a template was applied
+    here, it stands in the text.
+    """
 
     id: str
+    problem_id: str
     text: str
+    system: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,18 @@ class Complete(Protocol):
         ...
 
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]: ...
+
+
+def by_id(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
+    """Prompts by their ids.
+
+    Raises:
+        ValueError: two have the same id, so that their completions could not be told apart.
+    """
+    found = {prompt.id: prompt for prompt in prompts}
+    if len(found) < len(prompts):
+        raise ValueError("two prompts have the same id, so their completions cannot be told apart")
+    return found
 
 
 @contextmanager

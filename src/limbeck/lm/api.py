@@ -104,10 +104,13 @@ class ApiTeacher:
         Raises:
             TeacherError: a request was refused, or failed `retries` + 1 times.
             CostCapError: the next request could pass the cap.
-            RecipeError: several greedy completions of one prompt are asked for.
+            RecipeError: several greedy completions of one prompt are asked for, or a
+                prompt has a system prompt and the endpoint no place for it.
         """
         if sampling.temperature == 0 and any(request.index > 0 for request in requests):
             raise RecipeError("temperature: 0 is greedy and gives equal completions; raise it or ask for one")
+        if self._settings.endpoint == "completions" and any(request.prompt.system for request in requests):
+            raise RecipeError("system: has no place at the completions endpoint; write it into the text")
         return self._ask(deque(requests), sampling, keep)
 
     def _ask(
@@ -188,7 +191,7 @@ class ApiTeacher:
             self._budget.settle(reserved, spent)
 
     def _worst(self, request: Request, sampling: Sampling) -> float:
-        bound = tokens_at_most(request.prompt.text, self._settings.system)
+        bound = tokens_at_most(request.prompt.text, self._system(request))
         return self._budget.worst(bound, sampling.max_tokens)
 
     def _too_dear(self, why: str) -> CostCapError:
@@ -242,10 +245,10 @@ class ApiTeacher:
         return outcome
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
-        settings, text = self._settings, request.prompt.text
+        settings, text, own = self._settings, request.prompt.text, self._system(request)
         body: dict[str, Any] = {"model": settings.model, settings.max_tokens_field: sampling.max_tokens}
         if settings.endpoint == "chat":
-            system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
+            system = [] if own is None else [{"role": "system", "content": own}]
             body["messages"] = [*system, {"role": "user", "content": text}]
         else:
             body["prompt"] = text
@@ -258,8 +261,12 @@ class ApiTeacher:
         top_k = {"top_k": sampling.top_k} if sampling.top_k else {}  # not OpenAI's, but vLLM's and SGLang's
         return {**body, "extra_body": {**top_k, **settings.extra_body}}
 
+    def _system(self, request: Request) -> str | None:
+        """The prompt's own system prompt, else the teacher's."""
+        return request.prompt.system or self._settings.system
+
     def _receipt(self, request: Request, sampling: Sampling, reply: Reply) -> Receipt:
-        bound = tokens_at_most(request.prompt.text, self._settings.system)
+        bound = tokens_at_most(request.prompt.text, self._system(request))
         prices = self._settings.prices
         if reply.usage is None:
             paid, shown = Usage(bound, sampling.max_tokens), tokens_about(reply.text)

@@ -285,15 +285,15 @@ def estimate(
         sampling: with `n` completions per prompt of at most `max_tokens`.
         prices: what the teacher charges, None if unknown.
         remembered: the memory that will be asked first; its ledger gives the usual length.
-        system: the system prompt that goes with every request.
+        system: the system prompt of every request whose prompt has none of its own.
     """
     if remembered is None:
         requests = [Request(prompt, index) for prompt in prompts for index in range(sampling.n)]
     else:
         requests = remembered.missing(prompts, sampling)
-    texts = [request.prompt.text for request in requests]
-    guess = sum(tokens_about((system or "") + text) for text in texts)
-    bound = sum(tokens_at_most(text, system) for text in texts)
+    texts = [(request.prompt.text, request.prompt.system or system) for request in requests]
+    guess = sum(tokens_about((own or "") + text) for text, own in texts)
+    bound = sum(tokens_at_most(text, own) for text, own in texts)
     most = len(requests) * sampling.max_tokens
     usual = remembered.ledger if remembered is not None and remembered.ledger.output_tokens else None
     expected = None

@@ -77,13 +77,17 @@ class LocalModel:
         """Complete every prompt `sampling.n` times; a batch's completions come when the batch is done.
 
         Raises:
-            InputError: impossible sampling; a prompt without tokens or longer than the model can read.
+            InputError: impossible sampling; a prompt without tokens, longer than the model can read,
+                or with a system prompt that is not in its text.
         """
         check_sampling(sampling)
         rows = self._rows(prompts, sampling)
         return self._stream(rows, sampling)
 
     def _rows(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Row]:
+        apart = next((prompt.id for prompt in prompts if prompt.system), None)
+        if apart is not None:
+            raise InputError(f"prompt {apart}: its system prompt stands apart; render it into the text")
         ids = prompt_ids(self.loaded, [prompt.text for prompt in prompts])
         rows = []
         for number, (prompt, own) in enumerate(zip(prompts, ids, strict=True)):

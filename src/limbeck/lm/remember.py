@@ -1,8 +1,8 @@
 """A memory of completions: what was paid for once is never asked again.
 
 The log is JSONL, one line per completion, appended the moment it arrives. Its key
-is a hash of the model's identity, the prompt's id and text, the sampling (all of
-it but `n`) and the completion's index. The id belongs to the key because what is
+is a hash of the model's identity, the prompt's id, text and system prompt, the
+sampling (all of it but `n`) and the completion's index. The id belongs to the key because what is
 drawn depends on it (`lm.Sampling`): two problems with the same text get
 completions of their own instead of copies. Asking for n=6 after n=4 therefore
 asks for 2 more per prompt, and a longer `max_tokens` asks anew.
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from limbeck.errors import DataError
 from limbeck.files import AppendLog
-from limbeck.lm import Complete, Completion, Prompt, Sampling
+from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id
 from limbeck.lm.cost import Ledger, Receipt, Request
 from limbeck.records import Record, first_problem
 
@@ -133,8 +133,7 @@ class Remembered:
         return list(self._missing(prompts, sampling))
 
     def _missing(self, prompts: Sequence[Prompt], sampling: Sampling) -> dict[Request, bytes]:
-        if len({prompt.id for prompt in prompts}) < len(prompts):
-            raise ValueError("two prompts have the same id, so their completions cannot be told apart")
+        by_id(prompts)
         return {r: key for r, key in self._keyed(prompts, sampling) if key not in self._offsets}
 
     def _answer(
@@ -177,7 +176,8 @@ class Remembered:
         common = _hashed([self._model, _decisive(sampling)])
         for prompt in prompts:
             mine = common.copy()
-            mine.update(_hashable([prompt.id, prompt.text]))
+            system = [prompt.system] if prompt.system else []  # logs of 0.1.0 know none
+            mine.update(_hashable([prompt.id, prompt.text, *system]))
             for index in range(sampling.n):
                 one = mine.copy()
                 one.update(_hashable([index]))

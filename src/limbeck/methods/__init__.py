@@ -1,102 +1,194 @@
-"""The published ways of distilling, by name. Importing this loads no torch."""
+"""Methods by name: the published ones, one file each in this folder, and any that you bring.
+
+`method: mentor-kd` is the file `mentor_kd.py` here; `method: ./mine.py` is a file of yours, named
+from the recipe's folder; any other name is an entry point of the group `limbeck.methods` in an
+installed package. Each of them holds one `METHOD`. Importing this loads no torch.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from limbeck.errors import RecipeError
-from limbeck.methods import finetune, mentor_kd
 from limbeck.recipe import Recipe, StudentSettings, complaint
-from limbeck.stages.learners import check_learners
-from limbeck.stages.rationales import Context
-from limbeck.stages.soft_labels import check_pairs
 
-Distil = Callable[[Context, str, StudentSettings, int], None]
-"""distil(context, student's name, its settings, seed): every stage from problems to exam."""
+if TYPE_CHECKING:
+    from limbeck.stages import Context, Learner
 
-Check = Callable[[Recipe, StudentSettings, str], None]
-"""check(recipe, student's settings, its place in the recipe): refuses what cannot go together."""
+HERE = Path(__file__).parent
 
 
-def _nothing_more(recipe: Recipe, student: StudentSettings, place: str) -> None:
-    """The settings alone are all there is to check."""
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What a method needs beyond the problems; generic code asks this and never a method's name.
+
+    Attributes:
+        mentor: a name of the recipe's `mentors:`, or None.
+        soft_labels: the student learns from the mentor's distributions, so both must read alike.
+    """
+
+    mentor: str | None = None
+    soft_labels: bool = False
+
+
+Story = Callable[["Context", "Learner", Any], None]
+"""story(context, student, settings): every stage from problems to exam."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What `limbeck methods` lists: where it was published, its settings, and the story itself."""
+    """One way of distilling.
+
+    Attributes:
+        summary, paper: what `limbeck methods` lists.
+        settings: the class of its own settings; the recipe's `settings:` are checked by it.
+        story: the stages in the paper's order.
+        uses: what it needs, from its settings.
+        check: refuses settings that cannot go together with the recipe: (recipe, settings, place).
+        plan: the settings that decide what the student becomes; all of them unless told otherwise.
+        source: fingerprint of its file when it is no part of Limbeck, so that its students are
+            trained again when the file changes.
+    """
 
     summary: str
     paper: str
     settings: type[BaseModel]
-    distil: Distil
-    check: Check = _nothing_more
+    story: Story
+    uses: Callable[[Any], Uses] = field(default=lambda settings: Uses())
+    check: Callable[[Recipe, Any, str], None] = field(default=lambda recipe, settings, place: None)
+    plan: Callable[[Any], dict[str, Any]] = dict
+    source: str = ""
 
 
-METHODS: dict[str, Method] = {
-    "answers-only": Method(
-        "fine-tune on question -> gold answer; the baseline without any reasoning",
-        "the `fine-tuning` baseline of arXiv 2212.10071",
-        finetune.AnswersOnlySettings,
-        finetune.answers_only,
-    ),
-    "finetune-cot": Method(
-        "fine-tune on question -> teacher rationale and answer; several rationales per problem if wanted",
-        "Fine-tune-CoT, arXiv 2212.10071",
-        finetune.FinetuneCotSettings,
-        finetune.finetune_cot,
-    ),
-    "mentor-kd": Method(
-        "a fine-tuned mentor writes more rationales and gives soft labels; cross-entropy + KL",
-        "Mentor-KD, arXiv 2410.09037",
-        mentor_kd.MentorKdSettings,
-        mentor_kd.mentor_kd,
-        mentor_kd.check,
-    ),
-}
+def built_in() -> list[str]:
+    """Names of the methods in this folder."""
+    return sorted(path.stem.replace("_", "-") for path in HERE.glob("*.py") if path.stem != "__init__")
 
 
-def resolve_methods(recipe: Recipe, place: str) -> Recipe:
-    """The recipe with every method's settings at their values; wrong ones are refused before any work begins.
+def installed() -> list[str]:
+    """Names of the methods that other installed packages bring."""
+    return sorted({entry.name for entry in entry_points(group="limbeck.methods")})
+
+
+def find_method(name: str, place: str = "method", folder: Path = Path()) -> Method:
+    """A method by its name or file.
+
+    Args:
+        name: as in a recipe.
+        place: begins the error's text.
+        folder: what the path of a file is relative to, the recipe's folder.
+
+    Raises:
+        RecipeError: there is none, or its module cannot be loaded or holds no `METHOD`.
+    """
+    if name.endswith(".py"):
+        return _from_file(folder / Path(name).expanduser(), place)
+    if name in built_in():
+        module = importlib.import_module(f"limbeck.methods.{name.replace('-', '_')}")
+        return _method_of(module, f"{place}: {name}")
+    for entry in entry_points(group="limbeck.methods", name=name):
+        try:
+            found = entry.load()
+        except Exception as error:  # whatever the package raises, the user must hear which one
+            raise RecipeError(f"{place}: {name}: {entry.value} cannot be loaded ({error})") from error
+        method = found if isinstance(found, Method) else _method_of(found, f"{place}: {entry.value}")
+        return replace(method, source=_source_of(method))
+    known = ", ".join([*built_in(), *installed()])
+    raise RecipeError(f"{place}: no method {name!r}; choose one of {known}, or name a .py file")
+
+
+def _from_file(path: Path, place: str) -> Method:
+    if not path.is_file():
+        raise RecipeError(f"{place}: {path}: no such file; paths are relative to the recipe")
+    label = f"limbeck_method_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(label, path)
+    assert spec and spec.loader  # the name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[label] = module  # dataclasses and pydantic look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file raises, the user must hear which file
+        raise RecipeError(f"{place}: {path}: {type(error).__name__}: {error}") from error
+    method = _method_of(module, f"{place}: {path}")
+    return replace(method, source=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _method_of(module: Any, place: str) -> Method:
+    method = getattr(module, "METHOD", None)
+    if not isinstance(method, Method):
+        raise RecipeError(f"{place}: holds no METHOD; write METHOD = Method(...) at its end")
+    return method
+
+
+def _source_of(method: Method) -> str:
+    """Fingerprint of the file that a method of an installed package is written in."""
+    file = sys.modules[method.story.__module__].__file__
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A student's method with its checked settings."""
+
+    method: Method
+    settings: Any
+
+    @property
+    def uses(self) -> Uses:
+        return self.method.uses(self.settings)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What of it decides what the student becomes."""
+        own = {"settings": self.method.plan(self.settings)}
+        return own | ({"source": self.method.source} if self.method.source else {})
+
+
+def choose(student: StudentSettings, place: str, folder: Path) -> Chosen:
+    """The method of a student, with its settings checked.
 
     Raises:
         RecipeError: naming the student and the setting.
     """
-    resolved = {}
-    for name, student in recipe.students.items():
-        if student.method not in METHODS:
-            known = ", ".join(METHODS)
-            raise RecipeError(
-                f"{place}: students.{name}.method: no method {student.method!r}; choose one of {known}"
-            )
-        model = METHODS[student.method].settings
-        try:
-            settings = model.model_validate(student.settings)
-        except ValidationError as error:
-            raise RecipeError(f"{place}: students.{name}.settings.{complaint(error, model)}") from None
-        METHODS[student.method].check(recipe, student, f"{place}: students.{name}")
-        resolved[name] = student.model_copy(update={"settings": settings.model_dump(mode="json")})
-    return recipe.model_copy(update={"students": resolved})
+    method = find_method(student.method, f"{place}.method", folder)
+    try:
+        settings = method.settings.model_validate(student.settings)
+    except ValidationError as error:
+        raise RecipeError(f"{place}.settings.{complaint(error, method.settings)}") from None
+    return Chosen(method, settings)
 
 
-def check_context(context: Context) -> None:
-    """Refuse, before a teacher is paid, what would fail when a student's or mentor's turn comes.
+def resolve_methods(recipe: Recipe, place: str, folder: Path = Path()) -> tuple[Recipe, dict[str, Chosen]]:
+    """The recipe with every method's settings at their values, and each student's method.
+
+    Wrong ones are refused before any work begins.
+
+    Args:
+        place: the recipe's file, for errors.
+        folder: the recipe's folder.
 
     Raises:
-        RecipeError, ModelError: naming the learner and the setting.
+        RecipeError: naming the student and the setting.
     """
-    check_learners(context)
-    check_pairs(context.recipe)
-    named = {student.settings.get("mentor") for student in context.recipe.students.values()}
-    for idle in sorted(context.recipe.mentors.keys() - named):
-        context.run.say(f"mentors.{idle}: no student learns from it, so it is not trained")
-
-
-def distil(context: Context) -> None:
-    """Train and examine every student of the recipe, one per seed, in the recipe's order."""
-    for name, student in context.recipe.students.items():
-        for seed in student.seeds:
-            METHODS[student.method].distil(context, name, student, seed)
+    students, chosen = {}, {}
+    for name, student in recipe.students.items():
+        where = f"{place}: students.{name}"
+        found = chosen[name] = choose(student, where, folder)
+        wanted = found.uses.mentor
+        if wanted is not None and wanted not in recipe.mentors:
+            known = ", ".join(recipe.mentors)
+            fix = f"name one of {known}" if known else "add it under mentors:"
+            raise RecipeError(f"{where}.settings.mentor: the recipe has no mentor {wanted!r}; {fix}")
+        found.method.check(recipe, found.settings, where)
+        students[name] = student.model_copy(update={"settings": found.settings.model_dump(mode="json")})
+    return recipe.model_copy(update={"students": students}), chosen

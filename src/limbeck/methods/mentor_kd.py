@@ -21,19 +21,38 @@ settings: `mentor_rationales: 0` is the paper's "w/o RD", `kl_weight: 0` its
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from limbeck.errors import DataError, RecipeError
+from limbeck.methods import Method, Uses
 from limbeck.rationales import select
-from limbeck.recipe import Recipe, StudentSettings
-from limbeck.records import Example, Rationale
-from limbeck.stages import learners, mentors
-from limbeck.stages import rationales as stages
-from limbeck.stages import soft_labels as distillation
-from limbeck.stages.rationales import Context
+from limbeck.recipe import Recipe
+from limbeck.records import Rationale
+from limbeck.stages import (
+    Context,
+    Learner,
+    Picked,
+    SoftLabelSettings,
+    Split,
+    examine,
+    examine_mentor,
+    mentor,
+    mentor_rationales,
+    new_rationales,
+    rationale_data,
+    soft_labels,
+    taught,
+    train,
+)
+
+if TYPE_CHECKING:
+    from limbeck.training.parts import Parts
 
 
-class MentorKdSettings(distillation.SoftLabelSettings):
+class MentorKdSettings(SoftLabelSettings):
     """What Mentor-KD lets one choose."""
 
     teacher_rationales: int = Field(3, ge=0, description="the teacher's rationales per problem, at most")
@@ -42,61 +61,76 @@ class MentorKdSettings(distillation.SoftLabelSettings):
     )
 
 
-def mentor_kd(context: Context, name: str, student: StudentSettings, seed: int) -> None:
+def mentor_kd(context: Context, student: Learner, settings: MentorKdSettings) -> None:
     """Rationales -> mentor -> its rationales -> its soft labels -> student -> exam."""
-    settings = MentorKdSettings.model_validate(student.settings)
-    mentor = mentors.trained(context, settings.mentor)
-    mentors.examined(context, settings.mentor)
-    inputs = {"problems": stages.problems(context).stage.fingerprint, "mentor": mentor.fingerprint}
+    teaching = mentor(context, settings.mentor)
+    examine_mentor(context, settings.mentor)
+    data = rationale_data(context, student, partial(pick, context, student, settings))
+    labels = soft_labels(context, teaching, student, data, settings)
 
-    def examples(split: stages.Split) -> list[Example]:
-        added: list[Rationale] = []
-        teacher = mentors.taught(context, settings.mentor, split)
-        inputs[f"rationales of {split}"] = teacher.stage.fingerprint
-        wanted = settings.teacher_rationales or (1 if split == "dev" else 0)  # the mentor writes none of dev
-        chosen = select(teacher.all, wanted, seed=context.recipe.seed)
-        if split == "train" and settings.mentor_rationales:
-            more = mentors.rationales(context, settings.mentor)
-            inputs["rationales of the mentor"] = more.stage.fingerprint
-            new = mentors.beside(context, settings.mentor, chosen)
-            added = select(new, settings.mentor_rationales, seed=context.recipe.seed)
-            if not added:
-                message = (
-                    f"mentor {settings.mentor} gives {name} nothing new; set mentor_rationales to 0, or see"
-                )
-                raise DataError(more.stage.folder / "audit.json", f"{message} what was dropped")
-        if not chosen and not added:
-            message = f"no rationale of {split} was kept for {name}; audit.json beside each says why"
-            raise DataError(teacher.stage.folder, message)
-        context.run.say(
-            f"{name}: {split} on {len(chosen)} rationales of the teacher and {len(added)} of the mentor"
-        )
-        return stages.rationale_examples(stages.problems(context), [*chosen, *added], student.format)
+    def parts() -> Parts:
+        from limbeck.training.parts import CrossEntropy, SoftLabelKL
 
-    train = examples("train")
-    dev = examples("dev") if student.train.choose == "dev-loss" else []
-    learner = learners.student_learner(name, student, seed, settings.plan())
-    soft = distillation.distillation(context, student, settings)
-    trained = learners.fine_tune(context, learner, inputs, train, dev, soft)
-    learners.sit_exam(context, learner, trained)
+        weight = settings.kl_weight
+        cross_entropy = CrossEntropy(1 - weight)
+        if not weight:
+            return (cross_entropy,)
+        return cross_entropy, SoftLabelKL(labels.open(), weight, squared=settings.temperature_squared)
+
+    examine(context, train(context, student, data, parts, tokenizer=teaching.path))
 
 
-def check(recipe: Recipe, student: StudentSettings, place: str) -> None:
+def pick(context: Context, student: Learner, settings: MentorKdSettings, split: Split) -> Picked:
+    """The rationales that the student learns from: the teacher's, and what is new of the mentor's."""
+    name, seed = settings.mentor, context.recipe.seed
+    teacher = taught(context, name, split)
+    wanted = settings.teacher_rationales or (1 if split == "dev" else 0)  # the mentor writes none of dev
+    chosen = select(teacher.all, wanted, seed=seed)
+    inputs = {"mentor": mentor(context, name).stage.fingerprint, **teacher.inputs}
+    added: list[Rationale] = []
+    if split == "train" and settings.mentor_rationales:
+        written = mentor_rationales(context, name)
+        inputs |= written.inputs
+        added = select(new_rationales(context, name, chosen), settings.mentor_rationales, seed=seed)
+        if not added:
+            message = f"mentor {name} gives {student.name} nothing new; set mentor_rationales to 0, or see"
+            raise DataError(written.stage.folder / "audit.json", f"{message} what was dropped")
+    if not chosen and not added:
+        message = f"no rationale of {split} was kept for {student.name}; audit.json there says why"
+        raise DataError(teacher.stage.folder, message)
+    context.run.say(
+        f"{student.name}: {split} on {len(chosen)} rationales of the teacher and {len(added)} of the mentor"
+    )
+    return Picked([*chosen, *added], inputs)
+
+
+def uses(settings: MentorKdSettings) -> Uses:
+    """The mentor, and its distributions unless their weight is 0."""
+    return Uses(mentor=settings.mentor, soft_labels=settings.kl_weight > 0)
+
+
+def check(recipe: Recipe, settings: MentorKdSettings, place: str) -> None:
     """Refuse what would fail after hours of training the mentor.
 
     Raises:
         RecipeError: naming the setting.
     """
-    settings = MentorKdSettings.model_validate(student.settings)
-    mentor = recipe.mentors.get(settings.mentor)
-    if mentor is None:
-        known = ", ".join(recipe.mentors)
-        fix = f"name one of {known}" if known else "add it under mentors:"
-        raise RecipeError(f"{place}.settings.mentor: the recipe has no mentor {settings.mentor!r}; {fix}")
     if not settings.teacher_rationales and not settings.mentor_rationales:
         raise RecipeError(f"{place}.settings: no rationales of teacher or mentor; raise one of the two")
-    if settings.mentor_rationales > mentor.writes.per_problem and mentor.file is None:
+    writing = recipe.mentors[settings.mentor]
+    if settings.mentor_rationales > writing.writes.per_problem and writing.file is None:
         raise RecipeError(
             f"{place}.settings.mentor_rationales: {settings.mentor_rationales} of a mentor that writes "
-            f"{mentor.writes.per_problem}; raise mentors.{settings.mentor}.writes.per_problem"
+            f"{writing.writes.per_problem}; raise mentors.{settings.mentor}.writes.per_problem"
         )
+
+
+METHOD = Method(
+    "a fine-tuned mentor writes more rationales and gives soft labels; cross-entropy + KL",
+    "Mentor-KD, arXiv 2410.09037",
+    MentorKdSettings,
+    mentor_kd,
+    uses=uses,
+    check=check,
+    plan=MentorKdSettings.plan,
+)

@@ -1,17 +1,19 @@
-"""The only shift and the only mask of the project.
+"""The only shift and the only mask of the project, and the one forward pass that serves all loss parts.
 
 Shapes: B rows of a batch, T positions of `labels`, N scored tokens of the whole
-batch in row order, H hidden size, V vocabulary. A digit is a dimension of that size.
+batch in row order, M rows that the head or a loss sees, S tokens of the longest
+span, H hidden size, V vocabulary. A digit is a dimension of that size.
 
 A decoder-only model's logits at position t predict the token at t + 1, an
 encoder-decoder's those at t. Everything that scores tokens gets them from here
 as aligned `(N, V)` logits and `(N,)` targets and never shifts or masks again.
+A *place* is the index of a predictor in the flattened `labels`: row · T + position.
 
-Logits are made for scored tokens only: a forward pre-hook on the output
-embeddings keeps the hidden rows that are scored, and the model's own forward
-does the rest, so that soft caps, scales, biases and LoRA on the head all work. A loss
-that makes logits itself, a few rows at a time, gets these rows from `hidden` instead,
-where `plain_head` says that the head is one product and nothing more.
+Logits are made for the wanted places only: a forward pre-hook on the output
+embeddings keeps their hidden rows, and the model's own forward does the rest, so
+that soft caps, scales, biases and LoRA on the head all work. A loss that makes
+logits itself, a few rows at a time, gets these rows instead, where `plain_head`
+says that the head is one product and nothing more.
 """
 
 from __future__ import annotations
@@ -55,14 +57,25 @@ class Scored:
         """Sum a value per token within each row: (N,) -> (B,), 0 for a row with no scored token."""
         return values_N.new_zeros(self.keep_BT.shape[0]).index_add(0, self.rows_N, values_N)
 
+    def places(self) -> Tensor:
+        """Where the logits of the scored tokens stand, (N,)."""
+        return self.keep_BT.reshape(-1).nonzero()[:, 0]
 
-def align(labels_BT: Tensor, label_weights_BT: Tensor | None = None, *, encoder_decoder: bool) -> Scored:
+
+def align(
+    labels_BT: Tensor,
+    label_weights_BT: Tensor | None = None,
+    scored_B: Tensor | None = None,
+    *,
+    encoder_decoder: bool,
+) -> Scored:
     """Find the scored tokens of a batch.
 
     Args:
         labels_BT: token ids, `IGNORED` where nothing is scored. For a decoder-only model
             label t is input token t (unshifted, as everywhere in the ecosystem).
         label_weights_BT: float weight of each label, or None.
+        scored_B: bool, which rows are scored at all; None: every row.
         encoder_decoder: labels stand at their own position and are not shifted.
 
     Example:
@@ -74,6 +87,8 @@ def align(labels_BT: Tensor, label_weights_BT: Tensor | None = None, *, encoder_
     """
     targets_BT = labels_BT if encoder_decoder else _to_predictor(labels_BT, IGNORED)
     keep_BT = targets_BT != IGNORED
+    if scored_B is not None:
+        keep_BT = keep_BT & scored_B[:, None]
     index_N = keep_BT.reshape(-1).nonzero()[:, 0]
     weights_N = None
     if label_weights_BT is not None:
@@ -88,68 +103,147 @@ def _to_predictor(values_BT: Tensor, fill: float) -> Tensor:
     return nn.functional.pad(values_BT[:, 1:], (0, 1), value=fill)
 
 
-def align_batch(batch: Mapping[str, Tensor], *, encoder_decoder: bool) -> Scored:
-    """`align` for a batch with `labels` and perhaps `label_weights`."""
-    return align(batch["labels"], batch.get("label_weights"), encoder_decoder=encoder_decoder)
+def align_batch(batch: Mapping[str, Any], *, encoder_decoder: bool) -> Scored:
+    """`align` for a batch with `labels` and perhaps `label_weights` and `scored`."""
+    return align(
+        batch["labels"], batch.get("label_weights"), batch.get("scored"), encoder_decoder=encoder_decoder
+    )
 
 
-def score(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Scored, Tensor]:
-    """Run the model on a batch and return its scored tokens and their logits.
+def token_count(batch: Mapping[str, Any], *, encoder_decoder: bool) -> Tensor:
+    """What a sum over scored tokens is divided by: Σ `expected` if given, else Σ weights or N; float32."""
+    if "expected" in batch:
+        expected_B: Tensor = batch["expected"]
+        return expected_B.float().sum()
+    return align_batch(batch, encoder_decoder=encoder_decoder).count()
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """The answer span of each row, at its predictors.
+
+    Attributes:
+        keep_BS: bool; whether a row's span has so many tokens.
+        targets_BS: its tokens, `IGNORED` after its end. The first token of a decoder-only row is not
+            among them: nothing predicts it.
+        places_BS: the place of the logits that predict each; 0 after its end.
+    """
+
+    keep_BS: Tensor
+    targets_BS: Tensor
+    places_BS: Tensor
+
+
+def align_spans(batch: Mapping[str, Any], *, encoder_decoder: bool) -> Spans:
+    """Find the tokens of `spans` (B,2): first and one-past-last position in `labels`, (-1,-1) for none.
+
+    Rows that are not scored have spans too.
+
+    Example:
+        >>> labels = torch.tensor([[-100, 5, 6, 7], [-100, 8, 9, -100]])
+        >>> batch = {"labels": labels, "spans": torch.tensor([[2, 4], [-1, -1]])}
+        >>> spans = align_spans(batch, encoder_decoder=False)
+        >>> spans.targets_BS[0].tolist(), spans.places_BS[0].tolist(), spans.keep_BS[1].any().item()
+        ([6, 7, -100, -100], [1, 2, 0, 0], False)
+    """
+    labels_BT = batch["labels"]
+    shift = 0 if encoder_decoder else 1
+    first_B1, end_B1 = batch["spans"].to(labels_BT.device).clamp_min(shift).split(1, dim=1)
+    count, width = labels_BT.shape
+    positions_BS = first_B1 + torch.arange(width, device=labels_BT.device)
+    keep_BS = positions_BS < end_B1
+    positions_BS = positions_BS.clamp_max(width - 1)
+    targets_BS = labels_BT.gather(1, positions_BS).masked_fill(~keep_BS, IGNORED)
+    rows_B1 = torch.arange(count, device=labels_BT.device)[:, None]
+    return Spans(keep_BS, targets_BS, (rows_B1 * width + positions_BS - shift).masked_fill(~keep_BS, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one run of a model gave.
+
+    Attributes:
+        found_MX: the logits (M,V) of the wanted places, or the rows (M,H) that would enter the head,
+            under autocast in its type, as the head would see them.
+        states_BH: of every row the state that has read its last label (the end of sequence), as it
+            would enter the head; of a row without labels some other. None if it was not asked for.
+        nothing: 0, with a gradient path through the head.
+    """
+
+    found_MX: Tensor
+    states_BH: Tensor | None
+    nothing: Tensor
+
+
+def run(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    places_M: Tensor,
+    *,
+    withhold: bool = False,
+    states: bool = False,
+) -> Pass:
+    """Run the model once on a batch.
 
     Args:
         model: any Hugging Face causal or encoder-decoder model, also wrapped (PEFT, DDP).
-        batch: `input_ids` (B,T), `attention_mask` (B,T), `labels` (B,T) or (B,U), perhaps `label_weights`.
-
-    Returns:
-        The scored tokens and `logits_NV`. With no scored token, N is 0 and a sum over
-        the logits is 0 with a gradient (of 0) for every parameter.
+        batch: `input_ids` (B,T), `attention_mask` (B,T), `labels` (B,T) or (B,U).
+        places_M: where predictors stand (see `Scored.places`, `Spans`), any order, or none.
+        withhold: give the rows that enter the head in place of logits; allowed where `plain_head` holds.
+        states: whether the last states are wanted. An encoder-decoder's decoder then reads one token more.
 
     Raises:
         RuntimeError: the model does not make its logits by one call of its output embeddings.
+        ValueError: the batch was made for a model of the other kind.
     """
     inner = unwrap(model)
-    scored, inputs = _inputs(inner, batch)
-    with only_scored(inner, scored.keep_BT) as calls:
-        logits_1NV: Tensor = model(**inputs, use_cache=False).logits
-    _check_calls(inner, calls, logits_1NV, scored.targets_N.numel())
-    return scored, logits_1NV[0]
-
-
-def hidden(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Scored, Tensor]:
-    """Like `score`, but return the rows that enter the output head; no logits are made for them.
-
-    For losses that make logits themselves, a few rows at a time: allowed where `plain_head` holds.
-
-    Args:
-        model: as for `score`.
-        batch: as for `score`.
-
-    Returns:
-        The scored tokens and `hidden_NH`, under autocast in its type, as the head would see them.
-
-    Raises:
-        RuntimeError: as `score`.
-    """
-    inner = unwrap(model)
-    scored, inputs = _inputs(inner, batch)
-    with only_scored(inner, scored.keep_BT, withhold=True) as calls:
-        logits_10V: Tensor = model(**inputs, use_cache=False).logits
-    _check_calls(inner, calls, logits_10V, 0)
-    hidden_NH = calls[0]
-    return scored, hidden_NH
-
-
-def _inputs(inner: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Scored, dict[str, Any]]:
-    """The scored tokens of a batch, and what the model is called with."""
-    encoder_decoder = is_encoder_decoder(inner)
-    scored = align_batch(batch, encoder_decoder=encoder_decoder)
+    labels_BT: Tensor = batch["labels"]
+    width = labels_BT.shape[1]
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    if encoder_decoder:
-        inputs["decoder_input_ids"] = inner.prepare_decoder_input_ids_from_labels(labels=batch["labels"])  # type: ignore[operator]
-    return scored, inputs
+    last_B = _last_labels(labels_BT) if states else None
+    if is_encoder_decoder(inner):
+        if last_B is not None:  # the decoder reads the labels one position later
+            labels_BT, last_B = nn.functional.pad(labels_BT, (0, 1), value=IGNORED), last_B + 1
+        inputs["decoder_input_ids"] = inner.prepare_decoder_input_ids_from_labels(labels=labels_BT)  # type: ignore[operator]
+    elif labels_BT.shape != batch["input_ids"].shape:
+        raise ValueError(
+            f"labels {tuple(labels_BT.shape)} for inputs {tuple(batch['input_ids'].shape)}: "
+            "the batch was made for an encoder-decoder, and the model is decoder-only"
+        )
+    with only_places(inner, places_M, width, last_B, withhold=withhold) as calls:
+        logits_1NV: Tensor = model(**inputs, use_cache=False).logits
+    _check_calls(inner, calls, logits_1NV, 0 if withhold else len(places_M))
+    rows_MH, states_BH = calls[0]
+    return Pass(rows_MH if withhold else logits_1NV[0], states_BH, logits_1NV[0, :0].float().sum())
 
 
-def _check_calls(inner: nn.Module, calls: list[Tensor], logits_1NV: Tensor, count: int) -> None:
+def _last_labels(labels_BT: Tensor) -> Tensor:
+    """Position of each row's last label; 0 where it has none."""
+    positions_T = torch.arange(labels_BT.shape[1], device=labels_BT.device)
+    return torch.where(labels_BT != IGNORED, positions_T, 0).amax(1)
+
+
+def score(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Scored, Tensor]:
+    """Run the model on a batch and return its scored tokens and their logits (N,V).
+
+    With no scored token, N is 0 and a sum over the logits is 0 with a gradient (of 0) for every
+    parameter. `model`, `batch` and errors are as for `run`.
+    """
+    scored = align_batch(batch, encoder_decoder=is_encoder_decoder(model))
+    return scored, run(model, batch, scored.places()).found_MX
+
+
+def hidden(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Scored, Tensor]:
+    """Like `score`, but return the rows (N,H) that enter the output head; no logits are made for them."""
+    scored = align_batch(batch, encoder_decoder=is_encoder_decoder(model))
+    return scored, run(model, batch, scored.places(), withhold=True).found_MX
+
+
+Call = tuple[Tensor, Tensor | None]
+"""What the head was called with: the chosen rows (M,H) and the states (B,H)."""
+
+
+def _check_calls(inner: nn.Module, calls: list[Call], logits_1NV: Tensor, count: int) -> None:
     if len(calls) != 1 or logits_1NV.shape[:2] != (1, count):
         raise RuntimeError(
             f"{type(inner).__name__} called its output embeddings {len(calls)} times and made logits of "
@@ -158,28 +252,37 @@ def _check_calls(inner: nn.Module, calls: list[Tensor], logits_1NV: Tensor, coun
 
 
 @contextmanager
-def only_scored(model: nn.Module, keep_BT: Tensor, *, withhold: bool = False) -> Iterator[list[Tensor]]:
-    """While open, the model's head sees only the hidden rows where `keep_BT` is true.
+def only_places(
+    model: nn.Module, places_M: Tensor, width: int, last_B: Tensor | None, *, withhold: bool
+) -> Iterator[list[Call]]:
+    """While open, the model's head sees only the hidden rows at the places.
 
-    The model then returns logits of shape (1, N, V), or (1, 0, V) if the rows are withheld from
-    the head too. Yields a list that gets one entry, the rows (N, H), at each call of the head:
-    there must be exactly one.
+    The model then returns logits of shape (1, M, V), or (1, 0, V) if the rows are withheld from
+    the head too. Yields a list that gets one entry at each call of the head: there must be exactly one.
+
+    Args:
+        width: T of the places; the hidden states may be wider.
+        last_B: position of each row's last state, or None.
 
     Raises:
         RuntimeError: the model has no output embeddings.
     """
-    index_N = keep_BT.reshape(-1).nonzero()[:, 0]
-    calls: list[Tensor] = []
+    calls: list[Call] = []
 
     def select(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden_BTH = args[0]
-        hidden_NH = hidden_BTH.reshape(-1, hidden_BTH.shape[-1]).index_select(0, index_N)
-        device = hidden_NH.device.type
+        wider = hidden_BTH.shape[1] - width
+        index_M = places_M + places_M // width * wider if wider else places_M
+        rows_MH = hidden_BTH.reshape(-1, hidden_BTH.shape[-1]).index_select(0, index_M)
+        states_BH = (
+            None if last_B is None else hidden_BTH[torch.arange(len(last_B), device=last_B.device), last_B]
+        )
+        device = rows_MH.device.type
         if withhold and torch.is_autocast_enabled(device):
             # Autocast may end with the model's forward, and the type of the products with it.
-            hidden_NH = hidden_NH.to(torch.get_autocast_dtype(device))
-        calls.append(hidden_NH)
-        return (hidden_NH[: 0 if withhold else None].unsqueeze(0), *args[1:]), kwargs
+            rows_MH = rows_MH.to(torch.get_autocast_dtype(device))
+        calls.append((rows_MH, states_BH))
+        return (rows_MH[: 0 if withhold else None].unsqueeze(0), *args[1:]), kwargs
 
     hook = _head(model).register_forward_pre_hook(select, with_kwargs=True)
     try:

@@ -26,6 +26,7 @@ from limbeck.report.tables import (
     comparison_notes,
     comparison_rows,
     comparison_table,
+    making_headings,
     percent,
     result_cells,
     result_headings,
@@ -100,7 +101,7 @@ def _shipped(name: str) -> str:
 def _head(paths: Sequence[Path], exams: Sequence[Contestant]) -> dict[str, Any]:
     runs = run_views(paths)
     sizes = sorted({exam.problems for exam in exams})
-    students = len(by_group([exam for exam in exams if exam.role not in ("teacher", "mentor")]))
+    students = len(by_group([exam for exam in exams if exam.role in ("student", "exam")]))
     return {
         "title": ", ".join(dict.fromkeys(run.facts.recipe for run in runs)) or "exams",
         "runs": runs,
@@ -113,13 +114,14 @@ def _head(paths: Sequence[Path], exams: Sequence[Contestant]) -> dict[str, Any]:
 
 def _results(exams: Sequence[Contestant]) -> dict[str, Any]:
     rows = results_rows(exams)
+    headings = [*result_headings(rows), *making_headings(rows)]
     numbers = series_of(exams)
     shipped = {exam.group for exam in exams if exam.role in ("student", "exam")}
     best = max(bars(exams), key=lambda bar: (bar.label in shipped, bar.value))
     return {
-        "result_headings": result_headings(rows),
+        "result_headings": headings,
         "result_lines": [
-            (row, row_label(row).strip(), result_cells(row, rows), numbers[row["group"]]) for row in rows
+            (row, row_label(row).strip(), result_cells(row, headings), numbers[row["group"]]) for row in rows
         ],
         "bar_svg": bar_svg(bars(exams)),
         "best": f"{best.label} {percent(best.value)}%",

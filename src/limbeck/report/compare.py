@@ -65,7 +65,7 @@ def compare(exams: Sequence[Contestant], baseline: str | None = None) -> list[Co
     Args:
         exams: see `contestants.contestants`; seeds of one student form one side.
         baseline: a student's name: only comparisons with it, as side A. None: all
-            pairs, the earlier one as side A, without mentors if two others are left.
+            pairs, the earlier one as side A, without mentors and verifiers if two others are left.
 
     Raises:
         InputError: fewer than two students, or no student of that name.
@@ -78,7 +78,7 @@ def compare(exams: Sequence[Contestant], baseline: str | None = None) -> list[Co
         raise InputError(f"only one contestant to compare ({names}); name a second run or exam folder")
     if baseline is not None and baseline not in groups:
         raise InputError(f"no contestant is called {baseline!r}; choose one of {names}")
-    shipped = [name for name, members in groups.items() if members[0].role != "mentor"]
+    shipped = [name for name, members in groups.items() if members[0].role not in ("mentor", "verifier")]
     pairs = list(combinations(shipped if len(shipped) > 1 else groups, 2))
     if baseline is not None:
         pairs = [(baseline, other) for other in groups if other != baseline]

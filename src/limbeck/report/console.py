@@ -16,8 +16,12 @@ from limbeck.report.tables import comparison_table, results_table
 
 
 def show(thing: object) -> None:
-    """Print a rich table; a pipe gets the width it needs instead of a cut one."""
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    """Print a rich table; a pipe gets the width it needs instead of a cut one.
+
+    Strings are shown as they are: a name or a text of the data is never markup.
+    """
+    width = None if sys.stdout.isatty() else 160
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
     console.print(thing)
 
 

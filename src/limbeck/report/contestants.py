@@ -1,41 +1,27 @@
-"""Contestants: finished exams found in run folders, students' folders and exam folders.
-
-What lies in a folder tells what it is:
-
-    run/                         run.json -> the teacher and every student and seed
-    run/students/<student>/      seed<k>/ -> every seed of one student
-    run/students/<student>/seed0 exam/    -> one student
-    run/teacher/                 exam/    -> the teacher
-    run/mentors/<mentor>/        exam/    -> a mentor
-    an exam folder               metrics.json and predictions.jsonl
-"""
+"""Contestants: the finished exams under the given folders, each with a name of its own."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from limbeck.errors import DataError, DiskError, InputError
-from limbeck.records import Prediction, first_problem, numbered_lines, read_jsonl
-
-Role = Literal["teacher", "mentor", "student", "exam"]
-M = TypeVar("M", bound=BaseModel)
+from limbeck.errors import DataError, InputError
+from limbeck.exam_facts import ExamFacts, Role
+from limbeck.records import Prediction, read_jsonl
+from limbeck.report.places import Place, find_places, home
+from limbeck.report.run_files import history, read_json, run_facts, validated
 
 
 class Metrics(BaseModel):
-    """What is read of metrics.json; counts are checked against the predictions."""
+    """What is read of the score in metrics.json; counts are checked against the predictions."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: str
     problems: int
     correct: int
     extraction_failed: int
@@ -45,37 +31,30 @@ class Metrics(BaseModel):
     votes: int = 1
 
 
-class RunFacts(BaseModel):
-    """What is read of run.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    recipe: str
-    task: str = ""
-    kind: str = ""
-    seed: int | None = None
-    versions: dict[str, str] = {}
-    git: str | None = None
-    created: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Contestant:
     """One finished exam.
 
-    `group` is the student whatever its seed, `name` tells all contestants of one
-    call apart; `exam` is the folder with the predictions, `run` the run folder it
+    `group` is the student (or its round) whatever its seed, `name` tells all contestants
+    of one call apart; `exam` is the folder with the predictions, `run` the run folder it
     lies in (None: an exam folder of its own).
     """
 
     name: str
     group: str
-    seed: int | None
-    role: Role
+    facts: ExamFacts
     exam: Path
     run: Path | None
     metrics: Metrics
     predictions: tuple[Prediction, ...]
+
+    @property
+    def role(self) -> Role:
+        return self.facts.role
+
+    @property
+    def seed(self) -> int | None:
+        return self.facts.seed
 
     @property
     def correct(self) -> int:
@@ -90,37 +69,15 @@ class Contestant:
         return self.correct / self.problems
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an exam is, or should be: found before anything large is read.
-
-    `stale`: the run's recipe no longer names this student or seed, so its exam may
-    be of other problems.
-    """
-
-    exam: Path
-    role: Role
-    student: str
-    seed: int | None
-    run: Path | None
-    stale: bool = False
-
-    @property
-    def finished(self) -> bool:
-        """metrics.json is written last, so it says that the exam is over."""
-        return (self.exam / "metrics.json").is_file() and (self.exam / "predictions.jsonl").is_file()
-
-
 def contestants(paths: Sequence[Path]) -> list[Contestant]:
     """Read every finished exam under the given folders, in the order given.
 
-    Within a run: the teacher, the mentors, then the students in the recipe's order, seeds
-    ascending. Students of a run that are not examined yet, or that its recipe no
-    longer names, are left out here and named by `left_out`.
+    Within a run: the teacher, the mentors, then the students in the recipe's order, rounds
+    and seeds ascending. Who is not examined yet, or no longer named by the run's recipe,
+    is left out here and named by `left_out`.
 
     Raises:
-        InputError: a folder is neither a run nor a student nor an exam, holds no
-            finished exam, or is given twice.
+        InputError: a folder holds no finished exam, or is given twice.
         DataError: metrics or predictions are broken or do not fit each other.
         DiskError: a file cannot be read.
     """
@@ -140,7 +97,8 @@ def contestants(paths: Sequence[Path]) -> list[Contestant]:
     for place in places:
         if counts[place.exam.resolve()] > 1:
             raise InputError(f"{place.exam}: this exam is given twice; name every folder once")
-    return _named([_read(place) for place in places])
+    names = _names(places)
+    return [_read(place, *name) for place, name in zip(places, names, strict=True)]
 
 
 def left_out(paths: Sequence[Path]) -> list[str]:
@@ -151,7 +109,7 @@ def left_out(paths: Sequence[Path]) -> list[str]:
 
 
 def _absence(place: Place) -> str:
-    name = place.student if place.seed is None else f"{place.student} seed {place.seed}"
+    name = shown(place.facts) + ("" if place.facts.seed is None else f" seed {place.facts.seed}")
     if place.stale:
         return f"{name} is no longer in the recipe"
     last = max((row["step"] for row in history(place.exam.parent)), default=None)
@@ -168,155 +126,16 @@ def by_group(exams: Sequence[Contestant]) -> dict[str, list[Contestant]]:
     return groups
 
 
-def run_facts(run: Path) -> RunFacts:
-    """The facts of run.json.
-
-    Raises:
-        DataError: the file is not what `limbeck run` writes.
-    """
-    return _json_model(run / "run.json", RunFacts)
+def shown(facts: ExamFacts) -> str:
+    """What tables call it, whatever its seed; a helper without a name of its own is just its role."""
+    helper = facts.role in ("mentor", "verifier") and facts.name != facts.role
+    name = f"{facts.role} {facts.name}" if helper else facts.name
+    return name if facts.round is None else f"{name} · round {facts.round}"
 
 
-def history(student: Path) -> list[dict[str, Any]]:
-    """Rows of a student's history.jsonl; none when it never trained.
-
-    A torn last line (training was killed) is left out.
-
-    Raises:
-        DataError: a line is not a JSON object with a step.
-    """
-    path = student / "history.jsonl"
-    if not path.is_file():
-        return []
-    rows: list[dict[str, Any]] = []
-    for number, line in numbered_lines(path, torn_tail=True):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise DataError(f"{path}:{number}", "not a row with a step; train this student again")
-        rows.append(row)
-    return rows
-
-
-def read_json(path: Path) -> Any:
-    """The JSON document in a file.
-
-    Raises:
-        DataError, DiskError: not JSON; not readable.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DiskError(path, error) from error
-    except ValueError:
-        raise DataError(path, "not valid JSON; run the stage that wrote it again") from None
-
-
-def find_places(path: Path) -> list[Place]:
-    """The exams a folder holds or should hold, finished or not, told by what lies in it.
-
-    Raises:
-        InputError: it holds none of the things Limbeck writes.
-    """
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; name the folder of a run, a student or an exam")
-    if (path / "run.json").is_file():
-        return list(_run_places(path))
-    if (path / "metrics.json").is_file() or (path / "predictions.jsonl").is_file():
-        return [_exam_place(path)]
-    seeds = _seed_folders(path)
-    if seeds:
-        return [_exam_place(folder / "exam") for folder in seeds]
-    marks = ("exam", "examples.jsonl", "history.jsonl", "model")
-    if any((path / mark).exists() for mark in marks):
-        return [_exam_place(path / "exam")]
-    raise InputError(
-        f"{path}: neither a run, a student nor an exam (it holds no run.json, seed folder, exam folder or "
-        "metrics.json); name a folder that `limbeck run` or `limbeck evaluate --out` wrote"
-    )
-
-
-def _run_places(run: Path) -> Iterator[Place]:
-    if (run / "teacher").is_dir():
-        yield Place(run / "teacher" / "exam", "teacher", "teacher", None, run)
-    current = recipe_mentors(run, examined=True)
-    for mentor in _folders(run / "mentors"):
-        if (mentor / "exam").is_dir():
-            stale = mentor.name not in current
-            yield Place(mentor / "exam", "mentor", _mentor(mentor), None, run, stale)
-    named = {
-        name: list(one["seeds"]) if isinstance(one.get("seeds"), list) else None
-        for name, one in _recipe_part(run, "students").items()
-    }
-    order = {name: number for number, name in enumerate(named)}
-    students = [folder for folder in _folders(run / "students") if _seed_folders(folder)]
-    for student in sorted(students, key=lambda folder: (order.get(folder.name, len(order)), folder.name)):
-        for folder in _seed_folders(student):
-            seeds = named.get(student.name, [])
-            stale = bool(named) and seeds is not None and _seed(folder) not in seeds
-            yield Place(folder / "exam", "student", student.name, _seed(folder), run, stale)
-
-
-def _exam_place(exam: Path) -> Place:
-    """An exam folder given by itself: its place in a run, when it lies in one."""
-    home = exam.resolve()
-    owner, above = home.parent, home.parents
-    if home.name == "exam" and owner.name == "teacher" and (owner.parent / "run.json").is_file():
-        return Place(exam, "teacher", "teacher", None, owner.parent)
-    if home.name == "exam" and above[1].name == "mentors" and (above[2] / "run.json").is_file():
-        return Place(exam, "mentor", _mentor(owner), None, above[2])
-    if home.name == "exam" and _seed(owner) is not None and len(above) > 3 and above[2].name == "students":
-        run = above[3] if (above[3] / "run.json").is_file() else None
-        return Place(exam, "student", owner.parent.name, _seed(owner), run)
-    return Place(exam, "exam", owner.name if home.name == "exam" else home.name, None, None)
-
-
-def _seed(folder: Path) -> int | None:
-    match = re.fullmatch(r"seed(\d+)", folder.name)
-    return int(match.group(1)) if match else None
-
-
-def _seed_folders(student: Path) -> list[Path]:
-    folders = [folder for folder in _folders(student) if _seed(folder) is not None]
-    return sorted(folders, key=lambda folder: _seed(folder) or 0)
-
-
-def _folders(parent: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in parent.iterdir() if entry.is_dir()) if parent.is_dir() else []
-    except OSError as error:
-        raise DiskError(parent, error) from error
-
-
-def recipe_mentors(run: Path, *, examined: bool = False) -> list[str]:
-    """The mentors of the run's recipe, or those it examines; without a recipe, all there are."""
-    if not (run / "recipe.yaml").is_file():
-        return [folder.name for folder in _folders(run / "mentors")]
-    mentors = _recipe_part(run, "mentors")
-    return [name for name, one in mentors.items() if one.get("exam", True) or not examined]
-
-
-def _mentor(folder: Path) -> str:
-    """What tables call a mentor; one that has no name of its own is just that."""
-    return "mentor" if folder.name == "mentor" else f"mentor {folder.name}"
-
-
-def _recipe_part(run: Path, part: str) -> dict[str, dict[str, Any]]:
-    """The `students:` or `mentors:` of the run's recipe, in its order; empty when it cannot be told."""
-    try:
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    own = recipe.get(part) if isinstance(recipe, dict) else None
-    if not isinstance(own, dict):
-        return {}
-    return {str(name): one if isinstance(one, dict) else {} for name, one in own.items()}
-
-
-def _read(place: Place) -> Contestant:
-    metrics = _json_model(place.exam / "metrics.json", Metrics)
+def _read(place: Place, name: str, group: str) -> Contestant:
+    path = place.exam / "metrics.json"
+    metrics = validated(path, read_json(path), Metrics)
     path = place.exam / "predictions.jsonl"
     predictions = tuple(read_jsonl(path, Prediction))
     counted = (len(predictions), sum(prediction.correct for prediction in predictions))
@@ -331,43 +150,52 @@ def _read(place: Place) -> Contestant:
     repeated = [key for key, times in Counter(p.problem_id for p in predictions).items() if times > 1]
     if repeated:
         raise DataError(path, f"problem {repeated[0]!r} is answered twice; run the exam again")
-    name = place.student
-    return Contestant(name, name, place.seed, place.role, place.exam, place.run, metrics, predictions)
+    return Contestant(name, group, place.facts, place.exam, place.run, metrics, predictions)
 
 
-def _named(exams: list[Contestant]) -> list[Contestant]:
-    """Give every contestant the shortest name that tells it from all others.
+def _names(places: Sequence[Place]) -> list[tuple[str, str]]:
+    """(name, group) of every exam: the shortest that tells it from all others.
 
     "cot-3" within one run; "demo/cot-3" when several runs have a cot-3; the path
     when that does not help. One rule for all, so that names stay comparable.
     """
-    recipes = {c.run: run_facts(c.run).recipe for c in exams if c.run}
-    levels: list[Callable[[Contestant], str]] = [
-        lambda c: c.group,
-        lambda c: f"{recipes[c.run]}/{c.group}" if c.run else c.group,
-        lambda c: str({"student": c.exam.parent.parent, "exam": c.exam}.get(c.role, c.exam.parent)),
+    recipes = {place.run: run_facts(place.run).recipe for place in places if place.run}
+    owners = _owners(places)
+    levels: list[Callable[[Place], str]] = [
+        lambda one: shown(one.facts),
+        lambda one: f"{recipes[one.run]}/{shown(one.facts)}" if one.run else shown(one.facts),
+        lambda one: _path(one) if owners[one.exam] == one.side else str(one.exam),
+        lambda one: str(one.exam),
     ]
     groups: list[str] = []
     for level in levels:
-        groups = [level(contestant) for contestant in exams]
-        owners = {(group, _owner(c)) for group, c in zip(groups, exams, strict=True)}
-        if len(owners) == len(set(groups)):
+        groups = [level(place) for place in places]
+        pairs = {(group, owners[place.exam]) for group, place in zip(groups, places, strict=True)}
+        if len(pairs) == len(set(groups)):
             break
     sizes = Counter(groups)
     return [
-        replace(c, group=g, name=g if sizes[g] == 1 or c.seed is None else f"{g} seed {c.seed}")
-        for g, c in zip(groups, exams, strict=True)
+        (
+            group if sizes[group] == 1 or place.facts.seed is None else f"{group} seed {place.facts.seed}",
+            group,
+        )
+        for group, place in zip(groups, places, strict=True)
     ]
 
 
-def _owner(contestant: Contestant) -> Path:
-    """The folder all seeds of a student share; an exam of its own for anyone else."""
-    exam = contestant.exam.resolve()
-    return exam.parent.parent if contestant.role == "student" else exam
+def _owners(places: Sequence[Place]) -> dict[Path, object]:
+    """Exam -> whose seeds it is one of. Exams with equal seeds, or none, are not of one student."""
+    sides = defaultdict(list)
+    for place in places:
+        sides[place.side].append(place)
+    return {
+        place.exam: side if len({one.facts.seed for one in members}) == len(members) else place.exam
+        for side, members in sides.items()
+        for place in members
+    }
 
 
-def _json_model(path: Path, kind: type[M]) -> M:
-    try:
-        return kind.model_validate(read_json(path))
-    except ValidationError as error:
-        raise DataError(path, f"{first_problem(error)}; run the stage that wrote it again") from None
+def _path(place: Place) -> str:
+    """The student's folder; its round where it has some."""
+    folder = home(place.exam) if place.exam.is_absolute() else os.path.relpath(home(place.exam))
+    return f"{folder}" if place.facts.round is None else f"{folder} · round {place.facts.round}"

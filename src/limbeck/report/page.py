@@ -15,16 +15,11 @@ from typing import Any
 
 from limbeck.errors import DiskError
 from limbeck.records import Prediction
-from limbeck.report.contestants import (
-    Contestant,
-    RunFacts,
-    find_places,
-    history,
-    read_json,
-    recipe_mentors,
-    run_facts,
-)
+from limbeck.report.contestants import Contestant
+from limbeck.report.contestants import shown as shown_name
+from limbeck.report.places import Place, find_places
 from limbeck.report.plots import COLOURS, Line, line_svg, series_of, thinned
+from limbeck.report.run_files import RunFacts, history, read_json, read_recipe, recipe_part, run_facts
 
 OF_SOFT_LABELS = ("k", "draws", "rows", "tokens", "bytes", "bytes_per_token")
 NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "seconds", "tokens_per_s"}
@@ -86,7 +81,7 @@ def run_views(paths: Sequence[Path]) -> list[RunView]:
 def _audits(run: Path) -> list[Block]:
     """What became of the teacher's rationales, of every mentor's, and what its soft labels take."""
     blocks = audit_blocks(run / "rationales" / "audit.json")
-    for name in recipe_mentors(run):
+    for name in _mentors(run):
         mentor = run / "mentors" / name
         blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {name}")
         for cache in sorted(mentor.glob("soft-labels/*/manifest.json")):
@@ -95,6 +90,12 @@ def _audits(run: Path) -> list[Block]:
             title = f"soft labels of mentor {name}: {told['codec']}, temperature {told['temperature']:g}"
             blocks.append(Block(title, (), list(rows)))
     return blocks
+
+
+def _mentors(run: Path) -> list[str]:
+    """The mentors of the run's recipe; without a recipe, all there are."""
+    recipe = read_recipe(run)
+    return list(recipe_part(recipe, "mentors")) if recipe else sorted(p.name for p in run.glob("mentors/*"))
 
 
 def learning_curves(paths: Sequence[Path], exams: Sequence[Contestant]) -> Curves:
@@ -120,20 +121,24 @@ def learning_curves(paths: Sequence[Path], exams: Sequence[Contestant]) -> Curve
 def _logs(paths: Sequence[Path], exams: Sequence[Contestant]) -> list[tuple[Line, list[dict[str, Any]]]]:
     """Every student's name, colour and dashes with its history; students without one are left out."""
     numbers = series_of(exams)
-    examined = {contestant.exam.resolve(): contestant for contestant in exams}
-    groups = {exam.parent.parent: one.group for exam, one in examined.items() if one.role == "student"}
+    places = [place for path in paths for place in find_places(path) if not place.stale]
+    examined = {contestant.exam: contestant for contestant in exams}
+    groups = {place.side: examined[place.exam].group for place in places if place.exam in examined}
     variants: dict[str, int] = {}
     logs: list[tuple[Line, list[dict[str, Any]]]] = []
-    for place in (place for path in paths for place in find_places(path)):
-        rows = [] if place.stale else history(place.exam.parent)
+    learners: dict[Path, Place] = {}
+    for place in places:
+        learners.setdefault(place.exam.resolve().parent, place)
+    for learner, place in learners.items():
+        rows = history(learner)
         if not rows:
             continue
-        exam = place.exam.resolve()
-        known = examined.get(exam)
-        group = known.group if known else groups.get(exam.parent.parent, place.student)
+        known = examined.get(place.exam)
+        group = known.group if known else groups.get(place.side, shown_name(place.facts))
         number = numbers.setdefault(group, len(numbers) % len(COLOURS))
         variant = variants[group] = variants.get(group, -1) + 1
-        label = examined[exam].name if exam in examined else f"{group} seed {place.seed} (not examined)"
+        seed = "" if place.facts.seed is None else f" seed {place.facts.seed}"
+        label = known.name if known else f"{group}{seed} (not examined)"
         logs.append((Line(label, (), number, variant), rows))
     return logs
 

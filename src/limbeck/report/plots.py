@@ -1,24 +1,21 @@
-"""Plots: inline SVG drawn by hand for the report, and a bar plot file for a README.
+"""Plots: SVG drawn by hand, inline for the report, or as a file of its own for a README.
 
 The inline drawings take their colours from the page's style sheet (classes and
-`s0`, `s1`, ... for the series), so that they follow light, dark and print.
-`bar_plot` alone needs matplotlib, which is imported when it is called.
+`s0`, `s1`, ... for the series), so that they follow light, dark and print. A file
+brings the light ones along.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from limbeck.errors import DiskError, InputError
+from limbeck.errors import InputError
+from limbeck.records import write_whole
 from limbeck.report.contestants import Contestant, by_group
 from limbeck.report.tables import interval, percent, results_rows
 
@@ -27,6 +24,14 @@ COLOURS = ("#3465a4", "#c4661f", "#3b8a4c", "#8a5aa8", "#b08a00", "#b2436b", "#2
 TEACHER = -1
 SHORT = 34
 """Letters of a name that fit beside a bar."""
+LETTER = 6.8
+"""Width of a tick's digit in units of the drawing, from above: the page's font is the reader's own."""
+ALONE = (
+    "text{font:13px system-ui,'Segoe UI','Helvetica Neue',Arial,sans-serif;fill:#1c2330}"
+    "text.tick{font-size:12px;fill:#5b6575}.value{font-weight:650}.grid{stroke:#e8ebf0}.axis{stroke:#5b6575}"
+    ".whisker{stroke:#1c2330;stroke-width:1.4}.bar{opacity:.88}.dot{fill:#1c2330}.teacher{fill:#9aa3b0}"
+)
+"""What style.html says of bars, in its light colours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +128,15 @@ def line_svg(lines: Sequence[Line], *, share: bool = False) -> str:
             vertical axis starts at 0, or is logarithmic when the values span more
             than a factor of 30.
     """
-    width, height, left, right, top, bottom = 380, 220, 46, 12, 8, 30
+    width, height, top, bottom = 380, 220, 8, 30
     ys = [y for line in lines for _, y in line.points if math.isfinite(y)] or [0.0, 1.0]
     log = not share and min(ys) > 0 and max(ys) > 30 * min(ys)
     y_ticks = _decades(min(ys), max(ys)) if log else _ticks(min(0.0, *ys), 1.0 if share else max(ys))
     x_ticks = _ticks(0.0, max(x for line in lines for x, _ in line.points))
+    y_words = [f"{100 * tick:g}%" if share else f"{tick:g}" for tick in y_ticks]
+    x_words = [f"{tick:,.0f}" for tick in x_ticks]
+    left = max(46, 8 + LETTER * max(map(len, y_words)))
+    right = max(12, LETTER * len(x_words[-1]) / 2)  # half of the last label stands beyond its tick
     down = math.log if log else float
     low, high = down(y_ticks[0]), down(y_ticks[-1])
 
@@ -138,12 +147,11 @@ def line_svg(lines: Sequence[Line], *, share: bool = False) -> str:
         return height - bottom - (down(value) - low) / (high - low) * (height - top - bottom)
 
     parts = []
-    for tick in y_ticks:
+    for tick, words in zip(y_ticks, y_words, strict=True):
         parts.append(_rule(left, up(tick), width - right, up(tick), "grid"))
-        words = f"{100 * tick:g}%" if share else f"{tick:g}"
         parts.append(_text(left - 6, up(tick) + 4, words, "tick", "end"))
-    for tick in x_ticks:
-        parts.append(_text(across(tick), height - bottom + 17, f"{tick:,.0f}", "tick", "middle"))
+    for tick, words in zip(x_ticks, x_words, strict=True):
+        parts.append(_text(across(tick), height - bottom + 17, words, "tick", "middle"))
     parts.append(_rule(left, height - bottom, width - right, height - bottom, "axis"))
     if log:
         parts.append(_text(width - right, top + 10, "log scale", "tick", "end"))
@@ -227,55 +235,26 @@ def _series(number: int) -> str:
 
 
 def bar_plot(exams: Sequence[Contestant], out: Path) -> None:
-    """Write accuracies with 95% intervals as a PNG or SVG file, the same bytes every time.
+    """Write accuracies with 95% intervals as an SVG file that stands alone, such as for a README.
+
+    The same bytes every time.
 
     Raises:
-        InputError: `out` ends in neither .png nor .svg.
+        InputError: `out` does not end in .svg.
         DiskError: it cannot be written.
     """
-    kind = out.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg"):
-        raise InputError(f"{out}: a plot is written as .png or .svg; name the file so")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    drawn = bars(exams)
-    picture = BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "limbeck", "font.size": 10}):
-        figure = Figure(figsize=(7.2, 0.8 + 0.42 * len(drawn)), layout="constrained")
-        _draw_bars(figure.add_subplot(), drawn)
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(picture, format=kind, dpi=160, metadata=metadata, facecolor="white")
-    _write_bytes(out, picture.getvalue())
+    if out.suffix.lower() != ".svg":
+        raise InputError(f"{out}: a plot is written as .svg; name the file so")
+    with write_whole(out) as stream:
+        stream.write(standalone(bar_svg(bars(exams))))
 
 
-def _draw_bars(axes: Any, drawn: Sequence[Bar]) -> None:
-    """The bars on matplotlib axes, first one on top."""
-    for place, bar in enumerate(drawn):
-        colour = "0.6" if bar.series == TEACHER else COLOURS[bar.series]
-        axes.barh(place, 100 * bar.value, height=0.6, color=colour)
-        reach = [[100 * (bar.value - bar.low)], [100 * (bar.high - bar.value)]]
-        axes.errorbar(100 * bar.value, place, xerr=reach, color="0.15", capsize=3, linewidth=1.2)
-        axes.plot([100 * dot for dot in bar.dots], [place] * len(bar.dots), "o", color="0.15", markersize=3)
-        words = f"{percent(bar.value)} {interval(bar.low, bar.high)}"
-        axes.annotate(words, (1.02, place), xycoords=("axes fraction", "data"), va="center")
-    axes.set(xlim=(0, 100), xticks=range(0, 101, 20), ylim=(len(drawn) - 0.5, -0.5))
-    axes.set_yticks(range(len(drawn)), [bar.label for bar in drawn], parse_math=False)
-    axes.set_xlabel("accuracy in % with 95% interval")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-
-
-def _write_bytes(out: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, out)
-    except OSError as error:
-        raise DiskError(out, error) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+def standalone(svg: str) -> str:
+    """An inline drawing as a file: with its name space, the page's light colours and a white ground."""
+    series = "".join(f".s{number}{{fill:{colour}}}" for number, colour in enumerate(COLOURS))
+    opening, rest = svg.split(">", 1)
+    width, height = opening.split('"')[1].split()[2:]
+    space = f'xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+    opening = opening.replace("<svg ", f"<svg {space} ", 1)
+    ground = '<rect width="100%" height="100%" fill="#fff"/>'
+    return f"{opening}><style>{ALONE}{series}</style>{ground}{rest}\n"

@@ -5,26 +5,53 @@ Rows hold fractions and are ready for JSON; people read per cent with one decima
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from limbeck.lm.cost import dollars
 from limbeck.report.compare import Comparison, common_problems, right_counts
 from limbeck.report.contestants import Contestant, by_group
 from limbeck.statistics import mean_and_std, seeds_interval, wilson
 
 Row = dict[str, Any]
 
+MAKING = (
+    "parameters",
+    "trained_parameters",
+    "training_examples",
+    "steps",
+    "tokens",
+    "train_seconds",
+    "cost_usd",
+)
+"""The facts that are numbers: what it took to make who was examined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """Prints as the wide table where there is room for all of it, else as the narrow one."""
+
+    wide: Table
+    narrow: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = Measurement.get(console, options.update_width(10_000), self.wide).maximum
+        yield self.wide if needed <= options.max_width else self.narrow
+
 
 def results_rows(exams: Sequence[Contestant]) -> list[Row]:
     """One row per exam; a student with several seeds gets a row of means before its seeds.
 
     `low` and `high` are 95% limits for new problems (Wilson; over seeds see
-    `statistics.seeds_interval`), `seed_std` the standard deviation between seeds.
+    `statistics.seeds_interval`), `seed_std` the standard deviation between seeds. The facts
+    of `ExamFacts` stand under their own names; in a row of means None where a seed's is not known.
     """
     rows: list[Row] = []
     for group, members in by_group(exams).items():
@@ -39,15 +66,25 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[Row]:
     return [asdict(comparison) for comparison in comparisons]
 
 
-def results_table(exams: Sequence[Contestant]) -> Table:
-    """Name, accuracy with 95% interval, failures, length, speed; fits 80 columns."""
+def results_table(exams: Sequence[Contestant]) -> Fitting:
+    """Name, accuracy with 95% interval, failures, length, speed; fits 80 columns.
+
+    Where the terminal is wide enough also what it took to make them, as far as it is known.
+    """
     rows = results_rows(exams)
-    alike = len({row["problems"] for row in rows}) == 1
-    table = _table(f"Exam of {rows[0]['problems']:,} problems" if alike else "Exams", _results_notes(rows))
-    _add_columns(table, ["name"], result_headings(rows))
+    return Fitting(
+        _results(rows, [*result_headings(rows), *making_headings(rows)]),
+        _results(rows, result_headings(rows)),
+    )
+
+
+def _results(rows: Sequence[Row], headings: Sequence[str]) -> Table:
+    equal = len({row["problems"] for row in rows}) == 1
+    table = _table(f"Exam of {rows[0]['problems']:,} problems" if equal else "Exams", _results_notes(rows))
+    _add_columns(table, ["name"], headings)
     for row in rows:
         style = "bold" if row["seeds"] > 1 else ""
-        table.add_row(*map(Text, [row_label(row), *result_cells(row, rows)]), style=style)
+        table.add_row(*map(Text, [row_label(row), *result_cells(row, headings)]), style=style)
     return table
 
 
@@ -98,8 +135,23 @@ def result_headings(rows: Sequence[Row]) -> list[str]:
     return headings
 
 
-def result_cells(row: Row, rows: Sequence[Row]) -> list[str]:
-    """The cells under `result_headings(rows)`."""
+def making_headings(rows: Sequence[Row]) -> list[str]:
+    """Further headings, each only where the fact is known of somebody (and told apart, or paid, at all)."""
+    known = {key: any(row[key] is not None for row in rows) for key in MAKING}
+    pairs = [(row["trained_parameters"], row["parameters"]) for row in rows]
+    wanted = {
+        "parameters": known["parameters"],
+        "trained": any(None not in pair and pair[0] != pair[1] for pair in pairs),
+        "examples": known["training_examples"],
+        "steps": known["steps"],
+        "train time": known["train_seconds"],
+        "cost": any(row["cost_usd"] for row in rows),
+    }
+    return [heading for heading, here in wanted.items() if here]
+
+
+def result_cells(row: Row, headings: Sequence[str]) -> list[str]:
+    """The cells under headings of `result_headings` and `making_headings`."""
     spread = f" ± {percent(row['seed_std'])}" if row["seed_std"] is not None else ""
     cells = {
         "problems": f"{row['problems']:,}",
@@ -109,8 +161,18 @@ def result_cells(row: Row, rows: Sequence[Row]) -> list[str]:
         "cut off": f"{percent(row['truncated'] / row['problems'])}%",
         "tokens": f"{row['mean_tokens']:.1f}",
         "tokens/s": f"{row['tokens_per_s']:,.0f}" if row["tokens_per_s"] else "–",
+        "parameters": _known(row["parameters"], short),
+        "trained": _known(row["trained_parameters"], short),
+        "examples": _known(row["training_examples"], lambda count: f"{count:,.0f}"),
+        "steps": _known(row["steps"], lambda count: f"{count:,.0f}"),
+        "train time": _known(row["train_seconds"], duration),
+        "cost": _known(row["cost_usd"], dollars),
     }
-    return [cells[heading] for heading in result_headings(rows)]
+    return [cells[heading] for heading in headings]
+
+
+def _known(value: float | None, text: Callable[[float], str]) -> str:
+    return "–" if value is None else text(value)
 
 
 def comparison_headings(comparisons: Sequence[Comparison]) -> list[str]:
@@ -184,6 +246,26 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def short(count: float) -> str:
+    """A number of parameters: 9,640; 0.6M; 124M; 7.6B."""
+    if count < 100_000:
+        return f"{count:,.0f}"
+    unit, letter = (1e6, "M") if count < 999.5e6 else (1e9, "B")
+    scaled = count / unit
+    return f"{scaled:,.0f}{letter}" if scaled >= 99.95 else f"{scaled:.1f}{letter}"
+
+
+def duration(seconds: float) -> str:
+    """43 s, 12 min 05 s, 3 h 20 min: two units at most."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes:02} min"
+
+
 def signed_percent(fraction: float) -> str:
     """0.125 -> "+12.5", with a true minus sign; "0.0" has none."""
     text = f"{100 * fraction:+.1f}"
@@ -201,13 +283,12 @@ def p_value(p: float) -> str:
 
 
 def _exam_row(contestant: Contestant) -> Row:
-    metrics = contestant.metrics
+    metrics, facts = contestant.metrics, contestant.facts
     low, high = wilson(contestant.correct, contestant.problems)
     return {
         "name": contestant.name,
         "group": contestant.group,
-        "role": contestant.role,
-        "seed": contestant.seed,
+        **facts.model_dump(mode="json", exclude={"name"}),
         "seeds": 1,
         "under_mean": contestant.name != contestant.group,
         "problems": contestant.problems,
@@ -233,6 +314,7 @@ def _mean_row(group: str, members: Sequence[Contestant]) -> Row:
     return {
         **rows[0],
         **{key: _mean(row[key] for row in rows) for key in means},
+        **{key: _mean_of_known([row[key] for row in rows]) for key in MAKING},
         "name": group,
         "seed": None,
         "seeds": len(members),
@@ -243,6 +325,14 @@ def _mean_row(group: str, members: Sequence[Contestant]) -> Row:
         "low": low,
         "high": high,
     }
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean, an equal value as it is; None where one is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return known[0] if len(set(known)) == 1 else _mean(known)
 
 
 def _mean(values: Iterable[float]) -> float:

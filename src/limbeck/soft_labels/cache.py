@@ -1,14 +1,16 @@
 """Soft labels on disk: their layout, and how they are read back.
 
+A store is a folder of volumes; each volume holds the rows that one stage added, and is never changed:
+
     manifest.json            what was kept, of which mentor, at which temperature; written last
     keys.npy                 (2, R) the keys of the R rows, sorted
-    places.npy               (R, 2) first token and tokens of each; sampled: also first entry and entries
+    places.npy               (R, 2) first token and tokens of each
     ids.bin, log_p.bin       top-k: k tokens and their log-probabilities, per scored token
     log_p.bin                full: a log-probability per token of the vocabulary
-    sizes.bin, ids.bin, counts.bin   sampled: distinct tokens per scored token; each with its count
 
 The files are memory-mapped and only a batch's own stretches are read, so that what is stored may
-be larger than memory. Rows are found by key: any subset, in any order, can be trained on.
+be larger than memory. Rows are found by key, in whichever volume: any subset, in any order, can be
+trained on.
 """
 
 from __future__ import annotations
@@ -29,61 +31,50 @@ from torch import Tensor
 from limbeck.errors import DataError, DiskError, InputError, ModelError, RecipeError
 from limbeck.objectives.soft import SoftTargets
 from limbeck.records import first_problem
+from limbeck.soft_labels.settings import CodecSettings
 from limbeck.training.collate import NO_KEY, Batch, Row
-from limbeck.training.settings import CodecSettings
 
-FORMAT = 1
+
+FORMAT = 2
 MANIFEST, KEYS, PLACES = "manifest.json", "keys.npy", "places.npy"
-ANEW = "remove the folder to make them anew"
+REMAKE = "remove the folder to make them again"
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One data file: `width` numbers per scored token or, when ragged, one per distinct draw."""
+    """One data file: `width` numbers per scored token."""
 
     name: str
     dtype: str
-    width: int = 1
-    ragged: bool = False
+    width: int
 
     @property
     def file(self) -> str:
         return f"{self.name}.bin"
 
-    def bytes(self, tokens: int, entries: int) -> int:
-        """Size of the file that holds so many tokens and distinct draws."""
-        return (entries if self.ragged else tokens) * self.width * np.dtype(self.dtype).itemsize
+    def bytes(self, tokens: int) -> int:
+        """Size of the file that holds so many tokens."""
+        return tokens * self.width * np.dtype(self.dtype).itemsize
 
 
 def effective(codec: CodecSettings, vocabulary: int) -> CodecSettings:
-    """The codec that is stored: where k keeps every token there is no tail, and ids need not stand there."""
+    """The codec that is stored: where k keeps every token there is no tail, and ids are not needed."""
     return CodecSettings(kind="full") if codec.kind == "top-k" and codec.k >= vocabulary else codec
 
 
 def columns(codec: CodecSettings, vocabulary: int) -> tuple[Column, ...]:
     """The data files of an effective codec; 16 bits hold an id wherever the vocabulary allows."""
-    id_type = "<u2" if vocabulary <= 1 << 16 else "<i4"
     if codec.kind == "full":
         return (Column("log_p", "<f4", vocabulary),)
-    if codec.kind == "top-k":
-        return Column("ids", id_type, codec.k), Column("log_p", "<f2", codec.k)
-    count_type = "<u1" if codec.draws <= 0xFF else "<u2"
-    return (
-        Column("sizes", count_type),
-        Column("ids", id_type, ragged=True),
-        Column("counts", count_type, ragged=True),
-    )
+    id_type = "<u2" if vocabulary <= 1 << 16 else "<i4"
+    return Column("ids", id_type, codec.k), Column("log_p", "<f2", codec.k)
 
 
-def kept(codec: CodecSettings, seed: int) -> dict[str, Any]:
+def kept(codec: CodecSettings) -> dict[str, Any]:
     """An effective codec as the manifest tells it, with nothing that does not decide what is stored."""
-    if codec.kind == "top-k":
-        return {"codec": codec.kind, "k": codec.k}
-    if codec.kind == "sampled":
-        return {"codec": codec.kind, "draws": codec.draws, "seed": seed}
-    return {"codec": codec.kind}
+    return {"codec": codec.kind, "k": codec.k} if codec.kind == "top-k" else {"codec": codec.kind}
 
 
 class Manifest(BaseModel):
@@ -95,21 +86,18 @@ class Manifest(BaseModel):
     identity: dict[str, str]
     text: str
     temperature: float
-    codec: Literal["top-k", "sampled", "full"]
+    codec: Literal["top-k", "full"]
     k: int = 1
-    draws: int = 1
-    seed: int = 0
     vocabulary: int
     rows: int
     tokens: int
-    entries: int = 0
     files: dict[str, int]
     sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
-class Cached:
-    """Soft labels that stand in a folder; `Cached.open` makes one."""
+class Volume:
+    """The rows of one folder; `Volume.open` makes one."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -119,13 +107,12 @@ class Cached:
     data: Mapping[str, Array]
 
     @classmethod
-    def open(cls, folder: Path, expected: Mapping[str, Any]) -> Cached:
+    def open(cls, folder: Path, expected: Mapping[str, Any]) -> Volume:
         """Map the files of whole soft labels that are what is expected.
 
         Args:
             expected: any of `identity` (fingerprints by name), `vocabulary`, `temperature`, `codec`
-                (`CodecSettings`; with `seed` where draws must be the same), and `text` (see
-                `soft_writing.text_of`) where the rows must be the same.
+                (`CodecSettings`), and `text` (see `writing.text_of`) where the rows must be the same.
 
         Raises:
             RecipeError: another temperature or codec.
@@ -135,114 +122,119 @@ class Cached:
         """
         manifest = read_manifest(folder)
         wanted = dict(expected)
-        asked, seed = wanted.pop("codec", None), wanted.pop("seed", manifest.get("seed", 0))
+        asked = wanted.pop("codec", None)
         if asked is not None:
-            wanted |= kept(effective(asked, manifest["vocabulary"]), seed)
+            wanted |= kept(effective(asked, manifest["vocabulary"]))
         compare(folder, manifest, {"format": FORMAT, **wanted})
-        codec = CodecSettings(
-            kind=manifest["codec"], **{name: manifest[name] for name in ("k", "draws") if name in manifest}
-        )
+        codec = CodecSettings(kind=manifest["codec"], k=manifest.get("k", 1))
         files = columns(codec, manifest["vocabulary"])
         for name in (KEYS, PLACES, *(column.file for column in files)):
             _check_file(folder / name, manifest["files"].get(name, -1), manifest["sha256"].get(name, ""))
-        entries = int(manifest.get("entries", 0))
         try:
             keys, places = (np.load(folder / name, mmap_mode="r") for name in (KEYS, PLACES))
             data = {
-                column.name: _mapped(folder / column.file, column, int(manifest["tokens"]), entries)
+                column.name: _mapped(folder / column.file, column, int(manifest["tokens"]))
                 for column in files
             }
         except ValueError as error:
-            raise DataError(folder, f"damaged soft labels ({error}); {ANEW}") from None
+            raise DataError(folder, f"damaged soft labels ({error}); {REMAKE}") from None
         except OSError as error:
             raise DiskError(error.filename or folder, error) from error
         return cls(folder, manifest, codec, np.asarray(keys), np.asarray(places), data)
 
-    @property
-    def temperature(self) -> float:
-        """τ, at which the mentor's log-probabilities were stored."""
-        return float(self.manifest["temperature"])
-
-    @property
-    def vocabulary(self) -> int:
-        """Real tokens."""
-        return int(self.manifest["vocabulary"])
-
-    def of(self, batch: Batch) -> SoftTargets:
-        """The stored targets of the batch's rows.
-
-        Raises:
-            DataError: a row that is not stored; `check` names its problem before training.
-        """
-        keys = batch["keys"].cpu().numpy()
-        keys = keys[(keys != NO_KEY).any(1)]
-        rows = self._find(keys)
-        if (rows < 0).any():
-            raise DataError(
-                self.folder,
-                f"no soft labels for {(rows < 0).sum()} rows of a batch; make them for these rows",
-            )
-        places = self.places[rows].tolist()
-        device = batch["labels"].device
-        tokens = [(first, first + count) for first, count, *_ in places]
-        if self.codec.kind == "sampled":
-            entries = [(first, first + count) for *_, first, count in places]
-            return self._draws(tokens, entries, device)
-        log_p_NK = torch.from_numpy(_gather(self.data["log_p"], tokens)).to(device).float()
-        if self.codec.kind == "full":
-            return SoftTargets(log_p_NK, None, False, self.vocabulary)
-        ids_NK = _widened(_gather(self.data["ids"], tokens), device)
-        return SoftTargets(log_p_NK, ids_NK, True, self.vocabulary)
-
-    def missing(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that have no soft labels here."""
-        keys = np.array([row.key for row in rows], np.int64).reshape(-1, 2)
-        return [row for row, place in zip(rows, self._find(keys).tolist(), strict=True) if place < 0]
-
-    def check(self, rows: Sequence[Row]) -> None:
-        """Refuse rows without soft labels, before a training is begun.
-
-        Raises:
-            DataError: names the first one's problem.
-        """
-        if missing := self.missing(rows):
-            raise DataError(
-                self.folder,
-                f"no soft labels for problem {missing[0].problem_id!r} ({len(missing)} of {len(rows)} "
-                f"rows lack them); {ANEW}",
-            )
-
-    def _find(self, keys_B2: Array) -> Array:
+    def find(self, keys_B2: Array) -> Array:
         """Each key's row number here, or -1."""
         first, second = self.keys
         place = np.searchsorted(first, keys_B2[:, 0])
         while True:
             inside = np.minimum(place, len(first) - 1)
-            alike = (place < len(first)) & (first[inside] == keys_B2[:, 0])
-            found = alike & (second[inside] == keys_B2[:, 1])
-            if not (alike & ~found).any():
+            equal = (place < len(first)) & (first[inside] == keys_B2[:, 0])
+            found = equal & (second[inside] == keys_B2[:, 1])
+            if not (equal & ~found).any():
                 return np.where(found, place, -1)
-            place = place + (alike & ~found)  # another row with the same first half
+            place = place + (equal & ~found)  # another row with the same first half
 
-    def _draws(
-        self, tokens: list[tuple[int, int]], entries: list[tuple[int, int]], device: torch.device
-    ) -> SoftTargets:
-        """Counts of distinct tokens as log-probabilities, filled up to the longest."""
-        sizes_N1 = _gather(self.data["sizes"], tokens).astype(np.int64)
-        slots_NK = np.arange(sizes_N1.max(initial=1)) < sizes_N1
-        counts = _gather(self.data["counts"], entries)[:, 0].astype(np.float32)
-        log_p_NK = np.full(slots_NK.shape, -np.inf, np.float32)
-        log_p_NK[slots_NK] = np.log(counts / self.codec.draws)
-        ids_NK = np.zeros(slots_NK.shape, np.int64)
-        ids_NK[slots_NK] = _gather(self.data["ids"], entries)[:, 0]
-        return SoftTargets(
-            torch.from_numpy(log_p_NK).to(device), torch.from_numpy(ids_NK).to(device), False, self.vocabulary
-        )
+    def spans(self, rows: Array) -> list[tuple[int, int]]:
+        """Where each row's tokens begin and end in the data files."""
+        return [(first, first + count) for first, count in self.places[rows].tolist()]
 
 
-def _gather(data: Array, spans: Sequence[tuple[int, int]]) -> Array:
-    """Stretches of a mapped file, one after the other, in memory."""
-    return np.concatenate([data[start:stop] for start, stop in spans or [(0, 0)]])
+@dataclass(frozen=True)
+class Cached:
+    """Soft labels of one mentor, read from the volumes of a store; `Cached.open` makes one."""
+
+    volumes: tuple[Volume, ...]
+
+    @classmethod
+    def open(cls, folders: Sequence[Path], expected: Mapping[str, Any]) -> Cached:
+        """Map volumes that are all what is expected; the errors are `Volume.open`'s."""
+        return cls(tuple(Volume.open(folder, expected) for folder in folders))
+
+    @property
+    def temperature(self) -> float:
+        """τ, at which the mentor's log-probabilities were stored."""
+        return float(self.volumes[0].manifest["temperature"])
+
+    @property
+    def vocabulary(self) -> int:
+        """Real tokens."""
+        return int(self.volumes[0].manifest["vocabulary"])
+
+    def of(self, batch: Batch) -> SoftTargets:
+        """The stored targets of the batch's scored rows.
+
+        Raises:
+            DataError: a row that is not stored; `missing` tells which before training.
+        """
+        keys = batch["keys"].cpu().numpy()
+        wanted = (keys != NO_KEY).any(1)
+        if "scored" in batch:
+            wanted &= batch["scored"].cpu().numpy()
+        places = self._places(keys[wanted])
+        device = batch["labels"].device
+        log_p_NK = torch.from_numpy(self._read("log_p", places)).to(device).float()
+        if self.volumes[0].codec.kind == "full":
+            return SoftTargets(log_p_NK, None, False, self.vocabulary)
+        return SoftTargets(log_p_NK, _widened(self._read("ids", places), device), True, self.vocabulary)
+
+    def missing(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that no volume holds."""
+        keys = np.array([row.key for row in rows], np.int64).reshape(-1, 2)
+        found = np.full(len(rows), -1)
+        for volume in self.volumes:
+            found = np.maximum(found, volume.find(keys))
+        return [row for row, place in zip(rows, found.tolist(), strict=True) if place < 0]
+
+    def _places(self, keys_B2: Array) -> list[tuple[int, int, int]]:
+        """(volume, first token, one past the last) of each row."""
+        places: list[tuple[int, int, int]] = [(-1, 0, 0)] * len(keys_B2)
+        for number, volume in enumerate(self.volumes):
+            rows = volume.find(keys_B2)
+            here = np.flatnonzero(rows >= 0)
+            for row, span in zip(here.tolist(), volume.spans(rows[here]), strict=True):
+                places[row] = (number, *span)
+        if lost := sum(number < 0 for number, *_ in places):
+            raise DataError(
+                self.volumes[0].folder.parent,
+                f"no soft labels for {lost} rows of a batch; make them for these rows",
+            )
+        return places
+
+    def _read(self, name: str, places: Sequence[tuple[int, int, int]]) -> Array:
+        """Stretches of mapped files, one after the other, in memory."""
+        parts = [self.volumes[number].data[name][start:stop] for number, start, stop in places]
+        return np.concatenate(parts or [self.volumes[0].data[name][:0]])
+
+
+def missing(folders: Sequence[Path], rows: Sequence[Row]) -> list[Row]:
+    """Rows that stand in none of these volumes, each once; the files' content is not checked here."""
+    known: set[tuple[int, int]] = set()
+    for folder in folders:
+        read_manifest(folder)
+        first, second = np.load(folder / KEYS).tolist()
+        known.update(zip(first, second, strict=True))
+    lacking = {row.key: row for row in rows if row.key not in known}
+    return list(lacking.values())
 
 
 def _widened(ids: Array, device: torch.device) -> Tensor:
@@ -257,11 +249,11 @@ def _check_file(path: Path, size: int, digest: str) -> None:
     try:
         found = path.stat().st_size
         if found != size:
-            raise DataError(path, f"damaged soft labels, {found} bytes instead of {size}; {ANEW}")
+            raise DataError(path, f"damaged soft labels, {found} bytes instead of {size}; {REMAKE}")
         if digest_of(path) != digest:
-            raise DataError(path, f"damaged soft labels, the content changed since it was written; {ANEW}")
+            raise DataError(path, f"damaged soft labels, the content changed since it was written; {REMAKE}")
     except FileNotFoundError:
-        raise DataError(path, f"this file of the soft labels is missing; {ANEW}") from None
+        raise DataError(path, f"this file of the soft labels is missing; {REMAKE}") from None
     except OSError as error:
         raise DiskError(path, error) from error
 
@@ -272,10 +264,10 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _mapped(path: Path, column: Column, tokens: int, entries: int) -> Array:
+def _mapped(path: Path, column: Column, tokens: int) -> Array:
     """A data file as an array that is read where it is looked at."""
-    shape = (entries if column.ragged else tokens, column.width)
-    if not column.bytes(tokens, entries):
+    shape = (tokens, column.width)
+    if not column.bytes(tokens):
         return np.empty(shape, column.dtype)
     return np.asarray(np.memmap(path, column.dtype, "r", shape=shape))
 
@@ -290,20 +282,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(folder, "no whole soft labels stand here; make them first") from None
+        raise DataError(folder, "there are no whole soft labels here; make them first") from None
     except OSError as error:
         raise DiskError(path, error) from error
     except ValueError as error:
-        raise DataError(path, f"not a manifest of soft labels ({error}); {ANEW}") from None
+        raise DataError(path, f"not a manifest of soft labels ({error}); {REMAKE}") from None
     try:
         Manifest.model_validate(manifest)
     except ValidationError as error:
-        raise DataError(path, f"not a manifest of soft labels ({first_problem(error)}); {ANEW}") from None
+        raise DataError(path, f"not a manifest of soft labels ({first_problem(error)}); {REMAKE}") from None
     return dict(manifest)
 
 
 def compare(folder: Path, manifest: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuse soft labels that are not those that are asked for; the errors are `Cached.open`'s."""
+    """Refuse soft labels that are not those that are asked for; the errors are `Volume.open`'s."""
     for name, ours in expected.items():
         theirs = manifest.get(name)
         if theirs == ours:
@@ -319,7 +311,7 @@ def _compare_identities(folder: Path, stored: Mapping[str, str], asked: Mapping[
         if theirs != ours:
             raise ModelError(
                 f"{folder}: these soft labels were made with another {name} ({theirs[:12]}, and this student "
-                f"asks for {ours[:12]}); {ANEW}"
+                f"asks for {ours[:12]}); {REMAKE}"
             )
 
 
@@ -331,10 +323,10 @@ def _difference(folder: Path, name: str, theirs: Any, ours: Any) -> InputError:
         made = f"made with {name} {_said(theirs)}, and this student asks for {_said(ours)}"
     where = f"these soft labels were {made}"
     if name in ("format", "text", "precision"):
-        return DataError(folder, f"{where}; {ANEW}")
+        return DataError(folder, f"{where}; {REMAKE}")
     if name == "vocabulary":
         return ModelError(f"{folder}: {where}; choose a mentor with the student's tokenizer")
-    fix = f"set {name} to {_said(theirs)} or {ANEW}" if theirs is not None else ANEW
+    fix = f"set {name} to {_said(theirs)} or {REMAKE}" if theirs is not None else REMAKE
     return RecipeError(f"{folder}: {where}; {fix}")
 
 

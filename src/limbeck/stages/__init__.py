@@ -1,1 +1,63 @@
-"""The steps that methods share; each is a restartable folder of a run."""
+"""The steps that methods share; each is a restartable folder of a run.
+
+A method is the order in which it calls these. The verbs are `train`, `write` and `examine`;
+`problems`, `rationales`, `mentor`, `soft_labels` are what they work on. Importing this loads no torch.
+"""
+
+from limbeck.stages.context import Context
+from limbeck.stages.examining import examine
+from limbeck.stages.learners import Learner, Trained, student
+from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
+from limbeck.stages.models import Model, Question
+from limbeck.stages.problems import Problems, Split, problems
+from limbeck.stages.rationales import (
+    Picked,
+    Rationales,
+    answer_examples,
+    by_problem,
+    grade_completions,
+    rationale_data,
+    rationale_examples,
+    rationales,
+)
+from limbeck.stages.soft_labels import SoftLabelSettings, soft_labels
+from limbeck.stages.training import Data, cross_entropy, is_trained, train
+from limbeck.stages.writing import completions_of, write
+from limbeck.training.groups import Draw, Group, singles
+
+__all__ = [
+    "Context",
+    "Data",
+    "Draw",
+    "Group",
+    "Learner",
+    "Model",
+    "Picked",
+    "Problems",
+    "Question",
+    "Rationales",
+    "SoftLabelSettings",
+    "Split",
+    "Trained",
+    "answer_examples",
+    "by_problem",
+    "completions_of",
+    "cross_entropy",
+    "examine",
+    "examine_mentor",
+    "grade_completions",
+    "is_trained",
+    "mentor",
+    "mentor_rationales",
+    "new_rationales",
+    "problems",
+    "rationale_data",
+    "rationale_examples",
+    "rationales",
+    "singles",
+    "soft_labels",
+    "student",
+    "taught",
+    "train",
+    "write",
+]

@@ -1,321 +1,211 @@
-"""Soft labels for a student: the stage that caches them, and the loss that learns from them.
+"""Soft labels for a student: a mentor's distribution over every token of the student's examples.
 
-A cache holds the mentor's distribution over every kept rationale, its teacher's
-and, where a student of the recipe trains on them, its own. It is found by text, so
-that all students of the mentor share it whatever they select, and it is no input
-of theirs: what it says follows from mentor, text, temperature and codec.
+They are found by text: all students of a mentor share what it was asked before, whatever they
+select, and only rows that nobody asked for yet cost a pass of the mentor. So they are no input of
+a student's stage; what they say follows from mentor, text, temperature and codec.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from limbeck.errors import ModelError, RecipeError
-from limbeck.recipe import LearnerSettings, Recipe, Settings, StudentSettings
-from limbeck.records import Example, Problem
-from limbeck.run import Stage, fingerprint, path_fingerprint
-from limbeck.stages import mentors
-from limbeck.stages import rationales as stages
-from limbeck.stages.learners import Distillation, rendered
-from limbeck.stages.rationales import Context
-from limbeck.tasks.prompts import FORMATS
-from limbeck.training.settings import CodecSettings
+from limbeck.recipe import Settings
+from limbeck.run_folder import fingerprint, path_fingerprint, plan
+from limbeck.soft_labels.settings import CodecSettings
+from limbeck.stages.context import Context, once
+from limbeck.stages.learners import Learner, Trained
+from limbeck.stages.training import Data, is_trained, rendered
 
 if TYPE_CHECKING:
-    from limbeck.lm.load import Loaded
-    from limbeck.soft_labels.live import SoftLabels
-    from limbeck.training.parts import Objective
+    from limbeck.soft_labels.source import SoftLabels
+    from limbeck.training.collate import Row
+
+VERSION = 1
+"""Raised by hand when this code stores other distributions of the same mentor."""
 
 
 class SoftLabelSettings(Settings):
     """How a student learns from its mentor's distributions; λ and τ are Mentor-KD's."""
 
     mentor: str = Field("mentor", description="a name from the recipe's `mentors:`")
-    kl_weight: float = Field(0.3, ge=0, le=1, description="λ; 0: without soft labels")
+    kl_weight: float = Field(0.3, ge=0, le=1, strict=True, description="λ; 0: without soft labels")
     temperature: float = Field(
         2.0, gt=0, allow_inf_nan=False, description="τ of mentor and student in the divergence"
     )
     temperature_squared: bool = Field(False, description="multiply the divergence by τ² (Hinton et al.)")
     soft_labels: Literal["cached", "live"] = Field(
-        "cached", description='"live" runs the mentor beside the student at every step'
+        "cached", description='"live" runs the mentor next to the student at every step'
     )
     codec: CodecSettings = CodecSettings()
 
     def plan(self) -> dict[str, Any]:
         """The settings that decide what the student becomes; without soft labels theirs do not."""
         theirs = {"temperature", "temperature_squared", "soft_labels", "codec"}
-        if not self.kl_weight:
-            return self.model_dump(mode="json", exclude=theirs)
-        return self.model_dump(mode="json") | {"codec": self.codec.plan()}
+        shown = type(self).model_fields.keys() - (theirs if not self.kl_weight else set())
+        return {name: getattr(self, name) for name in sorted(shown)}
 
 
-def distillation(context: Context, student: StudentSettings, settings: SoftLabelSettings) -> Distillation:
-    """What the student is to learn from its mentor; the cache is made when training needs it."""
-    model = mentors.trained(context, settings.mentor).folder / "model"
+@dataclass(frozen=True)
+class SoftLabelStage:
+    """Soft labels that are there, or a mentor to ask; opened when a training needs them."""
 
-    def objective(loaded: Loaded, examples: Sequence[Example]) -> Objective:
-        from limbeck.training.parts import Distil
+    context: Context
+    mentor: Trained
+    learner: Learner
+    settings: SoftLabelSettings
+    folders: tuple[Path, ...]
 
-        _agree(student.format, model, loaded, examples)
-        soft = (
-            _live(context, student, settings, loaded)
-            if settings.soft_labels == "live"
-            else _stored(context, student, settings, loaded, examples)
-        )
-        return Distil(loaded.encoder_decoder, soft, settings.kl_weight, settings.temperature_squared)
+    def open(self) -> SoftLabels:
+        """Map the files, or load the mentor."""
+        if self.settings.soft_labels == "live":
+            return _live(self)
+        from limbeck.soft_labels.cache import Cached
 
-    return Distillation(model, objective if settings.kl_weight else None)
-
-
-def _agree(form: str, model: Path, loaded: Loaded, examples: Sequence[Example]) -> None:
-    """Make sure that mentor and student read the examples alike."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    from limbeck.soft_labels.live import tokenizers_agree
-
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    if loaded.encoder_decoder != bool(config.is_encoder_decoder):
-        raise ModelError(
-            f"{loaded.name} and its mentor are of two kinds; "
-            "soft labels need two decoder-only or two encoder-decoder models"
-        )
-    theirs = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    texts = [text for example in examples for text in (example.prompt, example.completion)]
-    tokenizers_agree(loaded.tokenizer, theirs, texts)
-    _same_template(form, loaded.tokenizer, theirs, loaded.name)
+        return Cached.open(self.folders, expected(self.context, self.mentor, self.learner, self.settings))
 
 
-def _same_template(form: str, ours: Any, theirs: Any, name: str) -> None:
-    if template_fingerprint(form, ours) != template_fingerprint(form, theirs):
-        raise ModelError(
-            f"{name} and its mentor have different chat templates; choose a mentor of the student's family"
-        )
+def soft_labels(
+    context: Context, mentor: Trained, learner: Learner, data: Data, settings: SoftLabelSettings
+) -> SoftLabelStage:
+    """The mentor's distributions over these examples; what is not stored yet is written now.
+
+    Nothing is written for a student that is trained already, or that asks the mentor live or not at all.
+
+    Raises:
+        ModelError: mentor and student read texts differently.
+    """
+    from limbeck.soft_labels.cache import missing
+
+    if not settings.kl_weight or settings.soft_labels == "live" or is_trained(context, learner, data):
+        return SoftLabelStage(context, mentor, learner, settings, ())
+    place = store(context, mentor, learner, settings)
+    rows = rows_of(context, mentor, learner, data)
+    stored = volumes(context, place)
+    lacking = missing(stored, rows)
+    if lacking:
+        _write(context, mentor, learner, settings, place, lacking)
+    else:
+        context.run.say(f"{place}: holds all {len(rows)} rows that {learner.shown} needs")
+    return SoftLabelStage(context, mentor, learner, settings, tuple(volumes(context, place)))
 
 
-def _live(
-    context: Context, student: StudentSettings, settings: SoftLabelSettings, loaded: Loaded
-) -> SoftLabels:
-    from limbeck.lm.load import load
-    from limbeck.soft_labels.live import Live, vocabulary_of
-
-    model = mentors.trained(context, settings.mentor).folder / "model"
-    beside = load(str(model), dtype=context.recipe.mentors[settings.mentor].dtype, device=student.device)
-    vocabulary = vocabulary_of(loaded.tokenizer)
-    return Live(beside.model, settings.codec, settings.temperature, vocabulary, context.recipe.seed)
-
-
-def _stored(
-    context: Context,
-    student: StudentSettings,
-    settings: SoftLabelSettings,
-    loaded: Loaded,
-    examples: Sequence[Example],
-) -> SoftLabels:
-    from limbeck.soft_labels.cache import Cached
-    from limbeck.training.collate import tokenise
-
-    stage = cached(context, student, settings)
-    found = Cached.open(stage.folder, _expected(context, student.format, loaded.tokenizer, settings))
-    rows = tokenise(
-        loaded.tokenizer,
-        examples,
-        encoder_decoder=loaded.encoder_decoder,
-        max_length=student.train.max_length,
-        prompt_weight=student.train.prompt_weight,
-    ).rows
-    found.check(rows)
-    return found
-
-
-def cached(context: Context, student: StudentSettings, settings: SoftLabelSettings) -> Stage:
-    """The mentor's distributions on disk, for all students that ask for them alike."""
-    alike = {
+def store(context: Context, mentor: Trained, learner: Learner, settings: SoftLabelSettings) -> str:
+    """The folder of all distributions of this mentor that are made with the same settings."""
+    same = {
+        "mentor": mentor.stage.fingerprint,
         "temperature": settings.temperature,
         "codec": settings.codec.plan(),
-        "format": student.format,
-        "prompts": student.train.prompt_weight > 0,
-        "seed": context.recipe.seed,
+        "asking": learner.asking.about(),
+        "prompts": learner.settings.train.prompt_weight > 0,
     }
-    place = f"mentors/{settings.mentor}/soft-labels/{settings.codec.kind}-{fingerprint(alike)[:8]}"
-    return stages.once(context, place, lambda: _cache(context, student, settings, place, alike))
+    return f"{mentor.stage.name}/soft-labels/{settings.codec.kind}-{fingerprint(same)[:8]}"
 
 
-def _cache(
-    context: Context,
-    student: StudentSettings,
-    settings: SoftLabelSettings,
-    place: str,
-    alike: dict[str, Any],
-) -> Stage:
-    mentor = settings.mentor
-    others = _students_of(context.recipe, mentor)
-    longest = max(one.train.max_length for one in [context.recipe.mentors[mentor], student, *others])
-    teacher = mentors.taught(context, mentor)
-    sources, inputs = [teacher.all], {"rationales of train": teacher.stage.fingerprint}
-    if any(one.settings.get("mentor_rationales", 1) for one in others):
-        sources.append(mentors.beside(context, mentor, []))
-        inputs["rationales of the mentor"] = mentors.rationales(context, mentor).stage.fingerprint
-    if any(one.train.choose == "dev-loss" for one in others):
-        dev = mentors.taught(context, mentor, "dev")
-        sources.append(dev.all)
-        inputs["rationales of dev"] = dev.stage.fingerprint
-    kept = [one for source in sources for one in source if one.dropped is None]
-    examples = stages.rationale_examples(stages.problems(context), kept, student.format)
+def volumes(context: Context, place: str) -> list[Path]:
+    """The finished parts of a store, oldest first."""
+    from limbeck.soft_labels.cache import MANIFEST
 
-    def work(folder: Path) -> None:
-        _write(context, student, settings, folder, examples, longest)
-
-    inputs["mentor"] = mentors.trained(context, mentor).fingerprint
-    return context.run.stage(place, alike | {"max_length": longest}, inputs, work)
+    found = (context.run.folder / place).glob(f"*/{MANIFEST}")
+    return sorted((path.parent for path in found), key=lambda path: path.name)
 
 
-def _students_of(recipe: Recipe, mentor: str) -> list[StudentSettings]:
-    """All students of the recipe that learn from a mentor."""
-    return [
-        one
-        for one in recipe.students.values()
-        if one.method == "mentor-kd" and one.settings.get("mentor", "mentor") == mentor
+def rows_of(context: Context, mentor: Trained, learner: Learner, data: Data) -> list[Row]:
+    """The student's tokenised examples; the mentor's tokenizer is the student's."""
+    from limbeck.lm.load import load_tokenizer
+    from limbeck.training.collate import tokenise
+
+    tokenizer, encoder_decoder = once(
+        context, f"tokenizer of {mentor.path}", lambda: load_tokenizer(mentor.path)
+    )
+    groups = [
+        group for some in (data.train, data.dev) for group in rendered(tokenizer, learner.asking, some)
     ]
+    found = tokenise(
+        tokenizer,
+        groups,
+        encoder_decoder=encoder_decoder,
+        max_length=learner.settings.train.max_length,
+        prompt_weight=learner.settings.train.prompt_weight,
+    )
+    return [row for group in found.groups for row in group.rows]
 
 
 def _write(
     context: Context,
-    student: StudentSettings,
+    mentor: Trained,
+    learner: Learner,
     settings: SoftLabelSettings,
-    folder: Path,
-    examples: Sequence[Example],
-    longest: int,
+    place: str,
+    rows: Sequence[Row],
 ) -> None:
-    """One pass of the mentor over the examples."""
-    from limbeck.lm.load import load
-    from limbeck.soft_labels.live import vocabulary_of
-    from limbeck.soft_labels.writing import write_cache
-    from limbeck.training.collate import padding, tokenise
+    """One pass of the mentor over rows that are not stored yet: a stage of its own."""
+    from limbeck.soft_labels.writing import text_of
 
-    mentor = context.recipe.mentors[settings.mentor]
-    model = mentors.trained(context, settings.mentor).folder / "model"
-    loaded = load(str(model), dtype=mentor.dtype, device=mentor.device)
-    rows = tokenise(
-        loaded.tokenizer,
-        rendered(loaded.tokenizer, student.format, examples),
-        encoder_decoder=loaded.encoder_decoder,
-        max_length=longest,
-        prompt_weight=student.train.prompt_weight,
-    ).rows
-    expected = _expected(context, student.format, loaded.tokenizer, settings)
-    with context.track(f"soft labels of {mentors.shown(settings.mentor)}", len(rows)) as advance:
-        write_cache(
-            folder,
-            loaded.model,
-            rows,
-            pad=padding(loaded.tokenizer),
-            codec=settings.codec,
-            temperature=settings.temperature,
-            vocabulary=vocabulary_of(loaded.tokenizer),
-            identity=expected["identity"],
-            batch_tokens=mentor.train.batch_tokens,
-            seed=context.recipe.seed,
-            progress=advance,
-        )
+    text = text_of(rows)
+    number = len(volumes(context, place))
+
+    def work(folder: Path) -> None:
+        from limbeck.soft_labels.tokenizers import vocabulary_of
+        from limbeck.soft_labels.writing import write_cache
+        from limbeck.training.collate import padding
+
+        loaded = mentor.load()
+        with context.track(f"soft labels of {mentor.name}", len(rows)) as advance:
+            write_cache(
+                folder,
+                loaded.model,
+                rows,
+                pad=padding(loaded.tokenizer),
+                codec=settings.codec,
+                temperature=settings.temperature,
+                vocabulary=vocabulary_of(loaded.tokenizer),
+                identity=expected(context, mentor, learner, settings)["identity"],
+                batch_tokens=mentor.learner.settings.train.batch_tokens,
+                progress=advance,
+            )
+
+    context.run.stage(
+        f"{place}/{number:03d}-{text[:8]}",
+        plan({"text": text, "temperature": settings.temperature, "codec": settings.codec}, version=VERSION),
+        mentor.inputs,
+        work,
+    )
 
 
-def _expected(context: Context, form: str, tokenizer: Any, settings: SoftLabelSettings) -> dict[str, Any]:
+def expected(
+    context: Context, mentor: Trained, learner: Learner, settings: SoftLabelSettings
+) -> dict[str, Any]:
     """What the manifest of fitting soft labels says."""
-    from limbeck.soft_labels.live import tokenizer_fingerprint, vocabulary_of
+    from limbeck.lm.load import load_tokenizer
+    from limbeck.soft_labels.tokenizers import tokenizer_fingerprint, vocabulary_of
 
-    model = mentors.trained(context, settings.mentor).folder / "model"
+    tokenizer, _ = once(context, f"tokenizer of {mentor.path}", lambda: load_tokenizer(mentor.path))
     return {
         "identity": {
-            "mentor": stages.once(context, f"{model} as a file", lambda: path_fingerprint(model)),
+            "mentor": once(context, f"{mentor.path} as a file", lambda: path_fingerprint(mentor.path)),
             "tokenizer": tokenizer_fingerprint(tokenizer),
-            "template": template_fingerprint(form, tokenizer),
+            "asking": fingerprint(learner.asking.about()),
         },
         "temperature": settings.temperature,
         "codec": settings.codec,
-        "seed": context.recipe.seed,
         "vocabulary": vocabulary_of(tokenizer),
     }
 
 
-def template_fingerprint(form: str, tokenizer: Any) -> str:
-    """Tells prompt formats apart by what they make of one problem."""
-    shape = FORMATS[form]
-    sample = Problem(id="sample", question="Which of these is it?", answer="A", options=("one", "two"))
-    example = Example(
-        problem_id="sample", prompt=shape.prompt(sample), completion=shape.completion("So.", "A")
+def _live(stage: SoftLabelStage) -> SoftLabels:
+    from limbeck.lm.load import load
+    from limbeck.soft_labels.live import Live
+    from limbeck.soft_labels.tokenizers import vocabulary_of
+
+    mentor = stage.mentor
+    loaded = load(
+        str(mentor.path), dtype=mentor.learner.settings.dtype, device=stage.learner.settings.device
     )
-    (shown,) = rendered(tokenizer, form, [example])
-    return fingerprint([form, shown.prompt, shown.completion])
-
-
-def check_pairs(recipe: Recipe) -> None:
-    """`check_pair` for every student that learns from soft labels."""
-    for name, student in recipe.students.items():
-        mentor = recipe.mentors.get(str(student.settings.get("mentor")))
-        if mentor is not None and student.settings.get("kl_weight"):
-            check_pair(student, mentor, f"students.{name}")
-
-
-def check_pair(student: StudentSettings, mentor: LearnerSettings, place: str) -> None:
-    """Refuse a mentor whose tokens are not the student's, as far as can be told before it is trained.
-
-    Raises:
-        RecipeError, ModelError: naming both models.
-    """
-    pair = f"{place}.model: {student.model}, but its mentor is {mentor.model}"
-    if student.format != mentor.format:
-        raise RecipeError(
-            f"{place}.format: {student.format}, but its mentor reads {mentor.format}; "
-            "soft labels need one format"
-        )
-    if is_from_scratch(mentor.model) and not is_from_scratch(student.model):
-        raise RecipeError(f"{pair}, from scratch; soft labels need one tokenizer, so name a model for both")
-    kinds = {_kind(student.model), _kind(mentor.model)} - {None}
-    if len(kinds) > 1:
-        raise RecipeError(f"{pair}; soft labels need two causal or two seq2seq models")
-    if not is_from_scratch(student.model):
-        from limbeck.soft_labels.live import tokenizers_agree
-
-        ours, theirs = _tokenizer(student.model), _tokenizer(mentor.model)
-        if ours is not None and theirs is not None:
-            tokenizers_agree(ours, theirs, [])
-            _same_template(student.format, ours, theirs, student.model)
-
-
-def is_from_scratch(name: str) -> bool:
-    """Whether a model of this name is made, not loaded."""
-    return name.startswith("tiny-") and not Path(name).exists()
-
-
-@cache
-def _kind(name: str) -> str | None:
-    """causal or seq2seq; None where it cannot be told now: whoever loads the model says why."""
-    if is_from_scratch(name):
-        return name.split("-")[1]
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(str(Path(name).expanduser()), trust_remote_code=False)
-    except (OSError, ValueError):
-        return None
-    return "seq2seq" if config.is_encoder_decoder else "causal"
-
-
-@cache
-def _tokenizer(name: str) -> Any:
-    """A model's tokenizer as loading makes it; None where it cannot be had now."""
-    from transformers import AutoTokenizer
-
-    from limbeck.lm.load import complete_tokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(Path(name).expanduser()), trust_remote_code=False)
-    except (OSError, ValueError):
-        return None
-    complete_tokenizer(tokenizer)
-    return tokenizer
+    return Live(
+        loaded.model, stage.settings.codec, stage.settings.temperature, vocabulary_of(loaded.tokenizer)
+    )

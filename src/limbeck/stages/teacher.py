@@ -19,12 +19,9 @@ from limbeck.lm.cost import estimate
 from limbeck.lm.remember import Remembered
 from limbeck.recipe import ApiTeacherSettings, LocalTeacherSettings, OfflineTeacherSettings, Recipe
 from limbeck.records import Problem
-from limbeck.run import Run, path_fingerprint
+from limbeck.run_folder import Run, path_fingerprint
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.prompts import render, teacher_prompt
-
-LOG = "completions.log"
-"""In a stage's folder: whole chunks of a local model's completions, until the stage is done."""
 
 Agree = Callable[[Sequence[Prompt], Sampling], None]
 
@@ -33,16 +30,75 @@ Agree = Callable[[Sequence[Prompt], Sampling], None]
 class Teacher:
     """A teacher ready to be asked.
 
-    `ask` makes the prompt's text for a problem. `model` gives, for a stage's
-    folder, a `Complete` that loses nothing when it is killed. `agree` prints what
-    prompts will cost and raises unless that is agreed. `account` says what was paid.
+    `prompt` puts a question's pieces together for it. `complete` gives, for a stage's folder, a
+    `Complete` that loses nothing when it is killed. `agree` prints what prompts will cost and
+    raises unless that is agreed. `account` says what was paid.
     """
 
     name: str
-    ask: Callable[[Problem, AnswerKind], str]
-    model: Callable[[Path], Complete]
+    prompt: Callable[[Asking, Question], Prompt]
+    complete: Callable[[Path], Complete]
     agree: Agree = lambda prompts, sampling: None
     account: Callable[[], list[str]] = list
+
+
+@dataclass(frozen=True)
+class TeacherModel:
+    """The recipe's teacher as a `Model`: set up only when a stage opens it."""
+
+    context: Context
+
+    @property
+    def name(self) -> str:
+        return f"teacher ({teacher_name(self.context.recipe)})"
+
+    @property
+    def folder(self) -> str:
+        return "teacher"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"teacher": teacher_identity(self.context.recipe)}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """A local teacher's folder, as an input of stages."""
+        settings = self.context.recipe.teacher
+        return model_inputs(settings.model) if isinstance(settings, LocalTeacherSettings) else {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        recipe = self.context.recipe
+        return {"role": "teacher", "name": "teacher", "model": teacher_name(recipe)}
+
+    @property
+    def shared(self) -> bool:
+        return self.context.recipe.teacher.kind == "local"
+
+    @property
+    def timed(self) -> bool:
+        return self.context.recipe.teacher.kind != "offline"  # which counts words, not tokens
+
+    def question(self, problem: Problem) -> Question:
+        return Question(problem.id, problem.id, teacher_asking(self.context).pieces(problem))
+
+    def open(self, folder: Path, batch_size: int) -> Opened:
+        teacher = self.context.teacher()
+        prompt = partial(teacher.prompt, teacher_asking(self.context))
+        return Opened(teacher.complete(folder), prompt, teacher.agree, teacher.account)
+
+
+def teacher_asking(context: Context) -> Asking:
+    """How the recipe asks its teacher."""
+    return once(context, "asking the teacher", lambda: asking_of_teacher(context))
+
+
+def examine_teacher(context: Context) -> None:
+    """Examine the teacher, greedily, on the test split."""
+    teacher = context.recipe.teacher
+    if teacher.kind != "given" and teacher.exam:
+        settings = ExamSettings(max_tokens=context.recipe.rationales.max_tokens)
+        examine(context, TeacherModel(context), settings=settings)
 
 
 def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | None) -> Callable[[], Teacher]:
@@ -86,10 +142,15 @@ def _offline(recipe: Recipe, settings: OfflineTeacherSettings, memory: Path) -> 
         raise RecipeError(
             "teacher.kind: the offline teacher knows only the built-in tasks; choose api, local or given"
         )
-    model = OfflineTeacher(recipe.task.name, settings.wrong_answer, settings.wrong_step, recipe.seed)
-    key = settings.model_dump(mode="json", exclude={"exam"}) | {"task": recipe.task.name, "seed": recipe.seed}
-    remembered = Remembered(model, memory, key=key)
-    return Teacher(model.name, teacher_prompt, lambda folder: remembered)
+    offline = OfflineTeacher(recipe.task.name, settings.wrong_answer, settings.wrong_step, recipe.seed)
+    own = settings.model_dump(mode="json", exclude={"exam", "prompt"})
+    remembered = Remembered(offline, memory, key=own | {"task": recipe.task.name, "seed": recipe.seed})
+    return Teacher(offline.name, _plain, lambda folder: remembered)
+
+
+def _plain(asking: Asking, question: Question) -> Prompt:
+    """Text, with a system prompt of its own, as endpoints take them."""
+    return Prompt(question.id, question.problem_id, asking.plain(question.pieces), asking.system)
 
 
 def _local(settings: LocalTeacherSettings) -> Teacher:
@@ -99,10 +160,11 @@ def _local(settings: LocalTeacherSettings) -> Teacher:
     loaded = load(settings.model, dtype=settings.dtype, device=settings.device)
     form = "chat" if loaded.tokenizer.chat_template else "plain"
 
-    def ask(problem: Problem, kind: AnswerKind) -> str:
-        return render(loaded.tokenizer, form, teacher_prompt(problem, kind))
+    def prompt(asking: Asking, question: Question) -> Prompt:
+        text = replace(asking, format=form).text(loaded.tokenizer, question.pieces)
+        return Prompt(question.id, question.problem_id, text)
 
-    return Teacher(settings.model, ask, lambda folder: Chunks(LocalModel(loaded), folder / LOG))
+    return Teacher(settings.model, prompt, lambda folder: Chunks(LocalModel(loaded), folder / LOG))
 
 
 def _api(
@@ -126,7 +188,7 @@ def _api(
     def account() -> list[str]:
         return [f"{plain.model}: this run's memory holds {remembered.ledger}"]
 
-    return Teacher(plain.model, teacher_prompt, lambda folder: remembered, agree, account)
+    return Teacher(plain.model, _plain, lambda folder: remembered, agree, account)
 
 
 def _consent() -> None:
@@ -152,24 +214,3 @@ def teacher_inputs(recipe: Recipe) -> dict[str, str]:
     """A local teacher's folder as a stage input."""
     teacher = recipe.teacher
     return model_inputs(teacher.model) if isinstance(teacher, LocalTeacherSettings) else {}
-
-
-@cache
-def model_inputs(name: str) -> dict[str, str]:
-    """The content of a model folder as stage inputs, with the base folder of an adapter; {} for a name.
-
-    Read once per process: a large model takes a while.
-    """
-    folder = Path(name).expanduser()
-    adapter = folder / "adapter_config.json"
-    if not adapter.is_file() and not (folder / "config.json").is_file():
-        return {}  # a name on the hub, or nothing: loading says so
-    found = {"model": path_fingerprint(folder)}
-    if adapter.is_file():
-        try:
-            base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        except (ValueError, AttributeError):
-            base = None  # loading names the broken file
-        if isinstance(base, str) and (Path(base) / "config.json").is_file():
-            found["base"] = path_fingerprint(Path(base))
-    return found

@@ -1,5 +1,5 @@
-"""What stands in a prompt and in a completion: the formats a student is trained and
-examined in, and the instruction a teacher gets.
+"""What stands in a prompt and in a completion: the formats of students, the teacher's
+instruction, and how text or chat turns become what a model reads.
 
 Whatever a format writes, `answers.extract` reads again: a completion of any format
 ends in an explicit answer marker.
@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from jinja2 import TemplateError
+
 from limbeck.errors import ModelError, RecipeError
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind
@@ -18,6 +20,12 @@ from limbeck.tasks.options import list_options, options_in
 
 DATE = "26 Jul 2024"
 """The day that templates with a date (Llama 3) are given: today's would change prompts overnight."""
+
+LAYOUT = "{instruction}\n\n{examples}\n\n{passages}\n\n{question}\n{options}"
+"""What students' own templates begin with; nothing but the question is there by default."""
+
+TEACHER_TEMPLATE = "{examples}\n\n{passages}\n\n{question}\n{options}\n\n{instruction}"
+"""How a teacher is asked for a rationale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,11 @@ class Format:
     before_answer: str = "The answer is "
     after_answer: str = "."
     between: str = "\n"
+
+    @property
+    def template(self) -> str:
+        """The prompt, where the recipe gives no template."""
+        return LAYOUT + self.after_question
 
     def prompt(self, problem: Problem) -> str:
         """The question, with its options if they are not written in it."""
@@ -70,7 +83,7 @@ _WANTED: dict[AnswerKind, str] = {
 
 
 class ChatTokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that `render` needs."""
+    """The part of a Hugging Face tokenizer that prompts need."""
 
     @property
     def chat_template(self) -> str | dict[str, str] | None: ...
@@ -81,7 +94,7 @@ class ChatTokenizer(Protocol):
     @property
     def bos_token_id(self) -> int | None: ...
 
-    def __call__(self, text: str) -> Mapping[str, list[int]]: ...
+    def __call__(self, text: str, *, verbose: bool) -> Mapping[str, list[int]]: ...
 
     def apply_chat_template(
         self,
@@ -93,41 +106,83 @@ class ChatTokenizer(Protocol):
     ) -> str: ...
 
 
+def known_format(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if name not in FORMATS:
+        raise RecipeError(f"format: there is no format {name!r}; choose one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def listed_options(problem: Problem) -> str:
+    """ "Answer choices: (A) ..., (B) ..."; "" where the question lists its options itself, or has none."""
+    return "" if not problem.options or options_in(problem.question) else list_options(problem.options)
+
+
 def question_with_options(problem: Problem) -> str:
-    """The question; "Answer choices: (A) ..., (B) ..." is added unless it lists its options itself."""
-    if not problem.options or options_in(problem.question):
-        return problem.question
-    return f"{problem.question}\n{list_options(problem.options)}"
+    """The question; its options are added unless it lists them itself."""
+    options = listed_options(problem)
+    return f"{problem.question}\n{options}" if options else problem.question
 
 
-def teacher_prompt(problem: Problem, kind: AnswerKind) -> str:
-    """Zero-shot instruction to reason step by step and to close with "The answer is X."."""
+def teacher_instruction(kind: AnswerKind) -> str:
+    """To reason step by step and to close with "The answer is X."."""
     return (
-        f"{question_with_options(problem)}\n\n"
         "Think step by step and write every step down. "
         f'Close with the sentence "The answer is X.", where X is {_WANTED[kind]}.'
     )
 
 
+def teacher_prompt(problem: Problem, kind: AnswerKind) -> str:
+    """The question and the usual instruction, nothing else."""
+    return f"{question_with_options(problem)}\n\n{teacher_instruction(kind)}"
+
+
 def render(tokenizer: ChatTokenizer, format_name: str, prompt: str) -> str:
     """The text that is tokenised for a prompt: itself, or one user turn of the chat template.
-
-    Where the tokenizer will add its start token itself, one that the template wrote
-    is taken off, so that training and exam never see it twice.
 
     Raises:
         RecipeError: no such format.
         ModelError: format `chat` and the tokenizer has no chat template.
     """
-    if format_name not in FORMATS:
-        raise RecipeError(f"format: there is no format {format_name!r}; choose one of {', '.join(FORMATS)}")
-    if format_name != "chat":
-        return prompt
+    return chat(tokenizer, [prompt]) if known_format(format_name).name == "chat" else prompt
+
+
+def chat(tokenizer: ChatTokenizer, turns: Sequence[str], system: str = "") -> str:
+    """Turns of user, assistant, user, … in the tokenizer's chat template, ready for the assistant.
+
+    A system prompt is a turn of its own; where the template refuses or ignores such a
+    turn, it opens the first one. Where the tokenizer will add its start token itself,
+    one that the template wrote is taken off, so that training and exam never see it twice.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+    """
     if tokenizer.chat_template is None:
         raise ModelError("format: this model's tokenizer has no chat template; use format plain")
-    turns = [{"role": "user", "content": prompt.strip()}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, date_string=DATE)
+    text = _with_system(tokenizer, [turn.strip() for turn in turns], system.strip())
     start = tokenizer.bos_token
-    if start and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
+    if start and tokenizer("", verbose=False)["input_ids"][:1] == [tokenizer.bos_token_id]:
         return text.removeprefix(start)
     return text
+
+
+def _with_system(tokenizer: ChatTokenizer, turns: Sequence[str], system: str) -> str:
+    if not system:
+        return _applied(tokenizer, turns)
+    opened = [f"{system}\n\n{turns[0]}", *turns[1:]]
+    try:
+        text = _applied(tokenizer, turns, system)
+    except TemplateError:  # "System role not supported"
+        return _applied(tokenizer, opened)
+    return text if text != _applied(tokenizer, turns) else _applied(tokenizer, opened)
+
+
+def _applied(tokenizer: ChatTokenizer, turns: Sequence[str], system: str = "") -> str:
+    roles = ("user", "assistant")
+    spoken = [{"role": "system", "content": system}] if system else []
+    spoken += [{"role": roles[number % 2], "content": turn} for number, turn in enumerate(turns)]
+    return tokenizer.apply_chat_template(spoken, tokenize=False, add_generation_prompt=True, date_string=DATE)

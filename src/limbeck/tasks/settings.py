@@ -1,4 +1,4 @@
-"""The `task:` part of a recipe, in one of two forms.
+"""The `task:` part of a recipe, in one of two forms, and the `prompt:` of whoever is asked.
 
 A built-in task:                       Your own data:
 
@@ -12,6 +12,14 @@ A built-in task:                       Your own data:
                                              leaks: refuse
 
 Whoever gives a kind, columns, leaks or a path means the second.
+
+A prompt, of the teacher, a mentor or a student; all of it may be left out:
+
+    prompt:
+      system: You are a careful accountant.
+      instruction: Think step by step.
+      examples: 4                            or {file: shots.jsonl, k: 4}
+      template: "{instruction}\\n\\n{examples}\\n\\nQ: {question}\\nA:\\n"
 """
 
 from __future__ import annotations
@@ -33,6 +41,7 @@ from pydantic import (
 
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import GENERATED, built_in_task, settle_parameters
+from limbeck.tasks.templates import Template
 
 Leaks = Literal["refuse", "drop", "keep"]
 
@@ -162,3 +171,75 @@ def built_in(name: str) -> GeneratedTask:
         RecipeError: there is none of that name.
     """
     return GeneratedTask(name=built_in_task(name).name)
+
+
+class ExamplesSettings(_Settings):
+    """Demonstrations shown before the question: of a file, or of the training split; never of test."""
+
+    k: int | None = Field(
+        None, ge=1, le=100, description="how many; null: all of the file's; needed without a file"
+    )
+    file: str | None = Field(
+        None, min_length=1, description="few-shot examples (docs/data.md); null: from the training split"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, value: object) -> object:
+        """`examples: 4` is a number from the training split, `examples: shots.jsonl` a whole file."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"k": value}
+        return {"file": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _says_how_many(self) -> Self:
+        if self.k is None and self.file is None:
+            raise ValueError("say how many demonstrations (k), or name a file of them")
+        return self
+
+
+class PromptSettings(_Settings):
+    """What stands in a prompt beside the question."""
+
+    template: str | None = Field(
+        None, description="text with places such as {question}; null: the usual one (see tasks/templates.py)"
+    )
+    instruction: str | None = Field(
+        None, description="what to do; null: for a teacher to reason step by step, for others nothing"
+    )
+    system: str | None = Field(None, min_length=1, description="system prompt")
+    examples: ExamplesSettings | None = Field(None, description="demonstrations shown before the question")
+
+    @property
+    def shots(self) -> int | None:
+        """How many demonstrations are shown; None: all there are."""
+        return None if self.examples is None else self.examples.k
+
+    @field_validator("template")
+    @classmethod
+    def _is_read(cls, template: str | None) -> str | None:
+        if template is not None:
+            Template.read(template)
+        return template
+
+    @model_validator(mode="after")
+    def _has_places(self) -> Self:
+        if self.template is None:
+            return self
+        names = Template.read(self.template).names
+        for name, value in (("instruction", self.instruction), ("examples", self.examples)):
+            if value and name not in names:
+                raise ValueError(f"template: has no place {{{name}}} for {name}; add it or remove {name}")
+        return self
+
+    def check_format(self, form: str) -> None:
+        """Refuse a template that a text format would glue to the completion.
+
+        Raises:
+            ValueError: naming the template.
+        """
+        if self.template is not None and form != "chat" and not self.template[-1:].isspace():
+            raise ValueError(
+                "prompt.template: must end in a line break or a space, because what the student "
+                f"writes follows it directly in format {form}"
+            )

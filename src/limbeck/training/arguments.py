@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,16 +17,21 @@ from transformers.utils import logging
 
 from limbeck.errors import RecipeError
 from limbeck.objectives.align import unwrap
-from limbeck.training.collate import Row
-from limbeck.training.parts import Objective
+from limbeck.training.collate import RowGroup
+from limbeck.training.parts import Parts
 from limbeck.training.settings import TrainSettings
 
 LOGGED_ROWS = 200
 """Rows of a training's learning curve, about."""
 
 
-def arguments(settings: TrainSettings, folder: Path, seed: int, device: torch.device) -> TrainingArguments:
-    """The library's arguments; `set_steps` adds what depends on the number of batches.
+def arguments(
+    settings: TrainSettings, folder: Path, seed: int, device: torch.device, turns: int
+) -> TrainingArguments:
+    """The library's arguments; `set_steps` adds what depends on the number of steps.
+
+    Args:
+        turns: micro-batches of a step that each process takes part in (see `sampler.Sharing`).
 
     Raises:
         RecipeError: bf16 on a GPU that does not know it.
@@ -37,7 +42,7 @@ def arguments(settings: TrainSettings, folder: Path, seed: int, device: torch.de
     args = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,  # an item is a micro-batch, see Feed
-        gradient_accumulation_steps=settings.accumulate,
+        gradient_accumulation_steps=turns,
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if warm else settings.schedule,
@@ -60,9 +65,8 @@ def arguments(settings: TrainSettings, folder: Path, seed: int, device: torch.de
     return args
 
 
-def set_steps(args: TrainingArguments, settings: TrainSettings, batches: int, *, evaluate: bool) -> int:
-    """Set when to log, evaluate and save; return the optimiser steps of an epoch."""
-    per_epoch = math.ceil(batches / (int(args.world_size) * settings.accumulate))
+def set_steps(args: TrainingArguments, settings: TrainSettings, per_epoch: int, *, evaluate: bool) -> None:
+    """Set when to log, evaluate and save, from the optimiser steps of an epoch."""
     total = per_epoch * settings.epochs
     every = per_epoch if settings.checkpoints == "epoch" else math.ceil(total / settings.checkpoints)
     args.warmup_steps = math.ceil(total * settings.warmup)
@@ -78,29 +82,43 @@ def set_steps(args: TrainingArguments, settings: TrainSettings, batches: int, *,
             settings.choose
         ]
         args.greater_is_better = settings.choose == "dev-accuracy"
-    return per_epoch
 
 
 def fingerprint(
     settings: TrainSettings,
     seed: int,
-    objective: Objective,
-    splits: Sequence[Sequence[Row]],
+    parts: Parts,
+    splits: Sequence[Sequence[RowGroup]],
+    draw: Mapping[str, int],
     steps_per_epoch: int,
     model: nn.Module,
+    *,
+    corrected: bool,
 ) -> str:
     """Tells trainings apart, so that none goes on from another's checkpoint.
 
-    It knows the trained parameters' names, shapes and types, not their values, and the names and
-    weights of the objective's parts, not its class.
+    It knows the trained parameters' names, shapes and types, not their values, and the parts' names
+    and weights, not what they compute. The number of processes is not in it.
     """
     trained = [(n, list(p.shape), str(p.dtype)) for n, p in model.named_parameters() if p.requires_grad]
-    plain = [settings.model_dump(mode="json"), seed, dict(objective.weights), steps_per_epoch, trained]
+    weights = [(part.name, part.weight) for part in parts]
+    plain = [
+        settings.model_dump(mode="json"),
+        seed,
+        weights,
+        sorted(draw.items()),
+        steps_per_epoch,
+        trained,
+        corrected,
+    ]
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
-    for rows in splits:
-        digest.update(str(len(rows)).encode())
-        for row in rows:
-            digest.update(str((row.input_ids, row.labels, row.weights)).encode())
+    for groups in splits:
+        digest.update(str(len(groups)).encode())
+        for group in groups:
+            rows = [
+                (row.input_ids, row.labels, row.weights, row.scored, row.role, row.span) for row in group.rows
+            ]
+            digest.update(repr((group.key, rows)).encode())
     return digest.hexdigest()
 
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from limbeck import ranks
 from limbeck.errors import RecipeError
 from limbeck.records import write_json, write_whole
-from limbeck.training.sampler import BucketSampler
+from limbeck.training.sampler import GroupSampler
 
 MARKER = "complete.json"
 
@@ -36,8 +37,8 @@ def newest(folder: Path, fingerprint: str) -> Path | None:
     last = max(whole, key=step_of)
     if json.loads((last / MARKER).read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
         raise RecipeError(
-            f"{folder}: these checkpoints were begun with other settings, examples or number of processes; "
-            "remove the folder to begin anew"
+            f"{folder}: these checkpoints were begun with other settings, examples or loss parts; "
+            "remove the folder to begin again"
         )
     return last
 
@@ -47,6 +48,12 @@ def remove_incomplete(folder: Path) -> None:
     for path in folder.glob("checkpoint-*"):
         if not (path / MARKER).is_file():
             shutil.rmtree(path)
+
+
+def seconds_of(checkpoint: Path) -> float:
+    """How long the training had taken when it wrote this checkpoint."""
+    seconds: float = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["seconds"]
+    return seconds
 
 
 def step_of(checkpoint: Path) -> int:
@@ -65,22 +72,38 @@ def history_row(entry: dict[str, Any]) -> dict[str, float] | None:
 
 
 class Keeper(TrainerCallback):  # type: ignore[misc]
-    """Writes the marker and the history, removes old checkpoints, tells the progress."""
+    """Writes the marker and the history, removes old checkpoints, tells the progress.
+
+    Args:
+        history: the file that gets a line per logged step and per evaluation.
+        fingerprint: of the training, for the marker.
+        sampler: is told the epoch.
+        progress: called after every step with (step, steps, loss).
+    """
 
     def __init__(
         self,
         history: Path,
         fingerprint: str,
-        sampler: BucketSampler,
-        steps_per_epoch: int,
+        sampler: GroupSampler,
         progress: Callable[[int, int, float], None] | None,
     ) -> None:
         self.history = history
         self.fingerprint = fingerprint
         self.sampler = sampler
-        self.steps_per_epoch = steps_per_epoch
         self.progress = progress
-        self.last_loss: Callable[[], float] = lambda: math.nan
+        self.read_step: Callable[[], float] = lambda: math.nan
+        self.loss = math.nan
+        self.begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began, what was done before a resumption included."""
+        return time.monotonic() - self.begun
+
+    def went_on_from(self, checkpoint: Path) -> None:
+        """Count the time that the training had taken before."""
+        self.begun -= seconds_of(checkpoint)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -96,16 +119,24 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Set the sampler's epoch; accelerate does not reach it through a shard that skips batches."""
-        self.sampler.set_epoch(state.global_step // self.steps_per_epoch)
+        """Set the sampler's epoch; the library does not reach it through a loader that skips batches."""
+        self.sampler.set_epoch(state.global_step // self.sampler.steps_per_epoch)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read what the step's losses were: after its work was begun, before it changes a weight."""
+        self.loss = self.read_step()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Log with every checkpoint: a resumed run begins with empty sums, as the first one went on."""
+        # The library counts micro-batches of this process, which are fewer where several share a step.
+        state.epoch = state.global_step / self.sampler.steps_per_epoch
         control.should_log = control.should_log or control.should_save
         if self.progress and state.is_world_process_zero:
-            self.progress(state.global_step, state.max_steps, self.last_loss())
+            self.progress(state.global_step, state.max_steps, self.loss)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -120,12 +151,13 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Mark the checkpoint as whole, then remove all others but the best."""
-        PartialState().wait_for_everyone()  # each process writes its random state
+        ranks.barrier()  # each process writes its random state
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir)
         current = folder / f"checkpoint-{state.global_step}"
-        write_json(current / MARKER, {"step": state.global_step, "fingerprint": self.fingerprint})
+        mark = {"step": state.global_step, "fingerprint": self.fingerprint, "seconds": self.seconds}
+        write_json(current / MARKER, mark)
         for old in folder.glob("checkpoint-*"):
             if step_of(old) not in (state.global_step, state.best_global_step):
                 (old / MARKER).unlink(missing_ok=True)

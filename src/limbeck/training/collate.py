@@ -1,4 +1,4 @@
-"""Examples to token ids, and rows of token ids to padded batches.
+"""Groups of examples to token ids, and rows of token ids to padded batches.
 
 Prompt and completion are tokenised apart, so that the ids of a prompt in
 training are exactly those of the same prompt in an exam.
@@ -18,30 +18,51 @@ from torch import Tensor
 from limbeck.errors import ModelError, RecipeError
 from limbeck.objectives.align import IGNORED
 from limbeck.records import Example
+from limbeck.training.groups import ALL, Draw, Group
 
-Batch = dict[str, Tensor]
-"""`input_ids`, `attention_mask` (B,T); `labels` (B,T), or (B,U) of a decoder; perhaps `label_weights`;
-`keys` (B,2), the rows' keys."""
+Batch = dict[str, Any]
+"""The rows of a micro-batch, padded on the right.
+
+    input_ids, attention_mask  (B,T) int64
+    labels                     (B,T) int64, or (B,U) of a decoder: completion and end of sequence of
+                               every row, `IGNORED` elsewhere
+    keys                       (B,2) int64: the rows' keys
+    groups                     (B,) int64: which group of the batch a row belongs to, from 0
+    roles                      list of B strings
+    spans                      (B,2) int64: first and one past the last position of the answer, in
+                               `labels`; (-1,-1) where there is none
+    scored                     (B,) bool, absent where all rows are: whether token losses see the row
+    label_weights              float32 like `labels`, absent where all weigh 1
+    expected                   (B,) float32, with corrected batches only: what a row adds to the count
+                               of a token loss in place of its own tokens (see `corrections`)
+"""
 
 NO_KEY = (0, 0)
 """The key of a row that is not there."""
+
+NO_SPAN = (-1, -1)
+"""The span of a row whose answer was not marked or not found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One tokenised example.
 
-    Decoder-only: `labels` and `weights` stand beside `input_ids`, position by position.
+    Decoder-only: `labels` and `weights` go with `input_ids`, position by position.
     Encoder-decoder: `input_ids` feed the encoder, `labels` are the decoder's.
 
-    `key` follows from the ids and labels alone: 128 bits of their BLAKE2b, as two signed int64.
-    What is stored about a row is found again by it, whatever the batch or the order.
+    `span` is the answer's place in `labels`. `key` follows from the ids and labels alone: 128 bits
+    of their BLAKE2b, as two signed int64. What is stored about a row is found again by it, whatever
+    the batch, the order, the role or the span.
     """
 
     problem_id: str
     input_ids: list[int]
     labels: list[int]
     weights: list[float] | None = None
+    scored: bool = True
+    role: str = ""
+    span: tuple[int, int] = NO_SPAN
     key: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,22 +77,50 @@ def _key(input_ids: list[int], labels: list[int]) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenised:
-    """Rows to train on, and the examples that were left out because they are too long."""
+class RowGroup:
+    """The rows of a group that can be trained on."""
 
-    rows: list[Row]
+    key: str
+    rows: tuple[Row, ...]
+
+    @property
+    def roles(self) -> list[str]:
+        """The role of each row."""
+        return [row.role for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenised:
+    """Groups of rows to train on, and what was left out.
+
+    Attributes:
+        groups: in the order of the groups that were given.
+        too_long: examples over `max_length`.
+        dropped: groups that then had no example left, or too few of a role to draw from.
+        without_span: examples whose `answer_span` could not be found among their tokens.
+    """
+
+    groups: list[RowGroup]
     too_long: list[Example]
+    dropped: list[Group]
+    without_span: int
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all groups."""
+        return [row for group in self.groups for row in group.rows]
 
 
 def tokenise(
     tokenizer: Any,
-    examples: Sequence[Example],
+    groups: Sequence[Group],
     *,
     encoder_decoder: bool,
     max_length: int,
     prompt_weight: float = 0.0,
+    draw: Draw = ALL,
 ) -> Tokenised:
-    """Tokenise examples whose `prompt` is already rendered text.
+    """Tokenise groups of examples whose `prompt` is already rendered text.
 
     Decoder-only: prompt ids without a trailing end-of-sequence token, completion ids, end of
     sequence; prompt tokens are scored with `prompt_weight` if that is above 0. Encoder-decoder:
@@ -80,9 +129,11 @@ def tokenise(
     Args:
         max_length: most tokens of a row (of each side of an encoder-decoder row); an
             example over it is never cut but left out and returned in `too_long`.
+        draw: a group with fewer examples of a role than this draws is left out whole.
 
     Raises:
-        RecipeError: `prompt_weight` with an encoder-decoder, or every example is too long.
+        RecipeError: `prompt_weight` with an encoder-decoder, every example is too long, or no
+            group has as many examples as are drawn.
         ModelError: the tokenizer has no end-of-sequence token.
     """
     if encoder_decoder and prompt_weight > 0:
@@ -90,30 +141,88 @@ def tokenise(
             f"prompt_weight: {prompt_weight:g} needs a decoder-only model, because the decoder of an "
             "encoder-decoder never writes the prompt; set it to 0"
         )
+    examples = [example for group in groups for example in group.examples]
     if not examples:
-        return Tokenised([], [])
+        return Tokenised([], [], list(groups), 0)
+    rows = _rows(tokenizer, examples, encoder_decoder=encoder_decoder, prompt_weight=prompt_weight)
+    lengths = [max(len(row.input_ids), len(row.labels)) for row in rows]
+    if min(lengths) > max_length:
+        raise RecipeError(
+            f"max_length: all {len(examples)} examples are longer than {max_length} tokens, "
+            f"the shortest has {min(lengths)}; raise max_length"
+        )
+    fit = [length <= max_length for length in lengths]
+    kept, dropped = _grouped(groups, rows, fit, draw)
+    pairs = list(zip(examples, rows, fit, strict=True))
+    if not kept:
+        raise RecipeError(
+            f"no group has as many examples as are drawn each epoch ({_told(draw)}); "
+            "collect more for each problem or draw fewer"
+        )
+    return Tokenised(
+        kept,
+        [example for example, _, fits in pairs if not fits],
+        dropped,
+        sum(fits and example.answer_span is not None and row.span == NO_SPAN for example, row, fits in pairs),
+    )
+
+
+def _grouped(
+    groups: Sequence[Group], rows: Sequence[Row], fit: Sequence[bool], draw: Draw
+) -> tuple[list[RowGroup], list[Group]]:
+    """Give each group its rows that fit; leave out the groups that have too few of them."""
+    kept, dropped = [], []
+    start = 0
+    for group in groups:
+        stop = start + len(group.examples)
+        own = tuple(row for row, fits in zip(rows[start:stop], fit[start:stop], strict=True) if fits)
+        start = stop
+        if own and draw.enough([row.role for row in own]):
+            kept.append(RowGroup(group.key, own))
+        else:
+            dropped.append(group)
+    return kept, dropped
+
+
+def _told(draw: Draw) -> str:
+    """A draw in words: "2", or "1 positive, 2 negative"."""
+    return ", ".join(f"{number} {role}".strip() for role, number in draw.per_role.items())
+
+
+def _rows(
+    tokenizer: Any, examples: Sequence[Example], *, encoder_decoder: bool, prompt_weight: float
+) -> list[Row]:
+    """A row of each example, whatever its length."""
     eos = end_of_sequence(tokenizer)
     prompts = _ids(tokenizer, [example.prompt for example in examples], special=True)
     completions = _ids(tokenizer, [example.completion for example in examples], special=False)
-    rows: list[Row] = []
-    too_long: list[tuple[int, Example]] = []
-    for example, prompt, completion in zip(examples, prompts, completions, strict=True):
-        row = (
-            Row(example.problem_id, prompt, [*completion, eos])
-            if encoder_decoder
-            else _continued(example.problem_id, prompt, [*completion, eos], prompt_weight)
+    spans = _spans(tokenizer, examples)
+    rows = []
+    for example, prompt, completion, (first, end) in zip(examples, prompts, completions, spans, strict=True):
+        completion = [*completion, eos]
+        before: list[int] = []  # what `labels` holds before the completion
+        if not encoder_decoder:
+            # The completion must not follow an end of sequence.
+            before = prompt[:-1] if prompt[-1:] == [eos] else prompt
+        rows.append(
+            Row(
+                example.problem_id,
+                prompt if encoder_decoder else before + completion,
+                (before if prompt_weight else [IGNORED] * len(before)) + completion,
+                _weights(len(before), len(completion), prompt_weight, example.weight),
+                example.scored,
+                example.role,
+                NO_SPAN if first < 0 else (first + len(before), end + len(before)),
+            )
         )
-        length = max(len(row.input_ids), len(row.labels))
-        if length > max_length:
-            too_long.append((length, example))
-        else:
-            rows.append(row)
-    if not rows:
-        raise RecipeError(
-            f"max_length: all {len(examples)} examples are longer than {max_length} tokens, "
-            f"the shortest has {min(length for length, _ in too_long)}; raise max_length"
-        )
-    return Tokenised(rows, [example for _, example in too_long])
+    return rows
+
+
+def _weights(before: int, completion: int, prompt_weight: float, weight: float) -> list[float] | None:
+    """The weight of each label, or None when all that are scored weigh 1."""
+    if prompt_weight == 0 and weight == 1:
+        return None
+    return [prompt_weight * weight] * before + [weight] * completion
 
 
 def _ids(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
@@ -123,14 +232,39 @@ def _ids(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
     return ids
 
 
-def _continued(problem_id: str, prompt: list[int], completion: list[int], prompt_weight: float) -> Row:
-    """A row of a decoder-only model: the prompt, then the completion that continues it."""
-    if prompt[-1:] == completion[-1:]:  # end of sequence: the completion must not follow it
-        prompt = prompt[:-1]
-    if prompt_weight == 0:
-        return Row(problem_id, prompt + completion, [IGNORED] * len(prompt) + completion)
-    weights = [prompt_weight] * len(prompt) + [1.0] * len(completion)
-    return Row(problem_id, prompt + completion, prompt + completion, weights)
+def _spans(tokenizer: Any, examples: Sequence[Example]) -> list[tuple[int, int]]:
+    """The answer of each example in tokens of its completion; `NO_SPAN` where it has or shows none.
+
+    A slow tokenizer does not know which characters a token was made from, so it shows none.
+    """
+    spans = [NO_SPAN] * len(examples)
+    marked = [index for index, example in enumerate(examples) if example.answer_span is not None]
+    if not marked or not tokenizer.is_fast:
+        return spans
+    encoded = tokenizer(
+        [examples[index].completion for index in marked],
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    for index, offsets in zip(marked, encoded["offset_mapping"], strict=True):
+        start, end = examples[index].answer_span or (0, 0)
+        spans[index] = overlapping(offsets, start, end)
+    return spans
+
+
+def overlapping(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """First and one past the last of the tokens that share a character with [start, end), or `NO_SPAN`.
+
+    A token that is made of characters inside and outside, such as " 42." for "42", counts.
+
+    Example:
+        >>> overlapping([(0, 3), (3, 6), (6, 10)], 4, 7)
+        (1, 3)
+    """
+    inside = [n for n, (first, last) in enumerate(offsets) if max(first, start) < min(last, end)]
+    return (inside[0], inside[-1] + 1) if inside else NO_SPAN
 
 
 def end_of_sequence(tokenizer: Any) -> int:
@@ -154,23 +288,43 @@ def padding(tokenizer: Any) -> int:
     return end_of_sequence(tokenizer) if pad is None else pad
 
 
-def collate(rows: Sequence[Row], pad: int) -> Batch:
+def collate(
+    rows: Sequence[Row],
+    pad: int,
+    *,
+    groups: Sequence[int] | None = None,
+    factors: Sequence[float] | None = None,
+    expected: float = 0.0,
+) -> Batch:
     """Pad rows on the right to the longest of them.
 
     No rows at all give one row with nothing to score: it keeps processes in step when
-    there are fewer batches than processes, and adds nothing to any sum or count.
+    there is less to do than processes, and adds nothing to any sum or count.
+
+    Args:
+        groups: which group of the batch each row belongs to; None: every row is its own.
+        factors: multiply the weights of each row's tokens by this (see `corrections`); None: by 1.
+        expected: with `factors`, what each scored row adds to the count of a token loss.
     """
-    keys = [row.key for row in rows] or [NO_KEY]
-    rows = rows or [Row("", [pad], [IGNORED], None)]
-    batch = {
+    if not rows:
+        empty = collate([Row("", [pad], [IGNORED], scored=False)], pad)
+        return {**empty, "keys": torch.tensor([NO_KEY], dtype=torch.long)}
+    batch: Batch = {
         "input_ids": _padded([row.input_ids for row in rows], pad, torch.long),
         "attention_mask": _padded([[1] * len(row.input_ids) for row in rows], 0, torch.long),
         "labels": _padded([row.labels for row in rows], IGNORED, torch.long),
-        "keys": torch.tensor(keys, dtype=torch.long),
+        "keys": torch.tensor([row.key for row in rows], dtype=torch.long),
+        "groups": torch.tensor(range(len(rows)) if groups is None else groups, dtype=torch.long),
+        "roles": [row.role for row in rows],
+        "spans": torch.tensor([row.span for row in rows], dtype=torch.long),
     }
-    weights = [row.weights for row in rows if row.weights is not None]
-    if weights:
-        batch["label_weights"] = _padded(weights, 0.0, torch.float32)
+    if not all(row.scored for row in rows):
+        batch["scored"] = torch.tensor([row.scored for row in rows])
+    if factors is not None or any(row.weights for row in rows):
+        weights = _padded([row.weights or [1.0] * len(row.labels) for row in rows], 0.0, torch.float32)
+        batch["label_weights"] = weights if factors is None else weights * torch.tensor(factors)[:, None]
+    if factors is not None:
+        batch["expected"] = torch.tensor([expected * row.scored for row in rows])
     return batch
 
 

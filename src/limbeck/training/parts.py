@@ -1,40 +1,355 @@
-"""Named loss parts: what a method hands to the trainer.
+"""Loss parts: an objective is a tuple of them, and the model runs once for all.
 
-The trainer minimises Σ_p weight_p · (Σ sums_p) / (Σ counts_p), both sums over all micro-batches
-and processes of an optimiser step. A part counts what it averages over: tokens, examples, pairs.
+    loss of an optimiser step = Σ_p weight_p · Σ sums_p / Σ counts_p
+
+Both inner sums run over all micro-batches and processes of the step; a part counts what it averages
+over: tokens, pairs, triplets. Counts need no model and are known before; so `loss` gives the finished
+share of a micro-batch, whatever is combined: `(CrossEntropy(), SpanKL(0.1), Triplet(0.5))`. A part
+weighted 0 costs nothing, because it never runs.
+
+What a part sees decides its protocol: scored tokens (`TokenPart`), pairs of answer-span tokens
+(`PairPart`), or the last state of every row (`StatePart`). The first two share one pass over the
+logits (`objectives.tokens`), which never exist whole where the model's head is a plain matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.objectives.align import (
+    Pass,
+    Scored,
     align_batch,
     head_weight,
-    hidden,
     is_encoder_decoder,
     plain_head,
-    score,
+    run,
+    token_count,
     unwrap,
 )
 from limbeck.objectives.cross_entropy import cross_entropy
-from limbeck.objectives.distillation import chunked_distillation, distillation
+from limbeck.objectives.divergence import divergence
+from limbeck.objectives.spans import PairedTokens, paired_divergence, paired_rows, paired_tokens
+from limbeck.objectives.tokens import Step, Term, by_autograd, token_loss
+from limbeck.objectives.triplet import triplet, triplets
 from limbeck.soft_labels.live import SoftLabels
 from limbeck.training.collate import Batch
 
 
-class Objective(Protocol):
-    """One or more named loss parts of a batch; `weights`, `count` and `sums` have the same names.
+class Part(Protocol):
+    """One named term of the loss; it is a `TokenPart`, a `PairPart` or a `StatePart` besides."""
 
-    A part weighted 0 is logged and not trained on. A batch may have nothing to count (see
-    `collate`): its counts are then 0 and its sums 0 with a gradient path through the model.
+    @property
+    def name(self) -> str:
+        """What it is called in the history; no two parts of an objective have the same."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Its weight in the loss."""
+        ...
+
+    def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
+        """What its sum is divided by, for this micro-batch alone: a float32 scalar, 0 for nothing."""
+        ...
+
+
+Parts = tuple[Part, ...]
+"""An objective."""
+
+
+@runtime_checkable
+class TokenPart(Part, Protocol):
+    """A part that is a sum over scored tokens."""
+
+    def of_tokens(self, batch: Batch, scored: Scored) -> Step:
+        """Its mathematics for the scored tokens of a batch, in their order."""
+        ...
+
+
+@runtime_checkable
+class PairPart(Part, Protocol):
+    """A part that is a sum over pairs of answer-span tokens (see `spans.paired_rows`)."""
+
+    def of_pairs(self) -> Step:
+        """Its mathematics; rows 2i and 2i+1 are a pair."""
+        ...
+
+
+@runtime_checkable
+class StatePart(Part, Protocol):
+    """A part that is a sum over the rows' last states, by ordinary autograd."""
+
+    def of_states(self, batch: Batch, states_BH: Tensor) -> Tensor:
+        """Its sum; with nothing to count 0, with a gradient path to the states."""
+        ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy of the scored tokens, per token: answers only and Fine-tune-CoT (arXiv 2212.10071).
+
+    Tokens weighted in the batch (`label_weights`, see `prompt_weight`) count by their weight.
     """
+
+    weight: float = 1.0
+    name: str = "cross_entropy"
+
+    def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
+        """Tokens."""
+        return token_count(batch, encoder_decoder=encoder_decoder)
+
+    def of_tokens(self, batch: Batch, scored: Scored) -> Step:
+        """−log probability of the token."""
+        return cross_entropy(scored.targets_N)
+
+
+@dataclass(frozen=True)
+class SoftLabelKL:
+    """Divergence from a mentor's soft labels, per scored token (Mentor-KD, arXiv 2410.09037).
+
+    Mentor-KD's loss is `(CrossEntropy(1 - λ), SoftLabelKL(soft, λ))`.
+
+    Args:
+        soft: the mentor's distributions; their temperature is the student's.
+        weight: λ.
+        squared: multiply the divergence by τ².
+    """
+
+    soft: SoftLabels
+    weight: float
+    squared: bool = False
+    name: str = "divergence"
+
+    def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
+        """Tokens."""
+        return token_count(batch, encoder_decoder=encoder_decoder)
+
+    def of_tokens(self, batch: Batch, scored: Scored) -> Step:
+        """KL(mentor ‖ student). Asks for the soft labels of the batch.
+
+        Raises:
+            ValueError: there are not as many as scored tokens.
+        """
+        soft = self.soft.of(batch)
+        if len(soft.log_p_NK) != len(scored.targets_N):
+            raise ValueError(f"{len(soft.log_p_NK)} soft labels for {len(scored.targets_N)} scored tokens")
+        return divergence(soft, self.soft.temperature, squared=self.squared)
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """Any loss per scored token, from a pure function (logits (C,V), targets (C,)) -> values (C,).
+
+    Logits are float32; a token's value must depend on its own logits alone. The gradient is
+    autograd's, a few tokens at a time. Tokens weigh and count as those of `CrossEntropy`.
+    """
+
+    name: str
+    weight: float
+    function: Callable[[Tensor, Tensor], Tensor]
+
+    def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
+        """Tokens."""
+        return token_count(batch, encoder_decoder=encoder_decoder)
+
+    def of_tokens(self, batch: Batch, scored: Scored) -> Step:
+        """The function."""
+        return by_autograd(self.function, scored.targets_N)
+
+
+@dataclass(frozen=True)
+class SpanKL:
+    """Two rationales agree on their answer: two-way divergence on its tokens (MCC-KD, arXiv 2310.14747).
+
+    ½ [KL(p‖q) + KL(q‖p)] at the same temperature on both sides; mean over a span's tokens, then over
+    pairs. A pair are the two rows of a group that have an answer span with equal tokens; groups with
+    one such row, or with more than two, are not counted.
+    """
+
+    weight: float
+    temperature: float = 1.0
+    name: str = "span_divergence"
+
+    def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
+        """Pairs."""
+        return paired_rows(batch, encoder_decoder=encoder_decoder).sum().float()
+
+    def of_pairs(self) -> Step:
+        """Half of the pair's value to each of its rows."""
+        return paired_divergence(self.temperature)
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """Self-reflection: max(0, cos(a, n) − cos(a, p) + ρ) on last states (tailored learning, 2310.13332).
+
+    Within a group, every combination of a row with role "anchor", one with "positive" and one with
+    "negative" is a triplet; the mean is over triplets.
+    """
+
+    weight: float
+    margin: float = 1.0
+    name: str = "triplet"
+
+    def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
+        """Triplets."""
+        return triplets(batch).sum().float()
+
+    def of_states(self, batch: Batch, states_BH: Tensor) -> Tensor:
+        """Sum over triplets."""
+        anchors_M, positives_M, negatives_M = triplets(batch).nonzero().unbind(1)
+        values_M = triplet(states_BH[anchors_M], states_BH[positives_M], states_BH[negatives_M], self.margin)
+        return values_M.sum()
+
+
+def loss(
+    parts: Parts, model: nn.Module, batch: Batch, counts: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A micro-batch's share of an optimiser step's loss; the model runs once (for DDP, through `model`).
+
+    Args:
+        counts: each part's count over the whole optimiser step; 0 is taken for 1. Parts of weight 0
+            need none.
+
+    Returns:
+        Σ weight · sum / count, a float32 scalar that can be differentiated once; with nothing to count
+        it is 0 with a gradient path through the model. And each part's sum / count, without gradients;
+        parts of weight 0 are not among them.
+
+    Raises:
+        ValueError: two parts of one name, every weight 0, or a batch for a model of the other kind.
+        RuntimeError: the model does not make its logits by one call of its output embeddings.
+    """
+    used = _used(parts)
+    device = batch["labels"].device
+    scales = {part.name: 1.0 / _at_least_one(counts[part.name].to(device)) for part in used}
+    rows = _rows_of(used, batch, encoder_decoder=is_encoder_decoder(model))
+    terms = {part.name: rows.term(part, batch, part.weight * scales[part.name]) for part in rows.parts}
+    plain = _is_plain(model)
+    of_states = [part for part in used if isinstance(part, StatePart)]
+    found = run(model, batch, rows.places_M, withhold=plain or not terms, states=bool(of_states))
+    total, sums = _of_terms(terms, found, head_weight(model) if plain else None)
+    for part in of_states:
+        if found.states_BH is not None:
+            sums[part.name] = part.of_states(batch, found.states_BH)
+            total = total + sums[part.name] * (part.weight * scales[part.name])
+    return total, {part.name: (sums[part.name] * scales[part.name]).detach() for part in used}
+
+
+def check(parts: Parts) -> None:
+    """Refuse parts that could not be told apart in the history, or that are of no known kind.
+
+    Raises:
+        ValueError: as said.
+    """
+    names = [part.name for part in parts]
+    if len(set(names)) != len(names):
+        raise ValueError(f"the loss parts are called {', '.join(names)}; their names must differ")
+    for part in parts:
+        if not isinstance(part, TokenPart | PairPart | StatePart):
+            raise ValueError(f"{part.name}: a loss part needs of_tokens, of_pairs or of_states")
+
+
+def _used(parts: Parts) -> Parts:
+    """The parts that weigh something."""
+    check(parts)
+    used = tuple(part for part in parts if part.weight)
+    if not used:
+        raise ValueError("every loss part has weight 0, so there is nothing to learn")
+    return used
+
+
+def _at_least_one(count: Tensor) -> Tensor:
+    return torch.where(count > 0, count.float(), 1.0)
+
+
+def _of_terms(
+    terms: Mapping[str, Term], found: Pass, head_VH: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and sums of the parts over tokens; without any, a 0 that reaches the head."""
+    if not terms:
+        return found.nothing, {}
+    total, sums_T = token_loss(found.found_MX, head_VH, list(terms.values()))
+    return total, dict(zip(terms, sums_T.unbind(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of logits that parts share: first the pairs', then the scored tokens that are in none.
+
+    Attributes:
+        parts: those that are sums over tokens or pairs.
+        places_M: where the rows stand (see `align`).
+        scored: the scored tokens.
+        where_M: which scored token each row is, None if row n is token n; of a row that is not
+            scored, any.
+        weights_M: their weights, 0 for a row that is not scored; None when all weigh 1.
+        pairs: the paired tokens, or None if no part wants them.
+    """
+
+    parts: Sequence[Part]
+    places_M: Tensor
+    scored: Scored
+    where_M: Tensor | None
+    weights_M: Tensor | None
+    pairs: PairedTokens | None
+
+    def term(self, part: Part, batch: Batch, scale: Tensor) -> Term:
+        """A part's sum over its rows."""
+        if self.pairs is not None and isinstance(part, PairPart):
+            return Term(part.of_pairs(), scale, self.pairs.weights_2N, rows=len(self.pairs.places_2N))
+        assert isinstance(part, TokenPart)
+        rows = None if len(self.scored.targets_N) else 0  # none is scored: the rows are the pairs' alone
+        return Term(part.of_tokens(batch, self.scored), scale, self.weights_M, self.where_M, rows)
+
+
+def _rows_of(used: Parts, batch: Batch, *, encoder_decoder: bool) -> _Rows:
+    """What must be computed for these parts, each row once."""
+    of_tokens = [part for part in used if isinstance(part, TokenPart)]
+    of_pairs = [part for part in used if isinstance(part, PairPart)]
+    parts = [part for part in used if isinstance(part, TokenPart | PairPart)]
+    scored = align_batch(batch, encoder_decoder=encoder_decoder)
+    if not of_pairs:
+        places_N = scored.places() if of_tokens else batch["labels"].new_empty(0)
+        return _Rows(parts, places_N, scored, None, scored.weights_N, None)
+    pairs = paired_tokens(batch, encoder_decoder=encoder_decoder)
+    if not of_tokens:
+        return _Rows(parts, pairs.places_2N, scored, None, None, pairs)
+    places_N = scored.places()
+    tokens = torch.full((scored.keep_BT.numel(),), -1, device=places_N.device)
+    tokens[places_N] = torch.arange(len(places_N), device=places_N.device)
+    of_pairs_2N = tokens[pairs.places_2N]
+    tokens[pairs.places_2N] = -1
+    others = tokens[places_N]
+    others = others[others >= 0]
+    where_M = torch.cat([of_pairs_2N, others])
+    weights_M = (where_M >= 0).float()
+    where_M = where_M.clamp_min(0)
+    if scored.weights_N is not None and len(scored.weights_N):
+        weights_M = weights_M * scored.weights_N[where_M]
+    return _Rows(parts, torch.cat([pairs.places_2N, places_N[others]]), scored, where_M, weights_M, pairs)
+
+
+_PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """`plain_head`, asked once per model, whatever is wrapped around it."""
+    inner = unwrap(model)
+    if inner not in _PLAIN:
+        _PLAIN[inner] = plain_head(inner)
+    return _PLAIN[inner]
+
+
+class Objective(Protocol):
+    """The trainer's former contract; goes when the trainer takes `Parts`."""
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -42,98 +357,69 @@ class Objective(Protocol):
         ...
 
     def count(self, batch: Batch) -> dict[str, Tensor]:
-        """What each part's sum is divided by, for this batch alone: non-negative float32 scalars."""
+        """What each part's sum is divided by, for this batch alone."""
         ...
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Each part's sum over this batch: float32 scalars, undivided and unweighted.
-
-        The model must be called (once, for DistributedDataParallel) through `model` itself.
-        """
+        """Each part's sum over this batch."""
         ...
 
 
 @dataclass(frozen=True)
 class FineTune:
-    """Cross-entropy of the scored tokens, per token: answers only and Fine-tune-CoT (arXiv 2212.10071).
-
-    Tokens weighted in the batch (`label_weights`, see `prompt_weight`) count by their weight.
-    """
+    """`(CrossEntropy(),)` under the former contract."""
 
     encoder_decoder: bool
-    weights: Mapping[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """As `Objective`."""
+        return {"cross_entropy": 1.0}
 
     def count(self, batch: Batch) -> dict[str, Tensor]:
-        """Σ weights of the scored tokens, or their number."""
-        return {"cross_entropy": align_batch(batch, encoder_decoder=self.encoder_decoder).count()}
+        """As `Objective`."""
+        return {"cross_entropy": token_count(batch, encoder_decoder=self.encoder_decoder)}
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Nats; refuses a model of the other architecture, whose tokens `count` would miscount."""
-        _check_kind(self, model)
-        scored, logits_NV = score(model, batch)
-        return {"cross_entropy": cross_entropy(logits_NV, scored.targets_N, scored.weights_N)}
+        """As `Objective`."""
+        return _sums(self, (CrossEntropy(),), model, batch)
 
 
 @dataclass(frozen=True)
 class Distil:
-    """Mentor-KD (arXiv 2410.09037): cross-entropy, and the divergence from a mentor's soft labels.
-
-    Both per token. Where the model's head is a plain matrix, no more than a chunk of logits exists.
-
-    Args:
-        encoder_decoder: the student's kind, which is the mentor's too.
-        soft: the mentor's distributions; their temperature is the student's.
-        kl_weight: λ, the divergence's weight; the cross-entropy has 1 − λ.
-        squared: multiply the divergence by τ².
-    """
+    """`(CrossEntropy(1 - λ), SoftLabelKL(soft, λ))` under the former contract, at twice the cost."""
 
     encoder_decoder: bool
     soft: SoftLabels
     kl_weight: float
     squared: bool = False
-    plain: WeakKeyDictionary[nn.Module, bool] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """1 − λ and λ."""
+        """As `Objective`."""
         return {"cross_entropy": 1 - self.kl_weight, "divergence": self.kl_weight}
 
     def count(self, batch: Batch) -> dict[str, Tensor]:
-        """Σ weights of the scored tokens, or their number, for both parts."""
-        count = align_batch(batch, encoder_decoder=self.encoder_decoder).count()
+        """As `Objective`."""
+        count = token_count(batch, encoder_decoder=self.encoder_decoder)
         return {"cross_entropy": count, "divergence": count}
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Nats; refuses a model of the other architecture, whose tokens `count` would miscount."""
-        _check_kind(self, model)
-        soft, temperature = self.soft.of(batch), self.soft.temperature
-        if self._is_plain(model):
-            scored, hidden_NH = hidden(model, batch)
-            loss = partial(chunked_distillation, hidden_NH, head_weight(model))
-        else:
-            scored, logits_NV = score(model, batch)
-            loss = partial(distillation, logits_NV)
-        ce, kl = loss(
-            scored.targets_N,
-            soft,
-            temperature=temperature,
-            kl_weight=self.kl_weight,
-            squared=self.squared,
-            weights_N=scored.weights_N,
-        )
-        return {"cross_entropy": ce, "divergence": kl}
-
-    def _is_plain(self, model: nn.Module) -> bool:
-        """`plain_head`, asked once per model, whatever is wrapped around it."""
-        inner = unwrap(model)
-        if inner not in self.plain:
-            self.plain[inner] = plain_head(inner)
-        return self.plain[inner]
+        """As `Objective`."""
+        return _sums(self, (CrossEntropy(), SoftLabelKL(self.soft, 1.0, self.squared)), model, batch)
 
 
-def _check_kind(objective: FineTune | Distil, model: nn.Module) -> None:
+def _sums(
+    objective: FineTune | Distil, parts: Sequence[TokenPart], model: nn.Module, batch: Batch
+) -> dict[str, Tensor]:
+    """Sums that can be differentiated apart: one pass over the logits each."""
     if is_encoder_decoder(model) != objective.encoder_decoder:
         name = type(objective).__name__
         raise ValueError(f"{name}(encoder_decoder={objective.encoder_decoder}) got a model of another kind")
+    scored = align_batch(batch, encoder_decoder=objective.encoder_decoder)
+    one = torch.ones((), device=batch["labels"].device)
+    terms = {part.name: Term(part.of_tokens(batch, scored), one, scored.weights_N) for part in parts}
+    plain = _is_plain(model)
+    found = run(model, batch, scored.places(), withhold=plain).found_MX
+    head_VH = head_weight(model) if plain else None
+    return {name: token_loss(found, head_VH, [term])[0] for name, term in terms.items()}

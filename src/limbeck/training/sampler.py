@@ -1,73 +1,248 @@
-"""Which examples share a micro-batch: neighbours in length, in a new order every epoch.
+"""Which groups share a micro-batch and a step, and which rank gets what of it.
 
-The library's own length grouping does not resume bit for bit in a later epoch.
-Here everything follows from (seed, epoch) alone, and no global generator is read.
+Everything follows from (seed, epoch) alone: no global generator is read, so that a training
+resumes bit for bit, and no rank needs to hear of another's share.
 
-Lengths are rounded up to a grid. Examples are sorted by grid length with ties in random
-order and cut where the next one would break a limit. The cuts depend on grid lengths only,
-so every epoch has the same number of batches, while who shares a batch changes.
+`by-length`: neighbours in length share a micro-batch, in a new order every epoch. Lengths are
+rounded up to a grid. Groups are sorted by grid length with ties in random order and cut where the
+next one would break a limit. `random`: a random order, cut in the same way. In both, every epoch
+has the same number of micro-batches.
+
+A step is `accumulate` micro-batches, whatever the number of ranks: see `Sharing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from limbeck.errors import RecipeError
 
 Lengths = tuple[int, ...]
-"""Tokens of one example in each padded tensor: (input,) or (encoder, decoder)."""
+"""Tokens in each padded tensor: (input,) or (encoder, decoder)."""
+
+MicroBatch = tuple[int, ...]
+"""Indices of the groups that share a micro-batch."""
 
 
-class BucketSampler:
-    """Yields tuples of example indices, one per micro-batch, each example once per epoch.
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The largest draw of a group: how many rows it has, and the longest of them."""
+
+    rows: int
+    lengths: Lengths
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a micro-batch may hold: groups, and tokens with padding, summed over the padded tensors."""
+
+    groups: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How the ranks share the micro-batches of a step.
+
+    With a the greatest common divisor of `accumulate` and the number of ranks, the micro-batches of
+    a step go round a teams of b = world / a ranks, and the ranks of a team share the groups of each.
+    So two ranks do the steps that one would do.
 
     Args:
-        lengths: of every example.
-        batch_size: most examples in a batch.
-        batch_tokens: most tokens in a batch with its padding, summed over the padded tensors.
-        seed: with the epoch, decides ties and the order of the batches.
-        multiple: the number of batches is filled up to a multiple of this (the number of
-            processes) with empty tuples, which `collate` turns into a batch that counts nothing.
+        accumulate: micro-batches of a step.
+        rank: this process, from 0.
+        world: how many processes there are.
+    """
+
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def teams(self) -> int:
+        """a."""
+        return math.gcd(self.accumulate, self.world)
+
+    @property
+    def members(self) -> int:
+        """b: ranks that share a micro-batch."""
+        return self.world // self.teams
+
+    @property
+    def turns(self) -> int:
+        """Micro-batches of a step that a rank takes part in."""
+        return self.accumulate // self.teams
+
+    def check(self, batch_size: int) -> None:
+        """Refuse what cannot be shared equally.
+
+        Raises:
+            RecipeError: the ranks of a team cannot share `batch_size` groups.
+        """
+        if batch_size % self.members:
+            raise RecipeError(
+                f"batch_size: {self.world} processes cannot share {self.accumulate} × {batch_size} "
+                f"(accumulate × batch_size) equally; make batch_size a multiple of {self.members} "
+                f"or accumulate one of {self.world}"
+            )
+
+    def share(self, step: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """What this rank has of a step, and empty micro-batches where others have more."""
+        team, member = divmod(self.rank, self.members)
+        turns = -(-len(step) // self.teams)
+        own = [micro[member :: self.members] for micro in step[team :: self.teams]]
+        return own + [()] * (turns - len(own))
+
+
+class GroupSampler:
+    """Yields (epoch, groups of a micro-batch) for this rank; each group once per epoch.
+
+    Args:
+        sizes: of every group, at its largest draw.
+        limits: of a micro-batch.
+        seed: with the epoch, decides the order.
+        batches: `random` or `by-length`.
+        epochs: of the training: the most micro-batches that one of them needs is what each has.
+        sharing: which share of every step this rank has.
 
     Raises:
-        RecipeError: one example alone is over `batch_tokens`.
+        RecipeError: one group alone is over the tokens, or the ranks cannot share a batch.
     """
 
     def __init__(
-        self, lengths: Sequence[Lengths], *, batch_size: int, batch_tokens: int, seed: int, multiple: int = 1
+        self,
+        sizes: Sequence[Size],
+        limits: Limits,
+        *,
+        seed: int,
+        batches: str = "by-length",
+        epochs: int = 1,
+        sharing: Sharing = Sharing(),
     ) -> None:
-        largest = max(map(sum, lengths), default=0)
-        if largest > batch_tokens:
-            raise RecipeError(
-                f"batch_tokens: {batch_tokens} is less than the {largest} tokens of the longest example; "
-                "raise batch_tokens or lower max_length"
-            )
-        self.grid = [tuple(map(on_grid, length)) for length in lengths]
-        self.order = snake(self.grid)
-        self.cuts = cut([self.grid[i] for i in self.order], batch_size, batch_tokens)
+        check_largest(sizes, limits.tokens)
+        sharing.check(limits.groups)
         self.seed = seed
-        self.multiple = multiple
+        self.sharing = sharing
         self.epoch = 0
+        self._plan = (
+            by_length(sizes, limits) if batches == "by-length" else at_random(sizes, limits, epochs, seed)
+        )
+        self._shape = [len(step) for step in self.steps(0)]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration shuffles for."""
+        """Choose the epoch that the next iteration is of."""
         self.epoch = epoch
 
-    def __len__(self) -> int:
-        return -(-len(self.cuts) // self.multiple) * self.multiple
+    def steps(self, epoch: int) -> list[list[MicroBatch]]:
+        """The micro-batches of every step of an epoch, whole, of all ranks."""
+        micros = self._plan(generator(self.seed, epoch))
+        count = self.sharing.accumulate
+        return [micros[start : start + count] for start in range(0, len(micros), count)]
 
-    def __iter__(self) -> Iterator[tuple[int, ...]]:
-        # A generator takes 32 bits of its seed; the prime keeps (seed, epoch) pairs apart.
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**32)
-        place = torch.randperm(len(self.grid), generator=generator).tolist()
-        rank = {length: n for n, length in enumerate(dict.fromkeys(self.grid[i] for i in self.order))}
-        shuffled = sorted(self.order, key=lambda i: (rank[self.grid[i]], place[i]))
-        for batch in torch.randperm(len(self.cuts), generator=generator).tolist():
-            start, stop = self.cuts[batch]
-            yield tuple(shuffled[start:stop])
-        yield from [()] * (len(self) - len(self.cuts))
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of every epoch."""
+        return len(self._shape)
+
+    def __len__(self) -> int:
+        return sum(len(self.sharing.share([()] * count)) for count in self._shape)
+
+    def __iter__(self) -> Iterator[tuple[int, MicroBatch]]:
+        epoch = self.epoch
+        for step in self.steps(epoch):
+            for micro in self.sharing.share(step):
+                yield epoch, micro
+
+
+def check_largest(sizes: Sequence[Size], tokens: int) -> None:
+    """Refuse a group that is over the tokens of a micro-batch on its own."""
+    largest = max(sizes, key=padded, default=None)
+    if largest is None or padded(largest) <= tokens:
+        return
+    what = (
+        f"{padded(largest)} tokens of the longest example"
+        if largest.rows == 1
+        else f"{padded(largest)} tokens of the largest group ({largest.rows} examples, padded to the longest)"
+    )
+    raise RecipeError(
+        f"batch_tokens: {tokens} is less than the {what}; raise batch_tokens or lower max_length"
+    )
+
+
+def padded(size: Size) -> int:
+    """Tokens of a group in a micro-batch of its own."""
+    return size.rows * sum(size.lengths)
+
+
+def generator(seed: int, epoch: int) -> torch.Generator:
+    """The randomness of an epoch."""
+    # A generator takes 32 bits of its seed; the prime keeps (seed, epoch) pairs apart.
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32)
+
+
+Plan = Callable[[torch.Generator], list[MicroBatch]]
+"""The micro-batches of an epoch from its randomness; always as many."""
+
+
+def by_length(sizes: Sequence[Size], limits: Limits) -> Plan:
+    """Neighbours in length share a micro-batch.
+
+    The cuts depend on grid lengths only, so every epoch has the same number of batches, while who
+    shares a batch changes.
+    """
+    grid = [on_grid_size(size) for size in sizes]
+    order = snake([(size.rows, *size.lengths) for size in grid])
+    ranks = {size: n for n, size in enumerate(dict.fromkeys(grid[i] for i in order))}
+    cuts = cut_sizes([grid[i] for i in order], limits)
+
+    def plan(generator: torch.Generator) -> list[MicroBatch]:
+        place = torch.randperm(len(grid), generator=generator).tolist()
+        shuffled = sorted(order, key=lambda i: (ranks[grid[i]], place[i]))
+        return [
+            tuple(shuffled[slice(*cuts[batch])])
+            for batch in torch.randperm(len(cuts), generator=generator).tolist()
+        ]
+
+    return plan
+
+
+def at_random(sizes: Sequence[Size], limits: Limits, epochs: int, seed: int) -> Plan:
+    """A random order, cut where a limit would be broken.
+
+    Where the limit of tokens cuts, some orders need more batches than others. All epochs get the
+    largest number: the fullest batches of the others are halved.
+    """
+    cut_random = partial(_cut_random, sizes, limits)
+    # Where no batch can be over the tokens, all epochs are cut after the same number of groups.
+    widest = tuple(map(max, zip(*(size.lengths for size in sizes), strict=True))) if sizes else ()
+    always_fits = limits.groups * max((size.rows for size in sizes), default=0) * sum(widest) <= limits.tokens
+    tried = range(1 if always_fits else epochs)
+    count = max(len(cut_random(generator(seed, epoch))) for epoch in tried)
+
+    def plan(generator: torch.Generator) -> list[MicroBatch]:
+        batches = cut_random(generator)
+        while len(batches) < count:
+            fullest = max(range(len(batches)), key=lambda n: len(batches[n]))
+            half = len(batches[fullest]) // 2
+            batches[fullest : fullest + 1] = [batches[fullest][:half], batches[fullest][half:]]
+        return batches
+
+    return plan
+
+
+def _cut_random(sizes: Sequence[Size], limits: Limits, generator: torch.Generator) -> list[MicroBatch]:
+    order = torch.randperm(len(sizes), generator=generator).tolist()
+    return [tuple(order[slice(*found)]) for found in cut_sizes([sizes[i] for i in order], limits)]
+
+
+def on_grid_size(size: Size) -> Size:
+    """A size with its lengths rounded up."""
+    return Size(size.rows, tuple(map(on_grid, size.lengths)))
 
 
 def on_grid(length: int) -> int:
@@ -77,7 +252,7 @@ def on_grid(length: int) -> int:
 
 
 def snake(grid: Sequence[Lengths]) -> list[int]:
-    """Indices sorted so that neighbours are alike in every tensor: by the last length, then to and fro."""
+    """Indices sorted so that neighbours are similar in every number: by the last, then to and fro."""
     groups = {length: n for n, length in enumerate(sorted({length[-1:] for length in grid}))}
 
     def key(i: int) -> tuple[int, ...]:
@@ -89,21 +264,26 @@ def snake(grid: Sequence[Lengths]) -> list[int]:
 
 
 def cut(grid: Sequence[Lengths], batch_size: int, batch_tokens: int) -> list[tuple[int, int]]:
-    """Cut a sorted sequence into (start, stop) as late as the limits allow.
+    """Cut a sequence of single rows into (start, stop) as late as the limits allow."""
+    return cut_sizes([Size(1, length) for length in grid], Limits(batch_size, batch_tokens))
 
-    A single example may be over `batch_tokens` by its rounding up; it stands alone, where its
-    true length counts.
+
+def cut_sizes(sizes: Sequence[Size], limits: Limits) -> list[tuple[int, int]]:
+    """Cut a sequence into (start, stop) as late as the limits allow.
+
+    A single group may be over the tokens by its rounding up; it stands alone, where its true
+    length counts.
     """
     cuts: list[tuple[int, int]] = []
-    start = 0
+    start, rows = 0, 0
     widest: Lengths = ()
-    for stop, length in enumerate(grid):
-        wider = tuple(map(max, widest, length)) if widest else length
-        count = stop - start + 1
-        if count > 1 and (count > batch_size or count * sum(wider) > batch_tokens):
+    for stop, size in enumerate(sizes):
+        wider = tuple(map(max, widest, size.lengths)) if widest else size.lengths
+        rows += size.rows
+        if stop > start and (stop - start >= limits.groups or rows * sum(wider) > limits.tokens):
             cuts.append((start, stop))
-            start, wider = stop, length
+            start, rows, wider = stop, size.rows, size.lengths
         widest = wider
-    if start < len(grid):
-        cuts.append((start, len(grid)))
+    if start < len(sizes):
+        cuts.append((start, len(sizes)))
     return cuts

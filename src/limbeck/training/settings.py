@@ -10,28 +10,47 @@ from pydantic import BaseModel, ConfigDict, Field
 class TrainSettings(BaseModel):
     """Settings of one training; rate, batch and epochs are Fine-tune-CoT's (arXiv 2212.10071).
 
-    An optimiser step sees `accumulate` micro-batches per process. Losses are divided by counts
-    over the whole step, so batch_size 8 with accumulate 1 learns the same as 1 with 8.
+    An optimiser step sees `accumulate` micro-batches of `batch_size` groups, however many processes
+    share them. Losses are divided by counts over the whole step, so batch_size 8 with accumulate 1
+    learns the same as 1 with 8.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    epochs: int = Field(20, ge=1, description="times every example is seen")
-    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
-    batch_size: int = Field(8, ge=1, description="most examples in a micro-batch")
+    epochs: int = Field(20, ge=1, description="times every group (mostly: every example) is seen")
+    learning_rate: float = Field(3e-4, gt=0, allow_inf_nan=False, description="peak learning rate")
+    batch_size: int = Field(
+        8, ge=1, description="most groups in a micro-batch; where every example is a group: examples"
+    )
     batch_tokens: int = Field(
         8192,
         ge=1,
-        description="most tokens in a micro-batch with its padding; encoder and decoder count together",
+        description="most tokens in a micro-batch with its padding, over all examples of its groups; "
+        "encoder and decoder count together",
     )
-    accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step and process")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    batches: Literal["random", "by-length"] = Field(
+        "random",
+        description="which groups share a micro-batch: any, or those of similar length, which pads less; "
+        "tokens are then weighted so that each counts on average as it does in random batches",
+    )
+    accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step, shared by all processes")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or plain gradient descent")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="learning rate after the warm-up: kept, or brought to 0 at the last step"
     )
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
-    weight_decay: float = Field(0.01, ge=0, description="of matrices; norms and biases are never decayed")
-    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    warmup: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="share of all steps in which the rate rises from 0",
+    )
+    weight_decay: float = Field(
+        0.01, ge=0, allow_inf_nan=False, description="of matrices; norms and biases are never decayed"
+    )
+    clip: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="largest norm of the gradient; 0 does not clip"
+    )
     max_length: int = Field(
         512,
         ge=2,
@@ -45,6 +64,7 @@ class TrainSettings(BaseModel):
     prompt_weight: float = Field(
         0.0,
         ge=0,
+        allow_inf_nan=False,
         description="weight of prompt tokens in the loss, decoder-only models (tailored learning: 0.1)",
     )
     choose: Literal["last", "dev-loss", "dev-accuracy"] = Field(

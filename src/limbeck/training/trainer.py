@@ -1,9 +1,12 @@
-"""The one Trainer subclass: named, weighted loss parts with global denominators.
+"""The one Trainer subclass: several loss parts with global denominators, in one forward pass.
 
     loss of an optimiser step = Σ_p weight_p · Σ sums_p / Σ counts_p
 
-Both inner sums run over all micro-batches of the step and all processes, so that neither
-padding nor the way a step is cut into micro-batches and processes changes what is learned.
+Both inner sums run over all micro-batches of the step and all ranks, so that neither padding nor
+the way a step is cut into micro-batches and ranks changes what is learned.
+
+The host waits for the device once per step: after the step's work was begun and before it changes a
+weight, it reads the parts' values, which tell whether the loss is finite and what the progress shows.
 """
 
 from __future__ import annotations
@@ -13,71 +16,53 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from limbeck import ranks
 from limbeck.errors import DiskError, RecipeError, TrainingError
 from limbeck.objectives.align import is_encoder_decoder
 from limbeck.records import Example
 from limbeck.training.arguments import arguments, fingerprint, set_steps, undisturbed
 from limbeck.training.checkpoints import Keeper, newest, remove_incomplete, step_of
-from limbeck.training.collate import Batch, Row, Tokenised, collate, padding, tokenise
-from limbeck.training.parts import Objective
-from limbeck.training.sampler import BucketSampler
+from limbeck.training.collate import Batch, padding, tokenise
+from limbeck.training.feed import Feed, dev_feed, train_feed
+from limbeck.training.groups import ALL, Draw, Group
+from limbeck.training.parts import Parts, loss
+from limbeck.training.sampler import Sharing
 from limbeck.training.settings import TrainSettings
 
 DevExam = Callable[[nn.Module], Mapping[str, float]]
 """Examines the model (in evaluation mode, without gradients) on dev; gives at least "accuracy"."""
 
+Progress = Callable[[int, int, float], None]
+"""Called on rank 0 after every optimiser step with (step, steps, loss)."""
+
 REMEDY = "lower learning_rate or lengthen warmup; with bf16, set precision to fp32"
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """Rows, how they share batches, and the id that pads them."""
-
-    rows: Sequence[Row]
-    sampler: BucketSampler
-    pad: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, batch: tuple[int, ...]) -> list[Row]:
-        return [self.rows[index] for index in batch]
-
-    def loader(self) -> DataLoader[Any]:
-        """A loader whose item is a whole micro-batch: sharding and resuming then count micro-batches."""
-        return DataLoader(
-            self,  # type: ignore[arg-type]
-            batch_size=1,
-            sampler=self.sampler,
-            collate_fn=lambda items: collate(items[0], self.pad),
-        )
-
-
-class DistilTrainer(Trainer):  # type: ignore[misc]
-    """Trains any `Objective`; evaluates with the same parts and, if given, an exam.
+class PartsTrainer(Trainer):  # type: ignore[misc]
+    """Trains on loss parts; evaluates with the same parts and, if given, an exam.
 
     Args:
         model: a Hugging Face model, full or PEFT.
         args: the library's arguments (see `training.arguments`).
-        objective: the loss parts.
+        parts: the loss, all with a weight above 0.
         train: what to train on.
         dev: what to evaluate on, or None.
         dev_exam: joins its results to every evaluation.
         callbacks: the library's callbacks.
 
     Raises:
-        TrainingError: a loss or a gradient is not finite.
+        TrainingError: a loss or a gradient is not finite, or a part counts nothing in an epoch.
     """
 
     loss_is_scaled_for_ga = True
@@ -87,7 +72,7 @@ class DistilTrainer(Trainer):  # type: ignore[misc]
         self,
         model: nn.Module,
         args: TrainingArguments,
-        objective: Objective,
+        parts: Parts,
         train: Feed,
         dev: Feed | None = None,
         dev_exam: DevExam | None = None,
@@ -97,31 +82,47 @@ class DistilTrainer(Trainer):  # type: ignore[misc]
             model=model, args=args, train_dataset=train, eval_dataset=dev or (), callbacks=list(callbacks)
         )
         self.remove_callback(PrinterCallback)
-        self.objective = objective
+        self.parts = parts
+        self.encoder_decoder = is_encoder_decoder(model)
         self.train_feed = train
         self.dev_feed = dev
         self.dev_exam = dev_exam
-        self.last_loss = math.nan
-        self._logged: dict[str, Tensor] = {}
-        self._logged_steps = 0
+        self._step_values: list[Tensor] = []
+        self._epoch_counts: list[Tensor] = []
+        self._logged: list[list[float]] = []
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Micro-batches of this process."""
-        loader: DataLoader[Any] = self.accelerator.prepare(self.train_feed.loader())
-        return loader
+        """This rank's share of the micro-batches."""
+        return self.train_feed.loader()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], dict[str, Tensor]]:
-        """The micro-batches of an optimiser step and each part's count over all of them and all processes."""
+        """This rank's micro-batches of a step, and each part's count over the whole step."""
         batches = list(islice(epoch_iterator, num_batches))
-        counts = [self.objective.count(batch) for batch in batches]
-        totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
-        if self.accelerator.num_processes > 1:
-            totals = self.accelerator.reduce(totals, "sum")
-        self._logged_steps += 1
-        self.last_loss = 0.0
-        return batches, {name: torch.where(total > 0, total, 1.0) for name, total in totals.items()}
+        counts_P = self._count(batches).to(device)
+        if ranks.world() > 1:
+            counts_P = self.accelerator.reduce(counts_P, "sum")
+        if self.state.global_step % self._steps_per_epoch == 0:
+            self._epoch_counts = []
+        self._epoch_counts.append(counts_P)
+        self._step_values = []
+        return batches, self._denominators(counts_P)
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return self.train_feed.sampler.steps_per_epoch
+
+    def _count(self, batches: Sequence[Batch]) -> Tensor:
+        """Each part's count over some micro-batches, (P,) float32."""
+        both = self.encoder_decoder
+        counts_PM = [[part.count(batch, encoder_decoder=both) for batch in batches] for part in self.parts]
+        return torch.stack([torch.stack(counts_M).sum() for counts_M in counts_PM])
+
+    def _denominators(self, counts_P: Tensor) -> dict[str, Tensor]:
+        """What each part's sums are divided by: its count, or 1 where it counted nothing."""
+        divisors_P = torch.where(counts_P > 0, counts_P, 1.0)
+        return {part.name: divisor for part, divisor in zip(self.parts, divisors_P, strict=True)}
 
     def compute_loss(
         self,
@@ -130,31 +131,53 @@ class DistilTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """This micro-batch's share of the loss, times the processes whose gradients are averaged."""
-        counts: dict[str, Tensor] = num_items_in_batch
-        sums = self.objective.sums(model, inputs)
-        weights = self.objective.weights
-        parts = {name: sums[name] / counts[name] for name in weights}
-        loss = torch.stack([weights[name] * part for name, part in parts.items() if weights[name]]).sum()
-        value = loss.item()
+        """This micro-batch's share of the loss, times the ranks whose gradients are averaged."""
+        total, values = loss(self.parts, model, inputs, num_items_in_batch)
+        self._step_values.append(self._stacked(values))
+        return total * ranks.world()
+
+    def _stacked(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The parts' values, (P,)."""
+        return torch.stack([values[part.name].float() for part in self.parts])
+
+    def read_step(self) -> float:
+        """The loss of the whole step; the one moment of a step at which the host waits.
+
+        Raises:
+            TrainingError: it is not finite, or a part counted nothing in the epoch that ends here.
+        """
+        told = [torch.stack(self._step_values).sum(0)]
+        if ranks.world() > 1:
+            told = [self.accelerator.reduce(told[0], "sum")]
+        step = self.state.global_step + 1
+        if step % self._steps_per_epoch == 0 and len(self._epoch_counts) == self._steps_per_epoch:
+            told.append(torch.stack(self._epoch_counts).sum(0))
+        values, *counts = torch.stack(told).tolist()
+        value = self._total(values)
         if not math.isfinite(value):
-            named = ", ".join(f"{name} {part.item():g}" for name, part in parts.items())
-            raise TrainingError(f"step {self.state.global_step + 1}: loss is not finite ({named}); {REMEDY}")
-        processes = int(self.accelerator.num_processes)
-        self.last_loss += value * processes
-        for name, part in parts.items():
-            self._logged[name] = self._logged.get(name, 0.0) + part.detach()
-        return loss * processes
+            named = ", ".join(f"{part.name} {v:g}" for part, v in zip(self.parts, values, strict=True))
+            raise TrainingError(f"step {step}: loss is not finite ({named}); {REMEDY}")
+        for part, count in zip(self.parts, *(counts or [[1.0] * len(values)]), strict=True):
+            if count == 0:
+                raise TrainingError(
+                    f"{part.name}: this part of the loss counted nothing in a whole epoch, so it would train "
+                    "nothing; give the examples what it needs or set its weight to 0"
+                )
+        self._logged.append([value, *values])
+        return value
+
+    def _total(self, values: Sequence[float]) -> float:
+        return sum(part.weight * value for part, value in zip(self.parts, values, strict=True))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add to the logged loss its parts: means over the steps, each over all its tokens or examples."""
+        """Log the loss and its parts as means over the steps, each over all its tokens or examples."""
         if not math.isfinite(logs.get("grad_norm", 0.0)):
             raise TrainingError(f"step {self.state.global_step}: the gradient is not finite; {REMEDY}")
         if "loss" in logs:
-            totals = self.accelerator.reduce(self._logged, "sum")
-            means = {name: total.item() / self._logged_steps for name, total in totals.items()}
-            logs = {"loss": logs["loss"], **means, **logs}
-            self._logged, self._logged_steps = {}, 0
+            means = [sum(column) / len(self._logged) for column in zip(*self._logged, strict=True)]
+            names = ["loss", *(part.name for part in self.parts)]
+            logs = {**logs, **dict(zip(names, means, strict=True))}
+            self._logged = []
         super().log(logs, start_time)
 
     def evaluate(
@@ -173,30 +196,35 @@ class DistilTrainer(Trainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    @cached_property
+    def _dev_counts(self) -> dict[str, Tensor]:
+        """What each part is divided by over the whole of dev."""
+        assert self.dev_feed is not None
+        counts = [self._count([batch]).double() for batch in self.dev_feed.loader()]
+        counts_P = torch.stack(counts).sum(0).float().to(self.args.device)
+        if ranks.world() > 1:
+            counts_P = self.accelerator.reduce(counts_P, "sum")
+        return self._denominators(counts_P)
+
     def _dev_loss(self) -> dict[str, float]:
         """Loss and parts, divided by their counts over the whole of dev; empty without dev examples."""
         if not self.dev_feed:
             return {}
-        names = list(self.objective.weights)
-        sums = torch.zeros(2, len(names), dtype=torch.float64)
-        for batch in self.accelerator.prepare(self.dev_feed.loader()):
+        values = []
+        for batch in self.dev_feed.loader():
             with self.compute_loss_context_manager():
-                part = self.objective.sums(self.model, batch)
-            count = self.objective.count(batch)
-            pair = [[part[n].item() for n in names], [count[n].item() for n in names]]
-            sums += torch.tensor(pair, dtype=torch.float64)
-        if self.accelerator.num_processes > 1:
-            sums = self.accelerator.reduce(sums.to(self.args.device), "sum")
-        parts = {n: s / c if c > 0 else 0.0 for n, s, c in zip(names, *sums.tolist(), strict=True)}
-        return {"loss": sum(w * parts[n] for n, w in self.objective.weights.items()), **parts}
+                _, found = loss(self.parts, self.model, self._prepare_inputs(batch), self._dev_counts)
+            values.append(self._stacked(found))
+        own = [sum(column) for column in zip(*torch.stack(values).tolist(), strict=True)]
+        parts = [sum(column) for column in zip(*ranks.gather(own), strict=True)]
+        named = {part.name: value for part, value in zip(self.parts, parts, strict=True)}
+        return {"loss": self._total(parts), **named}
 
     def _dev_exam(self) -> dict[str, float]:
-        """What the exam found, on every process what it found on the first."""
+        """What the exam found, on every rank what it found on the first."""
         if self.dev_exam is None:
             return {}
-        found = [dict(self.dev_exam(self.model))]
-        broadcast_object_list(found)
-        return found[0]
+        return ranks.share(dict(self.dev_exam(self.model)))
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices only: a one-dimensional parameter is a norm or a bias, whatever its name."""
@@ -209,37 +237,47 @@ class DistilTrainer(Trainer):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class Training:
     """What one training did.
 
     Attributes:
         steps: optimiser steps of the whole training.
         chosen_step: the step whose weights the model now has.
         resumed_from: the step this call went on from; 0: it began at the beginning.
+        tokens: real tokens that the model read in all steps, without padding.
+        seconds: wall time of all steps and evaluations, before a resumption too.
         too_long: examples left out because they are over `max_length`.
         dev_too_long: the same of dev.
+        dropped: groups left out because they had too few examples left.
+        without_span: examples whose `answer_span` could not be found among their tokens.
     """
 
     steps: int
     chosen_step: int
     resumed_from: int
+    tokens: int
+    seconds: float
     too_long: list[Example]
     dev_too_long: list[Example]
+    dropped: list[Group]
+    without_span: int
 
 
 def train(
     model: nn.Module,
     tokenizer: Any,
-    examples: Sequence[Example],
-    dev_examples: Sequence[Example],
-    objective: Objective,
+    groups: Sequence[Group],
+    dev_groups: Sequence[Group],
+    parts: Parts,
     settings: TrainSettings,
     folder: Path,
     *,
     seed: int,
+    draw: Draw | None = None,
     dev_exam: DevExam | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> Trained:
+    progress: Progress | None = None,
+    corrected: bool = True,
+) -> Training:
     """Train `model` in place, on the device where it is; go on from the newest checkpoint if there is one.
 
     Writes `history.jsonl` and `checkpoints/` into `folder`. Afterwards the model is in evaluation
@@ -247,40 +285,81 @@ def train(
     with the same arguments, it ends with the same weights (bit for bit on CPU) and history.
     Seeds the global generators with `seed`.
 
+    Under several ranks every one calls this; they share the steps that one alone would do.
+
     Args:
-        examples: `prompt` is rendered text (see `collate.tokenise`).
-        dev_examples: evaluated at every checkpoint; may be empty.
-        objective: the loss parts, such as `parts.FineTune`.
-        dev_exam: its results stand in the history as `dev_<name>`.
+        groups: what to train on; each is seen once per epoch, and `prompt` is rendered text.
+        dev_groups: evaluated whole at every checkpoint; may be empty.
+        parts: the loss; those weighted 0 are neither run nor logged.
+        draw: what a group gives each epoch; None: all of it.
+        dev_exam: its results are in the history as `dev_<name>`.
         progress: called after every optimiser step with (step, steps, loss).
+        corrected: False leaves the tokens of `batches: by-length` as they weigh by themselves.
 
     Raises:
-        RecipeError: settings that contradict each other, the model or the examples.
-        TrainingError: a loss or a gradient is not finite.
+        RecipeError: settings that contradict each other, the model, the ranks or the examples.
+        TrainingError: a loss or a gradient is not finite, or a part counts nothing in an epoch.
         DiskError: the folder cannot be written.
     """
-    check_choice(settings, dev_examples, dev_exam)
-    found = tokenised(model, tokenizer, examples, settings)
-    dev = tokenised(model, tokenizer, dev_examples, settings)
-    if not found.rows:
+    check_choice(settings, dev_groups, dev_exam)
+    parts, draw = running(parts), draw or ALL
+    sharing = Sharing(settings.accumulate, ranks.rank(), ranks.world())
+    sharing.check(settings.batch_size)
+    both = is_encoder_decoder(model)
+    given: Any = {
+        "encoder_decoder": both,
+        "max_length": settings.max_length,
+        "prompt_weight": settings.prompt_weight,
+    }
+    found = tokenise(tokenizer, groups, draw=draw, **given)
+    dev = tokenise(tokenizer, dev_groups, **given)
+    if not found.groups:
         raise TrainingError(f"{folder}: there is no example to train on; look at what the stage before kept")
     with undisturbed(model):
-        args = arguments(settings, folder / "checkpoints", seed, next(model.parameters()).device)
-        feed = feed_of(model, tokenizer, found.rows, settings, args)
-        dev_feed = feed_of(model, tokenizer, dev.rows, settings, args)
-        steps_per_epoch = set_steps(args, settings, len(feed.sampler), evaluate=bool(dev.rows or dev_exam))
-        mark = fingerprint(settings, seed, objective, [found.rows, dev.rows], steps_per_epoch, model)
-        keeper = Keeper(folder / "history.jsonl", mark, feed.sampler, steps_per_epoch, progress)
-        trainer = DistilTrainer(model, args, objective, feed, dev_feed, dev_exam, [keeper])
-        keeper.last_loss = lambda: trainer.last_loss
-        start = run(trainer, mark)
+        device = next(model.parameters()).device
+        args = arguments(settings, folder / "checkpoints", seed, device, sharing.turns)
+        about: Any = {"seed": seed, "pad": padding(tokenizer), "encoder_decoder": both}
+        feed = train_feed(found.groups, settings, sharing, draw=draw, corrected=corrected, **about)
+        held_out = dev_feed(dev.groups, settings, **about)
+        per_epoch = feed.sampler.steps_per_epoch
+        set_steps(args, settings, per_epoch, evaluate=bool(dev.groups or dev_exam))
+        splits = [found.groups, dev.groups]
+        mark = fingerprint(
+            settings, seed, parts, splits, draw.per_role, per_epoch, model, corrected=corrected
+        )
+        keeper = Keeper(folder / "history.jsonl", mark, feed.sampler, progress)
+        trainer = PartsTrainer(model, args, parts, feed, held_out, dev_exam, [keeper])
+        keeper.read_step = trainer.read_step
+        start = run(trainer, keeper)
     state = trainer.state
     release(trainer)
-    chosen = state.global_step if settings.choose == "last" else state.best_global_step
-    return Trained(state.global_step, chosen, start, found.too_long, dev.too_long)
+    return Training(
+        steps=state.global_step,
+        chosen_step=state.global_step if settings.choose == "last" else state.best_global_step,
+        resumed_from=start,
+        tokens=sum(feed.tokens(epoch) for epoch in range(settings.epochs)),
+        seconds=keeper.seconds,
+        too_long=found.too_long,
+        dev_too_long=dev.too_long,
+        dropped=found.dropped,
+        without_span=found.without_span,
+    )
 
 
-def release(trainer: DistilTrainer) -> None:
+def running(parts: Parts) -> Parts:
+    """The parts that are trained on.
+
+    Raises:
+        ValueError: there is none, or two have the same name.
+    """
+    kept = tuple(part for part in parts if part.weight)
+    names = [part.name for part in kept]
+    if not kept or len(set(names)) < len(names):
+        raise ValueError(f"a loss needs parts with a weight and with names of their own, got {names}")
+    return kept
+
+
+def release(trainer: PartsTrainer) -> None:
     """Let go of optimiser and model: the trainer's own cycles would keep them through the exam."""
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.accelerator.free_memory()
@@ -289,49 +368,24 @@ def release(trainer: DistilTrainer) -> None:
         torch.cuda.empty_cache()
 
 
-def check_choice(settings: TrainSettings, dev_examples: Sequence[Example], dev_exam: DevExam | None) -> None:
+def check_choice(settings: TrainSettings, dev_groups: Sequence[Group], dev_exam: DevExam | None) -> None:
     """Refuse a choice of checkpoint that nothing decides."""
-    if settings.choose == "dev-loss" and not dev_examples:
+    if settings.choose == "dev-loss" and not dev_groups:
         raise RecipeError("choose: dev-loss needs dev examples; cut a dev split or choose last")
     if settings.choose == "dev-accuracy" and dev_exam is None:
         raise RecipeError("choose: dev-accuracy needs an exam on dev; cut a dev split or choose last")
 
 
-def tokenised(
-    model: nn.Module, tokenizer: Any, examples: Sequence[Example], settings: TrainSettings
-) -> Tokenised:
-    """Examples as rows for this model."""
-    return tokenise(
-        tokenizer,
-        examples,
-        encoder_decoder=is_encoder_decoder(model),
-        max_length=settings.max_length,
-        prompt_weight=settings.prompt_weight,
-    )
-
-
-def feed_of(
-    model: nn.Module, tokenizer: Any, rows: Sequence[Row], settings: TrainSettings, args: TrainingArguments
-) -> Feed:
-    """Rows with the sampler that the settings ask for."""
-    both = is_encoder_decoder(model)
-    sampler = BucketSampler(
-        [(len(row.input_ids), len(row.labels)) if both else (len(row.input_ids),) for row in rows],
-        batch_size=settings.batch_size,
-        batch_tokens=settings.batch_tokens,
-        seed=args.seed,
-        multiple=args.world_size,
-    )
-    return Feed(rows, sampler, padding(tokenizer))
-
-
-def run(trainer: DistilTrainer, mark: str) -> int:
+def run(trainer: PartsTrainer, keeper: Keeper) -> int:
     """Train from the newest whole checkpoint or from the beginning; return the step it began at."""
     folder = Path(trainer.args.output_dir)
     try:
-        start = newest(folder, mark)
-        if trainer.is_world_process_zero():
+        start = newest(folder, keeper.fingerprint)
+        ranks.barrier()  # before the first rank removes anything
+        if ranks.main():
             remove_incomplete(folder)
+        if start:
+            keeper.went_on_from(start)
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     except OSError as error:
         raise DiskError(error.filename or folder, error) from error

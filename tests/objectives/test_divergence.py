@@ -1,4 +1,4 @@
-"""Mentor-KD's loss: value and gradient against plain float64 loops."""
+"""The divergence, alone and with cross-entropy in one pass: value and gradient against float64 loops."""
 
 import doctest
 import math
@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from limbeck.objectives import distillation as module
-from limbeck.objectives import soft as soft_module
-from limbeck.objectives.distillation import chunked_distillation, distillation, divergence
+from limbeck.objectives import divergence as module
+from limbeck.objectives import tokens
+from limbeck.objectives.divergence import divergence
 from limbeck.objectives.soft import SoftTargets, full, sampled, top_k
+from limbeck.objectives.tokens import token_loss
+
+from .conftest import diverging, mixture, term
 
 SHAPES = [(1, 2, 2), (3, 47, 41), (7, 131, 131), (61, 47, 40)]
 CODECS = {
@@ -78,12 +81,13 @@ def case(shape=(7, 131, 131), codec=full, tau=2.0, dtype=torch.float32):
     return logits, targets, soft, weights
 
 
-def run(logits, targets, soft, tau=2.0, share=0.3, **options):
+def run(logits, targets, soft, tau=2.0, share=0.3, squared=False, weights=None):
     """Both sums as numbers, and the gradient of their mixture."""
-    ce, kl = distillation(logits, targets, soft, temperature=tau, kl_weight=share, **options)
-    assert ce.dtype == kl.dtype == torch.float32 and ce.shape == kl.shape == ()
-    (gradient,) = torch.autograd.grad((1 - share) * ce + share * kl, logits)
-    return ce.item(), kl.item(), gradient
+    loss, sums = mixture(logits, None, targets, soft, tau, share, squared, weights)
+    assert loss.dtype == sums.dtype == torch.float32 and loss.shape == () and not sums.requires_grad
+    ce, kl = sums.tolist()
+    assert loss.item() == pytest.approx((1 - share) * ce + share * kl, rel=1e-5, abs=1e-6)
+    return ce, kl, torch.autograd.grad(loss, logits)[0]
 
 
 def assert_same(found, expected, rtol=1e-5, atol=1e-6):
@@ -100,7 +104,7 @@ def test_value_and_gradient(codec, shape, tau, weighted):
     logits, targets, soft, weights = case(shape, codec, tau)
     used = weights if weighted else None
     before = logits.detach().clone()
-    found = run(logits, targets, soft, tau, weights_N=used)
+    found = run(logits, targets, soft, tau, weights=used)
     assert_same(found, naive(logits, targets, soft, tau, 0.3, weights=used))
     assert torch.equal(logits, before)
 
@@ -108,19 +112,16 @@ def test_value_and_gradient(codec, shape, tau, weighted):
 @codecs
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_one_part_alone(codec, share):
+    """Scaled by 0, a term has its sum and no gradient."""
     logits, targets, soft, _ = case(codec=codec)
     assert_same(run(logits, targets, soft, 2.0, share), naive(logits, targets, soft, 2.0, share))
-    parts = distillation(logits, targets, soft, temperature=2.0, kl_weight=share)
-    assert torch.equal(
-        torch.autograd.grad(parts[int(share)], logits)[0], run(logits, targets, soft, 2.0, share)[2]
-    )
 
 
 @codecs
-def test_divergence_is_the_second_part(codec):
+def test_divergence_alone_is_the_second_part(codec):
     logits, targets, soft, weights = case((7, 47, 41), codec)
-    value = divergence(logits, soft, temperature=2.0, squared=True, weights_N=weights)
-    _, expected, gradient = run(logits, targets, soft, 2.0, 1.0, squared=True, weights_N=weights)
+    value = diverging(logits, soft, squared=True, weights=weights)
+    _, expected, gradient = run(logits, targets, soft, 2.0, 1.0, squared=True, weights=weights)
     assert value.item() == expected
     torch.testing.assert_close(torch.autograd.grad(value, logits)[0], gradient)
 
@@ -143,7 +144,7 @@ def test_a_student_like_its_mentor_diverges_by_nothing(codec):
         logits = (
             logits.detach() + 900 * torch.nn.functional.one_hot(soft.ids_NK[:, 0], 131)
         ).requires_grad_()
-    value = divergence(logits, soft, temperature=2.0)
+    value = diverging(logits, soft)
     assert value.item() == pytest.approx(0.0, abs=1e-5)
     assert torch.autograd.grad(value, logits)[0].abs().max() < 1e-6
 
@@ -163,18 +164,18 @@ def test_masked_equals_filtered(codec):
     """A token of weight 0 is as if it were not there."""
     logits, targets, soft, _ = case(codec=codec)
     keep = torch.tensor([1, 0, 1, 1, 0, 0, 1])
-    masked = run(logits, targets, soft, weights_N=keep.float())
+    masked = run(logits, targets, soft, weights=keep.float())
     ids = None if soft.ids_NK is None else soft.ids_NK[keep.bool()]
     fewer = SoftTargets(soft.log_p_NK[keep.bool()], ids, soft.tail, soft.vocabulary)
-    ce, kl = distillation(logits[keep.bool()], targets[keep.bool()], fewer, temperature=2.0, kl_weight=0.3)
-    (gradient,) = torch.autograd.grad(0.7 * ce + 0.3 * kl, logits)
-    assert_same(masked, (ce.item(), kl.item(), gradient))
+    loss, sums = mixture(logits[keep.bool()], None, targets[keep.bool()], fewer)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert_same(masked, (*sums.tolist(), gradient))
 
 
 @codecs
 def test_all_masked_is_zero_with_a_gradient_of_zero(codec):
     logits, targets, soft, _ = case(codec=codec)
-    ce, kl, gradient = run(logits, targets, soft, weights_N=torch.zeros(7))
+    ce, kl, gradient = run(logits, targets, soft, weights=torch.zeros(7))
     assert ce == kl == gradient.count_nonzero() == 0
 
 
@@ -185,7 +186,7 @@ def test_padding_rows_of_the_embedding_do_not_diverge(codec):
     other = logits.detach().clone()
     other[:, 41:] = 50.0
     other.requires_grad_()
-    values = [divergence(z, soft, temperature=2.0) for z in (logits, other)]
+    values = [diverging(z, soft) for z in (logits, other)]
     gradients = [torch.autograd.grad(v, z)[0] for v, z in zip(values, (logits, other), strict=True)]
     assert values[0].item() == values[1].item()
     assert torch.equal(*gradients) and gradients[0][:, 41:].count_nonzero() == 0
@@ -198,7 +199,7 @@ def test_temperature_stands_on_both_sides(codec):
     scaled = (3 * logits.detach()).requires_grad_()
     mentor = 3 * torch.randn(7, 131, generator=generator(8))
     one, three = codec(mentor, 1.0, 131), codec(3 * mentor, 3.0, 131)
-    values = [divergence(logits, one, temperature=1.0), divergence(scaled, three, temperature=3.0)]
+    values = [diverging(logits, one, 1.0), diverging(scaled, three, 3.0)]
     assert values[1].item() == pytest.approx(values[0].item(), rel=1e-5)
     gradients = [torch.autograd.grad(v, z)[0] for v, z in zip(values, (logits, scaled), strict=True)]
     torch.testing.assert_close(3 * gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
@@ -217,9 +218,9 @@ def test_squared_multiplies_by_the_square_of_the_temperature(codec):
 @codecs
 def test_halves_add_up(codec):
     logits, targets, soft, weights = case(codec=codec)
-    whole = run(logits, targets, soft, weights_N=weights)
+    whole = run(logits, targets, soft, weights=weights)
     one, two = (
-        run(logits[a:b], targets[a:b], soft.rows(a, b), weights_N=weights[a:b]) for a, b in ((0, 4), (4, 7))
+        run(logits[a:b], targets[a:b], soft.rows(a, b), weights=weights[a:b]) for a, b in ((0, 4), (4, 7))
     )
     assert_same((one[0] + two[0], one[1] + two[1], torch.cat([one[2], two[2]])), whole)
 
@@ -227,21 +228,18 @@ def test_halves_add_up(codec):
 @codecs
 def test_chunk_borders_do_not_matter(codec, monkeypatch):
     logits, targets, soft, weights = case((61, 47, 40), codec)
-    whole = run(logits, targets, soft, weights_N=weights)
+    whole = run(logits, targets, soft, weights=weights)
     for rows in (1, 7, 60):
-        monkeypatch.setattr(soft_module, "CHUNK_LOGITS", rows * 47 + 1)
-        assert_same(run(logits, targets, soft, weights_N=weights), whole)
+        monkeypatch.setattr(tokens, "BLOCK_BYTES", {"cpu": rows * 47 * 4 + 1})
+        assert_same(run(logits, targets, soft, weights=weights), whole)
 
 
 def test_top_k_is_a_lower_bound_that_grows_with_k():
     logits, _, whole, _ = case((61, 131, 131))
     mentor = whole.log_p_NK * 2  # logits of which `whole` is the softmax at 2
-    values = [
-        divergence(logits, top_k(mentor, 2.0, 131, k), temperature=2.0).item()
-        for k in (1, 4, 16, 64, 130, 131)
-    ]
+    values = [diverging(logits, top_k(mentor, 2.0, 131, k)).item() for k in (1, 4, 16, 64, 130, 131)]
     assert values == sorted(values) and values[0] < 0.5 * values[-1]
-    assert values[-1] == pytest.approx(divergence(logits, whole, temperature=2.0).item(), rel=1e-6)
+    assert values[-1] == pytest.approx(diverging(logits, whole).item(), rel=1e-6)
 
 
 def test_the_gradient_of_draws_is_right_on_average():
@@ -252,13 +250,11 @@ def test_the_gradient_of_draws_is_right_on_average():
     draw = generator(12)
     gradients = torch.stack(
         [
-            torch.autograd.grad(
-                divergence(logits, sampled(mentor, 2.0, 41, 50, draw), temperature=2.0), logits
-            )[0].double()
+            torch.autograd.grad(diverging(logits, sampled(mentor, 2.0, 41, 50, draw)), logits)[0].double()
             for _ in range(repeats)
         ]
     )
-    (exact,) = torch.autograd.grad(divergence(logits, whole, temperature=2.0), logits)
+    (exact,) = torch.autograd.grad(diverging(logits, whole), logits)
     # A share of 50 draws has the variance p (1 − p) / 50; the gradient is it over τ.
     p = whole.log_p_NK.double().exp()
     error = torch.nn.functional.pad((p * (1 - p) / 50 / repeats).sqrt() / 2, (0, 6))
@@ -290,8 +286,8 @@ def test_mass_above_one_is_scaled_to_one():
     """Two tokens that were stored as 0.51 each are 0.5 each, and nothing is left for the tail."""
     logits = torch.tensor([[0.0, 0.0, -1.0]], requires_grad=True)
     ids = torch.tensor([[0, 1]])
-    above = divergence(logits, SoftTargets(torch.tensor([[0.51, 0.51]]).log(), ids, True, 3), temperature=1.0)
-    exact = divergence(logits, SoftTargets(torch.tensor([[0.5, 0.5]]).log(), ids, True, 3), temperature=1.0)
+    above = diverging(logits, SoftTargets(torch.tensor([[0.51, 0.51]]).log(), ids, True, 3), 1.0)
+    exact = diverging(logits, SoftTargets(torch.tensor([[0.5, 0.5]]).log(), ids, True, 3), 1.0)
     assert above.item() == pytest.approx(exact.item(), rel=1e-6)
     assert exact.item() == pytest.approx(math.log(2 + math.exp(-1)) - math.log(2), rel=1e-6)
 
@@ -322,47 +318,18 @@ def test_an_over_confident_student_is_pulled_back_to_the_tail():
     ids = torch.tensor([[0]])
     soft = SoftTargets(torch.tensor([[0.75]]).log(), ids, True, 3)
     logits = torch.tensor([[144.0, 0.0, 0.0]], requires_grad=True)
-    value = divergence(logits, soft, temperature=1.0)
+    value = diverging(logits, soft, 1.0)
     entropy = 0.75 * math.log(0.75) + 0.25 * math.log(0.25)
     assert value.item() == pytest.approx(entropy + 0.25 * (144 - math.log(2)), rel=1e-6)
     (gradient,) = torch.autograd.grad(value, logits)
     torch.testing.assert_close(gradient, torch.tensor([[0.25, -0.125, -0.125]]))
 
 
-def test_sums_must_be_weighted_as_the_gradient_was():
-    logits, targets, soft, _ = case()
-    options = {"temperature": 2.0, "kl_weight": 0.3}
-    for a, b in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.7, 0.3001), (0.7, -0.3)):
-        with pytest.raises(RuntimeError, match=r"must be weighted as 0\.7 to 0\.3"):
-            ce, kl = distillation(logits, targets, soft, **options)
-            (a * ce + b * kl).backward()
-    assert logits.grad is None
-    ce, kl = distillation(logits, targets, soft, **options)
-    (0.7 * (ce / 61) * 4 + 0.3 * (kl / 61) * 4).backward()
-    torch.testing.assert_close(logits.grad, run(logits, targets, soft)[2] * 4 / 61)
-    for share, part in ((0.0, 1), (1.0, 0)):
-        with pytest.raises(RuntimeError, match="must be weighted as"):
-            distillation(logits, targets, soft, temperature=2.0, kl_weight=share)[part].backward()
-
-
-def test_differentiated_once():
-    logits, _, soft, _ = case()
-    loss = divergence(logits, soft, temperature=2.0)
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated before; compute it anew"):
-        loss.backward()
-    loss = torch.ones((), requires_grad=True) * divergence(logits, soft, temperature=2.0)
-    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
-
-
 def test_no_gradient_flows_to_the_soft_labels_or_weights():
     logits, targets, soft, weights = case()
     soft.log_p_NK.requires_grad_()
     weights.requires_grad_()
-    ce, kl = distillation(logits, targets, soft, temperature=2.0, kl_weight=0.3, weights_N=weights)
-    (0.7 * ce + 0.3 * kl).backward()
+    mixture(logits, None, targets, soft, weights=weights)[0].backward()
     assert soft.log_p_NK.grad is None and weights.grad is None
 
 
@@ -371,30 +338,23 @@ def test_no_gradient_flows_to_the_soft_labels_or_weights():
 def test_no_tokens_is_zero_with_a_gradient(codec, vocabulary):
     logits, targets, soft, weights = case((0, 47, vocabulary), codec)
     for used in (None, weights):
-        ce, kl, gradient = run(logits, targets, soft, weights_N=used)
+        ce, kl, gradient = run(logits, targets, soft, weights=used)
         assert ce == kl == 0 and gradient.shape == (0, 47)
-    hidden, head = torch.zeros(0, 6, requires_grad=True), torch.ones(47, 6, requires_grad=True)
-    ce, kl = chunked_distillation(hidden, head, targets, soft, temperature=2.0, kl_weight=0.3)
-    (0.7 * ce + 0.3 * kl).backward()
-    assert ce.item() == kl.item() == 0
-    assert hidden.grad.shape == (0, 6) and head.grad.shape == (47, 6) and head.grad.count_nonzero() == 0
+    rows, head = torch.zeros(0, 6, requires_grad=True), torch.ones(47, 6, requires_grad=True)
+    loss, sums = mixture(rows, head, targets, soft)
+    loss.backward()
+    assert loss == sums[0] == sums[1] == 0
+    assert rows.grad.shape == (0, 6) and head.grad.shape == (47, 6) and head.grad.count_nonzero() == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"temperature": 0.0}, "temperature is 0.0"),
-        ({"temperature": math.nan}, "temperature is nan"),
-        ({"kl_weight": 1.5}, "kl_weight is 1.5; it must be from 0 to 1"),
-        ({"soft": full(torch.zeros(6, 131), 2.0, 131)}, "6 soft labels for 7 scored tokens"),
-        ({"soft": full(torch.zeros(7, 140), 2.0, 140)}, "soft labels over 140 tokens for 131 logits"),
-    ],
-)
-def test_what_does_not_fit_is_refused(change, named):
-    logits, targets, soft, _ = case()
-    given = {"soft": soft, "temperature": 2.0, "kl_weight": 0.3} | change
-    with pytest.raises(ValueError, match=named):
-        distillation(logits, targets, given.pop("soft"), **given)
-    given = {"soft": soft, "temperature": 2.0, "kl_weight": 0.3} | change
-    with pytest.raises(ValueError, match=named):
-        chunked_distillation(torch.zeros(7, 6), torch.zeros(131, 6), targets, given.pop("soft"), **given)
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_that_cannot_be_is_refused(temperature):
+    with pytest.raises(ValueError, match=f"temperature is {temperature}; it must be above 0"):
+        divergence(full(torch.zeros(7, 131), 2.0, 131), temperature)
+
+
+def test_soft_labels_over_more_tokens_than_logits_are_refused():
+    soft = full(torch.zeros(7, 140), 2.0, 140)
+    for source, head in ((torch.zeros(7, 131), None), (torch.zeros(7, 6), torch.zeros(131, 6))):
+        with pytest.raises(ValueError, match="soft labels over 140 tokens for 131 logits"):
+            token_loss(source, head, [term(divergence(soft, 2.0))])

@@ -260,7 +260,7 @@ class Run:
             return
         with whole_file(self.folder / "recipe.yaml") as stream:
             stream.write(recipe_yaml)
-        before = _read_json(self.folder / "run.json") or {}
+        before = read_json(self.folder / "run.json") or {}
         about = {
             **facts,
             "versions": versions(),
@@ -460,7 +460,7 @@ def _refuse_foreign(folder: Path, recipe_name: str) -> None:
     """Leave alone what is no run folder, and the run of another recipe."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder with --out")
-    about = _read_json(folder / "run.json") or {}
+    about = read_json(folder / "run.json") or {}
     ours = (folder / LOCK).is_file() or "versions" in about
     if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise InputError(f"{folder}: holds other files and is no run folder; name another one with --out")
@@ -503,7 +503,7 @@ def _lock(folder: Path) -> Iterator[Any]:
 
 def _tell_of_other_code(folder: Path, say: Callable[[str], None]) -> None:
     """One line if other code than this began the run."""
-    about = _read_json(folder / "run.json") or {}
+    about = read_json(folder / "run.json") or {}
     begun, now = _begun_by(about), _code()
     if begun and begun != now:
         shown = [f"limbeck {one['limbeck']}{_at(one['git'])}" for one in (begun, now)]
@@ -595,7 +595,7 @@ def _git(folder: Path, *command: str) -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file; None when there is none, or something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -609,7 +609,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _read_state(folder: Path) -> dict[str, Any] | None:
-    state = _read_json(folder / "stage.json") or {}
+    state = read_json(folder / "stage.json") or {}
     whole = {"state", "fingerprint"} <= state.keys() and (old_runs.is_old(state) or "id" in state)
     return state if whole else None
 

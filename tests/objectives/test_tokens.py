@@ -1,5 +1,6 @@
-"""Rows instead of logits: which heads allow it, and the chunked loss against the whole one."""
+"""Rows instead of logits: which heads allow it, the loss made in chunks against the whole one, any term."""
 
+import doctest
 import os
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import torch
 import transformers as hf
 from torch import nn
 
-from limbeck.objectives import soft as soft_module
+from limbeck.objectives import tokens as module
 from limbeck.objectives.align import align, head_weight, hidden, plain_head, score
-from limbeck.objectives.distillation import chunked_distillation, distillation
+from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.objectives.divergence import divergence
 from limbeck.objectives.soft import full, sampled, top_k
+from limbeck.objectives.tokens import by_autograd, even_rows, token_loss
 
-from .conftest import VOCABULARY, ragged
+from .conftest import VOCABULARY, mixture, ragged, term
 
 SHARED = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -57,7 +60,6 @@ CODECS = {
     "top_k": lambda logits, tau, vocabulary: top_k(logits, tau, vocabulary, 5),
     "sampled": lambda logits, tau, vocabulary: sampled(logits, tau, vocabulary, 20, torch.Generator()),
 }
-OPTIONS = {"temperature": 2.0, "kl_weight": 0.3}
 
 
 def built(name):
@@ -83,20 +85,19 @@ def mentor(scored, codec=CODECS["top_k"], vocabulary=VOCABULARY - 3):
 
 def by_logits(model, batch, codec=CODECS["top_k"], **options):
     scored, logits = score(model, batch)
-    return distillation(logits, scored.targets_N, mentor(scored, codec), **OPTIONS, **options)
+    return mixture(logits, None, scored.targets_N, mentor(scored, codec), **options)
 
 
 def by_rows(model, batch, codec=CODECS["top_k"], **options):
     scored, rows = hidden(model, batch)
-    soft = mentor(scored, codec)
-    return chunked_distillation(rows, head_weight(model), scored.targets_N, soft, **OPTIONS, **options)
+    return mixture(rows, head_weight(model), scored.targets_N, mentor(scored, codec), **options)
 
 
 def gradients(model, batch, loss_of, *more, **options):
     model.zero_grad()
-    ce, kl = loss_of(model, batch, *more, **options)
-    (0.5 * (0.7 * ce + 0.3 * kl)).backward()
-    return ce.item(), kl.item(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    loss, sums = loss_of(model, batch, *more, **options)
+    (0.5 * loss).backward()
+    return *sums.tolist(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
 def assert_same(found, expected, tolerance=1e-5, of_values=1e-5):
@@ -220,10 +221,11 @@ def test_the_question_leaves_the_model_as_it_was():
 def test_chunk_borders_do_not_matter(codec, monkeypatch):
     model, batch = built("llama"), ragged(False)
     weights = torch.rand(9, generator=torch.Generator().manual_seed(4))
-    expected = gradients(model, batch, by_logits, codec, weights_N=weights, squared=True)
-    for rows in (1, 4, 9):
-        monkeypatch.setattr(soft_module, "CHUNK_LOGITS", rows * VOCABULARY)
-        assert_same(gradients(model, batch, by_rows, codec, weights_N=weights, squared=True), expected)
+    expected = gradients(model, batch, by_logits, codec, weights=weights, squared=True)
+    for rows, block in ((1, 9), (4, 2), (9, 1), (9, 4)):
+        monkeypatch.setattr(module, "CHUNK_BYTES", {"cpu": rows * VOCABULARY * 4})
+        monkeypatch.setattr(module, "BLOCK_BYTES", {"cpu": block * VOCABULARY * 4})
+        assert_same(gradients(model, batch, by_rows, codec, weights=weights, squared=True), expected)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5 tied"])
@@ -242,7 +244,8 @@ def test_bfloat16(name, around, monkeypatch):
         expected = gradients(model, batch, by_logits)
         assert hidden(model, batch)[1].dtype == torch.bfloat16
         assert_same(gradients(model, batch, by_rows), expected, 2e-2)
-        monkeypatch.setattr(soft_module, "CHUNK_LOGITS", 2 * VOCABULARY)
+        monkeypatch.setattr(module, "CHUNK_BYTES", {"cpu": 4 * VOCABULARY * 2})
+        monkeypatch.setattr(module, "BLOCK_BYTES", {"cpu": 2 * VOCABULARY * 4})
         assert_same(gradients(model, batch, by_rows), expected, 2e-2, 1e-3)
 
 
@@ -252,60 +255,178 @@ def test_autocast_does_not_touch_the_mathematics(codec):
     logits = 3 * torch.randn(9, VOCABULARY, generator=torch.Generator().manual_seed(6))
     scored = align(torch.full((1, 9), 4), encoder_decoder=True)
     soft = mentor(scored, codec)
-    expected = distillation(logits, scored.targets_N, soft, **OPTIONS)
+
+    def value(source, head):
+        return mixture(source, head, scored.targets_N, soft)[0]
+
+    expected = value(logits, None)
     with torch.autocast("cpu", torch.bfloat16):
-        assert distillation(logits, scored.targets_N, soft, **OPTIONS) == expected
+        assert value(logits, None) == expected
         rows = torch.eye(VOCABULARY)  # in bfloat16 too, a product with it is exact
         exact = logits.bfloat16()
-        found = chunked_distillation(exact, rows, scored.targets_N, soft, **OPTIONS)
-    assert found == distillation(exact.float(), scored.targets_N, soft, **OPTIONS)
+        found = value(exact, rows)
+    assert found == value(exact.float(), None)
 
 
 def test_a_head_in_bfloat16_is_summed_in_float32(monkeypatch):
-    """1,000 chunks with equal gradients: in bfloat16 the sum would stand still at 256 of them."""
-    monkeypatch.setattr(soft_module, "CHUNK_LOGITS", 1)
+    """500 chunks with equal gradients: in bfloat16 the sum would stand still at 256 of them."""
+    monkeypatch.setattr(module, "CHUNK_BYTES", {"cpu": 1})
     rows = torch.ones(1000, 2, dtype=torch.bfloat16)
     head = torch.zeros(2, 2, dtype=torch.bfloat16, requires_grad=True)
     targets = torch.zeros(1000, dtype=torch.int64)
-    soft = full(torch.zeros(1000, 2), 1.0, 2)
-    ce, _ = chunked_distillation(rows, head, targets, soft, temperature=1.0, kl_weight=0.0)
-    ce.backward()
+    token_loss(rows, head, [term(cross_entropy(targets))])[0].backward()
     torch.testing.assert_close(
         head.grad.float(), torch.tensor([[-500.0] * 2, [500.0] * 2]), rtol=1e-2, atol=0
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_small_scale_does_not_underflow(dtype):
+    """The gradient is made at the size of one token's and scaled at the end, also for half precision."""
+    draw = torch.Generator().manual_seed(3)
+    logits = torch.randn(4, 30, generator=draw).to(dtype)
+    targets = torch.zeros(4, dtype=torch.int64)
+    found = []
+    for scale, loud in ((1e-7, 1e7), (1.0, 1.0)):
+        leaf = logits.clone().requires_grad_()
+        (token_loss(leaf, None, [term(cross_entropy(targets), scale)])[0] * loud).backward()
+        found.append(leaf.grad)
+    assert found[1].count_nonzero() == 120
+    torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=0)
+
+
 def test_only_what_is_asked_for_is_made(monkeypatch):
     """No gradient of a frozen head or of rows that need none, and none at all without grad mode."""
-    made = []
-    spread = chunked_distillation.__globals__["_spread"]
-
-    def look(gradient, rows, head, kept, start):
-        made.append([tensor is not None for tensor in kept])
-        spread(gradient, rows, head, kept, start)
-
-    monkeypatch.setitem(chunked_distillation.__globals__, "_spread", look)
+    asked, spread = [], []
     rows, head = torch.randn(5, 4), nn.Parameter(torch.randn(7, 4))
-    targets, soft = torch.zeros(5, dtype=torch.int64), full(torch.zeros(5, 7), 2.0, 7)
+    soft = full(torch.zeros(5, 7), 2.0, 7)
+
+    def look(step):
+        def looked(logits, where, weights, *, gradient):
+            asked.append(gradient)
+            return step(logits, where, weights, gradient=gradient)
+
+        return looked
+
+    def loss(rows, head):
+        steps = cross_entropy(torch.zeros(5, dtype=torch.int64)), divergence(soft, 2.0)
+        return token_loss(rows, head, [term(look(step)) for step in steps])
+
+    product = module._add_product
+    monkeypatch.setattr(module, "_add_product", lambda *given: spread.append(1) or product(*given))
     with torch.no_grad():
-        ce, kl = chunked_distillation(rows, head, targets, soft, **OPTIONS)
-    assert made == [] and not ce.requires_grad
-    again = chunked_distillation(rows, head, targets, soft, **OPTIONS)
-    assert again[0].requires_grad and (again[0].item(), again[1].item()) == (ce.item(), kl.item())
-    frozen = chunked_distillation(rows.clone().requires_grad_(), head.detach(), targets, soft, **OPTIONS)
-    (0.7 * frozen[0] + 0.3 * frozen[1]).backward()
-    assert made == [[False, True], [True, False]]
+        silent, sums = loss(rows, head)
+    assert asked == [False] * 2 and not silent.requires_grad
+    again, sums_again = loss(rows, head)
+    assert asked == [False] * 2 + [True] * 2 and spread == [1]
+    assert again.requires_grad and torch.equal(sums, sums_again) and again.item() == silent.item()
+    leaf = rows.clone().requires_grad_()
+    frozen, _ = loss(leaf, head.detach())
+    frozen.backward()
+    assert leaf.grad.count_nonzero() and spread == [1]
 
 
-def test_sums_of_chunks_must_be_weighted_as_the_gradient_was():
+def test_differentiated_once():
     model, batch = built("llama"), ragged(False)
-    ce, kl = by_rows(model, batch)
-    with pytest.raises(RuntimeError, match="must be weighted as"):
-        (ce + kl).backward()
-    ce, kl = by_rows(model, batch)
-    (0.7 * ce + 0.3 * kl).backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated before"):
-        (0.7 * ce + 0.3 * kl).backward()
+    for by in (by_rows, by_logits):
+        loss, _ = by(model, batch)
+        loss.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="differentiated before; compute it again"):
+            loss.backward()
+
+
+def test_given_logits_stay_as_they_are():
+    logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    before = logits.detach().clone()
+    token_loss(logits, None, [term(cross_entropy(torch.zeros(5, dtype=torch.int64)))])[0].backward()
+    assert torch.equal(logits, before)
+
+
+def focal(logits, targets):
+    """A token loss from outside the package."""
+    log_p = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    return -((1 - log_p.exp()) ** 2) * log_p
+
+
+def terms_of_three(targets, weights, soft):
+    return [
+        term(cross_entropy(targets), 0.5, weights),
+        term(by_autograd(focal, targets), 2.0, weights),
+        term(divergence(soft, 2.0), 0.25, weights),
+    ]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2), (1,)])
+@pytest.mark.parametrize("blocks", [1, 4, 100])
+def test_any_terms_share_a_pass(order, blocks, monkeypatch):
+    """As many and in whatever order: their scaled sum, and its gradients, in float64 by autograd."""
+    monkeypatch.setattr(module, "CHUNK_BYTES", {"cpu": 6 * 23 * 4})
+    monkeypatch.setattr(module, "BLOCK_BYTES", {"cpu": blocks * 23 * 4})
+    draw = torch.Generator().manual_seed(9)
+    rows, head = torch.randn(13, 5, generator=draw), torch.randn(23, 5, generator=draw)
+    targets = torch.randint(23, (13,), generator=draw)
+    weights = torch.rand(13, generator=draw)
+    soft = full(torch.randn(13, 23, generator=draw), 2.0, 20)
+    exact = [tensor.double().requires_grad_() for tensor in (rows, head)]
+    z, w = exact[0] @ exact[1].T, weights.double()
+    p = soft.log_p_NK.double()
+    values = [
+        (w * nn.functional.cross_entropy(z, targets, reduction="none")).sum(),
+        (w * focal(z, targets)).sum(),
+        (w[:, None] * p.exp() * (p - (z[:, :20] / 2).log_softmax(-1))).sum(),
+    ]
+    scales = (0.5, 2.0, 0.25)
+    sum(scales[n] * values[n] for n in order).backward()
+    leaves = [tensor.clone().requires_grad_() for tensor in (rows, head)]
+    made = terms_of_three(targets, weights, soft)
+    loss, sums = token_loss(*leaves, [made[n] for n in order])
+    loss.backward()
+    assert sums.tolist() == pytest.approx([values[n].item() for n in order], rel=1e-5)
+    for leaf, reference in zip(leaves, exact, strict=True):
+        torch.testing.assert_close(leaf.grad.double(), reference.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_terms_that_see_some_rows_in_another_order(monkeypatch):
+    """The first rows only, or by an index; blocks end where a term does."""
+    monkeypatch.setattr(module, "BLOCK_BYTES", {"cpu": 4 * 11 * 4})
+    draw = torch.Generator().manual_seed(9)
+    logits = torch.randn(9, 11, generator=draw)
+    targets = torch.randint(11, (9,), generator=draw)
+    order = torch.randperm(9, generator=draw)
+    sizes = []
+
+    def looked(logits, targets):
+        sizes.append(len(logits))
+        return focal(logits, targets)
+
+    leaf = logits.clone().requires_grad_()
+    terms = [
+        term(cross_entropy(targets), where_M=order),
+        term(by_autograd(looked, targets), rows=6),
+        term(cross_entropy(targets), rows=0),
+    ]
+    loss, sums = token_loss(leaf, None, terms)
+    loss.backward()
+    assert sizes == [4, 2] and sums[2] == 0
+    exact = logits.double().requires_grad_()
+    ce = nn.functional.cross_entropy(exact, targets[order], reduction="sum")
+    (ce + focal(exact[:6], targets[:6]).sum()).backward()
+    torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_function_that_gives_no_value_per_token_is_refused():
+    step = by_autograd(lambda logits, targets: focal(logits, targets).sum(), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"values of shape \(\) for 2 tokens"):
+        token_loss(torch.zeros(2, 3), None, [term(step)])
+
+
+def test_documented_examples():
+    assert doctest.testmod(module).failed == 0
+
+
+def test_rows_of_a_chunk():
+    """An even number, so that pairs stay together, and at least one pair whatever the vocabulary."""
+    assert [even_rows(size, 10) for size in (0, 10, 29, 30, 79)] == [2, 2, 2, 2, 6]
 
 
 @pytest.mark.parametrize("name", ["llama tied", "t5 tied"])
@@ -341,8 +462,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM
 from limbeck.objectives.align import head_weight, hidden, plain_head, score
-from limbeck.objectives.distillation import chunked_distillation, distillation
+from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.objectives.divergence import divergence
 from limbeck.objectives.soft import top_k
+from limbeck.objectives.tokens import Term, token_loss
 
 rank, meeting = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method="file://" + meeting, rank=rank, world_size=2)
@@ -353,24 +476,24 @@ for _ in range(2):
     ids = torch.randint(31, (2, 6))
     batches.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids})
     mentors.append(top_k(3 * torch.randn(10, 31), 2.0, 29, 4))
-options = {"temperature": 2.0, "kl_weight": 0.3}
 
-def backward(parts):
-    (0.7 * parts[0] + 0.3 * parts[1]).backward()
+def backward(source, head, scored, soft, share=1.0):
+    steps = cross_entropy(scored.targets_N), divergence(soft, 2.0)
+    terms = [Term(step, torch.tensor(scale * share)) for step, scale in zip(steps, (0.7, 0.3))]
+    token_loss(source, head, terms)[0].backward()
 
 for tied in (True, False):
     model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, tie_word_embeddings=tied))
     for batch, soft in zip(batches, mentors):
         scored, logits = score(model, batch)
-        backward([part / 2 for part in distillation(logits, scored.targets_N, soft, **options)])
+        backward(logits, None, scored, soft, 0.5)
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     for unused in (False, True):
         model.zero_grad()
         wrapped = DistributedDataParallel(model, find_unused_parameters=unused)
         assert plain_head(wrapped)
         scored, rows = hidden(wrapped, batches[rank])
-        head = head_weight(wrapped)
-        backward(chunked_distillation(rows, head, scored.targets_N, mentors[rank], **options))
+        backward(rows, head_weight(wrapped), scored, mentors[rank])
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-6)
         del wrapped

@@ -1,0 +1,186 @@
+"""What the command does, as functions: `limbeck.run`, `limbeck.collect`, `limbeck.evaluate` …
+
+Every import that costs time happens inside the function that needs it, so that importing this is fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from limbeck.errors import InputError
+from limbeck.opening import Request, about_task, live_track, model_folder, open_context, problems_of
+
+if TYPE_CHECKING:
+    from limbeck.records import Prediction, Rationale
+
+Keep = Literal["correct", "unless-wrong", "all"]
+
+
+def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Path:
+    """Everything from problems to exams, and the report; goes on where it was stopped.
+
+    Args:
+        recipe: a YAML file.
+        overrides: `a.b=value` texts.
+        request: see `opening.Request`: out, yes, max_cost, until, again.
+
+    Returns:
+        The run folder; `report.html` is in it.
+    """
+    from limbeck import ranks, stages
+    from limbeck.report import write_report
+    from limbeck.stages.teacher import examine_teacher
+
+    with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
+        examine_teacher(context)
+        for name, student in context.recipe.students.items():
+            for seed in student.seeds:
+                learner = stages.student(context, name, seed, chosen[name].plan)
+                chosen[name].method.story(context, learner, chosen[name].settings)
+        if not context.recipe.students:
+            for name in context.recipe.mentors:
+                stages.examine_mentor(context, name)
+        folder = context.run.folder
+        if ranks.main():
+            write_report([folder], folder / "report.html")
+    return folder
+
+
+def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Path:
+    """The teacher's rationales alone, graded and audited.
+
+    Returns:
+        The stage's folder, with `graded.jsonl` and `audit.json`.
+    """
+    from limbeck import stages
+
+    with open_context(Path(recipe), overrides, Request(**request)) as (context, _):
+        return stages.rationales(context).stage.folder
+
+
+def grade(
+    file: Path | str,
+    task: str,
+    overrides: Sequence[str] = (),
+    *,
+    keep: Keep | None = None,
+    drop_false_equations: bool = False,
+) -> tuple[list[Rationale], dict[str, Any]]:
+    """Grade a file of rationales against a task's gold answers.
+
+    Args:
+        file: JSONL, such as a run's `graded.jsonl`.
+        task: a built-in task's name, or a recipe file whose task is meant.
+        keep: what stays; None: the recipe's own rule.
+
+    Returns:
+        The rationales with their verdicts, and the audit.
+    """
+    from limbeck.rationales import grade_file
+
+    about = about_task(task, overrides)
+    return grade_file(
+        Path(file),
+        about.task,
+        about.seed,
+        keep=keep or about.rationales.keep,
+        drop_false_equations=drop_false_equations or about.rationales.drop_false_equations,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """What `evaluate` found."""
+
+    predictions: list[Prediction]
+    metrics: dict[str, Any]
+
+
+def evaluate(
+    model: Path | str,
+    task: str,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | str,
+    split: Literal["train", "dev", "test"] = "test",
+    limit: int | None = None,
+    votes: int | None = None,
+    form: str | None = None,
+    device: str = "auto",
+) -> Exam:
+    """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings.
+
+    Args:
+        model: a name, a model folder, or a student's folder.
+        out: gets `predictions.jsonl` and `metrics.json`.
+        form: of the prompt; None: what the model was trained with.
+
+    Raises:
+        InputError: `out` is part of a run or holds other files; or the split has no problems.
+    """
+    from limbeck import ranks
+    from limbeck.exam import examine_model, write_exam
+    from limbeck.lm import Sampling
+    from limbeck.tasks.settings import task_kind
+
+    about, folder = about_task(task, overrides), Path(out)
+    exam, count = about.exam, votes or about.exam.votes
+    _refuse_run_folder(folder)
+    temperature = exam.temperature if count > 1 else 0.0
+    sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
+    predictions, summary, facts = examine_model(
+        model_folder(str(model)),
+        problems_of(about.task, about.seed, split)[:limit],
+        task_kind(about.task),
+        sampling,
+        folder,
+        form=form,
+        device=device,
+        max_rows=exam.batch_size,
+        track=live_track(),
+    )
+    facts |= {"split": split, "task": about.task.name, "kind": task_kind(about.task)}
+    if ranks.main():
+        write_exam(folder, predictions, summary, facts)
+    return Exam(predictions, summary | facts)
+
+
+def _refuse_run_folder(out: Path) -> None:
+    inside = [folder for folder in (out, *out.resolve().parents) if (folder / "run.lock").exists()]
+    if inside or (out.exists() and any(out.iterdir()) and not (out / "metrics.json").exists()):
+        raise InputError(f"{out}: is part of a run or holds other files; name a new folder with --out")
+
+
+def compare(*runs: Path | str, baseline: str | None = None) -> list[dict[str, Any]]:
+    """Paired comparisons of runs on the same problems, one row per pair.
+
+    Args:
+        runs: run, student or exam folders.
+        baseline: pair all others with this one only.
+    """
+    from limbeck import report
+
+    return report.comparison_rows(report.compare(report.contestants([Path(one) for one in runs]), baseline))
+
+
+def extract(kind: str, text: str, options: Sequence[str] = ()) -> str | None:
+    """The answer that a text states, in canonical form; None when it states none.
+
+    Args:
+        kind: number, choice, yes-no or text.
+        options: of kind choice.
+    """
+    from limbeck.tasks.answers import extract as extract_answer
+
+    return extract_answer(kind, text, options)
+
+
+def export(model: Path | str, out: Path | str) -> Path:
+    """An ordinary model folder from a student's: an adapter is merged into its base."""
+    from limbeck.lm.saving import export as export_folder
+
+    export_folder(Path(model_folder(str(model))), Path(out))
+    return Path(out)

@@ -1,0 +1,48 @@
+"""Who was examined and what it took to make it: what metrics.json says beside the score.
+
+Whoever holds an exam writes these facts; the report reads them and never asks a
+folder's name. A fact that is not known is None, never 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from limbeck.records import Record
+
+Role = Literal["teacher", "mentor", "verifier", "student", "exam"]
+"""`exam`: any other model, such as the one of `limbeck evaluate`."""
+
+
+class ExamFacts(Record):
+    """Who sat one exam; with the numbers of `evaluate.metrics` it makes metrics.json.
+
+    Seeds of one student share role, name and round. Numbers of training are those of
+    this learner alone: not of the mentor it learned from, nor of an earlier round.
+    """
+
+    role: Role = Field(description="what it is in its run")
+    name: str = Field(min_length=1, description="what the recipe calls it, without its seed")
+    seed: int | None = Field(None, ge=0, description="of its training; null: it has none")
+    round: int | None = Field(None, ge=0, description="of a method that trains in rounds; null: it does not")
+    model: str = Field(description="name or folder of the model it was made from, or that was asked")
+    method: str | None = Field(None, description="by which it was trained; null: it was not trained here")
+    parameters: int | None = Field(None, ge=1, description="of the whole model, adapters included")
+    trained_parameters: int | None = Field(None, ge=0, description="those that training changed")
+    training_examples: int | None = Field(None, ge=0, description="different examples it was trained on")
+    steps: int | None = Field(None, ge=0, description="optimiser steps behind its weights")
+    tokens: int | None = Field(None, ge=0, description="target tokens trained on, again in every epoch")
+    train_seconds: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="of wall clock in training, resumed parts included"
+    )
+    cost_usd: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="dollars paid to an endpoint: for the answers it was trained on, or (a teacher) its exam",
+    )
+    split: str = Field(description="of the problems asked: train, dev or test")
+    task: str = Field(description="the task's name")
+    kind: str = Field(description="of the answers: number, choice, text, yes-no")

@@ -1,0 +1,60 @@
+"""Fine-tune-CoT (arXiv 2212.10071): the story of the paper.
+
+1. The teacher writes rationales; those that end in the gold answer are kept.
+2. The student learns question -> rationale and answer. More than one rationale
+   per problem is the paper's "diverse reasoning".
+
+    L = Σ cross-entropy over target tokens / number of target tokens of the optimiser step
+
+Deviations from the published code are in docs/papers.md.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from limbeck.methods import Method
+from limbeck.rationales import Choose, select
+from limbeck.recipe import Settings
+from limbeck.stages import (
+    Context,
+    Learner,
+    Picked,
+    Split,
+    examine,
+    rationale_data,
+    rationales,
+    train,
+)
+
+
+class FinetuneCotSettings(Settings):
+    """What Fine-tune-CoT lets one choose."""
+
+    rationales: int = Field(1, ge=1, description="rationales per problem trained on (diverse reasoning: > 1)")
+    choose: Choose = Field(
+        "first", description='which ones: "first", "random" or "diverse" (trigram Jaccard)'
+    )
+    teacher_share: float = Field(
+        1.0, gt=0, le=1, description="share of the training problems whose rationales it may see"
+    )
+
+
+def finetune_cot(context: Context, student: Learner, settings: FinetuneCotSettings) -> None:
+    """Problems -> the teacher's rationales -> the correct ones -> train on them -> exam."""
+
+    def pick(split: Split) -> Picked:
+        found = rationales(context, split, settings.teacher_share)
+        return found.picked(
+            select(found.all, settings.rationales, choose=settings.choose, seed=context.recipe.seed)
+        )
+
+    examine(context, train(context, student, rationale_data(context, student, pick)))
+
+
+METHOD = Method(
+    "fine-tune on question -> teacher rationale and answer; several rationales per problem if wanted",
+    "Fine-tune-CoT, arXiv 2212.10071",
+    FinetuneCotSettings,
+    finetune_cot,
+)

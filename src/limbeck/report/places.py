@@ -1,0 +1,173 @@
+"""Where exams are: every folder with metrics.json and predictions.jsonl below the given ones.
+
+Who was examined stands in metrics.json (`exam_facts`), so a method may lay out its
+folders as it likes. Only what is not finished is known by its folder alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from limbeck.errors import DataError, DiskError, InputError
+from limbeck.exam_facts import ExamFacts, Role
+from limbeck.report.run_files import read_json, read_recipe, recipe_part, run_facts, validated
+
+ROLES: tuple[Role, ...] = get_args(Role)
+"""In the order of tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One exam, finished or not, before anything large is read.
+
+    `run` is the run folder it lies in. `stale`: the run's recipe no longer names this
+    student, seed or mentor, so its exam may be of other problems.
+    """
+
+    exam: Path
+    facts: ExamFacts
+    run: Path | None
+    finished: bool
+    stale: bool
+
+    @property
+    def side(self) -> tuple[Path, Role, str, int | None]:
+        """What all seeds of one student have in common, and nobody else."""
+        folder = self.run.resolve() if self.run else home(self.exam)
+        return (folder, self.facts.role, self.facts.name, self.facts.round)
+
+
+def find_places(path: Path) -> list[Place]:
+    """The exams at or below a folder: teacher, mentors, then students in the recipe's order.
+
+    Raises:
+        InputError: there is no such folder.
+        DataError: a metrics.json or a recipe.yaml is broken.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; name the folder of a run, a student or an exam")
+    folders = {exam: _run_of(exam) for exam in _exam_folders(path)}
+    recipes = {run: read_recipe(run) for run in folders.values()}
+    places = [_place(exam, run, recipes[run], path) for exam, run in folders.items()]
+    places = [place for place in places if _expected(place, recipes[place.run])]
+    return sorted(places, key=lambda place: _order(place, recipes[place.run]))
+
+
+def _exam_folders(top: Path) -> list[Path]:
+    """Folders of exams, held, begun or to come; what a run put aside in its old/ is left out."""
+
+    def fail(error: OSError) -> None:
+        raise DiskError(error.filename or top, error) from error
+
+    exams: list[Path] = []
+    trained: list[Path] = []
+    for at, inner, files in os.walk(top, onerror=fail):
+        aside = "old" if "run.json" in files else ""
+        inner[:] = [name for name in inner if name != aside and not name.startswith(".")]
+        folder = Path(at)
+        if "predictions.jsonl" in files or (folder.name == "exam" and not inner):
+            exams.append(folder)
+        elif "history.jsonl" in files or "examples.jsonl" in files:
+            trained.append(folder)
+    # a learner of a method with rounds may be examined after each of them and not by itself
+    unexamined = [one for one in trained if not any(exam.is_relative_to(one) for exam in exams)]
+    return exams + [one / "exam" for one in unexamined]
+
+
+def _run_of(exam: Path) -> Path | None:
+    """The run folder that an exam lies in."""
+    given = next((folder for folder in exam.parents if (folder / "run.json").is_file()), None)
+    above = (folder for folder in exam.resolve().parents if (folder / "run.json").is_file())
+    return given or next(above, None)
+
+
+def _place(exam: Path, run: Path | None, recipe: Mapping[str, Any], top: Path) -> Place:
+    finished = (exam / "metrics.json").is_file() and (exam / "predictions.jsonl").is_file()
+    facts = _facts(exam, run) if finished else facts_by_path(exam, run)
+    by_name = run is not None and len(top.resolve().parts) > len(run.resolve().parts) + 1
+    return Place(exam, facts, run, finished, not by_name and _is_stale(facts, recipe))
+
+
+def _facts(exam: Path, run: Path | None) -> ExamFacts:
+    path = exam / "metrics.json"
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DataError(path, "not a JSON object; run the exam again")
+    if "role" not in found:
+        return facts_by_path(exam, run, found)
+    known = {key: found[key] for key in ExamFacts.model_fields if key in found}
+    return validated(path, known, ExamFacts)
+
+
+def facts_by_path(exam: Path, run: Path | None, metrics: Mapping[str, Any] | None = None) -> ExamFacts:
+    """Who an exam is of by the folders of Limbeck's own stages: `students/NAME/seedN/roundN/exam`.
+
+    For exams that are not over, and for those of Limbeck 0.1.0, whose metrics.json does not say.
+    """
+    learner, folder = home(exam), exam.resolve()
+    number = re.search(r"/round(\d+)(?:/exam)?$", folder.as_posix())
+    seed = re.search(r"/seed(\d+)(?:/round\d+)?(?:/exam)?$", folder.as_posix())
+    group = learner.parent.name
+    role: Role = "exam"
+    if group == "students" and seed:
+        role = "student"
+    elif run and learner.parent == run.resolve() and learner.name == "teacher":
+        role = "teacher"
+    elif run and group == "mentors":
+        role = "mentor"
+    about = run_facts(run) if run else None
+    return ExamFacts(
+        role=role,
+        name=learner.name or "exam",
+        seed=int(seed[1]) if seed else None,
+        round=int(number[1]) if number else None,
+        model=str((metrics or {}).get("name", "")),
+        split=str((metrics or {}).get("split", "")),
+        task=about.task if about else "",
+        kind=about.kind if about else "",
+    )
+
+
+def home(exam: Path) -> Path:
+    """The folder that all seeds and rounds of an exam's student share."""
+    folder = exam.resolve()
+    for part in (r"exam", r"round\d+", r"seed\d+"):
+        folder = folder.parent if re.fullmatch(part, folder.name) else folder
+    return folder
+
+
+def examined_mentors(recipe: Mapping[str, Any]) -> list[str]:
+    """The mentors that a recipe examines."""
+    return [name for name, one in recipe_part(recipe, "mentors").items() if one.get("exam", True)]
+
+
+def _is_stale(facts: ExamFacts, recipe: Mapping[str, Any]) -> bool:
+    if facts.role == "mentor":
+        return bool(recipe) and facts.name not in examined_mentors(recipe)
+    students = recipe_part(recipe, "students")
+    if facts.role != "student" or not students:
+        return False
+    seeds = students.get(facts.name, {"seeds": []}).get("seeds")
+    if facts.name in students and facts.seed is None:
+        return False
+    return isinstance(seeds, list) and facts.seed not in seeds
+
+
+def _expected(place: Place, recipe: Mapping[str, Any]) -> bool:
+    """Not a learner that was trained for something else than an exam, such as a mentor with `exam: false`."""
+    if place.exam.is_dir() or place.facts.role == "student":
+        return True
+    return place.facts.role == "mentor" and not _is_stale(place.facts, recipe)
+
+
+def _order(place: Place, recipe: Mapping[str, Any]) -> tuple[Any, ...]:
+    facts = place.facts
+    listed = list(recipe_part(recipe, f"{facts.role}s"))
+    rank = listed.index(facts.name) if facts.name in listed else len(listed)
+    numbers = [-1 if number is None else number for number in (facts.round, facts.seed)]
+    return (str(place.run or ""), ROLES.index(facts.role), rank, facts.name, *numbers, str(place.exam))

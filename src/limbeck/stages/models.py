@@ -1,0 +1,84 @@
+"""Who can write and be examined: the teacher, and every model that was trained.
+
+All of them are a `Model`: what decides what it says is known before it is opened,
+so that a stage that is done loads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from limbeck.lm import Complete, Prompt, Sampling
+from limbeck.records import Pieces, Problem
+
+LOG = "completions.log"
+"""In a stage's folder: whole chunks of a local model's completions, until the stage is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing that a model is asked; several may be about one problem.
+
+    Attributes:
+        id: unique within a stage; what is drawn follows from it.
+        pieces: the prompt in named parts.
+        about: what it is about beyond the problem, such as a mistake's or a passage's id.
+    """
+
+    id: str
+    problem_id: str
+    pieces: Pieces
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is ready to write.
+
+    Attributes:
+        complete: completes prompts and loses nothing when it is killed.
+        prompt: puts a question's pieces together for this model.
+        agree: prints what prompts will cost, and raises unless that is agreed.
+        account: what was paid, in lines.
+        paid: dollars spent so far.
+    """
+
+    complete: Complete
+    prompt: Callable[[Question], Prompt]
+    agree: Callable[[Sequence[Prompt], Sampling], None] = lambda prompts, sampling: None
+    account: Callable[[], list[str]] = list
+
+
+class Model(Protocol):
+    """A teacher, or a model that was trained.
+
+    `identity` is what decides what it says (settings without defaults), `inputs` the fingerprints
+    of what it is made of, `facts` what a report tells of it (see `exam_facts`). `shared`: every
+    rank completes a part of the prompts; False: rank 0 alone. `timed`: its speed means something.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> str: ...
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+    @property
+    def inputs(self) -> Mapping[str, str]: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def shared(self) -> bool: ...
+    @property
+    def timed(self) -> bool: ...
+
+    def question(self, problem: Problem) -> Question:
+        """The plain question of a problem, as this model is asked it."""
+        ...
+
+    def open(self, folder: Path, batch_size: int) -> Opened:
+        """Load it; `folder` is the stage's, `batch_size` the completions made side by side."""
+        ...

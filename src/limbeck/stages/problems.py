@@ -1,0 +1,80 @@
+"""The stage of the problems: generated, or read from the user's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from limbeck.lm import Completion
+from limbeck.records import Problem, Record, read_jsonl, write_jsonl
+from limbeck.run_folder import Stage, plan
+from limbeck.stages.context import Context, once
+from limbeck.tasks.sources import load_splits, source_fingerprint
+
+VERSION = 1
+"""Raised by hand when this code makes other problems from the same recipe."""
+
+Split = Literal["train", "dev"]
+"""What rationales are about; nobody writes about the test split."""
+
+SUFFIX: dict[Split, str] = {"train": "", "dev": "-dev"}
+"""Of the folders of stages that exist per split."""
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The splits; `given` are rationales that the data held, as completions."""
+
+    stage: Stage
+    train: list[Problem]
+    dev: list[Problem]
+    test: list[Problem]
+    given: list[Completion]
+
+    def of(self, split: Split) -> list[Problem]:
+        """The problems that rationales of a split are about."""
+        return self.train if split == "train" else self.dev
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """As an input of later stages."""
+        return {"problems": self.stage.fingerprint}
+
+
+class GivenText(Record):
+    """A rationale that the user's data held."""
+
+    problem_id: str
+    index: int
+    text: str
+
+
+def problems(context: Context) -> Problems:
+    """Generate or read the problems of all splits; wrong data are refused before anything changes."""
+    return once(context, "problems", lambda: _problems(context))
+
+
+def _problems(context: Context) -> Problems:
+    recipe = context.recipe
+    settings = plan({"task": recipe.task}, version=VERSION, seed=recipe.seed)
+    inputs = source_fingerprint(recipe.task)
+    done = context.run.is_done("problems", settings, inputs)
+    splits = None if done else load_splits(recipe.task, recipe.seed)
+
+    def work(folder: Path) -> None:
+        made = splits or load_splits(recipe.task, recipe.seed)
+        for note in made.notes:
+            context.run.say(note)
+        given = [GivenText(problem_id=i, index=n, text=t) for i, n, t in made.given]
+        write_jsonl(folder / "given.jsonl", given)
+        for split in ("train", "dev", "test"):
+            write_jsonl(folder / f"{split}.jsonl", getattr(made, split))
+
+    stage = context.run.stage("problems", settings, inputs, work)
+    train, dev, test = (
+        list(read_jsonl(stage.folder / f"{split}.jsonl", Problem)) for split in ("train", "dev", "test")
+    )
+    texts = read_jsonl(stage.folder / "given.jsonl", GivenText)
+    given = [Completion(text.problem_id, text.index, text.text) for text in texts]
+    return Problems(stage, train, dev, test, given)

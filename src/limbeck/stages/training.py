@@ -1,0 +1,217 @@
+"""The verb *train*: groups of examples and loss parts in, a model folder out."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck import ranks
+from limbeck.exam import examine
+from limbeck.lm import Sampling
+from limbeck.records import Pieces, write_json, write_jsonl
+from limbeck.run_folder import Stage, plan, read_json
+from limbeck.stages.context import Context
+from limbeck.stages.learners import Learner, Trained
+from limbeck.stages.model_inputs import model_inputs
+from limbeck.stages.problems import problems
+from limbeck.tasks.asking import Asking
+from limbeck.training.groups import Draw, Group
+
+if TYPE_CHECKING:
+    from limbeck.lm.load import Loaded
+    from limbeck.training.parts import Parts
+    from limbeck.training.trainer import Training
+
+VERSION = 1
+"""Raised by hand when this code trains another model from the same recipe."""
+
+FACTS = "training.json"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a learner is trained on.
+
+    Attributes:
+        train: groups of examples; what must share a micro-batch is one group.
+        dev: for a checkpoint chosen by dev loss; empty otherwise.
+        inputs: fingerprints of the stages that the examples come from.
+        draw: how many examples of each role a group gives each epoch; None: all of them.
+    """
+
+    train: Sequence[Group]
+    dev: Sequence[Group]
+    inputs: Mapping[str, str]
+    draw: Draw | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def cross_entropy() -> Parts:
+    """The loss of fine-tuning: cross-entropy of the scored tokens."""
+    from limbeck.training.parts import CrossEntropy
+
+    return (CrossEntropy(),)
+
+
+def train(
+    context: Context,
+    learner: Learner,
+    data: Data,
+    parts: Callable[[], Parts] = cross_entropy,
+    *,
+    start: Trained | None = None,
+    tokenizer: Path | None = None,
+) -> Trained:
+    """Train a learner; its folder gets `model/`, `examples.jsonl`, `history.jsonl` and `training.json`.
+
+    Args:
+        parts: makes the loss parts when the training begins; nothing is made for a training that is done.
+        start: goes on from this model instead of the learner's base.
+        tokenizer: model folder whose tokenizer a model from scratch takes; None: made from the examples.
+    """
+    settings, inputs = _planned(context, learner, data, start)
+
+    def work(folder: Path) -> None:
+        # A whole model without facts: killed in between. The facts need the training's own counts.
+        if not (folder / FACTS).is_file():
+            _train(context, learner, data, parts, folder, start, tokenizer)
+        if ranks.main():
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    stage = context.run.stage(learner.place, settings, inputs, work, everyone=True)
+    return Trained(stage, learner, read_json(stage.folder / FACTS) or {})
+
+
+def is_trained(context: Context, learner: Learner, data: Data, start: Trained | None = None) -> bool:
+    """Whether `train` with these arguments would find its work done."""
+    return context.run.is_done(learner.place, *_planned(context, learner, data, start))
+
+
+def _planned(
+    context: Context, learner: Learner, data: Data, start: Trained | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Plan and inputs of the stage."""
+    more: dict[str, Any] = dict(data.settings)
+    if data.draw:
+        more["draw"] = dict(data.draw.per_role)
+    if learner.settings.train.choose == "dev-accuracy":
+        more["exam"] = {"max_tokens": context.recipe.exam.max_tokens}
+    base = {"start": start.stage.fingerprint} if start else model_inputs(learner.settings.model)
+    return plan(learner.plan, version=VERSION, **more), {**data.inputs, **base}
+
+
+def _train(
+    context: Context,
+    learner: Learner,
+    data: Data,
+    parts: Callable[[], Parts],
+    folder: Path,
+    start: Trained | None,
+    tokenizer: Path | None,
+) -> None:
+    """Load the learner, train it on rendered examples, save it as an ordinary model folder."""
+    from limbeck.lm.saving import save
+    from limbeck.training.trainer import train as run_training
+
+    settings = learner.settings
+    loaded = _load(learner, data.train, start, tokenizer)
+    groups, dev = (rendered(loaded.tokenizer, learner.asking, some) for some in (data.train, data.dev))
+    if ranks.main():
+        write_jsonl(folder / "examples.jsonl", (example for group in groups for example in group.examples))
+    by_accuracy = settings.train.choose == "dev-accuracy"
+    with context.track(f"training {learner.shown}", 0) as advance:
+        done = run_training(
+            loaded.model,
+            loaded.tokenizer,
+            groups,
+            dev,
+            parts(),
+            settings.train,
+            folder,
+            seed=learner.seed,
+            draw=data.draw,
+            dev_exam=partial(_dev_exam, context, loaded, learner.asking) if by_accuracy else None,
+            progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
+        )
+    _report_too_long(context, learner, data, done)
+    about = {"task": context.recipe.task.name, "kind": context.kind, "dtype": settings.dtype}
+    save(loaded, folder / "model", about=about | learner.asking.about())
+    if ranks.main():
+        write_json(folder / FACTS, facts_of(loaded, data, done))
+
+
+def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, tokenizer: Path | None) -> Loaded:
+    """The learner's model; from scratch, its tokenizer is made from the examples or is another model's."""
+    from limbeck.lm.load import load
+
+    settings = learner.settings
+    if start is not None:
+        return load(str(start.path), dtype=settings.dtype, device=settings.device, trainable=True)
+    return load(
+        settings.model,
+        seed=learner.seed,
+        tokenizer_texts=[
+            text
+            for group in groups
+            for example in group.examples
+            for text in (learner.asking.plain(example.prompt), example.completion)
+        ],
+        tokenizer_of=tokenizer,
+        lora=settings.lora,
+        dtype=settings.dtype,
+        device=settings.device,
+    )
+
+
+def rendered(tokenizer: Any, asking: Asking, groups: Sequence[Group]) -> list[Group]:
+    """Groups whose prompts are text, as the tokenizer's model reads them."""
+
+    def text(prompt: str | Pieces) -> str:
+        return prompt if isinstance(prompt, str) else asking.text(tokenizer, prompt)
+
+    return [
+        Group(group.key, tuple(one.model_copy(update={"prompt": text(one.prompt)}) for one in group.examples))
+        for group in groups
+    ]
+
+
+def _dev_exam(context: Context, loaded: Loaded, asking: Asking, model: object) -> dict[str, float]:
+    """Greedy accuracy on the dev split of the model as it is now."""
+    from limbeck.lm import Prompt
+    from limbeck.lm.local import LocalModel
+
+    dev = problems(context).dev
+    prompts = [Prompt(one.id, one.id, asking.text(loaded.tokenizer, asking.pieces(one))) for one in dev]
+    complete = LocalModel(loaded, max_rows=context.recipe.exam.batch_size)
+    _, summary = examine(
+        complete, dev, context.kind, prompts, Sampling(max_tokens=context.recipe.exam.max_tokens)
+    )
+    return {"accuracy": summary["accuracy"]}
+
+
+def _report_too_long(context: Context, learner: Learner, data: Data, done: Training) -> None:
+    for what, left, groups in (("", done.too_long, data.train), ("dev ", done.dev_too_long, data.dev)):
+        if left:
+            whole = sum(len(group.examples) for group in groups)
+            context.run.say(
+                f"{learner.shown}: {len(left)} of {whole} {what}examples are longer than "
+                f"train.max_length = {learner.settings.train.max_length} tokens and were left out"
+            )
+
+
+def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
+    """What a report tells of a training."""
+    sizes = [(one.numel(), one.requires_grad) for one in loaded.model.parameters()]
+    return {
+        "parameters": sum(size for size, _ in sizes),
+        "trained_parameters": sum(size for size, trained in sizes if trained),
+        "training_examples": sum(len(group.examples) for group in data.train) - len(done.too_long),
+        "steps": done.steps,
+        "tokens": done.tokens,
+        "train_seconds": round(done.seconds, 1),
+    }

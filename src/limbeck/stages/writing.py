@@ -1,0 +1,103 @@
+"""The verb *write*: a teacher or a trained model completes prompts, and its texts become a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck import ranks
+from limbeck.lm import Completion, Sampling
+from limbeck.rationales import collect
+from limbeck.records import Record, read_jsonl, write_jsonl
+from limbeck.run_folder import Stage, plan
+from limbeck.stages.context import Context
+from limbeck.stages.models import LOG, Model, Question
+
+VERSION = 1
+"""Raised by hand when this code makes other completions from the same plan."""
+
+COMPLETIONS = "completions.jsonl"
+
+
+class RawCompletion(Record):
+    """A completion as a file keeps it, with whose problem it is and what it is about."""
+
+    prompt_id: str
+    problem_id: str = ""
+    index: int
+    text: str
+    tokens: int = 0
+    truncated: bool = False
+    cost_usd: float = 0.0
+    about: str = ""
+
+    @classmethod
+    def of(cls, completion: Completion, question: Question) -> RawCompletion:
+        return cls(
+            prompt_id=completion.prompt_id,
+            problem_id=question.problem_id,
+            index=completion.index,
+            text=completion.text,
+            tokens=completion.tokens,
+            truncated=completion.truncated,
+            cost_usd=completion.cost_usd,
+            about=question.about,
+        )
+
+    def back(self) -> Completion:
+        return Completion(self.prompt_id, self.index, self.text, self.tokens, self.truncated, self.cost_usd)
+
+
+def write(
+    context: Context,
+    place: str,
+    model: Model,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    *,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    batch_size: int = 64,
+) -> Stage:
+    """Let a model write; the stage holds `completions.jsonl`, in the order of the questions.
+
+    Args:
+        place: the stage's folder.
+        questions: several may be about one problem.
+        settings: what decides the texts beyond the model itself; defaults are left out.
+        inputs: fingerprints of the stages that the questions come from.
+        batch_size: completions that a local model makes side by side.
+    """
+
+    def work(folder: Path) -> None:
+        opened = model.open(folder, batch_size)
+        prompts = [opened.prompt(question) for question in questions]
+        opened.agree(prompts, sampling)
+        completions = collect(prompts, opened.complete, sampling, track=context.track)
+        for line in opened.account():
+            context.run.say(line)
+        if ranks.main():
+            asked = {question.id: question for question in questions}
+            raw = [RawCompletion.of(one, asked[one.prompt_id]) for one in completions]
+            write_jsonl(folder / COMPLETIONS, raw)
+            remove_logs(folder)
+
+    return context.run.stage(
+        place,
+        plan(settings, version=VERSION, **model.identity),
+        {**inputs, **model.inputs},
+        work,
+        everyone=model.shared,
+    )
+
+
+def remove_logs(folder: Path) -> None:
+    """Remove the logs of a local model's chunks, of every rank."""
+    for log in folder.glob(f"{LOG}*"):
+        log.unlink(missing_ok=True)
+
+
+def completions_of(stage: Stage) -> list[RawCompletion]:
+    """What a model wrote in this stage."""
+    return list(read_jsonl(stage.folder / COMPLETIONS, RawCompletion))

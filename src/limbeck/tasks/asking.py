@@ -1,0 +1,373 @@
+"""Asking: everything that makes a problem a prompt, the same in training, exams, `ask` and `evaluate`.
+
+A model folder keeps it in `limbeck.json`, spelled out, so that inference needs no
+recipe; a part that is missing or unknown there is refused, never skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import JsonValue, ValidationError
+
+from limbeck.errors import InputError, ModelError, RecipeError
+from limbeck.lm import Prompt
+from limbeck.records import Demonstration, Example, Pieces, Problem, first_problem
+from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.cutting import cut
+from limbeck.tasks.prompts import (
+    FORMATS,
+    TEACHER_TEMPLATE,
+    ChatTokenizer,
+    chat,
+    known_format,
+    listed_options,
+    question_with_options,
+    teacher_instruction,
+)
+from limbeck.tasks.settings import PromptSettings
+from limbeck.tasks.templates import PLACES, Template, without_asked
+
+ABOUT = "limbeck.json"
+"""File in a model folder: what it is, and what its prompts need."""
+
+KNOWLEDGE = "knowledge"
+"""A need: passages come with every question."""
+
+NEEDS = (KNOWLEDGE,)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How problems become prompts.
+
+    Attributes:
+        format: how text becomes what the model reads, and how completions close.
+        template: see `tasks.templates`; "": the format's own.
+        instruction, system: "": none.
+        demonstrations: to choose from; a problem is never shown its own.
+        shots: how many are shown, the first that fit; None: all.
+        needs: what must come with every problem; "knowledge": passages.
+
+    Raises:
+        RecipeError: no such format, or the template cannot be read or has no place for what is given.
+    """
+
+    format: str = "plain"
+    template: str = ""
+    instruction: str = ""
+    system: str = ""
+    demonstrations: tuple[Demonstration, ...] = ()
+    shots: int | None = None
+    needs: tuple[str, ...] = ()
+    _layout: Template = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        text = self.template or known_format(self.format).template
+        shots = len(self.demonstrations) if self.shots is None else self.shots
+        try:
+            layout = Template.read(text, None)
+        except ValueError as error:
+            raise RecipeError(f"template: {error}") from None
+        for name, there in (("instruction", self.instruction), ("examples", shots)):
+            if there and name not in layout.names:
+                raise RecipeError(f"template: has no place {{{name}}} for what is given; add it")
+        for name, value in (("template", text), ("shots", shots), ("_layout", layout)):
+            object.__setattr__(self, name, value)
+
+    def pieces(
+        self, problem: Problem, passages: Sequence[str] | None = None, *, cue: str = "", **more: str
+    ) -> Pieces:
+        """The parts of a problem's prompt.
+
+        Args:
+            passages: what is known about it; None: nobody looked.
+            cue, more: what fills places of the template beyond the usual ones.
+
+        Raises:
+            InputError: knowledge is needed and nobody looked for it.
+        """
+        if passages is None and KNOWLEDGE in self.needs:
+            raise InputError(
+                f"problem {problem.id}: this model needs knowledge with every question; give it passages"
+            )
+        apart, whole = "options" in self._layout.names, question_with_options(problem)
+        others = without_asked(self.demonstrations, problem.id, (problem.question, whole))
+        return Pieces(
+            question=problem.question if apart else whole,
+            options=listed_options(problem) if apart else "",
+            instruction=self.instruction,
+            examples=tuple(others[: self.shots]),
+            passages=tuple(passages or ()),
+            cue=cue,
+            more=more,
+        )
+
+    def text(self, tokenizer: ChatTokenizer | None, pieces: Pieces, room: int | None = None) -> str:
+        """The text that is tokenised.
+
+        What is longer than the room is cut (see `tasks.cutting`). One that even so does not
+        fit is returned as short as it gets: training leaves it out and says so, a model
+        that is asked refuses it.
+
+        Args:
+            tokenizer: needed for format `chat`, and where there is a room.
+            pieces: from `pieces`.
+            room: most tokens, as the tokenizer counts them; None: any number.
+
+        Raises:
+            ModelError: format `chat` and the tokenizer has no chat template.
+            RecipeError: a piece without a place in the template, or a place that nothing fills.
+        """
+        if room is None or tokenizer is None or not (pieces.passages or pieces.examples):
+            return self._whole(tokenizer, pieces)
+        made, counted = partial(self._whole, tokenizer), partial(_length, tokenizer)
+        return cut(pieces, room, made, counted)
+
+    def _whole(self, tokenizer: ChatTokenizer | None, pieces: Pieces) -> str:
+        if self.format != "chat":
+            plain = self.plain(pieces)
+            return f"{self.system}\n\n{plain}" if self.system else plain
+        if tokenizer is None:
+            raise ModelError("format: chat needs a tokenizer with a chat template; use format plain")
+        return chat(tokenizer, self._refilled(pieces), self.system)
+
+    def _refilled(self, pieces: Pieces) -> list[str]:
+        try:
+            return self._layout.turns(pieces)
+        except ValueError as error:
+            raise RecipeError(f"template: {error}") from None
+
+    def plain(self, pieces: Pieces) -> str:
+        """The prompt as one text without the system prompt, for an endpoint that takes that apart.
+
+        Raises:
+            RecipeError: as `text`.
+        """
+        try:
+            return self._layout.fill(pieces)
+        except ValueError as error:
+            raise RecipeError(f"template: {error}") from None
+
+    def prompts(
+        self,
+        problems: Iterable[Problem],
+        tokenizer: ChatTokenizer | None = None,
+        *,
+        room: int | None = None,
+        passages: Mapping[str, Sequence[str]] | None = None,
+    ) -> list[Prompt]:
+        """One prompt per problem, rendered; its id is the problem's.
+
+        Args:
+            tokenizer, room: see `text`.
+            passages: by the problem's id.
+
+        Raises:
+            As `pieces` and `text`.
+        """
+        made = []
+        for problem in problems:
+            known = None if passages is None else passages.get(problem.id)
+            text = self.text(tokenizer, self.pieces(problem, known), room)
+            made.append(Prompt(problem.id, problem.id, text))
+        return made
+
+    def prompts_for_chat(self, problems: Iterable[Problem]) -> list[Prompt]:
+        """One prompt per problem for an endpoint that applies a chat template itself: plain text,
+        demonstrations included, with the system prompt apart."""
+        return [
+            Prompt(problem.id, problem.id, self.plain(self.pieces(problem)), self.system)
+            for problem in problems
+        ]
+
+    def with_format(self, name: str) -> Self:
+        """The same in another format, each with the format's own template.
+
+        Raises:
+            RecipeError: no such format, or a template or demonstrations that belong to this one.
+        """
+        if name == self.format:
+            return self
+        if self.demonstrations or self.template != FORMATS[self.format].template:
+            raise RecipeError(f"--format: this model's prompts are made for {self.format}; leave it out")
+        return replace(self, format=known_format(name).name, template="")
+
+    def about(self) -> dict[str, JsonValue]:
+        """What `limbeck.json` keeps of it, everything spelled out."""
+        return {
+            "format": self.format,
+            "prompt": {
+                "template": self.template,
+                "instruction": self.instruction,
+                "system": self.system,
+                "demonstrations": [one.model_dump(mode="json") for one in self.demonstrations],
+                "shots": self.shots,
+            },
+            "needs": list(self.needs),
+        }
+
+    def plan(self) -> dict[str, JsonValue]:
+        """What decides the prompts, for a stage's plan: `about` without what is the format's default."""
+        mine, usual = self.about(), Asking(self.format).about()
+        changed = {
+            name: value
+            for name, value in mine["prompt"].items()  # type: ignore[union-attr]
+            if value != usual["prompt"][name]  # type: ignore[index]
+        }
+        needs: dict[str, JsonValue] = {"needs": mine["needs"]} if self.needs else {}
+        return {"format": self.format, **({"prompt": changed} if changed else {}), **needs}
+
+    @classmethod
+    def of_about(cls, about: Mapping[str, Any], place: str | Path) -> Self:
+        """As `limbeck.json` keeps it; a file of before 0.2, which names the format alone, means its defaults.
+
+        Raises:
+            ModelError: a part is missing, unknown or damaged.
+        """
+        fix = "fix it, or delete the file and name the prompt format with --format"
+        form = about.get("format", "plain")
+        if not isinstance(form, str) or form not in FORMATS:
+            raise ModelError(f"{place}: format {form!r} is none of {', '.join(FORMATS)}; {fix}")
+        if "prompt" not in about and "needs" not in about:
+            return cls(form)
+        prompt, needs = about.get("prompt"), about.get("needs")
+        parts = {"template", "instruction", "system", "demonstrations", "shots"}
+        if not isinstance(prompt, dict) or not isinstance(needs, list):
+            raise ModelError(f"{place}: prompt or needs is missing, so its prompts cannot be made; {fix}")
+        for name in sorted(parts ^ prompt.keys()):
+            what = "is missing" if name in parts else "is unknown here"
+            raise ModelError(f"{place}: prompt.{name} {what}; load it with the Limbeck that saved it")
+        for need in needs:
+            if need not in NEEDS:
+                raise ModelError(f"{place}: needs {need!r}, unknown here; load it with a newer Limbeck")
+        shots = prompt["shots"]
+        texts = [prompt[name] for name in ("template", "instruction", "system")]
+        whole = isinstance(shots, int) and not isinstance(shots, bool) and shots >= 0
+        if not whole or not prompt["template"] or not all(isinstance(text, str) for text in texts):
+            raise ModelError(f"{place}: prompt holds no text or number where one is needed; {fix}")
+        try:
+            Template.read(prompt["template"], PLACES)
+            shown = tuple(Demonstration.model_validate(one) for one in prompt["demonstrations"])
+            template, instruction, system = texts
+            return cls(form, template, instruction, system, shown, shots, tuple(needs))
+        except ValidationError as error:
+            raise ModelError(f"{place}: prompt.demonstrations: {first_problem(error)}; {fix}") from None
+        except (TypeError, ValueError, RecipeError) as error:
+            raise ModelError(f"{place}: prompt: {error}; {fix}") from None
+
+    @classmethod
+    def of_folder(cls, path: str | Path) -> Self:
+        """How a saved model is asked; one without `limbeck.json` in format plain.
+
+        Raises:
+            ModelError: its `limbeck.json` is damaged, or a part is missing or unknown.
+        """
+        return cls.of_about(about_model(path), Path(path) / ABOUT)
+
+
+def about_model(path: str | Path) -> dict[str, Any]:
+    """What `limbeck.json` in a model folder says; {} when it has none.
+
+    Raises:
+        ModelError: it is damaged, or names prompts or a max_tokens that cannot be.
+    """
+    file = Path(path) / ABOUT
+    if not file.is_file():
+        return {}
+    fix = "fix it, or delete the file and name the prompt format with --format"
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ModelError(f"{file}: not JSON; {fix}") from None
+    if not isinstance(about, dict):
+        raise ModelError(f"{file}: not a JSON object; {fix}")
+    Asking.of_about(about, file)
+    room = about.get("max_tokens", 1)
+    if isinstance(room, bool) or not isinstance(room, int) or room < 1:
+        raise ModelError(f"{file}: max_tokens {room!r} is no whole number above 0; {fix}")
+    return about
+
+
+def teacher_asking(
+    settings: PromptSettings,
+    kind: AnswerKind,
+    *,
+    form: str = "plain",
+    demonstrations: Sequence[Demonstration] = (),
+) -> Asking:
+    """How a recipe's teacher is asked for rationales.
+
+    Args:
+        form: "chat" for a local model with a chat template.
+        demonstrations: from `demonstrations.chosen`.
+    """
+    usual = teacher_instruction(kind)
+    return Asking(
+        form,
+        settings.template or TEACHER_TEMPLATE,
+        usual if settings.instruction is None else settings.instruction,
+        settings.system or "",
+        tuple(demonstrations),
+        settings.shots,
+    )
+
+
+def learner_asking(
+    settings: PromptSettings,
+    form: str,
+    *,
+    demonstrations: Sequence[Demonstration] = (),
+    needs: Sequence[str] = (),
+) -> Asking:
+    """How a recipe's student or mentor is asked, in training and afterwards.
+
+    Args:
+        demonstrations: from `demonstrations.chosen`, in this format.
+        needs: see `Asking`.
+    """
+    return Asking(
+        form,
+        settings.template or "",
+        settings.instruction or "",
+        settings.system or "",
+        tuple(demonstrations),
+        settings.shots,
+        tuple(needs),
+    )
+
+
+def rendered(
+    asking: Asking,
+    tokenizer: Any,
+    examples: Iterable[Example],
+    *,
+    max_length: int | None = None,
+    encoder_decoder: bool = False,
+) -> list[Example]:
+    """Examples with their prompts as the model reads them; those that are text already stay.
+
+    Args:
+        max_length: most tokens of a row (of each side of an encoder-decoder's): what may be
+            cut of a prompt is cut to it, less the completion and its end; None: nothing is cut.
+    """
+    made = []
+    for example in examples:
+        pieces, room = example.prompt, max_length
+        if isinstance(pieces, str):
+            made.append(example)
+            continue
+        if room is not None and not encoder_decoder and (pieces.passages or pieces.examples):
+            written = tokenizer(example.completion, add_special_tokens=False, verbose=False)["input_ids"]
+            room -= len(written) + 1
+        made.append(example.model_copy(update={"prompt": asking.text(tokenizer, pieces, room)}))
+    return made
+
+
+def _length(tokenizer: ChatTokenizer, text: str) -> int:
+    return len(tokenizer(text, verbose=False)["input_ids"])

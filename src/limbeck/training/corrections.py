@@ -1,0 +1,155 @@
+"""Makes batches by length weigh a token as random batches do.
+
+A token loss is a mean over the tokens of a step. In random batches a step holds rows of all
+lengths, so a token weighs about the same wherever it is. By length a step holds rows of one length,
+and a token of a short row has few others to share the step with: on lengths like those of GPT-3.5's
+rationales for SVAMP, one of the shortest 5 % of rows weighs six times the mean.
+
+So the step's own count is replaced by an expected one, E · (rows of the step), with E the scored
+tokens of a row on average, and the tokens of row r are multiplied by
+
+    v_r = mean over random steps with r of 1 / (tokens of the step)
+        / mean over steps by length with r of 1 / (E · rows of the step)
+
+Both means are estimated once, from simulated epochs with seeds of their own, so that every rank,
+every student and every resumed run has the same. They are smoothed over rows of similar length.
+The expectation of the gradient over an epoch is then that of random batches; its spread over the
+steps is larger: a step of long rows moves more than one of short rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.objectives.align import IGNORED
+from limbeck.training.collate import Row, RowGroup
+from limbeck.training.groups import Draw
+from limbeck.training.sampler import GroupSampler, Size, on_grid_size
+
+Floats = NDArray[np.float64]
+
+SAMPLES = 20_000
+"""Rows whose steps are looked at, about, of either kind of batches; at least two epochs."""
+
+BINS = 20
+"""Rows are smoothed within this many bins of length, each with as many rows."""
+
+QUANTILES = 500
+"""Of the rest of a step, per bin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What the rows of batches by length are corrected by.
+
+    Attributes:
+        factors: v, of each row of each group.
+        expected: E, what each scored row adds to the count of a step.
+    """
+
+    factors: tuple[tuple[float, ...], ...]
+    expected: float
+
+
+def correction(
+    groups: Sequence[RowGroup],
+    sizes: Sequence[Size],
+    by_length: GroupSampler,
+    at_random: GroupSampler,
+    draw: Draw,
+    *,
+    encoder_decoder: bool,
+) -> Correction:
+    """Estimate v and E.
+
+    Args:
+        sizes: of each group at its largest draw, as the samplers have them.
+        by_length: with any seed; epochs of it are simulated.
+        at_random: the same groups and limits.
+    """
+    counts = np.array(
+        [scored_tokens(row, encoder_decoder=encoder_decoder) for group in groups for row in group.rows]
+    )
+    scored = np.array([row.scored for group in groups for row in group.rows])
+    expected = float(counts[scored].mean()) if scored.any() else 0.0
+    if expected == 0:
+        return Correction(tuple((1.0,) * len(group.rows) for group in groups), 1.0)
+    starts = np.concatenate([[0], np.cumsum([len(group.rows) for group in groups])])
+    widths = np.repeat([size.rows * sum(size.lengths) for size in sizes], np.diff(starts))
+    epochs = max(2, round(SAMPLES / len(counts)))
+    wanted = _at_random(_steps(groups, at_random, draw, starts, epochs), counts, widths)
+    grid = [on_grid_size(size) for size in sizes]
+    classes = np.unique([(size.rows, *size.lengths) for size in grid], axis=0, return_inverse=True)[1]
+    steps = _steps(groups, by_length, draw, starts, epochs)
+    found = _by_length(steps, scored * expected, np.repeat(classes, np.diff(starts)))
+    # Where a limit of tokens cuts, epochs by length have fewer steps: each still adds up to 1.
+    factors = wanted / found * (by_length.steps_per_epoch / at_random.steps_per_epoch)
+    parts = np.split(np.where(scored, factors, 1.0), starts[1:-1])
+    return Correction(tuple(tuple(part.tolist()) for part in parts), expected)
+
+
+def scored_tokens(row: Row, *, encoder_decoder: bool) -> float:
+    """What a row adds to the count of a token loss: its labels' weights, or their number."""
+    if not row.scored:
+        return 0.0
+    first = 0 if encoder_decoder else 1  # nothing predicts the first token of a decoder-only row
+    if row.weights is None:
+        return float(sum(label != IGNORED for label in row.labels[first:]))
+    pairs = zip(row.labels[first:], row.weights[first:], strict=True)
+    return sum(weight for label, weight in pairs if label != IGNORED)
+
+
+def _steps(
+    groups: Sequence[RowGroup], sampler: GroupSampler, draw: Draw, starts: NDArray[Any], epochs: int
+) -> Iterator[NDArray[Any]]:
+    """The rows of every step of some epochs, numbered through all groups."""
+    for epoch in range(epochs):
+        for step in sampler.steps(epoch):
+            yield np.array(
+                [
+                    starts[g] + row
+                    for micro in step
+                    for g in micro
+                    for row in draw.chosen(groups[g].key, groups[g].roles, seed=sampler.seed, epoch=epoch)
+                ]
+            )
+
+
+def _at_random(steps: Iterator[NDArray[Any]], counts: Floats, widths: NDArray[Any]) -> Floats:
+    """Mean of 1 / (tokens of the step) for each row.
+
+    What the others of a step add up to hardly depends on a row's own length, so it is pooled over
+    rows of similar length, and a row's own tokens are added to each.
+    """
+    rows, rest = [], []
+    for step in steps:
+        rows.append(step)
+        rest.append(counts[step].sum() - counts[step])
+    row, others = np.concatenate(rows), np.concatenate(rest)
+    order = np.argsort(widths, kind="stable")
+    place = np.empty(len(order), int)
+    place[order] = np.arange(len(order))
+    bins = place * BINS // len(order)
+    means = np.empty(len(counts))
+    for number in np.unique(bins):
+        own = bins == number
+        seen = others[own[row]]
+        pooled = np.quantile(seen if len(seen) else others, (np.arange(QUANTILES) + 0.5) / QUANTILES)
+        lengths, where = np.unique(counts[own], return_inverse=True)
+        means[own] = np.array([(1 / np.maximum(c + pooled, 1)).mean() for c in lengths])[where]
+    return means
+
+
+def _by_length(steps: Iterator[NDArray[Any]], expected: Floats, classes: NDArray[Any]) -> Floats:
+    """Mean of 1 / (expected tokens of the step) for each row: that of all rows of groups of its size."""
+    totals, times = np.zeros(classes.max() + 1), np.zeros(classes.max() + 1)
+    for step in steps:
+        np.add.at(totals, classes[step], 1 / max(expected[step].sum(), 1e-9))
+        np.add.at(times, classes[step], 1)
+    found: Floats = (totals / np.maximum(times, 1))[classes]
+    return found

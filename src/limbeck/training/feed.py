@@ -1,0 +1,138 @@
+"""What a training or an evaluation reads: groups of rows, drawn, shared and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from limbeck import ranks
+from limbeck.training.collate import Batch, Row, RowGroup, collate
+from limbeck.training.corrections import Correction, correction
+from limbeck.training.groups import ALL, Draw
+from limbeck.training.sampler import GroupSampler, Limits, MicroBatch, Sharing, Size
+from limbeck.training.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Groups, how they share micro-batches, and what they give each epoch.
+
+    Args:
+        pad: the id that fills rows up.
+        encoder_decoder: whether `labels` are other tokens than `input_ids`.
+        draw: what a group gives; with the sampler's seed and the epoch.
+        correction: of batches by length, or None.
+    """
+
+    groups: Sequence[RowGroup]
+    sampler: GroupSampler
+    pad: int
+    encoder_decoder: bool
+    draw: Draw = ALL
+    correction: Correction | None = None
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, item: tuple[int, MicroBatch]) -> Batch:
+        epoch, groups = item
+        drawn = [self.drawn(group, epoch) for group in groups]
+        rows = [self.groups[g].rows[n] for g, chosen in zip(groups, drawn, strict=True) for n in chosen]
+        owners = [owner for owner, chosen in enumerate(drawn) for _ in chosen]
+        if self.correction is None:
+            return collate(rows, self.pad, groups=owners)
+        factors = self.correction.factors
+        return collate(
+            rows,
+            self.pad,
+            groups=owners,
+            factors=[factors[g][n] for g, chosen in zip(groups, drawn, strict=True) for n in chosen],
+            expected=self.correction.expected,
+        )
+
+    def drawn(self, group: int, epoch: int) -> tuple[int, ...]:
+        """Which rows a group gives in an epoch."""
+        own = self.groups[group]
+        return self.draw.chosen(own.key, own.roles, seed=self.sampler.seed, epoch=epoch)
+
+    def loader(self) -> DataLoader[Any]:
+        """A loader whose item is a whole micro-batch: resuming then counts micro-batches."""
+        return DataLoader(
+            self,  # type: ignore[arg-type]
+            batch_size=1,
+            sampler=self.sampler,
+            collate_fn=_only,
+        )
+
+    def tokens(self, epoch: int) -> int:
+        """Real tokens that the model reads in an epoch, over all ranks."""
+        return sum(
+            sum(lengths_of(group.rows[n], encoder_decoder=self.encoder_decoder))
+            for g, group in enumerate(self.groups)
+            for n in self.drawn(g, epoch)
+        )
+
+
+def _only(items: list[Batch]) -> Batch:
+    (batch,) = items
+    return batch
+
+
+def lengths_of(row: Row, *, encoder_decoder: bool) -> tuple[int, ...]:
+    """Tokens of a row in each padded tensor: (input,) or (encoder, decoder)."""
+    if encoder_decoder:
+        return len(row.input_ids), len(row.labels)
+    return (len(row.input_ids),)
+
+
+def size_of(group: RowGroup, draw: Draw, *, encoder_decoder: bool) -> Size:
+    """The most that a group can give: as many rows as are drawn, with the longest among them."""
+    lengths = [lengths_of(row, encoder_decoder=encoder_decoder) for row in group.rows]
+    return Size(draw.most(group.roles), tuple(map(max, zip(*lengths, strict=True))))
+
+
+def train_feed(
+    groups: Sequence[RowGroup],
+    settings: TrainSettings,
+    sharing: Sharing,
+    *,
+    draw: Draw,
+    seed: int,
+    pad: int,
+    encoder_decoder: bool,
+    corrected: bool,
+) -> Feed:
+    """What this rank reads in training.
+
+    Args:
+        corrected: False leaves the tokens of batches by length as they weigh by themselves.
+    """
+    sizes = [size_of(group, draw, encoder_decoder=encoder_decoder) for group in groups]
+    limits = Limits(settings.batch_size, settings.batch_tokens)
+    sampler_of = partial(GroupSampler, sizes, limits, epochs=settings.epochs)
+    fix = None
+    if settings.batches == "by-length" and corrected:
+        # Of whole steps and with a seed of its own: the same on every rank and for every student.
+        by_length, at_random = (
+            sampler_of(seed=0, batches=batches, sharing=Sharing(settings.accumulate))
+            for batches in ("by-length", "random")
+        )
+        fix = correction(groups, sizes, by_length, at_random, draw, encoder_decoder=encoder_decoder)
+    sampler = sampler_of(seed=seed, batches=settings.batches, sharing=sharing)
+    return Feed(groups, sampler, pad, encoder_decoder, draw, fix)
+
+
+def dev_feed(
+    groups: Sequence[RowGroup], settings: TrainSettings, *, seed: int, pad: int, encoder_decoder: bool
+) -> Feed | None:
+    """What this rank reads in an evaluation: whole micro-batches and whole groups, or None without any."""
+    if not groups:
+        return None
+    sizes = [size_of(group, ALL, encoder_decoder=encoder_decoder) for group in groups]
+    limits = Limits(settings.batch_size, settings.batch_tokens)
+    sharing = Sharing(ranks.world(), ranks.rank(), ranks.world())
+    return Feed(groups, GroupSampler(sizes, limits, seed=seed, sharing=sharing), pad, encoder_decoder)

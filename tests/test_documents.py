@@ -1,0 +1,36 @@
+"""The worked examples of docs/architecture.md, run as they stand there."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "architecture.md"
+BLOCK = re.compile(r"```(\w+) (file|run)=(\S+)\n(.*?)```", re.DOTALL)
+BLOCKS = [found.groups() for found in BLOCK.finditer(DOCUMENT.read_text(encoding="utf-8"))]
+COMMANDS = {name: text for _, what, name, text in BLOCKS if what == "run"}
+
+
+def test_there_is_an_example_of_each() -> None:
+    assert COMMANDS.keys() == {"task", "loss", "method"}
+
+
+@pytest.mark.parametrize("example", COMMANDS)
+def test_worked_examples(
+    limbeck: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: str
+) -> None:
+    for _, what, name, text in BLOCKS:
+        if what == "file":
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for line in COMMANDS[example].splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "limbeck"
+        answer = limbeck(*arguments)
+        assert answer.status == 0, answer.err
+    histories = [path.read_text() for path in tmp_path.glob("runs/*/students/*/seed0/history.jsonl")]
+    column = {"task": "loss", "loss": "confidence", "method": "divergence"}[example]
+    assert histories and all(f'"{column}"' in text for text in histories)
