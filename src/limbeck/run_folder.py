@@ -93,13 +93,11 @@ def plan(
     Raises:
         ValueError: a name is in `settings` and in `more`.
     """
-    values = _members(settings) if isinstance(settings, BaseModel) else dict(settings)
-    if twice := values.keys() & more.keys():
+    given = type(settings).model_fields if isinstance(settings, BaseModel) else settings
+    if twice := set(given) & set(more):
         raise ValueError(f"settings given twice: {', '.join(sorted(twice))}")
-    lean = _lean(settings) if isinstance(settings, BaseModel) else {k: _lean(v) for k, v in values.items()}
-    lean |= {name: _lean(value) for name, value in more.items()}
-    full = {name: _full(value) for name, value in {**values, **more}.items()}
-    left = [{k: v for k, v in one.items() if k not in exclude} for one in (lean, full)]
+    both = [{**make(settings), **make(more)} for make in (_lean, _full)]
+    left = [{name: value for name, value in one.items() if name not in exclude} for one in both]
     lean, full = (json.loads(json.dumps(one)) for one in left)
     return Plan(lean, version, source, full)
 
@@ -125,7 +123,7 @@ def _lean(value: Any, dumped: Any = None) -> Any:
             if name in dumped and (_is_tag(fields[name]) or not _is_default(fields[name], inner))
         }
     if isinstance(value, Mapping) and isinstance(dumped, dict | None):
-        shown: Any = value if dumped is None else dumped
+        shown: Any = dict.fromkeys(value) if dumped is None else dumped
         return {str(k): _lean(v, d) for (k, v), d in zip(value.items(), shown.values(), strict=True)}
     if isinstance(value, list | tuple) and isinstance(dumped, list | None):
         shown = [None] * len(value) if dumped is None else dumped
