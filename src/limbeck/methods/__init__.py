@@ -34,11 +34,13 @@ class Uses:
 
     Attributes:
         mentor: a name of the recipe's `mentors:`, or None.
-        soft_labels: the student learns from the mentor's distributions, so both must read alike.
+        soft_labels: the student learns from the mentor's distributions, so both must read the same tokens.
+        reasons: the student learns to reason, so that demonstrations for it hold rationales.
     """
 
     mentor: str | None = None
     soft_labels: bool = False
+    reasons: bool = True
 
 
 Story = Callable[["Context", "Learner", Any], None]

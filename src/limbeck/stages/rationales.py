@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DataError
-from limbeck.lm import Sampling
+from limbeck.lm import Prompt, Sampling
 from limbeck.rationale_files import read_rationales
 from limbeck.rationales import audit, grade, mark_dropped
-from limbeck.recipe import GivenTeacherSettings, Recipe
+from limbeck.recipe import GivenTeacherSettings
 from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
 from limbeck.stages.context import Context, once
@@ -20,6 +20,7 @@ from limbeck.stages.problems import SUFFIX, Split, problems
 from limbeck.stages.teacher import TeacherModel, teacher_name
 from limbeck.stages.training import Data
 from limbeck.stages.writing import RawCompletion, completions_of, write
+from limbeck.tasks.prompts import FORMATS
 from limbeck.training.groups import Draw, Group, singles
 
 VERSION = 1
@@ -145,8 +146,12 @@ def grade_completions(
     context: Context, asked: Sequence[Problem], completions: Sequence[RawCompletion], source: str
 ) -> list[Rationale]:
     """Rationales of what a model wrote; several prompts may be about one problem."""
-    owners = {raw.prompt_id: (raw.problem_id or raw.prompt_id, raw.about) for raw in completions}
-    return grade(asked, context.kind, [raw.back() for raw in completions], source, owners=owners)
+    prompts = {
+        raw.prompt_id: Prompt(raw.prompt_id, raw.problem_id or raw.prompt_id, "", about=raw.about)
+        for raw in completions
+    }
+    texts = [raw.back() for raw in completions]
+    return grade(asked, context.kind, texts, source, prompts=list(prompts.values()))
 
 
 def grade_file(context: Context, file: str, asked: Sequence[Problem]) -> list[Rationale]:
@@ -223,14 +228,25 @@ def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rati
     """One training example per rationale, its final answer's characters marked."""
     parts = problems(context)
     by_id = {problem.id: problem for problem in [*parts.train, *parts.dev]}
-    return [
-        learner.asking.example(by_id[rationale.problem_id], rationale.reasoning) for rationale in chosen
-    ]
+    return [example(learner, by_id[rationale.problem_id], rationale.reasoning) for rationale in chosen]
 
 
 def answer_examples(learner: Learner, some: Sequence[Problem]) -> list[Example]:
     """One training example per problem: question -> gold answer, without any reasoning."""
-    return [learner.asking.example(problem, "") for problem in some]
+    return [example(learner, problem, "") for problem in some]
+
+
+def example(learner: Learner, problem: Problem, reasoning: str) -> Example:
+    """A problem with reasoning and the gold answer, as this learner is asked and should write."""
+    form = FORMATS[learner.settings.format]
+    completion = form.completion(reasoning, problem.answer)
+    end = len(completion) - len(form.after_answer)
+    return Example(
+        problem_id=problem.id,
+        prompt=learner.asking.pieces(problem),
+        completion=completion,
+        answer_span=(end - len(problem.answer), end),
+    )
 
 
 def by_problem(examples: Sequence[Example]) -> list[Group]:

@@ -122,9 +122,7 @@ def rows_of(context: Context, mentor: Trained, learner: Learner, data: Data) -> 
     tokenizer, encoder_decoder = once(
         context, f"tokenizer of {mentor.path}", lambda: load_tokenizer(mentor.path)
     )
-    groups = [
-        group for some in (data.train, data.dev) for group in rendered(tokenizer, learner.asking, some)
-    ]
+    groups = rendered(tokenizer, learner, [*data.train, *data.dev], encoder_decoder=encoder_decoder)
     found = tokenise(
         tokenizer,
         groups,
@@ -203,9 +201,7 @@ def _live(stage: SoftLabelStage) -> SoftLabels:
     from limbeck.soft_labels.tokenizers import vocabulary_of
 
     mentor = stage.mentor
-    loaded = load(
-        str(mentor.path), dtype=mentor.learner.settings.dtype, device=stage.learner.settings.device
-    )
+    loaded = load(str(mentor.path), dtype=mentor.learner.settings.dtype, device=stage.learner.settings.device)
     return Live(
         loaded.model, stage.settings.codec, stage.settings.temperature, vocabulary_of(loaded.tokenizer)
     )
