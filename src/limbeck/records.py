@@ -1,6 +1,6 @@
 """The records that travel between stages, and the JSONL files they live in.
 
-One record is one line. Files are written whole or not at all (`write_whole`),
+One record is one line. Files are written whole or not at all (`files.whole_file`),
 except append logs of paid-for work, whose torn last line is dropped on reading.
 Lines end with "\\n" only: U+2028 and U+0085 occur inside real questions.
 """
@@ -8,16 +8,14 @@ Lines end with "\\n" only: U+2028 and U+0085 occur inside real questions.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from limbeck.errors import DataError, DiskError
+from limbeck.files import whole_file
 
 
 class Record(BaseModel):
@@ -132,43 +130,13 @@ class Example(Record):
 
 R = TypeVar("R", bound=Record)
 
-
-@contextmanager
-def write_whole(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that appears under `path` only when the block ends well.
-
-    Raises:
-        DiskError: the folder cannot be written or the disk is full.
-    """
-    partial: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
-    except OSError as error:
-        raise DiskError(path, error) from error
-    finally:
-        if partial is not None:
-            with suppress(OSError):
-                os.unlink(partial)
-
-
-def _umask() -> int:
-    """The process's umask (mkstemp ignores it, so that files come out 0600)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+write_whole = whole_file  # until training.checkpoints, published.found and report name the new one
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> int:
     """Write records to `path`, whole or not at all; return how many."""
     count = 0
-    with write_whole(path) as stream:
+    with whole_file(path) as stream:
         for record in records:
             stream.write(record.model_dump_json() + "\n")
             count += 1
@@ -177,7 +145,7 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
 
 def write_json(path: Path, value: object) -> None:
     """Write one JSON document to `path`, whole or not at all."""
-    with write_whole(path) as stream:
+    with whole_file(path) as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from limbeck.lm import Prompt, Sampling
 from limbeck.lm.load import Loaded, load
 from limbeck.lm.local import LocalModel, prompt_ids
-from limbeck.lm.saving import save
+from limbeck.lm.saving import export, save
 from limbeck.lm.settings import LoraSettings
 from limbeck.records import Example
 from limbeck.training.parts import FineTune
@@ -103,18 +104,21 @@ def test_an_adapter_generates_and_is_saved_merged_or_alone(folder: Path, tmp_pat
     assert not torch.allclose(adapted, plain, atol=1e-2)
     assert by_limbeck(loaded, PROMPTS) == [read(loaded, ids) for ids in by_library(loaded, PROMPTS)]
 
-    save(loaded, tmp_path / "merged")
-    save(loaded, tmp_path / "alone", merge=False)
+    save(loaded, tmp_path / "alone")
+    save(replace(loaded, base=""), tmp_path / "moving")  # as a model from scratch, its base beside it
     assert torch.equal(logits(loaded), adapted), "saving changed the model"
-    merged, alone = load(tmp_path / "merged"), load(tmp_path / "alone")
-    apart = load(tmp_path / "alone", merge_adapter=False)
-    assert (merged.lora, alone.lora, apart.lora) == (False, False, True)
+    (tmp_path / "moving").rename(tmp_path / "moved")
+    export(tmp_path / "moved", tmp_path / "exported")
+    merged, alone = load(tmp_path / "exported"), load(tmp_path / "alone")
+    apart, own = (load(tmp_path / name, trainable=True) for name in ("alone", "moved"))
+    assert [one.lora for one in (merged, alone, apart, own)] == [False, False, True, True]
+    assert (apart.base, own.base, alone.base) == (str(folder), "", "")
     assert all(
         parameter.requires_grad == ("lora" in name) for name, parameter in apart.model.named_parameters()
     )
     torch.testing.assert_close(logits(merged), adapted, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(logits(alone), adapted, atol=1e-4, rtol=1e-4)
-    assert torch.equal(logits(apart), adapted)
+    assert torch.equal(logits(apart), adapted) and torch.equal(logits(own), adapted)
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
+from limbeck import files
 from limbeck.errors import DiskError, ModelError, RecipeError
-from limbeck.lm import saving
-from limbeck.lm.load import Loaded, load
-from limbeck.lm.saving import save
+from limbeck.lm.load import Loaded, load, read_config
+from limbeck.lm.saving import export, merged, save
 from limbeck.lm.settings import LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer
 
@@ -194,8 +194,8 @@ def test_an_adapter_with_a_new_padding_row_comes_back(folder: Path, tmp_path: Pa
     model.resize_token_embeddings(len(tokenizer))
     base = written(tmp_path / "base", model, tokenizer)
     loaded = load(with_tokens(base, pad_token=None), lora=LORA)
-    save(loaded, tmp_path / "alone", merge=False)
-    again = load(tmp_path / "alone", merge_adapter=False)
+    save(loaded, tmp_path / "alone")
+    again = load(tmp_path / "alone", trainable=True)
     assert again.tokenizer.pad_token_id == loaded.tokenizer.pad_token_id == len(tokenizer)
     assert same(state(again), state(loaded))
 
@@ -359,28 +359,66 @@ def test_a_model_that_only_fills_gaps_is_refused(tmp_path: Path) -> None:
         load(written(tmp_path / "bert", BertForMaskedLM(config), tokenizer))
 
 
-def test_adapters_without_a_base(folder: Path, tmp_path: Path) -> None:
-    scratch = load("tiny-causal-xs", tokenizer_texts=TEXTS, lora=LORA, device="cpu")
-    with pytest.raises(ModelError, match="an adapter of a model from scratch has no base; save it merged"):
-        save(scratch, tmp_path / "alone", merge=False)
-    assert not (tmp_path / "alone").exists()
-    save(scratch, tmp_path / "merged")
-    assert not load(tmp_path / "merged").lora
+def nudge(loaded: Loaded, by: float) -> Loaded:
+    """Give an adapter an effect."""
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(by)
+    return loaded
 
-    save(load(folder, lora=LORA), tmp_path / "adapter", merge=False)
+
+def logits(loaded: Loaded) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = loaded.model.eval()(input_ids=torch.tensor([[5, 6, 7]])).logits
+    return found
+
+
+def test_an_adapter_of_a_model_from_scratch_carries_its_base_and_may_move(tmp_path: Path) -> None:
+    made = nudge(load("tiny-causal-xs", tokenizer_texts=TEXTS, lora=LORA, device="cpu"), 0.1)
+    save(made, tmp_path / "model", about={"format": "plain"})
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.safetensors")}
+    assert found == {"model/adapter_model.safetensors", "model/base/model.safetensors"}
+    (tmp_path / "model").rename(tmp_path / "moved")
+    assert read_config(tmp_path / "moved").model_type == made.bare.config.model_type
+    again = load(tmp_path / "moved", lora=LORA, trainable=True, device="cpu")
+    assert same(state(again), state(made)) and again.tokenizer.get_vocab() == made.tokenizer.get_vocab()
+    save(again, tmp_path / "second")  # trained on, it carries its base along
+    torch.testing.assert_close(logits(load(tmp_path / "second", device="cpu")), logits(made))
+    export(tmp_path / "second", tmp_path / "whole")
+    torch.testing.assert_close(logits(load(tmp_path / "whole", device="cpu")), logits(made))
+    assert not (tmp_path / "whole" / "adapter_config.json").exists()
+
+
+def test_what_export_writes_is_in_the_type_it_was_trained_in(folder: Path, tmp_path: Path) -> None:
+    save(load(folder, lora=LORA, dtype="bfloat16"), tmp_path / "adapter", about={"dtype": "bfloat16"})
+    export(tmp_path / "adapter", tmp_path / "half")
+    export(tmp_path / "adapter", tmp_path / "full", dtype="float32")
+    kinds = [
+        {tensor.dtype for tensor in load_file(tmp_path / name / "model.safetensors").values()}
+        for name in ("half", "full")
+    ]
+    assert kinds == [{torch.bfloat16}, {torch.float32}]
+    assert json.loads((tmp_path / "half" / "limbeck.json").read_text()) == {"dtype": "bfloat16"}
+
+
+def test_a_base_that_is_gone_or_not_named(folder: Path, tmp_path: Path) -> None:
+    save(load(folder, lora=LORA), tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(folder)
     shutil.rmtree(folder)
     with pytest.raises(ModelError, match=re.escape(f"{folder}: no such folder")):
         load(tmp_path / "adapter")
     change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=None)
-    with pytest.raises(
-        ModelError, match=r"no base model is named; set base_model_name_or_path in adapter_config\.json"
-    ):
-        load(tmp_path / "adapter")
+    for read in (load, read_config):
+        with pytest.raises(
+            ModelError, match=r"no base model is named; set base_model_name_or_path in adapter_config\.json"
+        ):
+            read(tmp_path / "adapter")
 
 
 def test_a_broken_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
-    save(load(folder, lora=LORA), adapter, merge=False)
+    save(load(folder, lora=LORA), adapter)
     weights = load_file(adapter / "adapter_model.safetensors")
     lacking = {name: tensor for name, tensor in weights.items() if "layers.1" not in name}
     save_file(lacking, adapter / "adapter_model.safetensors")
@@ -401,20 +439,53 @@ def test_a_broken_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
         load(adapter)
 
 
-def test_a_second_adapter_goes_on_a_merged_one_only(folder: Path, tmp_path: Path) -> None:
-    save(load(folder, lora=LORA), tmp_path / "adapter", merge=False)
-    assert load(tmp_path / "adapter", lora=LORA).lora
-    with pytest.raises(
-        ModelError, match="an adapter cannot carry a second one; drop lora or merge the first"
-    ):
-        load(tmp_path / "adapter", lora=LORA, merge_adapter=False)
+def test_an_adapter_goes_on_or_is_merged_under_a_second_one(folder: Path, tmp_path: Path) -> None:
+    first = nudge(load(folder, lora=LORA), 0.1)
+    save(first, tmp_path / "first")
+    going_on = load(tmp_path / "first", lora=LORA, trainable=True)
+    assert going_on.lora and same(state(going_on), state(first))
+    assert any(p.requires_grad for p in going_on.model.parameters())
+    second = nudge(load(tmp_path / "first", lora=LORA, seed=1), 0.2)
+    save(second, tmp_path / "second")
+    both = load(tmp_path / "second")
+    torch.testing.assert_close(logits(both), logits(second))
+    assert not torch.allclose(logits(both), logits(first)), (
+        "the first adapter is in the base it is saved with"
+    )
+    plain = load(tmp_path / "first", lora=None)
+    assert not plain.lora and all(p.requires_grad for p in plain.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"r": 4}, "has r = 2, lora.r asks for 4"),
+        ({"alpha": 8}, "has alpha = 4.0, lora.alpha asks for 8"),
+        ({"target_modules": ("q_proj",)}, "lora.target_modules asks for ['q_proj']"),
+    ],
+)
+def test_training_does_not_go_on_with_other_settings(
+    folder: Path, tmp_path: Path, other: dict[str, Any], says: str
+) -> None:
+    save(load(folder, lora=LORA), tmp_path / "adapter")
+    with pytest.raises(ModelError, match=re.escape(says)):
+        load(tmp_path / "adapter", lora=LORA.model_copy(update=other), trainable=True)
+
+
+def test_merged_is_an_ordinary_model(folder: Path, tmp_path: Path) -> None:
+    loaded = nudge(load(folder, lora=LORA), 0.1)
+    before = logits(loaded)
+    whole = merged(loaded)
+    save(whole, tmp_path / "whole")
+    assert not whole.lora and not (tmp_path / "whole" / "adapter_config.json").exists()
+    torch.testing.assert_close(logits(load(tmp_path / "whole")), before)
 
 
 def test_a_base_given_by_a_relative_path_is_found_from_elsewhere(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    save(load(folder.name, lora=LORA), tmp_path / "adapter", merge=False)
+    save(load(folder.name, lora=LORA), tmp_path / "adapter")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert load(tmp_path / "adapter").name == str(tmp_path / "adapter")
@@ -430,7 +501,7 @@ def test_a_failed_save_leaves_the_older_folder(folder: Path, monkeypatch: pytest
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "_to_disk", full)
+    monkeypatch.setattr(files, "_to_disk", full)
     with pytest.raises(DiskError, match=f"{folder}: No space left on device; free the space"):
         save(loaded, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
@@ -467,7 +538,7 @@ def test_the_older_folder_survives_the_last_moment(folder: Path, monkeypatch: py
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
     folder.rename(folder.parent / ".model.old")  # as a kill between the two moves leaves it
-    monkeypatch.setattr(saving, "_to_disk", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(files, "_to_disk", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(DiskError):
         save(loaded, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -248,18 +248,19 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 from transformers import AutoModelForCausalLM
+from limbeck.files import AppendLog
 from limbeck.soft_labels import writing as soft_writing
 from limbeck.training.collate import Row
 from limbeck.training.settings import CodecSettings
 
-folder, model, write = Path(sys.argv[1]), sys.argv[2], soft_writing._append_line
+folder, model, write = Path(sys.argv[1]), sys.argv[2], AppendLog.append
 soft_writing.SHARD_BATCHES = 2
-def killing(path, line):
-    if '"shard":2' in line:  # its data stands on the disk, its line does not
-        path.open("a").write(line[:20])
+def killing(log, line):
+    if b'"shard":2' in line:  # its data stands on the disk, its line does not
+        log.path.open("ab").write(line[:20])
         os.kill(os.getpid(), signal.SIGKILL)
-    write(path, line)
-soft_writing._append_line = killing
+    return write(log, line)
+AppendLog.append = killing
 rows = [Row(*row) for row in eval(sys.stdin.read())]
 soft_writing.write_cache(folder, AutoModelForCausalLM.from_pretrained(model), rows, 0, CodecSettings(k=6),
     2.0, 43, {"mentor": "a" * 64, "tokenizer": "b" * 64}, batch_tokens=40)

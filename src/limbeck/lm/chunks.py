@@ -1,24 +1,29 @@
-"""Long generation that survives a kill bit for bit.
+"""Long generation that survives a kill bit for bit, and is shared out among ranks.
 
 A local model's greedy outputs can flip on near-ties when a batch is composed
 differently. So prompts are cut once, by their order alone, into chunks; a chunk's
 completions are appended to a log in one write, and after a kill whole chunks are
 read back and only the rest runs, in the very batches it would have run in.
+
+Under several ranks each completes every n-th chunk that is missing and appends it to a log
+of its own; each reads the others' chunks from theirs. So one process and several say the same.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pydantic import ValidationError
 
-from limbeck.errors import DataError, DiskError
+from limbeck import ranks
+from limbeck.errors import DataError
+from limbeck.files import AppendLog
 from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
 from limbeck.records import Record, first_problem
 
@@ -37,7 +42,7 @@ class Batched(Protocol):
 
 
 class Chunk(Record):
-    """One line of the log."""
+    """One line of a log."""
 
     chunk: int
     seconds: float
@@ -45,21 +50,43 @@ class Chunk(Record):
     completions: tuple[Completion, ...]
 
 
+class _Log:
+    """One rank's log, as far as it was read."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = AppendLog(path)
+        self.seconds = 0.0
+        self._read = 0  # bytes
+        self._lines = 0
+
+    def news(self) -> Iterator[tuple[str, Chunk]]:
+        """The whole chunks that were appended since the last call, each with its place."""
+        self.file.refresh()
+        for start, line in self.file.lines(self._read):
+            self._lines += 1
+            self._read = start + len(line)
+            if line.strip():
+                place = f"{self.file.path}:{self._lines}"
+                yield place, _chunk(place, line)
+
+    def append(self, chunk: Mapping[str, object]) -> None:
+        self.file.append(json.dumps(chunk).encode())
+
+
 class Chunks:
     """`Complete` in resumable chunks.
 
-    The log belongs to one fingerprinted stage: it does not check that the
-    model and the sampling are those that wrote it.
+    The logs belong to one fingerprinted stage: they do not check that the
+    model and the sampling are those that wrote them.
 
     Args:
-        complete: who speaks.
-        log: JSONL, a line per whole chunk; made with the first one.
+        complete: the model.
+        log: JSONL, a line per whole chunk; made with the first one. Rank n's is `log` with `.n` behind it.
         size: completions of a chunk, cut down to whole prompts; None: `BATCHES`
             times as many as the model makes side by side.
 
     Attributes:
-        seconds: the model's time for all chunks so far, old and new.
-        from_memory: completions that were read back from the log.
+        from_memory: completions that were read back from the logs at the beginning.
     """
 
     def __init__(self, complete: Complete, log: Path, size: int | None = None) -> None:
@@ -67,38 +94,96 @@ class Chunks:
         self.log = log
         rows = complete.max_rows if isinstance(complete, Batched) else ROWS
         self.size = BATCHES * rows if size is None else size
-        self.seconds = 0.0
         self.from_memory = 0
+        self._logs: dict[int, _Log] = {}
 
     @property
     def name(self) -> str:
         return self.complete.name
 
+    @property
+    def seconds(self) -> float:
+        """The model's time for all chunks so far, old and new: that of the rank that took longest."""
+        return max((log.seconds for log in self._logs.values()), default=0.0)
+
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
-        """Yield each completion as it arrives; it is kept once its chunk is whole.
+        """Yield the completions, chunk by chunk and the same on every rank; a whole chunk is kept.
 
         Raises:
-            DataError: a line of the log is damaged or of other prompts.
-            DiskError: the log cannot be read or written.
+            DataError: a line of a log is damaged or of other prompts.
+            DiskError: a log cannot be read or written.
         """
-        done = self._read()
-        # Similar lengths side by side, so that a chunk's batches waste little padding.
+        # Similar lengths next to each other, so that a chunk's batches waste little padding.
         ordered = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
         step = max(1, self.size // sampling.n)
-        for number, start in enumerate(range(0, len(ordered), step)):
-            mine = ordered[start : start + step]
-            if number in done:
-                yield from self._recall(*done[number], mine)
+        chunks = [ordered[start : start + step] for start in range(0, len(ordered), step)]
+        found = self._found()
+        done = ranks.share(sorted(found))  # another rank may have read a line more
+        missing = [number for number in range(len(chunks)) if number not in set(done)]
+        owners = {number: place % ranks.world() for place, number in enumerate(missing)}
+        mine = deque(number for number in missing if owners[number] == ranks.rank())
+        ahead: dict[int, list[Completion]] = {}
+        for number, asked in enumerate(chunks):
+            if number not in owners:
+                completions = self._recall(*found[number], asked)
+                self.from_memory += len(completions)
+                yield from completions
+            elif number in ahead:
+                yield from ahead.pop(number)
+            elif owners[number] == ranks.rank():
+                yield from self._work(mine.popleft(), asked, sampling)
             else:
-                yield from self._work(number, mine, sampling)
+                while number not in found:  # its rank is at it: do what comes next here
+                    if mine:
+                        next_one = mine.popleft()
+                        ahead[next_one] = list(self._work(next_one, chunks[next_one], sampling))
+                    else:
+                        ranks.pause()
+                    self._hear(owners[number], found)
+                yield from self._recall(*found[number], asked)
+        ranks.barrier()  # nobody reads a log that another one removes
 
-    def _recall(self, line: int, chunk: Chunk, prompts: Sequence[Prompt]) -> Iterator[Completion]:
+    def forget(self) -> None:
+        """Remove the logs, once what they hold is kept elsewhere; rank 0 does it."""
+        if ranks.main():
+            for path in self._paths().values():
+                path.unlink(missing_ok=True)
+
+    def _paths(self) -> dict[int, Path]:
+        """The logs that there are, by rank; today's world may be smaller than the one that wrote them."""
+        found = {0: self.log}
+        for path in self.log.parent.glob(f"{self.log.name}.*"):
+            number = path.name.removeprefix(f"{self.log.name}.")
+            if number.isdecimal():
+                found[int(number)] = path
+        return dict(sorted(found.items()))
+
+    def _log(self, rank: int) -> _Log:
+        if rank not in self._logs:
+            path = self.log if rank == 0 else self.log.with_name(f"{self.log.name}.{rank}")
+            self._logs[rank] = _Log(path)
+        return self._logs[rank]
+
+    def _found(self) -> dict[int, tuple[str, Chunk]]:
+        """The whole chunks of all logs by number, each with its place."""
+        self._logs = {}
+        found: dict[int, tuple[str, Chunk]] = {}
+        for rank in self._paths():
+            self._hear(rank, found)
+        return found
+
+    def _hear(self, rank: int, found: dict[int, tuple[str, Chunk]]) -> None:
+        """Take note of what a rank has finished since."""
+        log = self._log(rank)
+        for place, chunk in log.news():
+            found[chunk.chunk] = (place, chunk)
+            log.seconds += chunk.seconds
+
+    def _recall(self, place: str, chunk: Chunk, prompts: Sequence[Prompt]) -> tuple[Completion, ...]:
         if chunk.prompts != tuple(prompt.id for prompt in prompts):
-            message = "completions of other prompts; delete the file to complete all prompts anew"
-            raise DataError(f"{self.log}:{line}", message)
-        self.seconds += chunk.seconds
-        self.from_memory += len(chunk.completions)
-        yield from chunk.completions
+            message = "completions of other prompts; delete the file to complete all prompts again"
+            raise DataError(place, message)
+        return chunk.completions
 
     def _work(self, number: int, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
         fresh: list[Completion] = []
@@ -112,44 +197,22 @@ class Chunks:
                 yield completion
                 clock = time.monotonic()  # the reader's time is not the model's
         seconds += time.monotonic() - clock
-        self._append(number, seconds, prompts, fresh)
-        self.seconds += seconds
+        log = self._log(ranks.rank())
+        log.append(
+            {
+                "chunk": number,
+                "seconds": seconds,
+                "prompts": [prompt.id for prompt in prompts],
+                "completions": [asdict(completion) for completion in fresh],
+            }
+        )
+        log.seconds += seconds
 
-    def _read(self) -> dict[int, tuple[int, Chunk]]:
-        """The whole chunks by number, each with its line; a torn last line is cut off."""
-        try:
-            if not self.log.exists():
-                return {}
-            *lines, torn = self.log.read_bytes().split(b"\n")
-            if torn:  # must not be glued to the next line
-                os.truncate(self.log, self.log.stat().st_size - len(torn))
-        except OSError as error:
-            raise DiskError(self.log, error) from error
-        whole: dict[int, tuple[int, Chunk]] = {}
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                chunk = Chunk.model_validate(json.loads(line))
-            except ValueError as error:
-                reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-                message = f"not a chunk of completions ({reason}); delete the line to complete it again"
-                raise DataError(f"{self.log}:{number}", message) from None
-            whole[chunk.chunk] = (number, chunk)
-        return whole
 
-    def _append(
-        self, number: int, seconds: float, prompts: Sequence[Prompt], completions: Sequence[Completion]
-    ) -> None:
-        chunk = {
-            "chunk": number,
-            "seconds": seconds,
-            "prompts": [prompt.id for prompt in prompts],
-            "completions": [asdict(completion) for completion in completions],
-        }
-        try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a", encoding="utf-8", newline="\n") as stream:
-                stream.write(json.dumps(chunk) + "\n")
-        except OSError as error:
-            raise DiskError(self.log, error) from error
+def _chunk(place: str, line: bytes) -> Chunk:
+    try:
+        return Chunk.model_validate(json.loads(line))
+    except ValueError as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        message = f"not a chunk of completions ({reason}); delete the line to complete it again"
+        raise DataError(place, message) from None

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as library_log
 
+from limbeck import ranks
 from limbeck.errors import ModelError, RecipeError
 from limbeck.lm.settings import LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, read_tokenizer, seeded
@@ -36,13 +37,19 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 
 NEW_PAD = "<pad>"
 
+ADAPTER = "adapter_config.json"
+
+BASE = "base"
+"""In an adapter's folder: its base model, where that is in no folder of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model with its tokenizer, ready to train or to generate.
 
     `model` is a transformers model, or peft's wrapper around one when `lora`;
-    `name` is what records call it.
+    `name` is what records call it; `base` is where its weights (without the adapter)
+    come from: a name on the hub, an absolute folder, or "" for a model that is in none.
     """
 
     model: Any
@@ -50,6 +57,7 @@ class Loaded:
     encoder_decoder: bool
     name: str
     lora: bool = False
+    base: str = ""
 
     @property
     def bare(self) -> Any:
@@ -66,7 +74,7 @@ def load(
     lora: LoraSettings | None = None,
     dtype: Dtype = "float32",
     device: str = "auto",
-    merge_adapter: bool = True,
+    trainable: bool = False,
     name: str | None = None,
 ) -> Loaded:
     """A model with its tokenizer, by name, by folder, or from scratch.
@@ -83,38 +91,58 @@ def load(
         seed: of the weights of a model from scratch and of a new adapter.
         tokenizer_texts: texts that a model from scratch makes its tokenizer from.
         tokenizer_of: model folder whose tokenizer a model from scratch takes instead.
-        lora: put a new adapter on the model and freeze the rest.
+        lora: put a new adapter on the model and freeze the rest; a saved adapter is first folded
+            into its base model, unless `trainable`.
         dtype: of the weights; adapters on bfloat16 weights are kept in float32.
         device: "auto" (the first GPU if there is one), "cpu", "cuda", "cuda:1".
-        merge_adapter: fold a saved adapter into its base model; False keeps it apart and trainable.
+        trainable: keep a saved adapter apart, to go on training it; `lora`, if given, must be what it
+            was made with. Without a saved adapter nothing changes.
         name: what records call the model; None: `name_or_path`.
 
     Raises:
-        ModelError: no such model, a broken folder, a missing end-of-sequence token.
+        ModelError: no such model, a broken folder, a missing end-of-sequence token; a saved
+            adapter of other settings.
         RecipeError: a device or dtype that this machine does not have.
     """
     target, number = _device(device), _dtype(dtype)
-    text, adapter = str(name_or_path), False
+    text, adapter, base = str(name_or_path), False, ""
     if is_tiny(text) and not Path(text).exists():
         model, tokenizer = _from_scratch(text, tokenizer_of, tokenizer_texts, seed, number)
     else:
         place = _place(text)
         with quiet(isinstance(place, Path)):
-            if isinstance(place, Path) and (place / "adapter_config.json").exists():
-                model, tokenizer, adapter = _with_adapter(place, number, merge_adapter)
+            if isinstance(place, Path) and (place / ADAPTER).exists():
+                adapter = trainable
+                model, tokenizer, base = _with_adapter(place, number, not trainable, lora)
             else:
                 model, tokenizer = _plain(place, number)
-    if lora is not None:
-        if adapter:
-            raise ModelError(f"{text}: an adapter cannot carry a second one; drop lora or merge the first")
+                base = str(place)
+    if lora is not None and not adapter:
         model = _add_lora(model, lora, seed, text)
         adapter = True
-    return Loaded(model.to(target), tokenizer, bool(model.config.is_encoder_decoder), name or text, adapter)
+    both = bool(model.config.is_encoder_decoder)
+    return Loaded(model.to(target), tokenizer, both, name or text, adapter, base)
+
+
+def read_config(name_or_path: str | Path) -> Any:
+    """The configuration of a model, or of the base model of a saved adapter, without its weights.
+
+    Raises:
+        ModelError: no such model, or a broken folder.
+    """
+    place = _place(str(name_or_path))
+    if isinstance(place, Path) and (place / ADAPTER).exists():
+        place = _place(_base_of(place, _adapter_config(place)))
+    with quiet(isinstance(place, Path)), _explained(place, "config.json"):
+        return AutoConfig.from_pretrained(place, trust_remote_code=False)
 
 
 def _device(name: str) -> torch.device:
+    """Under several ranks "auto" and "cuda" are each rank's own GPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and ranks.world() > 1:
+        name = f"cuda:{ranks.local()}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -147,7 +175,7 @@ def _place(text: str) -> Path | str:
     """The folder, as an absolute path (adapters store it), or the name of a model on the hub."""
     path = Path(text).expanduser()
     if path.is_dir():
-        if not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
+        if not any((path / file).exists() for file in ("config.json", ADAPTER)):
             raise ModelError(f"{text}: no model folder, it has no config.json; give one that has")
         return path.resolve()
     if path.exists():
@@ -245,18 +273,16 @@ def _fit_embeddings(place: Path | str, model: Any, tokenizer: Any) -> None:
             layer.weight[rows] = layer.weight[:rows].mean(dim=0)
 
 
-def _with_adapter(folder: Path, dtype: torch.dtype, merge: bool) -> tuple[Any, Any, bool]:
-    """A saved adapter on its base model; the third value says whether it stayed apart."""
-    from peft import PeftConfig, PeftModel  # seconds of import, needed only here
+def _with_adapter(
+    folder: Path, dtype: torch.dtype, merge: bool, lora: LoraSettings | None
+) -> tuple[Any, Any, str]:
+    """A saved adapter on its base model, or folded into it; the third value is `Loaded.base`."""
+    from peft import PeftModel  # seconds of import, needed only here
 
-    with _explained(folder, "adapter_config.json"):
-        config = PeftConfig.from_pretrained(str(folder))
-    if config.peft_type != "LORA":
-        raise ModelError(f"{folder}: an adapter of type {config.peft_type.value}; only LORA is supported")
-    if not (base := config.base_model_name_or_path):
-        raise ModelError(
-            f"{folder}: no base model is named; set base_model_name_or_path in adapter_config.json"
-        )
+    config = _adapter_config(folder)
+    if not merge and lora is not None:
+        _same_adapter(folder, config, lora)
+    base = _base_of(folder, config)
     own = (folder / "tokenizer_config.json").exists()
     model, tokenizer = _plain(_place(base), dtype, folder if own else None)
     with seeded(0), _explained(folder, "the adapter"), warnings.catch_warnings():
@@ -264,7 +290,45 @@ def _with_adapter(folder: Path, dtype: torch.dtype, merge: bool) -> tuple[Any, A
             "error", "Found missing adapter keys"
         )  # they would stay at their random start
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
-    return (model.merge_and_unload(), tokenizer, False) if merge else (model, tokenizer, True)
+    if merge:  # peft had frozen the base model
+        return model.merge_and_unload().requires_grad_(True), tokenizer, ""
+    return model, tokenizer, "" if Path(base) == folder / BASE else base
+
+
+def _adapter_config(folder: Path) -> Any:
+    from peft import PeftConfig  # seconds of import, needed only here
+
+    with _explained(folder, ADAPTER):
+        config = PeftConfig.from_pretrained(str(folder))
+    if config.peft_type != "LORA":
+        raise ModelError(f"{folder}: an adapter of type {config.peft_type.value}; only LORA is supported")
+    return config
+
+
+def _base_of(folder: Path, config: Any) -> str:
+    """Where the base model of an adapter is: in the adapter's own folder, or where its config says."""
+    base = config.base_model_name_or_path
+    if not base:
+        raise ModelError(
+            f"{folder}: no base model is named; set base_model_name_or_path in adapter_config.json"
+        )
+    inside = base == BASE and (folder / BASE).is_dir()
+    return str(folder / BASE) if inside else str(base)
+
+
+def _same_adapter(folder: Path, config: Any, lora: LoraSettings) -> None:
+    """Refuse to go on with an adapter of other settings."""
+    found: dict[str, Any] = {"r": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
+    asked: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha, "dropout": lora.dropout}
+    if lora.target_modules != "all-linear":
+        found["target_modules"] = sorted(config.target_modules)
+        asked["target_modules"] = sorted(lora.target_modules)
+    for name, value in asked.items():
+        if found[name] != value:
+            raise ModelError(
+                f"{folder}: its adapter has {name} = {found[name]}, lora.{name} asks for {value}; "
+                "give it the same settings, or merge it first"
+            )
 
 
 def _add_lora(model: Any, lora: LoraSettings, seed: int, name: str) -> Any:

@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from pydantic import ValidationError
 
-from limbeck.errors import DataError, DiskError, RunInUseError
+from limbeck.errors import DataError
+from limbeck.files import AppendLog
 from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id
 from limbeck.lm.cost import Ledger, Receipt, Request
 from limbeck.records import Record, first_problem
+
+ALWAYS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+"""Of the sampling, always part of the key; any other setting only where it is not at its default."""
 
 
 class Ask(Protocol):
@@ -100,12 +103,10 @@ class Remembered:
     ) -> None:
         self._complete = complete
         self._ask = ask
-        self._path = path
-        self._speaker = _hashed(dict(key)).hexdigest()
-        self._durable = durable
+        self._log = AppendLog(path, durable=durable)
+        self._model = _hashed(dict(key)).hexdigest()
         self._lock = threading.Lock()
         self._offsets: dict[bytes, int] = {}  # key -> where its line starts; the texts stay on disk
-        self._end = self._size = 0  # bytes of whole lines, and of the file as we last saw it
         self.ledger = Ledger()
         self.from_memory = 0
         self._read()
@@ -166,18 +167,13 @@ class Remembered:
                 yield completion
 
     def _recall(self, keys: Iterable[bytes]) -> Iterator[Completion]:
-        with _reading(self._path) as log:
-            for key in keys:
-                log.seek(self._offsets[key])
-                completion = _entry(log.readline()).receipt.completion
-                self.from_memory += 1
-                yield completion
+        for line in self._log.at(self._offsets[key] for key in keys):
+            completion = _entry(line).receipt.completion
+            self.from_memory += 1
+            yield completion
 
     def _keyed(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[Request, bytes]]:
-        settings = asdict(sampling)
-        del settings["n"]
-        settings |= {"temperature": float(sampling.temperature), "top_p": float(sampling.top_p)}
-        common = _hashed([self._speaker, settings])
+        common = _hashed([self._model, _decisive(sampling)])
         for prompt in prompts:
             mine = common.copy()
             system = [prompt.system] if prompt.system else []  # logs of 0.1.0 know none
@@ -188,27 +184,16 @@ class Remembered:
                 yield Request(prompt, index), one.digest()
 
     def _read(self) -> None:
-        """Index the log; a last line without its end is set aside, to be cut off before appending."""
-        try:
-            exists = self._path.exists()
-        except OSError as error:
-            raise DiskError(self._path, error) from error
-        if not exists:
-            return
-        with _reading(self._path) as log:
-            for number, line in enumerate(log, start=1):
-                self._size += len(line)
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    entry = _entry(line)
-                    self._offsets[bytes.fromhex(entry.key)] = self._end
-                except ValueError as error:
-                    reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-                    message = f"not a remembered completion ({reason}); delete the line to ask it again"
-                    raise DataError(f"{self._path}:{number}", message) from None
-                self._end = self._size
-                self.ledger.add(entry.receipt)
+        """Index the log."""
+        for number, (offset, line) in enumerate(self._log.lines(), start=1):
+            try:
+                entry = _entry(line)
+                self._offsets[bytes.fromhex(entry.key)] = offset
+            except ValueError as error:
+                reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+                message = f"not a remembered completion ({reason}); delete the line to ask it again"
+                raise DataError(f"{self._log.path}:{number}", message) from None
+            self.ledger.add(entry.receipt)
 
     def _append(self, key: bytes, receipt: Receipt) -> None:
         completion = receipt.completion
@@ -221,38 +206,10 @@ class Remembered:
             priced=receipt.priced,
         )
         # ASCII escapes, so that even a text with half a surrogate pair can be kept
-        line = json.dumps(entry.model_dump()).encode() + b"\n"
+        line = json.dumps(entry.model_dump()).encode()
         with self._lock:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                try:
-                    self._write(handle, line)
-                finally:
-                    os.close(handle)
-            except OSError as error:
-                raise DiskError(self._path, error) from error
-            self._offsets[key] = self._end
-            self._end = self._size = self._end + len(line)
+            self._offsets[key] = self._log.append(line)
             self.ledger.add(receipt)
-
-    def _write(self, handle: int, line: bytes) -> None:
-        """Append one whole line, or leave the log as it was."""
-        if os.fstat(handle).st_size != self._size:
-            raise RunInUseError(f"{self._path}: another process writes here; let one of them end first")
-        if self._size > self._end:
-            os.ftruncate(handle, self._end)  # a torn last line
-            self._size = self._end
-        try:
-            rest = line
-            while rest:
-                rest = rest[os.write(handle, rest) :]
-            if self._durable:
-                os.fsync(handle)
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(handle, self._end)
-            raise
 
 
 def ledger_of(path: Path) -> Ledger:
@@ -273,17 +230,16 @@ class _Nobody:
         raise NotImplementedError
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        with path.open("rb") as log:
-            yield log
-    except OSError as error:
-        raise DiskError(path, error) from error
-
-
 def _entry(line: bytes) -> Entry:
     return Entry.model_validate(json.loads(line))  # pydantic's own reader refuses half surrogate pairs
+
+
+def _decisive(sampling: Sampling) -> dict[str, object]:
+    """The settings that decide what is drawn. A new one at its default changes no key."""
+    settings = {one.name: getattr(sampling, one.name) for one in fields(sampling) if one.name != "n"}
+    defaults = asdict(Sampling())
+    kept = {name: value for name, value in settings.items() if name in ALWAYS or value != defaults[name]}
+    return kept | {"temperature": float(sampling.temperature), "top_p": float(sampling.top_p)}
 
 
 def _hashable(parts: object) -> bytes:

@@ -1,87 +1,95 @@
-"""Models saved as ordinary Hugging Face folders, whole or not at all."""
+"""Models saved as ordinary Hugging Face folders, or as adapters; whole or not at all."""
 
 from __future__ import annotations
 
-import copy
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
-from limbeck.errors import DiskError, ModelError
-from limbeck.lm.load import Loaded, first_line, quiet
+from limbeck import ranks
+from limbeck.errors import DiskError
+from limbeck.files import whole_folder
+from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, first_line, load, quiet
+
+ABOUT = "limbeck.json"
 
 
-def save(
-    loaded: Loaded, folder: Path, *, merge: bool = True, about: Mapping[str, object] | None = None
-) -> None:
+def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = None) -> None:
     """Write model and tokenizer to `folder`, whole or not at all; an older folder is replaced.
+
+    A model with an adapter is saved as the adapter alone, with the name or the folder of its base
+    model. A base model that is in no folder (from scratch, or with an earlier adapter folded in) is
+    written once beside it, as `base/`. For one ordinary folder save `merged(loaded)`, or `export` later.
+
+    Under several ranks, rank 0 writes and the others do nothing.
 
     Args:
         loaded: the model; it is not changed.
-        folder: where; an ordinary Hugging Face folder with safetensors weights.
-        merge: fold a LoRA adapter into the weights (the model is copied for that);
-            False writes the adapter alone, which needs its base model to be loaded.
+        folder: where; safetensors weights.
         about: written beside the weights as `limbeck.json`.
 
     Raises:
         DiskError: the folder cannot be written.
-        ModelError: an adapter alone of a model that is in no folder and has no name.
     """
-    written = loaded.model
-    if loaded.lora and merge:
-        written = copy.deepcopy(loaded.model).merge_and_unload()
-    elif loaded.lora and not loaded.bare.name_or_path:
-        raise ModelError(f"{loaded.name}: an adapter of a model from scratch has no base; save it merged")
-    with _whole_folder(Path(folder)) as partial, quiet():
-        if written is loaded.model and loaded.lora:
-            written.save_pretrained(str(partial), save_embedding_layers=False)
-        else:
-            written.save_pretrained(str(partial))
-        loaded.tokenizer.save_pretrained(str(partial))
-        if about is not None:
-            text = json.dumps(about, indent=1, ensure_ascii=False)
-            (partial / "limbeck.json").write_text(f"{text}\n", "utf-8")
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which takes the place of `folder` only when the block ends well."""
-    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    if not ranks.main():
+        return
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
-        _put_back(old, folder)
-        partial.mkdir(parents=True)
-        yield partial
-        for file in partial.rglob("*"):
-            _to_disk(file)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        _to_disk(folder.parent)
-    except OSError as error:
-        raise DiskError(folder, error) from error
+        with whole_folder(Path(folder)) as partial, quiet():
+            if loaded.lora:
+                _save_adapter(loaded, partial)
+            else:
+                loaded.model.save_pretrained(str(partial))
+            loaded.tokenizer.save_pretrained(str(partial))
+            if about is not None:
+                text = json.dumps(about, indent=1, ensure_ascii=False)
+                (partial / ABOUT).write_text(f"{text}\n", "utf-8")
     except SafetensorError as error:  # how its writer reports a full disk
         raise DiskError(folder, OSError(0, first_line(error))) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        _put_back(old, folder)
 
 
-def _put_back(old: Path, folder: Path) -> None:
-    """The older folder that was moved aside: back to its place if nothing took it, else away."""
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+def merged(loaded: Loaded) -> Loaded:
+    """The model with its adapter folded into its weights; `loaded` is used up by that."""
+    if not loaded.lora:
+        return loaded
+    return replace(loaded, model=loaded.model.merge_and_unload(), lora=False, base="")
 
 
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def export(folder: Path, out: Path, *, dtype: Dtype | None = None) -> None:
+    """Write a saved adapter with its base model as one ordinary model folder.
+
+    Args:
+        folder: of the adapter, or of a whole model, which is then copied.
+        out: the new folder.
+        dtype: of the weights; None: what `limbeck.json` names, or else float32.
+
+    Raises:
+        ModelError: no model folder, or its base model cannot be found.
+        DiskError: `out` cannot be written.
+    """
+    about: Any = {}
+    if (folder / ABOUT).is_file():
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    found = load(folder, dtype=dtype or about.get("dtype", "float32"), device="cpu")
+    save(found, out, about=about or None)
+
+
+def _save_adapter(loaded: Loaded, folder: Path) -> None:
+    loaded.model.save_pretrained(str(folder), save_embedding_layers=False)
+    if not loaded.base:
+        loaded.bare.save_pretrained(str(folder / BASE), state_dict=_without_adapter(loaded.bare))
+    config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = loaded.base or BASE
+    (folder / ADAPTER).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _without_adapter(model: Any) -> dict[str, Any]:
+    """The base model's own tensors under their own names, not copied (peft wraps the layers it adapts)."""
+    return {
+        name.replace("base_layer.", ""): tensor  # twice where one adapter lies around another
+        for name, tensor in model.state_dict().items()
+        if ".lora_" not in name
+    }

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from limbeck.errors import DataError, DiskError
+from limbeck.files import AppendLog, whole_binary_file
 from limbeck.objectives.align import align_batch, is_encoder_decoder
 from limbeck.objectives.soft import SoftTargets
 from limbeck.progress import Advance
@@ -114,8 +115,9 @@ def write_cache(
     soft = Live(mentor, codec, temperature, vocabulary, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shards = _resumed(folder, plan | {"batch_tokens": batch_tokens}, files, batches)
-        _work(folder, soft, batches, shards, files, pad, both, progress)
+        log = AppendLog(folder / PROGRESS, durable=True)
+        shards = _resumed(folder, log, plan | {"batch_tokens": batch_tokens}, files, batches)
+        _work(folder, log, soft, batches, shards, files, pad, both, progress)
         _finish(folder, plan, [row for batch in batches for row in batch], shards, files)
     except OSError as error:
         raise DiskError(error.filename or folder, error) from error
@@ -168,6 +170,7 @@ class _Buffer:
 
 def _work(
     folder: Path,
+    log: AppendLog,
     soft: Live,
     batches: Sequence[Sequence[Row]],
     shards: list[Shard],
@@ -189,7 +192,7 @@ def _work(
         buffer.add(pack(soft.of(batch), files, soft.codec), tokens)
         done += len(rows)
         if buffer.is_full or number == len(batches):
-            shards.append(_append(folder, len(shards), buffer, files))
+            shards.append(_append(folder, log, len(shards), buffer, files))
             buffer = _Buffer()
         if progress:
             progress(done, total=total)
@@ -210,7 +213,7 @@ def pack(soft: SoftTargets, files: Sequence[Column], codec: CodecSettings) -> di
     return {file.name: made[file.name].astype(file.dtype) for file in files}
 
 
-def _append(folder: Path, number: int, buffer: _Buffer, files: Sequence[Column]) -> Shard:
+def _append(folder: Path, log: AppendLog, number: int, buffer: _Buffer, files: Sequence[Column]) -> Shard:
     """Write a shard: its data, and once that is on the disk its line."""
     with ExitStack() as stack:
         streams = [stack.enter_context((folder / file.file).open("ab")) for file in files]
@@ -223,19 +226,16 @@ def _append(folder: Path, number: int, buffer: _Buffer, files: Sequence[Column])
     shard = Shard(
         shard=number, batches=buffer.batches, tokens=tuple(buffer.tokens), entries=tuple(buffer.entries)
     )
-    _append_line(folder / PROGRESS, shard.model_dump_json())
+    log.append(shard.model_dump_json().encode())
     return shard
 
 
-def _append_line(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8", newline="\n") as stream:
-        stream.write(line + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
 def _resumed(
-    folder: Path, plan: Mapping[str, Any], files: Sequence[Column], batches: Sequence[Sequence[Row]]
+    folder: Path,
+    log: AppendLog,
+    plan: Mapping[str, Any],
+    files: Sequence[Column],
+    batches: Sequence[Sequence[Row]],
 ) -> list[Shard]:
     """The shards that are whole; everything beyond them is cut off, and a new plan begun if there is none.
 
@@ -243,10 +243,7 @@ def _resumed(
         DataError: a damaged line, or less data than the lines tell.
         RecipeError, ModelError: the work was begun with other settings, models or rows.
     """
-    path = folder / PROGRESS
-    *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    if torn:  # must not be glued to the next line
-        os.truncate(path, path.stat().st_size - len(torn))
+    lines = [line for _, line in log.lines()]
     shards = list(_read(folder, lines, plan, batches))
     tokens, entries = (sum(sum(getattr(s, name)) for s in shards) for name in ("tokens", "entries"))
     for file in files:
@@ -257,7 +254,7 @@ def _resumed(
         with data.open("ab") as stream:
             stream.truncate(size)
     if not lines:
-        _append_line(path, json.dumps(plan))
+        log.append(json.dumps(plan).encode())
     return shards
 
 
@@ -317,9 +314,5 @@ def _finish(
 
 def _save(path: Path, values: Array) -> None:
     """A .npy file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}")
-    with partial.open("wb") as stream:
+    with whole_binary_file(path) as stream:
         np.save(stream, values)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)

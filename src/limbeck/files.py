@@ -1,0 +1,209 @@
+"""Files that survive a kill: whole files, whole folders, and logs that grow line by line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from limbeck.errors import DiskError, RunInUseError
+
+BLOCK = 1 << 16
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    """Open a text file (UTF-8) that appears under `path` only when the block ends well.
+
+    Raises:
+        DiskError: the folder cannot be written or the disk is full.
+    """
+    with _whole(path, "w", encoding="utf-8", newline="\n") as stream:
+        yield stream
+
+
+@contextmanager
+def whole_binary_file(path: Path) -> Iterator[IO[bytes]]:
+    """As `whole_file`, for bytes."""
+    with _whole(path, "wb") as stream:
+        yield stream
+
+
+@contextmanager
+def _whole(path: Path, mode: str, **how: str) -> Iterator[IO[Any]]:
+    partial: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with open(handle, mode, **how) as stream:  # type: ignore[call-overload]
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except OSError as error:
+        raise DiskError(path, error) from error
+    finally:
+        if partial is not None:
+            with suppress(OSError):
+                os.unlink(partial)
+
+
+def _umask() -> int:
+    """The process's umask (mkstemp ignores it, so that files come out 0600)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the place of `folder` only when the block ends well.
+
+    Raises:
+        DiskError: the place cannot be written or the disk is full; an older folder is still there.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
+        _put_back(old, folder)
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            _to_disk(file)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        _to_disk(folder.parent)
+    except OSError as error:
+        raise DiskError(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        _put_back(old, folder)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """The older folder that was moved aside: back to its place if nothing took it, else away."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # a folder cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class AppendLog:
+    """A file of lines that are appended one by one; one process writes, any may read.
+
+    A line counts once its line end is there. What a kill left after the last whole line is never read,
+    and is cut off before the next line is appended. Reading changes nothing.
+
+    Args:
+        path: the file; made with the first line.
+        durable: wait until the disk holds each line (fsync).
+
+    Raises:
+        DiskError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = False) -> None:
+        self.path = path
+        self._durable = durable
+        self._end = self._size = 0  # bytes of whole lines, and of the file as last seen
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take note of what another process appended since."""
+        try:
+            with self.path.open("rb") as stream:
+                self._size = stream.seek(0, os.SEEK_END)
+                self._end = _end_of_lines(stream, self._size)
+        except (FileNotFoundError, NotADirectoryError):
+            self._end = self._size = 0
+        except OSError as error:
+            raise DiskError(self.path, error) from error
+
+    def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, line with its end) of the whole lines from `start`, an offset, on."""
+        if start >= self._end:
+            return
+        with self._reading() as stream:
+            stream.seek(start)
+            while start < self._end:
+                line = stream.readline()
+                yield start, line
+                start += len(line)
+
+    def at(self, offsets: Iterable[int]) -> Iterator[bytes]:
+        """Yield the lines that begin at these offsets."""
+        with self._reading() as stream:
+            for offset in offsets:
+                stream.seek(offset)
+                yield stream.readline()
+
+    def append(self, line: bytes) -> int:
+        """Append one line, given without its end, whole or not at all; return its offset.
+
+        Raises:
+            RunInUseError: another process appended to the file.
+            DiskError: the file cannot be written; it is as it was.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as stream:
+                self._write(stream, line + b"\n")
+        except OSError as error:
+            raise DiskError(self.path, error) from error
+        offset, self._end = self._end, self._end + len(line) + 1
+        self._size = self._end
+        return offset
+
+    def _write(self, stream: Any, line: bytes) -> None:
+        handle = stream.fileno()
+        if os.fstat(handle).st_size != self._size:
+            raise RunInUseError(f"{self.path}: another process writes here; let one of them end first")
+        if self._size > self._end:
+            os.ftruncate(handle, self._end)  # a torn last line
+            self._size = self._end
+        try:
+            rest = line
+            while rest:
+                rest = rest[stream.write(rest) :]
+            if self._durable:
+                os.fsync(handle)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(handle, self._end)
+            raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[IO[bytes]]:
+        try:
+            with self.path.open("rb") as stream:
+                yield stream
+        except OSError as error:
+            raise DiskError(self.path, error) from error
+
+
+def _end_of_lines(stream: IO[bytes], size: int) -> int:
+    """Where the last whole line of a file ends; 0 when there is none."""
+    stop = size
+    while stop > 0:
+        start = max(0, stop - BLOCK)
+        stream.seek(start)
+        found = stream.read(stop - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        stop = start
+    return 0

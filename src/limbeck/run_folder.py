@@ -1,0 +1,679 @@
+"""A run: the folder with everything one recipe produced, made in restartable stages.
+
+A stage is a folder inside the run folder with a `stage.json` beside its files.
+Its fingerprint is a hash of its name, its plan and of what its inputs are:
+
+    same fingerprint, done       -> nothing to do
+    same fingerprint, half done  -> the work goes on in the same folder
+    another fingerprint          -> the old folder moves to `old/`, the work runs again;
+                                    going back to old settings brings the old folder back
+
+So nothing that was paid for in money or hours is ever deleted by a changed setting.
+A plan holds no setting at its default: a new setting with a default changes no fingerprint.
+
+Under several ranks, rank 0 holds the lock, decides and writes; the others follow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from limbeck import old_runs, ranks
+from limbeck.errors import DiskError, InputError, RunInUseError
+from limbeck.files import whole_file
+from limbeck.records import write_json
+
+VERSIONED = ("limbeck", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
+
+LOCK, HOLDER = "run.lock", "run.pid"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What decides a stage's result, beside its inputs. Make one with `plan`.
+
+    Attributes:
+        settings: as JSON gives them back, without those at their default.
+        version: of the code that makes the stage.
+        source: hash of a method's file outside the package; "" without one.
+        full: the settings with defaults. They decide nothing; texts and old runs are compared with them.
+    """
+
+    settings: dict[str, Any]
+    version: int = 1
+    source: str = ""
+    full: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def json(self) -> dict[str, Any]:
+        """What is hashed and kept in `stage.json`."""
+        more = {"source": self.source} if self.source else {}
+        return {"settings": self.settings, "version": self.version, **more}
+
+
+def plan(
+    settings: BaseModel | Mapping[str, Any],
+    *,
+    version: int = 1,
+    source: str = "",
+    exclude: Collection[str] = (),
+    **more: Any,
+) -> Plan:
+    """The plan of a stage: its settings without those at their default.
+
+    So a new setting with a default changes no plan, and writing a default out changes none. A default
+    that gets another value, and code that makes something else of the same settings, change no plan
+    either: raise `version` then. The fixed word that tells two kinds of settings apart (`kind: api`)
+    always stays.
+
+    Args:
+        settings: a settings object, or values by name, each JSON, a settings object, or made of these.
+        version: raised by hand.
+        source: `path_fingerprint` of the file of a method outside the package.
+        exclude: top-level settings that do not decide what is made, such as the device.
+        more: further settings by name.
+
+    Raises:
+        ValueError: a name is in `settings` and in `more`.
+    """
+    values = _members(settings) if isinstance(settings, BaseModel) else dict(settings)
+    if twice := values.keys() & more.keys():
+        raise ValueError(f"settings given twice: {', '.join(sorted(twice))}")
+    lean = _lean(settings) if isinstance(settings, BaseModel) else {k: _lean(v) for k, v in values.items()}
+    lean |= {name: _lean(value) for name, value in more.items()}
+    full = {name: _full(value) for name, value in {**values, **more}.items()}
+    left = [{k: v for k, v in one.items() if k not in exclude} for one in (lean, full)]
+    lean, full = (json.loads(json.dumps(one)) for one in left)
+    return Plan(lean, version, source, full)
+
+
+def _members(model: BaseModel) -> dict[str, Any]:
+    return {name: getattr(model, name) for name in type(model).model_fields}
+
+
+def _lean(value: Any, dumped: Any = None) -> Any:
+    """A value as JSON, its settings objects without what is at its default.
+
+    Args:
+        dumped: the value as pydantic dumps it inside its owner; None: it has no owner.
+    """
+    if isinstance(value, BaseModel):
+        dumped = value.model_dump(mode="json") if dumped is None else dumped
+        if not isinstance(dumped, dict):  # it has a serialiser of its own
+            return dumped
+        fields = type(value).model_fields
+        return {
+            name: _lean(inner, dumped[name])
+            for name, inner in _members(value).items()
+            if name in dumped and (_is_tag(fields[name]) or not _is_default(fields[name], inner))
+        }
+    if isinstance(value, Mapping) and isinstance(dumped, dict | None):
+        shown: Any = value if dumped is None else dumped
+        return {str(k): _lean(v, d) for (k, v), d in zip(value.items(), shown.values(), strict=True)}
+    if isinstance(value, list | tuple) and isinstance(dumped, list | None):
+        shown = [None] * len(value) if dumped is None else dumped
+        return [_lean(one, d) for one, d in zip(value, shown, strict=True)]
+    return value if dumped is None else dumped
+
+
+def _is_tag(field: FieldInfo) -> bool:
+    """Whether a field can only have one value: it tells kinds of settings apart."""
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+
+
+def _is_default(field: FieldInfo, value: Any) -> bool:
+    if field.is_required():
+        return False
+    default = field.get_default(call_default_factory=True, validated_data={})
+    # Not the types: a default is not validated, so `alpha: float = 32` stays an int until written out.
+    return isinstance(default, bool) is isinstance(value, bool) and bool(default == value)
+
+
+def _full(value: Any) -> Any:
+    """A value as JSON, with all its settings."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _full(inner) for key, inner in value.items()}
+    return [_full(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A finished stage: where its files are, and the fingerprint later stages build on.
+
+    The fingerprint is that of the plan, until the stage is done again on request.
+    """
+
+    name: str
+    folder: Path
+    fingerprint: str
+
+
+class Reached(Exception):
+    """The stage after which the run was asked to end is done. `open_run` makes a good end of it."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage)
+        self.stage = stage
+
+
+class Run:
+    """An open run folder. Make one with `open_run`, which holds the lock.
+
+    Args:
+        folder: of the run.
+        say: gets lines about what happens, on rank 0.
+        until: a stage, or the folder of several: once these are done the run ends, by `Reached`.
+        again: stages, or folders of several, that are done again though they are done.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        say: Callable[[str], None],
+        *,
+        until: str | None = None,
+        again: Sequence[str] = (),
+    ) -> None:
+        self.folder = folder
+        self.say = say if ranks.main() else _silent
+        self._until = until.strip("/") if until else ""
+        self._again = [name.strip("/") for name in again]
+        self._came: list[str] = []
+        self._met = False  # a stage that `until` means came up
+        self._working = ""
+
+    def stage(
+        self,
+        name: str,
+        plan: Plan,
+        inputs: Mapping[str, str],
+        work: Callable[[Path], None],
+        *,
+        everyone: bool = False,
+    ) -> Stage:
+        """Return the stage `name`, doing its work unless it is done already.
+
+        Args:
+            name: the folder below the run folder, such as "students/cot-1/seed0".
+            plan: every setting that decides the result.
+            inputs: what is read, as name -> fingerprint.
+            work: writes the files of the stage into the folder it is given; after
+                a kill it is called again with the same folder and may go on there.
+                It opens no other stage.
+            everyone: under several ranks, all do the work and rank 0 alone writes what is
+                written once; otherwise rank 0 works, as if alone, and the others wait.
+
+        Raises:
+            Reached: the run was asked to end here.
+        """
+        if self._met and not _below(name, self._until):
+            raise Reached(self._until)
+        if self._working and ranks.world() > 1:
+            raise RuntimeError(f"{name}: a stage inside the work of {self._working}")
+        state = ranks.share(self._begin(name, plan, inputs) if ranks.main() else {})
+        stage = Stage(name, self.folder / name, state["id"])
+        if state["state"] != "done":
+            self._do(stage, state, work, everyone)
+        if name not in self._came:
+            self._came.append(name)
+        self._met = self._met or (bool(self._until) and _below(name, self._until))
+        if name == self._until:
+            raise Reached(name)
+        return stage
+
+    def is_done(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> bool:
+        """Whether `stage` with the same arguments would find its work done, here or in `old/`."""
+        return ranks.share(ranks.main() and self._is_done(name, plan, inputs))
+
+    def _is_done(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> bool:
+        if self._is_again(name):
+            return False
+        mark = _mark(name, plan, inputs)
+        for folder in (self.folder / name, *self._former(name)):
+            state = _read_state(folder)
+            if state and _fits(state, mark, plan, inputs) and state["state"] == "done":
+                return not _damaged(folder, state)
+        return False
+
+    def describe(self, recipe_yaml: str, facts: Mapping[str, Any]) -> None:
+        """Write `recipe.yaml` and `run.json`: what runs here, with versions, git revision and time."""
+        if not ranks.main():
+            return
+        with whole_file(self.folder / "recipe.yaml") as stream:
+            stream.write(recipe_yaml)
+        before = read_json(self.folder / "run.json") or {}
+        about = {
+            **facts,
+            "versions": versions(),
+            "git": git_revision(),
+            "begun_by": _begun_by(before) or _code(),
+            "created": before.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_json(self.folder / "run.json", about)
+
+    def check(self) -> None:
+        """Refuse, at the beginning, to do a stage again that was never done here.
+
+        Raises:
+            InputError: naming the stages that there are.
+        """
+        there = sorted(_stages(self.folder))
+        for wanted in self._again:
+            if not any(_below(name, wanted) for name in there):
+                raise InputError(
+                    f"--again {wanted}: no such stage was done here; there are: {_listed(there)}"
+                )
+
+    def close(self) -> None:
+        """Complain, at the end, about names of stages that did not come up.
+
+        Raises:
+            InputError: naming those that did.
+        """
+        wanted = [("--again", name) for name in self._again]
+        wanted += [("--until", self._until)] if self._until else []
+        for option, name in wanted:
+            if not any(_below(one, name) for one in self._came):
+                raise InputError(f"{option} {name}: no such stage came up; there were: {_listed(self._came)}")
+
+    def _begin(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> dict[str, Any]:
+        """What is to be done about a stage: its `stage.json`, done or started."""
+        folder, mark = self.folder / name, _mark(name, plan, inputs)
+        self._make_room(name, plan, inputs, mark)
+        state = _read_state(folder)
+        times = state.get("again", 0) if state else 0
+        if state and self._is_again(name):
+            self._retire(name, mark[:12])
+            self.say(f"{name}: runs again, as asked; the former result is in old/")
+            state, times = None, times + 1
+        if state and state["state"] == "done":
+            self.say(f"{name}: done before, kept")
+            return state
+        if state:
+            self.say(f"{name}: going on where it stopped")
+            return state
+        self.say(f"{name}: started")
+        begun: dict[str, Any] = {"name": name, "plan": plan.json(), "inputs": dict(inputs)}
+        begun |= {"fingerprint": mark, "id": fingerprint([mark, times]) if times else mark}
+        begun |= {"again": times} if times else {}
+        begun |= {"limbeck": _version("limbeck"), "state": "started"}
+        write_json(folder / "stage.json", begun)
+        return begun
+
+    def _do(
+        self, stage: Stage, state: Mapping[str, Any], work: Callable[[Path], None], everyone: bool
+    ) -> None:
+        clock = time.monotonic()
+        self._working = stage.name
+        try:
+            if everyone:
+                ranks.group()
+                work(stage.folder)
+            elif ranks.main():
+                with ranks.alone():
+                    work(stage.folder)
+        except OSError as error:
+            raise DiskError(error.filename or stage.folder, error) from error
+        finally:
+            self._working = ""
+        ranks.barrier()
+        if ranks.main():
+            seconds = round(time.monotonic() - clock, 1)
+            finished = {**state, "state": "done", "seconds": seconds, "files": _files(stage.folder)}
+            write_json(stage.folder / "stage.json", finished)
+            self.say(f"{stage.name}: done in {seconds:.1f} s")
+
+    def _is_again(self, name: str) -> bool:
+        """Whether the stage is to be done again; once per run, though it may come up twice."""
+        return name not in self._came and any(_below(name, wanted) for wanted in self._again)
+
+    def _make_room(self, name: str, plan: Plan, inputs: Mapping[str, str], mark: str) -> None:
+        """Move a folder of another fingerprint or a damaged one to `old/`; bring a matching one back."""
+        folder = self.folder / name
+        state = _read_state(folder)
+        if state is None:
+            if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+                self._retire(name, "unknown")
+                self.say(f"{name}: a folder without stage.json was there; it was moved to old/")
+        elif not _fits(state, mark, plan, inputs):
+            self._retire(name, state["fingerprint"][:12])
+            reason = _difference(state, plan, inputs)
+            self.say(f"{name}: runs again, because {reason}; the former result is in old/")
+        elif state["state"] == "done" and (lost := _damaged(folder, state)):
+            self._retire(name, "damaged")
+            self.say(f"{name}: runs again, because {lost} is missing or has another size")
+        if not (folder / "stage.json").exists() and not folder.exists():
+            self._bring_back(name, plan, inputs, mark)
+        state = _read_state(folder)
+        if state and old_runs.is_old(state):
+            write_json(folder / "stage.json", old_runs.converted(state, plan.json(), inputs, mark))
+
+    def _bring_back(self, name: str, plan: Plan, inputs: Mapping[str, str], mark: str) -> None:
+        """Take the newest result of this plan out of `old/`."""
+        states = {kept: state for kept in self._former(name) if (state := _read_state(kept))}
+        kept = [one for one, state in states.items() if _fits(state, mark, plan, inputs)]
+        kept = [one for one in kept if not _damaged(one, states[one])]
+        if kept:
+            newest = max(kept, key=lambda one: states[one].get("again", 0))
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            newest.rename(self.folder / name)
+            self.say(f"{name}: these settings ran before; their result is brought back from old/")
+
+    def _former(self, name: str) -> list[Path]:
+        """The folders in `old/` of a stage."""
+        return sorted(path.parent for path in (self.folder / "old" / name).glob("*/stage.json"))
+
+    def _retire(self, name: str, label: str) -> None:
+        target = self.folder / "old" / name / label
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{label}-{number}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).rename(target)
+        except OSError as error:
+            raise DiskError(target, error) from error
+
+
+def _silent(line: str) -> None:
+    """Where a rank that is not the first says things."""
+
+
+@contextmanager
+def open_run(
+    folder: Path,
+    recipe_name: str,
+    say: Callable[[str], None],
+    *,
+    until: str | None = None,
+    again: Sequence[str] = (),
+) -> Iterator[Run]:
+    """Lock a run folder and yield the `Run`; nothing in it changes yet but the lock and `run.log`.
+
+    A run that was asked to end after a stage leaves the block there, and that is no error.
+
+    Args:
+        folder: made when missing.
+        recipe_name: a folder belongs to one recipe.
+        say: gets every line that is also appended to `run.log`.
+        until: see `Run`.
+        again: see `Run`.
+
+    Raises:
+        RunInUseError: another process holds the folder.
+        DiskError: the folder cannot be written.
+        InputError: the folder holds something else than a run of this recipe; `again` names a stage
+            that was not done in it; at the end: a named stage did not come up.
+    """
+    with ranks.together(), _opened(folder, recipe_name, say) as say_and_log:
+        run = Run(folder, say_and_log, until=until, again=again)
+        if ranks.main():
+            _tell_of_other_code(folder, say_and_log)
+            run.check()
+        ranks.barrier()
+        try:
+            yield run
+        except Reached as reached:
+            run.say(f"{reached.stage} is done: the run ends here, as --until says")
+        run.close()
+
+
+@contextmanager
+def _opened(folder: Path, recipe_name: str, say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """On rank 0: the lock, and a `say` that also writes to run.log."""
+    if not ranks.main():
+        yield _silent
+        return
+    _refuse_foreign(folder, recipe_name)
+    with _lock(folder) as log:
+
+        def say_and_log(line: str) -> None:
+            stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            log.write(f"{stamp} {line}\n")
+            log.flush()
+            say(line)
+
+        yield say_and_log
+
+
+def _refuse_foreign(folder: Path, recipe_name: str) -> None:
+    """Leave alone what is no run folder, and the run of another recipe."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name another folder with --out")
+    about = read_json(folder / "run.json") or {}
+    ours = (folder / LOCK).is_file() or "versions" in about
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
+        raise InputError(f"{folder}: holds other files and is no run folder; name another one with --out")
+    other = about.get("recipe", recipe_name)
+    if other != recipe_name:
+        raise InputError(f"{folder}: holds the run of recipe {other!r}; name another folder with --out")
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[Any]:
+    """Hold `run.lock` (the kernel lets go when the process dies) and yield the open run.log."""
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = "another process"
+        with suppress(OSError, ValueError):
+            holder = f"process {int((folder / HOLDER).read_text())}"
+        raise RunInUseError(
+            f"{folder}: {holder} is running in this folder; wait for it or name another --out"
+        ) from None
+    except OSError as error:
+        raise DiskError(folder, error) from error
+    try:
+        # In a file of its own: Windows lets nobody read a file that is locked.
+        (folder / HOLDER).write_text(str(os.getpid()))
+        log = (folder / "run.log").open("a", encoding="utf-8")
+    except OSError as error:
+        lock.release()
+        raise DiskError(folder, error) from error
+    try:
+        with log:
+            yield log
+    finally:
+        with suppress(OSError):
+            (folder / HOLDER).unlink()
+        lock.release()
+
+
+def _tell_of_other_code(folder: Path, say: Callable[[str], None]) -> None:
+    """One line if other code than this began the run."""
+    about = read_json(folder / "run.json") or {}
+    begun, now = _begun_by(about), _code()
+    if begun and begun != now:
+        shown = [f"limbeck {one['limbeck']}{_at(one['git'])}" for one in (begun, now)]
+        say(f"this run was begun by {shown[0]}, this is {shown[1]}; what is finished is used")
+
+
+def _at(revision: str) -> str:
+    return f" ({revision[:10]}{'+' * revision.endswith('+')})" if revision else ""
+
+
+def _begun_by(about: Mapping[str, Any]) -> dict[str, str]:
+    """The version and revision that began the run of a `run.json`; {} if it does not say."""
+    if "begun_by" in about:
+        return dict(about["begun_by"])
+    if "versions" not in about:
+        return {}
+    return {"limbeck": about["versions"].get("limbeck", ""), "git": about.get("git", "")}
+
+
+def _code() -> dict[str, str]:
+    return {"limbeck": _version("limbeck"), "git": git_revision()}
+
+
+def _below(name: str, wanted: str) -> bool:
+    """Whether a stage is the wanted one, or in the wanted folder."""
+    return name == wanted or name.startswith(f"{wanted}/")
+
+
+def _stages(folder: Path) -> set[str]:
+    """The stages that stand in a run folder."""
+    found = {path.parent.relative_to(folder) for path in folder.rglob("stage.json")}
+    return {path.as_posix() for path in found if path.parts and path.parts[0] != "old"}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def fingerprint(value: object) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def path_fingerprint(path: Path) -> str:
+    """SHA-256 of a file's content, or of all files of a folder with their names."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    try:
+        for file in files:
+            digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    except OSError as error:
+        raise DiskError(path, error) from error
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries a result depends on."""
+    return {"python": platform.python_version()} | {package: _version(package) for package in VERSIONED}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def git_revision() -> str:
+    """Revision of Limbeck's own source tree, with `+` when it is changed; "" when it is installed."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        if project.get("name") != "limbeck" or not _git(root, "ls-files", "--error-unmatch", __file__):
+            return ""
+        return _git(root, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _git(folder: Path, *command: str) -> str:
+    """What git answers; "" when it refuses."""
+    answer = subprocess.run(
+        ["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+    )
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None when there is none, or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DiskError(path, error) from error
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _read_state(folder: Path) -> dict[str, Any] | None:
+    state = read_json(folder / "stage.json") or {}
+    whole = {"state", "fingerprint"} <= state.keys() and (old_runs.is_old(state) or "id" in state)
+    return state if whole else None
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Sizes of the stage's files, without those of stages nested in it."""
+    nested = {p.parent for p in folder.rglob("stage.json") if p.parent != folder}
+    return {
+        p.relative_to(folder).as_posix(): p.stat().st_size
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "stage.json" and p.name[0] != "." and not nested & set(p.parents)
+    }
+
+
+def _damaged(folder: Path, state: Mapping[str, Any]) -> str:
+    """The first file of a done stage that is missing or has another size; "" when all are there."""
+    for name, size in state.get("files", {}).items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return str(name)
+    return ""
+
+
+def _mark(name: str, plan: Plan, inputs: Mapping[str, str]) -> str:
+    """The fingerprint of a stage."""
+    return fingerprint({"name": name, "plan": plan.json(), "inputs": dict(inputs)})
+
+
+def _fits(state: Mapping[str, Any], mark: str, plan: Plan, inputs: Mapping[str, str]) -> bool:
+    """Whether what stands in a folder is, or becomes, what is wanted."""
+    if old_runs.is_old(state):
+        return not old_runs.difference(state, plan.full, inputs)
+    return bool(state["fingerprint"] == mark)
+
+
+def _difference(state: Mapping[str, Any], plan: Plan, inputs: Mapping[str, str]) -> str:
+    """What changed between a stage's former plan and the new one, in words."""
+    if old_runs.is_old(state):
+        return old_runs.difference(state, plan.full, inputs)
+    former = state["plan"]
+    old, new, full = _flat(former["settings"]), _flat(plan.settings), _flat(plan.full)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            return f"{key} changed from {_shown(key, old)} to {_shown(key, new, full)}"
+    before = state["inputs"]
+    for key in sorted(before.keys() | inputs.keys()):
+        if before.get(key) != inputs.get(key):
+            return f"its input {key} changed"
+    if former.get("source", "") != plan.source:
+        return "the file of its method changed"
+    return f"this version of Limbeck makes it differently (version {former['version']} to {plan.version})"
+
+
+def _shown(key: str, settings: Mapping[str, Any], full: Mapping[str, Any] | None = None) -> str:
+    """A setting's value in words; one that a plan does not hold is at its default."""
+    if key in settings:
+        return repr(settings[key])
+    return f"its default, {full[key]!r}" if full and key in full else "its default"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
