@@ -151,7 +151,7 @@ def test_a_leak_is_refused_unless_allowed_by_name(limbeck: Limbeck, recipe: Path
 
 
 def test_a_second_run_in_the_folder_is_refused(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
-    from limbeck.run import open_run
+    from limbeck.run_folder import open_run
 
     with open_run(tmp_path / "run", "x", print):
         answer = limbeck("run", recipe, "--out", tmp_path / "run")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import DiskError, InputError, RunInUseError
-from limbeck.run import Run, fingerprint, open_run, path_fingerprint
+from limbeck.run_folder import Run, fingerprint, open_run, path_fingerprint
 
 
 @pytest.fixture

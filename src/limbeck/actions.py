@@ -40,7 +40,14 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
         for name, student in context.recipe.students.items():
             for seed in student.seeds:
                 method = chosen[name]
-                learner = stages.student(context, name, seed, method.plan, reasons=method.uses.reasons)
+                learner = stages.student(
+                    context,
+                    name,
+                    seed,
+                    method.plan,
+                    source=method.method.source,
+                    reasons=method.uses.reasons,
+                )
                 method.method.story(context, learner, method.settings)
         if not context.recipe.students:
             for name in context.recipe.mentors:

@@ -152,8 +152,7 @@ class Chosen:
     @property
     def plan(self) -> dict[str, Any]:
         """What of it decides what the student becomes."""
-        own = {"settings": self.method.plan(self.settings)}
-        return own | ({"source": self.method.source} if self.method.source else {})
+        return {"settings": self.method.plan(self.settings)}
 
 
 def choose(student: StudentSettings, place: str, folder: Path) -> Chosen:

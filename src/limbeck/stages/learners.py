@@ -34,6 +34,7 @@ class Learner:
         role: student, mentor, or what a method outside the package calls it.
         name: in the recipe.
         own: the plan of its method: settings beyond those of every learner that decide the result.
+        source: fingerprint of its method's file, when that is no part of Limbeck.
         round: of a method that trains in rounds; None elsewhere.
     """
 
@@ -44,6 +45,7 @@ class Learner:
     asking: Asking
     method: str = ""
     own: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
     round: int | None = None
 
     @property
@@ -69,12 +71,13 @@ class Learner:
 
 
 def student(
-    context: Context, name: str, seed: int, own: Mapping[str, Any], *, reasons: bool = True
+    context: Context, name: str, seed: int, own: Mapping[str, Any], *, source: str = "", reasons: bool = True
 ) -> Learner:
     """A student of the recipe with one of its seeds.
 
     Args:
         own: its method's plan.
+        source: see `Learner`.
         reasons: whether its method teaches it to reason; see `asking_learner`.
     """
     settings = context.recipe.students[name]
@@ -86,6 +89,7 @@ def student(
         asking_learner(context, settings, f"students.{name}", reasons=reasons),
         settings.method,
         {"method": settings.method, **own},
+        source,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from limbeck.errors import DataError
 from limbeck.lm import Prompt, Sampling
 from limbeck.rationale_files import read_rationales
-from limbeck.rationales import audit, grade, mark_dropped
+from limbeck.rationales import audit, grade, graded, mark_dropped
 from limbeck.recipe import GivenTeacherSettings
 from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
@@ -111,14 +111,14 @@ def _rationales(context: Context, split: Split) -> Rationales:
 
     def work(folder: Path) -> None:
         if file is not None:
-            graded = grade_file(context, file, asked)
+            found = grade_file(context, file, asked)
         elif source is None:
             ids = {problem.id for problem in asked}
             given = [completion for completion in parts.given if completion.prompt_id in ids]
-            graded = grade(asked, context.kind, given, teacher_name(recipe))
+            found = grade(asked, context.kind, given, teacher_name(recipe))
         else:
-            graded = grade_completions(context, asked, completions_of(source), teacher_name(recipe))
-        marked = mark_dropped(graded, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
+            found = grade_completions(context, asked, completions_of(source), teacher_name(recipe))
+        marked = mark_dropped(found, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
         write_jsonl(folder / "graded.jsonl", marked)
         write_json(folder / "audit.json", audit(marked, asked))
 
@@ -159,14 +159,12 @@ def grade_file(context: Context, file: str, asked: Sequence[Problem]) -> list[Ra
     parts = problems(context)
     everyone = [*parts.train, *parts.dev, *parts.test]
     found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone)
-    ids = {problem.id for problem in asked}
-    sources = dict.fromkeys(source for source, _ in found)
+    by_id = {problem.id: problem for problem in asked}
     return [
-        rationale
-        for source in sources
-        for rationale in grade(
-            asked, context.kind, [c for name, c in found if name == source and c.prompt_id in ids], source
-        )
+        graded(by_id[completion.prompt_id], context.kind, completion, source, about=about)
+        for source in dict.fromkeys(one.source for one in found)
+        for other, completion, about in found
+        if other == source and completion.prompt_id in by_id
     ]
 
 

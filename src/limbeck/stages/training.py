@@ -13,7 +13,7 @@ from limbeck import ranks
 from limbeck.exam import examine, student_prompts
 from limbeck.lm import Sampling
 from limbeck.records import Example, write_json, write_jsonl
-from limbeck.run_folder import plan, read_json
+from limbeck.run_folder import Plan, plan, read_json
 from limbeck.stages.context import Context
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.model_inputs import model_inputs
@@ -94,7 +94,7 @@ def is_trained(context: Context, learner: Learner, data: Data, start: Trained | 
 
 def _planned(
     context: Context, learner: Learner, data: Data, start: Trained | None
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[Plan, dict[str, str]]:
     """Plan and inputs of the stage."""
     more: dict[str, Any] = dict(data.settings)
     if data.draw:
@@ -102,7 +102,7 @@ def _planned(
     if learner.settings.train.choose == "dev-accuracy":
         more["exam"] = {"max_tokens": context.recipe.exam.max_tokens}
     base = {"start": start.stage.fingerprint} if start else model_inputs(learner.settings.model)
-    return plan(learner.plan, version=VERSION, **more), {**data.inputs, **base}
+    return plan(learner.plan, version=VERSION, source=learner.source, **more), {**data.inputs, **base}
 
 
 def _train(
@@ -140,7 +140,7 @@ def _train(
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
         )
     _report_too_long(context, learner, data, done)
-    about = {"task": context.recipe.task.name, "kind": context.kind, "dtype": settings.dtype}
+    about: dict[str, Any] = {"task": context.recipe.task.name, "kind": context.kind, "dtype": settings.dtype}
     save(loaded, folder / "model", about=about | learner.asking.about())
     if ranks.main():
         write_json(folder / FACTS, facts_of(loaded, data, done))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from limbeck.errors import DataError, LeakError, RecipeError
 from limbeck.records import Problem
-from limbeck.run import path_fingerprint
+from limbeck.run_folder import path_fingerprint
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import generate
 from limbeck.tasks.readers import Placed, hub_folder, locate, read_rows
