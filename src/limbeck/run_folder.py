@@ -70,6 +70,7 @@ class Plan:
 
 def plan(
     settings: BaseModel | Mapping[str, Any],
+    /,
     *,
     version: int = 1,
     source: str = "",
@@ -125,8 +126,8 @@ def _lean(value: Any, dumped: Any = None) -> Any:
             if name in dumped and (_is_tag(fields[name]) or not _is_default(fields[name], inner))
         }
     if isinstance(value, Mapping) and isinstance(dumped, dict | None):
-        shown: Any = value if dumped is None else dumped
-        return {str(k): _lean(v, d) for (k, v), d in zip(value.items(), shown.values(), strict=True)}
+        shown = [None] * len(value) if dumped is None else list(dumped.values())
+        return {str(k): _lean(v, d) for (k, v), d in zip(value.items(), shown, strict=True)}
     if isinstance(value, list | tuple) and isinstance(dumped, list | None):
         shown = [None] * len(value) if dumped is None else dumped
         return [_lean(one, d) for one, d in zip(value, shown, strict=True)]

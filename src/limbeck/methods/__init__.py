@@ -68,7 +68,7 @@ class Method:
     story: Story
     uses: Callable[[Any], Uses] = field(default=lambda settings: Uses())
     check: Callable[[Recipe, Any, str], None] = field(default=lambda recipe, settings, place: None)
-    plan: Callable[[Any], dict[str, Any]] = dict
+    plan: Callable[[Any], BaseModel] = field(default=lambda settings: settings)
     source: str = ""
 
 

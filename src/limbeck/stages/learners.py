@@ -16,7 +16,7 @@ from limbeck.lm import Prompt
 from limbeck.lm.chunks import Chunks
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Problem
-from limbeck.run_folder import Stage
+from limbeck.run_folder import Plan, Stage, plan
 from limbeck.stages.asking import asking_learner
 from limbeck.stages.context import Context
 from limbeck.stages.models import Opened, Question
@@ -60,14 +60,18 @@ class Learner:
         name = self.name if self.role != "mentor" or self.name == "mentor" else f"mentor {self.name}"
         return name if self.role == "mentor" else f"{name} (seed {self.seed})"
 
-    @property
-    def plan(self) -> dict[str, Any]:
-        """All settings that decide what training makes of it, without defaults."""
-        shared = {name: getattr(self.settings, name) for name in LearnerSettings.model_fields}
-        for decided_elsewhere in ("device", "prompt"):
-            del shared[decided_elsewhere]
-        shared |= self.asking.plan()  # with the demonstrations themselves
-        return shared | {"seed": self.seed} | dict(self.own)
+    def plan(self, version: int, **more: Any) -> Plan:
+        """All settings that decide what training makes of it, without defaults.
+
+        Args:
+            version: of the code that trains.
+            more: further settings.
+        """
+        names = LearnerSettings.model_fields.keys() - {"device", "prompt"}
+        shared = LearnerSettings.model_construct(**{name: getattr(self.settings, name) for name in names})
+        asking = {name: value for name, value in self.asking.plan().items() if name != "format"}
+        more |= {"asking": asking} if asking else {}
+        return plan(shared, version=version, source=self.source, seed=self.seed, **self.own, **more)
 
 
 def student(
@@ -96,8 +100,12 @@ def student(
 def mentor_learner(context: Context, name: str) -> Learner:
     """A mentor of the recipe."""
     settings = context.recipe.mentors[name]
-    chosen = {"rationales", "choose", "teacher_share"}
-    own = {field: getattr(settings, field) for field in sorted(chosen)}
+    fields = type(settings).model_fields
+    own = {
+        chosen: getattr(settings, chosen)
+        for chosen in ("rationales", "choose", "teacher_share")
+        if getattr(settings, chosen) != fields[chosen].default
+    }
     how = asking_learner(context, settings, f"mentors.{name}")
     return Learner("mentor", name, settings, settings.seed, how, "finetune-cot", own)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DataError
-from limbeck.lm import Prompt, Sampling
+from limbeck.lm import Sampling
 from limbeck.rationale_files import read_rationales
 from limbeck.rationales import audit, grade, graded, mark_dropped
 from limbeck.recipe import GivenTeacherSettings
@@ -20,7 +20,6 @@ from limbeck.stages.problems import SUFFIX, Split, problems
 from limbeck.stages.teacher import TeacherModel, teacher_name
 from limbeck.stages.training import Data
 from limbeck.stages.writing import RawCompletion, completions_of, write
-from limbeck.tasks.prompts import FORMATS
 from limbeck.training.groups import Draw, Group, singles
 
 VERSION = 1
@@ -146,12 +145,8 @@ def grade_completions(
     context: Context, asked: Sequence[Problem], completions: Sequence[RawCompletion], source: str
 ) -> list[Rationale]:
     """Rationales of what a model wrote; several prompts may be about one problem."""
-    prompts = {
-        raw.prompt_id: Prompt(raw.prompt_id, raw.problem_id or raw.prompt_id, "", about=raw.about)
-        for raw in completions
-    }
-    texts = [raw.back() for raw in completions]
-    return grade(asked, context.kind, texts, source, prompts=list(prompts.values()))
+    owners = {raw.prompt_id: (raw.problem_id or raw.prompt_id, raw.about) for raw in completions}
+    return grade(asked, context.kind, [raw.back() for raw in completions], source, owners=owners)
 
 
 def grade_file(context: Context, file: str, asked: Sequence[Problem]) -> list[Rationale]:
@@ -224,27 +219,14 @@ def rationale_data(
 
 def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rationale]) -> list[Example]:
     """One training example per rationale, its final answer's characters marked."""
-    parts = problems(context)
+    parts, asking = problems(context), learner.asking
     by_id = {problem.id: problem for problem in [*parts.train, *parts.dev]}
-    return [example(learner, by_id[rationale.problem_id], rationale.reasoning) for rationale in chosen]
+    return [asking.example(by_id[rationale.problem_id], rationale.reasoning) for rationale in chosen]
 
 
 def answer_examples(learner: Learner, some: Sequence[Problem]) -> list[Example]:
     """One training example per problem: question -> gold answer, without any reasoning."""
-    return [example(learner, problem, "") for problem in some]
-
-
-def example(learner: Learner, problem: Problem, reasoning: str) -> Example:
-    """A problem with reasoning and the gold answer, as this learner is asked and should write."""
-    form = FORMATS[learner.settings.format]
-    completion = form.completion(reasoning, problem.answer)
-    end = len(completion) - len(form.after_answer)
-    return Example(
-        problem_id=problem.id,
-        prompt=learner.asking.pieces(problem),
-        completion=completion,
-        answer_span=(end - len(problem.answer), end),
-    )
+    return [learner.asking.example(problem, "") for problem in some]
 
 
 def by_problem(examples: Sequence[Example]) -> list[Group]:

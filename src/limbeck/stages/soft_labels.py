@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
@@ -44,11 +44,12 @@ class SoftLabelSettings(Settings):
     )
     codec: CodecSettings = CodecSettings()
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> Self:
         """The settings that decide what the student becomes; without soft labels theirs do not."""
-        theirs = {"temperature", "temperature_squared", "soft_labels", "codec"}
-        shown = type(self).model_fields.keys() - (theirs if not self.kl_weight else set())
-        return {name: getattr(self, name) for name in sorted(shown)}
+        if self.kl_weight:
+            return self
+        theirs = ("temperature", "temperature_squared", "soft_labels", "codec")
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in theirs})
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from limbeck import ranks
 from limbeck.exam import examine, student_prompts
 from limbeck.lm import Sampling
 from limbeck.records import Example, write_json, write_jsonl
-from limbeck.run_folder import Plan, plan, read_json
+from limbeck.run_folder import Plan, read_json
 from limbeck.stages.context import Context
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.model_inputs import model_inputs
@@ -102,7 +102,7 @@ def _planned(
     if learner.settings.train.choose == "dev-accuracy":
         more["exam"] = {"max_tokens": context.recipe.exam.max_tokens}
     base = {"start": start.stage.fingerprint} if start else model_inputs(learner.settings.model)
-    return plan(learner.plan, version=VERSION, source=learner.source, **more), {**data.inputs, **base}
+    return learner.plan(VERSION, **more), {**data.inputs, **base}
 
 
 def _train(
