@@ -33,7 +33,7 @@ from torch import nn
 from torch.nn.functional import kl_div
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from limbeck.evaluate import examine, student_prompt
+from limbeck.exam import examine, student_prompt
 from limbeck.lm import Prompt, Sampling
 from limbeck.lm.load import Loaded, load
 from limbeck.lm.local import LocalModel

@@ -34,10 +34,10 @@ def old_stage(folder: Path, name: str, state: str, own: dict[str, Any], **more: 
     """A stage as 0.1.0 left it."""
     (folder / name).mkdir(parents=True)
     (folder / name / "out.txt").write_text("old")
-    told = {"name": name, "settings": own, "inputs": {}, "fingerprint": PROBLEMS, "state": state}
+    known = {"name": name, "settings": own, "inputs": {}, "fingerprint": PROBLEMS, "state": state}
     if state == "done":
-        told |= {"seconds": 1.5, "files": {"out.txt": 3}}
-    (folder / name / "stage.json").write_text(json.dumps(told | more))
+        known |= {"seconds": 1.5, "files": {"out.txt": 3}}
+    (folder / name / "stage.json").write_text(json.dumps(known | more))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Several ranks: they meet, share stages and chunks, and end together whoever fails."""
+"""Several ranks: they meet, share stages and chunks, and end together when one fails."""
 
 import json
 import os
@@ -89,8 +89,8 @@ def test_two_ranks_under_torchrun_do_a_run(tmp_path: Path) -> None:
 def test_all_ranks_end_well_where_they_were_asked_to(tmp_path: Path) -> None:
     found = launch("ends-early", tmp_path)
     assert [status for status, _, _ in found] == [0, 0], found
-    told = "".join(error for _, _, error in found)
-    assert told.count("first is done: the run ends here") == 1
+    errors = "".join(error for _, _, error in found)
+    assert errors.count("first is done: the run ends here") == 1
     assert not (tmp_path / "run" / "second").exists() and "ends" not in found[0][1] + found[1][1]
 
 
@@ -108,24 +108,24 @@ def test_when_one_fails_all_end_and_one_says_why(tmp_path: Path, what: str, stat
     began = time.monotonic()
     found = launch(what, tmp_path)
     assert [one for one, _, _ in found] == [status, status], found
-    told = "".join(error for _, _, error in found)
-    assert told.count("limbeck: ") == told.count(says) == 1, told
-    assert "Traceback" not in told
+    errors = "".join(error for _, _, error in found)
+    assert errors.count("limbeck: ") == errors.count(says) == 1, errors
+    assert "Traceback" not in errors
     assert time.monotonic() - began < 60
 
 
 def test_a_rank_that_is_killed_leaves_nobody_waiting_for_its_gradient(tmp_path: Path) -> None:
-    (first, _, told), (second, _, _) = launch("second-is-killed-in-training", tmp_path)
+    (first, _, errors), (second, _, _) = launch("second-is-killed-in-training", tmp_path)
     assert (first, second) == (1, -signal.SIGKILL)
-    assert told.count("limbeck: another process of this run was killed; the same command goes on") == 1
+    assert errors.count("limbeck: another process of this run was killed; the same command goes on") == 1
 
 
 def test_a_folder_in_use_is_told_once(tmp_path: Path) -> None:
     with open_run(tmp_path, "x", print):
         found = launch("folder-in-use", tmp_path)
     assert [status for status, _, _ in found] == [2, 2]
-    told = "".join(error for _, _, error in found)
-    assert told.count(f"process {os.getpid()} is running in this folder") == 1 and "Traceback" not in told
+    errors = "".join(error for _, _, error in found)
+    assert errors.count(f"process {os.getpid()} is running in this folder") == 1 and "Traceback" not in errors
 
 
 # --- chunks

@@ -25,6 +25,7 @@ from limbeck.rationales import (
     jaccard,
     mark_dropped,
     most_diverse,
+    owners_of,
     select,
     similarity,
     trigrams,
@@ -84,13 +85,13 @@ def test_several_prompts_of_a_problem_are_collected_and_graded_apart() -> None:
         *[("3", 0), ("3", 1)],
         *[("1#b", 0), ("1#b", 1)],
     ]
-    graded = grade(PROBLEMS, "number", completions, "t", prompts=prompts)
+    graded = grade(PROBLEMS, "number", completions, "t", owners=owners_of(prompts))
     assert [(r.problem_id, r.index, r.about, r.correct) for r in graded] == [
         *[("1", 0, "a", True), ("1", 1, "a", True)],
         *[("3", 0, "", False), ("3", 1, "", False)],
         *[("1", 2, "b", True), ("1", 3, "b", True)],
     ]
-    backwards = grade(PROBLEMS, "number", completions[::-1], "t", prompts=prompts)
+    backwards = grade(PROBLEMS, "number", completions[::-1], "t", owners=owners_of(prompts))
     assert backwards[::-1] == graded, "indices do not depend on the order of arrival"
     assert {r.dropped for r in mark_dropped(graded) if r.problem_id == "1"} == {None}
     with pytest.raises(ValueError, match="same id"):

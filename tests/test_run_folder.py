@@ -299,7 +299,7 @@ def test_a_stage_runs_again_with_what_follows(tmp_path: Path, again: str, done: 
     log: list[str] = []
     with open_run(tmp_path, "x", print) as run:
         story(run, log)
-    for _ in range(2):  # each time anew
+    for _ in range(2):  # each time again
         log.clear()
         with open_run(tmp_path, "x", print, again=[again]) as run:
             story(run, log)
@@ -373,8 +373,8 @@ def test_a_run_ends_well_where_it_was_asked_to(
     with open_run(tmp_path, "x", lines.append, until=until) as run:
         story(run, log)
     assert log == done
-    told = [line for line in lines if "the run ends here" in line]
-    assert len(told) == (until != "students")
+    ends = [line for line in lines if "the run ends here" in line]
+    assert len(ends) == (until != "students")
     with open_run(tmp_path, "x", print) as run:
         story(run, log)
     assert log == ["problems", "student", "exam", "other"]

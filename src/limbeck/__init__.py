@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from limbeck.actions import collect, compare, evaluate, export, extract, grade, run
     from limbeck.recipe import load_recipe
 
-__all__ = ["__version__", "collect", "compare", "evaluate", "export", "extract", "grade", "load_recipe", "run"]
+__all__ = [
+    "__version__",
+    "collect",
+    "compare",
+    "evaluate",
+    "export",
+    "extract",
+    "grade",
+    "load_recipe",
+    "run",
+]
 
 __version__ = "0.2.0"
 

@@ -1,4 +1,4 @@
-"""What the command does, as functions: `limbeck.run`, `limbeck.collect`, `limbeck.evaluate` …
+"""What the command does, as functions: `limbeck.run`, `limbeck.collect`, `limbeck.exam` …
 
 Every import that costs time happens inside the function that needs it, so that importing this is fast.
 """
@@ -15,6 +15,7 @@ from limbeck.opening import Request, about_task, live_track, model_folder, open_
 
 if TYPE_CHECKING:
     from limbeck.records import Prediction, Rationale
+    from limbeck.tasks.answers import AnswerKind
 
 Keep = Literal["correct", "unless-wrong", "all"]
 
@@ -38,8 +39,16 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
         examine_teacher(context)
         for name, student in context.recipe.students.items():
             for seed in student.seeds:
-                learner = stages.student(context, name, seed, chosen[name].plan)
-                chosen[name].method.story(context, learner, chosen[name].settings)
+                method = chosen[name]
+                learner = stages.student(
+                    context,
+                    name,
+                    seed,
+                    method.plan,
+                    source=method.method.source,
+                    reasons=method.uses.reasons,
+                )
+                method.method.story(context, learner, method.settings)
         if not context.recipe.students:
             for name in context.recipe.mentors:
                 stages.examine_mentor(context, name)
@@ -123,6 +132,7 @@ def evaluate(
     """
     from limbeck import ranks
     from limbeck.exam import examine_model, write_exam
+    from limbeck.exam_facts import ExamFacts
     from limbeck.lm import Sampling
     from limbeck.tasks.settings import task_kind
 
@@ -131,10 +141,11 @@ def evaluate(
     _refuse_run_folder(folder)
     temperature = exam.temperature if count > 1 else 0.0
     sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
-    predictions, summary, facts = examine_model(
+    kind = task_kind(about.task)
+    predictions, summary, parameters = examine_model(
         model_folder(str(model)),
         problems_of(about.task, about.seed, split)[:limit],
-        task_kind(about.task),
+        kind,
         sampling,
         folder,
         form=form,
@@ -142,10 +153,18 @@ def evaluate(
         max_rows=exam.batch_size,
         track=live_track(),
     )
-    facts |= {"split": split, "task": about.task.name, "kind": task_kind(about.task)}
+    facts = ExamFacts(
+        role="exam",
+        name=folder.resolve().name,
+        model=str(model),
+        parameters=parameters,
+        split=split,
+        task=about.task.name,
+        kind=kind,
+    )
     if ranks.main():
         write_exam(folder, predictions, summary, facts)
-    return Exam(predictions, summary | facts)
+    return Exam(predictions, {**summary, **facts.model_dump(mode="json")})
 
 
 def _refuse_run_folder(out: Path) -> None:
@@ -166,16 +185,19 @@ def compare(*runs: Path | str, baseline: str | None = None) -> list[dict[str, An
     return report.comparison_rows(report.compare(report.contestants([Path(one) for one in runs]), baseline))
 
 
-def extract(kind: str, text: str, options: Sequence[str] = ()) -> str | None:
+def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | None:
     """The answer that a text states, in canonical form; None when it states none.
 
     Args:
         kind: number, choice, yes-no or text.
         options: of kind choice.
     """
+    from limbeck.tasks.answers import KINDS
     from limbeck.tasks.answers import extract as extract_answer
 
-    return extract_answer(kind, text, options)
+    if kind not in KINDS:
+        raise InputError(f"kind: no kind {kind!r}; choose one of {', '.join(KINDS)}")
+    return extract_answer(kind, text, options).answer
 
 
 def export(model: Path | str, out: Path | str) -> Path:

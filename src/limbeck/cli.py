@@ -295,7 +295,7 @@ def ask(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Hear a student reason about one question."""
-    from limbeck.evaluate import answer_one
+    from limbeck.exam import answer_one
 
     if not question.strip() or any("\ud800" <= letter <= "\udfff" for letter in question):
         raise InputError("QUESTION: is empty or no UTF-8 text; write the question in quotes")

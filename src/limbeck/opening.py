@@ -77,7 +77,9 @@ def open_context(
         if recipe.students:
             for idle in sorted(recipe.mentors.keys() - {used.mentor for used in uses.values()}):
                 opened.say(f"mentors.{idle}: no student learns from it, so it is not trained")
-        opened.describe(recipe.to_yaml(), facts)  # only now: a refused recipe leaves the folder's own in place
+        opened.describe(
+            recipe.to_yaml(), facts
+        )  # only now: a refused recipe leaves the folder's own in place
         yield context, chosen
 
 

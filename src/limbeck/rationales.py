@@ -69,7 +69,7 @@ def grade(
     completions: Sequence[Completion],
     source: str,
     *,
-    prompts: Sequence[Prompt] | None = None,
+    owners: Mapping[str, tuple[str, str]] | None = None,
 ) -> list[Rationale]:
     """Extract the answer of each completion and compare it with gold; nothing is dropped yet.
 
@@ -78,41 +78,44 @@ def grade(
         kind: of their answers.
         completions: in any order; so are the rationales.
         source: who wrote them.
-        prompts: whose prompts the completions are of, and what about; their texts are not
-            read. None: every prompt is its problem's only one.
+        owners: of each prompt's id the problem's and what the prompt is about, in the order of
+            the prompts (see `owners_of`). None: every prompt is its problem's only one.
 
-    The rationales of a problem's second prompt are numbered on behind those of its first,
-    in the order of `prompts`: an index is one rationale's of a source and problem.
+    The rationales of a problem's second prompt are numbered on behind those of its first:
+    an index is one rationale's of a source and problem.
+    """
+    known = {problem.id: problem for problem in problems}
+    if owners is None:
+        return [graded(known[one.prompt_id], kind, one, source) for one in completions]
+    first, marked = _first_indices(owners, completions), []
+    for one in completions:
+        problem_id, about = owners[one.prompt_id]
+        numbered = replace(one, index=first[one.prompt_id] + one.index)
+        marked.append(graded(known[problem_id], kind, numbered, source, about=about))
+    return marked
+
+
+def owners_of(prompts: Sequence[Prompt]) -> dict[str, tuple[str, str]]:
+    """Of each prompt's id the problem's, and what the prompt is about.
 
     Raises:
         ValueError: two prompts have the same id.
     """
-    known = {problem.id: problem for problem in problems}
-    if prompts is None:
-        return [graded(known[one.prompt_id], kind, one, source) for one in completions]
-    asked, first = by_id(prompts), _first_indices(prompts, completions)
-    return [
-        graded(
-            known[asked[one.prompt_id].problem_id],
-            kind,
-            replace(one, index=first[one.prompt_id] + one.index),
-            source,
-            about=asked[one.prompt_id].about,
-        )
-        for one in completions
-    ]
+    return {own: (prompt.problem_id, prompt.about) for own, prompt in by_id(prompts).items()}
 
 
-def _first_indices(prompts: Sequence[Prompt], completions: Iterable[Completion]) -> dict[str, int]:
+def _first_indices(
+    owners: Mapping[str, tuple[str, str]], completions: Iterable[Completion]
+) -> dict[str, int]:
     """Where each prompt's indices begin among those of its problem."""
     sizes: dict[str, int] = defaultdict(int)
     for one in completions:
         sizes[one.prompt_id] = max(sizes[one.prompt_id], one.index + 1)
     ends: dict[str, int] = defaultdict(int)
     first = {}
-    for prompt in prompts:
-        first[prompt.id] = ends[prompt.problem_id]
-        ends[prompt.problem_id] += sizes[prompt.id]
+    for prompt_id, (problem_id, _) in owners.items():
+        first[prompt_id] = ends[problem_id]
+        ends[problem_id] += sizes[prompt_id]
     return first
 
 

@@ -1,6 +1,6 @@
 """A run: the folder with everything one recipe produced, made in restartable stages.
 
-A stage is a folder inside the run folder with a `stage.json` beside its files.
+A stage is a folder inside the run folder with a `stage.json` next to its files.
 Its fingerprint is a hash of its name, its plan and of what its inputs are:
 
     same fingerprint, done       -> nothing to do
@@ -48,7 +48,7 @@ LOCK, HOLDER = "run.lock", "run.pid"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What decides a stage's result, beside its inputs. Make one with `plan`.
+    """What decides a stage's result, apart from its inputs. Make one with `plan`.
 
     Attributes:
         settings: as JSON gives them back, without those at their default.
@@ -70,6 +70,7 @@ class Plan:
 
 def plan(
     settings: BaseModel | Mapping[str, Any],
+    /,
     *,
     version: int = 1,
     source: str = "",
@@ -123,8 +124,8 @@ def _lean(value: Any, dumped: Any = None) -> Any:
             if name in dumped and (_is_tag(fields[name]) or not _is_default(fields[name], inner))
         }
     if isinstance(value, Mapping) and isinstance(dumped, dict | None):
-        shown: Any = dict.fromkeys(value) if dumped is None else dumped
-        return {str(k): _lean(v, d) for (k, v), d in zip(value.items(), shown.values(), strict=True)}
+        shown = [None] * len(value) if dumped is None else list(dumped.values())
+        return {str(k): _lean(v, d) for (k, v), d in zip(value.items(), shown, strict=True)}
     if isinstance(value, list | tuple) and isinstance(dumped, list | None):
         shown = [None] * len(value) if dumped is None else dumped
         return [_lean(one, d) for one, d in zip(value, shown, strict=True)]
@@ -637,7 +638,7 @@ def _mark(name: str, plan: Plan, inputs: Mapping[str, str]) -> str:
 
 
 def _fits(state: Mapping[str, Any], mark: str, plan: Plan, inputs: Mapping[str, str]) -> bool:
-    """Whether what stands in a folder is, or becomes, what is wanted."""
+    """Whether a folder's stage is, or becomes, what is wanted."""
     if old_runs.is_old(state):
         return not old_runs.difference(state, plan.full, inputs)
     return bool(state["fingerprint"] == mark)

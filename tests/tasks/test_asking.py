@@ -124,14 +124,14 @@ def test_options_follow_the_question_where_the_template_has_no_place_for_them() 
 
 
 def test_a_problem_is_never_shown_its_own_demonstration() -> None:
-    mine = SHOTS[1].model_copy(update={"problem_id": "1", "question": "in other words"})
+    mine = SHOTS[1].model_copy(update={"question": "what is 3+4"})
     pool = (SHOTS[0], mine, SHOTS[2])
     asking = Asking(demonstrations=pool, shots=2)
     shown = {one.id: asking.pieces(one).examples for one in PROBLEMS[:2]}
     assert shown == {"1": (SHOTS[0], SHOTS[2]), "2": (SHOTS[0], mine)}, "the spare one takes its place"
-    same = Problem(id="9", question="What is  1+1 ?", answer="2")
-    assert asking.pieces(same).examples == (mine, SHOTS[2])
     assert Asking(demonstrations=pool).pieces(PROBLEMS[0]).examples == (SHOTS[0], SHOTS[2])
+    listed = SHOTS[0].model_copy(update={"question": "Who has it? Answer choices: (A) Ann, (B) Ben."})
+    assert Asking(demonstrations=(listed, mine)).pieces(PROBLEMS[1]).examples == (mine,)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -187,6 +187,16 @@ def test_a_training_row_leaves_room_for_its_completion() -> None:
 def len_of(tokenizer: Any, example: Example) -> int:
     """Tokens of a completion and its end."""
     return len(tokenizer(example.completion, add_special_tokens=False)["input_ids"]) + 1
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("reasoning", ["3 + 4 = 7.", ""])
+def test_an_example_marks_its_final_answer(form: str, reasoning: str) -> None:
+    example = Asking(form).example(PROBLEMS[0], reasoning, role="anchor")
+    assert example.completion == FORMATS[form].completion(reasoning, "7")
+    first, end = example.answer_span or (0, 0)
+    assert example.completion[first:end] == "7" and first > len(reasoning)
+    assert example.prompt == Asking(form).pieces(PROBLEMS[0]) and example.role == "anchor"
 
 
 def test_what_cannot_be_asked_is_refused() -> None:

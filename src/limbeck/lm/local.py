@@ -168,6 +168,12 @@ def prompt_ids(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
     return [own[:-1] if own[-1:] == [eos] else own for own in ids]
 
 
+def prompt_room(loaded: Loaded, max_tokens: int) -> int | None:
+    """Most tokens of a prompt, if so many new ones must follow it; None: as many as one likes."""
+    limit = position_limit(loaded.bare.config)
+    return limit if limit is None or loaded.encoder_decoder else limit - max_tokens
+
+
 def position_limit(config: Any) -> int | None:
     """How many positions the model has; None: as many as one likes (T5's are relative).
 

@@ -34,11 +34,13 @@ class Uses:
 
     Attributes:
         mentor: a name of the recipe's `mentors:`, or None.
-        soft_labels: the student learns from the mentor's distributions, so both must read alike.
+        soft_labels: the student learns from the mentor's distributions, so both must read the same tokens.
+        reasons: the student learns to reason, so that demonstrations for it hold rationales.
     """
 
     mentor: str | None = None
     soft_labels: bool = False
+    reasons: bool = True
 
 
 Story = Callable[["Context", "Learner", Any], None]
@@ -66,7 +68,7 @@ class Method:
     story: Story
     uses: Callable[[Any], Uses] = field(default=lambda settings: Uses())
     check: Callable[[Recipe, Any, str], None] = field(default=lambda recipe, settings, place: None)
-    plan: Callable[[Any], dict[str, Any]] = dict
+    plan: Callable[[Any], BaseModel] = field(default=lambda settings: settings)
     source: str = ""
 
 
@@ -150,8 +152,7 @@ class Chosen:
     @property
     def plan(self) -> dict[str, Any]:
         """What of it decides what the student becomes."""
-        own = {"settings": self.method.plan(self.settings)}
-        return own | ({"source": self.method.source} if self.method.source else {})
+        return {"settings": self.method.plan(self.settings)}
 
 
 def choose(student: StudentSettings, place: str, folder: Path) -> Chosen:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.methods import Method
+from limbeck.methods import Method, Uses
 from limbeck.recipe import Settings
 from limbeck.stages import Context, Data, Learner, answer_examples, examine, problems, singles, train
 
@@ -28,4 +28,5 @@ METHOD = Method(
     "the `fine-tuning` baseline of arXiv 2212.10071",
     AnswersOnlySettings,
     answers_only,
+    uses=lambda settings: Uses(reasons=False),
 )

@@ -34,7 +34,6 @@ from limbeck.records import first_problem
 from limbeck.soft_labels.settings import CodecSettings
 from limbeck.training.collate import NO_KEY, Batch, Row
 
-
 FORMAT = 2
 MANIFEST, KEYS, PLACES = "manifest.json", "keys.npy", "places.npy"
 REMAKE = "remove the folder to make them again"

@@ -42,9 +42,9 @@ from limbeck.soft_labels.cache import (
     read_manifest,
 )
 from limbeck.soft_labels.live import Live
+from limbeck.soft_labels.settings import CodecSettings
 from limbeck.training.collate import Row, collate
 from limbeck.training.sampler import cut, on_grid, snake
-from limbeck.training.settings import CodecSettings
 
 PROGRESS = "progress.jsonl"
 SHARD_BATCHES = 16
@@ -53,12 +53,11 @@ SHARD_BYTES = 1 << 26
 
 
 class Shard(Record):
-    """One line of the progress: scored tokens of each row, of the sampled codec distinct draws too."""
+    """One line of the progress: scored tokens of each row."""
 
     shard: int
     batches: int
     tokens: tuple[int, ...]
-    entries: tuple[int, ...]
 
 
 def write_cache(
@@ -72,20 +71,18 @@ def write_cache(
     identity: Mapping[str, str],
     *,
     batch_tokens: int,
-    seed: int = 0,
     progress: Advance | None = None,
 ) -> None:
     """Write a mentor's soft labels of all rows; go on where a kill stopped it. Equal rows are stored once.
 
     Args:
-        folder: `soft_cache` says what stands there afterwards.
+        folder: `cache` says what is in it afterwards.
         mentor: on the device where it is; put into evaluation mode.
         pad: the id that fills rows up.
         temperature: τ.
-        vocabulary: real tokens, see `soft_labels.vocabulary_of`.
+        vocabulary: real tokens, see `tokenizers.vocabulary_of`.
         identity: fingerprints by name: of the mentor's weights, the tokenizer, the prompt's format.
         batch_tokens: most tokens in a batch of the mentor, with padding.
-        seed: of the sampled codec.
         progress: told at first and after every batch how many rows are done, and of how many.
 
     Raises:
@@ -103,7 +100,7 @@ def write_cache(
         "identity": dict(identity),
         "vocabulary": vocabulary,
         "temperature": float(temperature),
-        **kept(codec, seed),
+        **kept(codec),
         "precision": {file.name: np.dtype(file.dtype).name for file in files},
         "text": text_of(unique),
     }
@@ -112,7 +109,7 @@ def write_cache(
         return
     both = is_encoder_decoder(mentor)
     batches = _batches(unique, both, batch_tokens)
-    soft = Live(mentor, codec, temperature, vocabulary, seed)
+    soft = Live(mentor, codec, temperature, vocabulary)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         log = AppendLog(folder / PROGRESS, durable=True)
@@ -148,17 +145,12 @@ class _Buffer:
 
     batches: int = 0
     tokens: list[int] = field(default_factory=list)
-    entries: list[int] = field(default_factory=list)
     data: dict[str, list[Array]] = field(default_factory=dict)
     bytes: int = 0
 
     def add(self, packed: Mapping[str, Array], tokens: Sequence[int]) -> None:
         self.batches += 1
         self.tokens += tokens
-        if "sizes" in packed:
-            ends = np.cumsum(tokens)
-            sizes = np.concatenate([[0], np.cumsum(packed["sizes"], dtype=np.int64)])
-            self.entries += np.diff(sizes[np.concatenate([[0], ends])]).tolist()
         for name, values in packed.items():
             self.data.setdefault(name, []).append(values)
             self.bytes += values.nbytes
@@ -189,7 +181,7 @@ def _work(
     for number, rows in enumerate(batches[begin:], start=begin + 1):
         batch = collate(rows, pad)
         tokens = align_batch(batch, encoder_decoder=encoder_decoder).keep_BT.sum(1).tolist()
-        buffer.add(pack(soft.of(batch), files, soft.codec), tokens)
+        buffer.add(pack(soft.of(batch), files), tokens)
         done += len(rows)
         if buffer.is_full or number == len(batches):
             shards.append(_append(folder, log, len(shards), buffer, files))
@@ -198,18 +190,13 @@ def _work(
             progress(done, total=total)
 
 
-def pack(soft: SoftTargets, files: Sequence[Column], codec: CodecSettings) -> dict[str, Array]:
+def pack(soft: SoftTargets, files: Sequence[Column]) -> dict[str, Array]:
     """The numbers of each data file for one batch."""
     log_p_NK = soft.log_p_NK.numpy()
-    if soft.ids_NK is None:
-        made: dict[str, Array] = {"log_p": log_p_NK}
-    elif soft.tail:
+    made: dict[str, Array] = {"log_p": log_p_NK}
+    if soft.ids_NK is not None:
         least = np.finfo(np.float16).min  # anything less likely would become minus infinity
         made = {"ids": soft.ids_NK.numpy(), "log_p": np.maximum(log_p_NK, least)}
-    else:
-        drawn_NK = log_p_NK > -np.inf
-        counts = np.rint(np.exp(log_p_NK[drawn_NK].astype(np.float64)) * codec.draws)
-        made = {"sizes": drawn_NK.sum(1), "ids": soft.ids_NK.numpy()[drawn_NK], "counts": counts}
     return {file.name: made[file.name].astype(file.dtype) for file in files}
 
 
@@ -223,9 +210,7 @@ def _append(folder: Path, log: AppendLog, number: int, buffer: _Buffer, files: S
         for stream in streams:
             stream.flush()
             os.fsync(stream.fileno())
-    shard = Shard(
-        shard=number, batches=buffer.batches, tokens=tuple(buffer.tokens), entries=tuple(buffer.entries)
-    )
+    shard = Shard(shard=number, batches=buffer.batches, tokens=tuple(buffer.tokens))
     log.append(shard.model_dump_json().encode())
     return shard
 
@@ -245,9 +230,9 @@ def _resumed(
     """
     lines = [line for _, line in log.lines()]
     shards = list(_read(folder, lines, plan, batches))
-    tokens, entries = (sum(sum(getattr(s, name)) for s in shards) for name in ("tokens", "entries"))
+    tokens = sum(sum(shard.tokens) for shard in shards)
     for file in files:
-        data, size = folder / file.file, file.bytes(tokens, entries)
+        data, size = folder / file.file, file.bytes(tokens)
         found = data.stat().st_size if data.exists() else 0
         if found < size:
             raise DataError(data, f"{found} bytes where {PROGRESS} tells of {size}; {_fix(folder)}")
@@ -283,7 +268,7 @@ def _read(
 
 
 def _fix(folder: Path) -> str:
-    return f"remove {folder} to make the soft labels anew"
+    return f"remove {folder} to make the soft labels again"
 
 
 def _finish(
@@ -294,19 +279,17 @@ def _finish(
     files: Sequence[Column],
 ) -> None:
     """Write the index, then the manifest; `rows` in the order in which they were written."""
-    counts = [[count for shard in shards for count in shard.tokens]]
-    if any(file.ragged for file in files):
-        counts.append([count for shard in shards for count in shard.entries])
+    counts = np.array([count for shard in shards for count in shard.tokens])
     keys = np.array([row.key for row in rows], np.int64)
     order = np.lexsort((keys[:, 1], keys[:, 0]))
-    places = [np.stack([np.cumsum(count) - count, count], 1) for count in map(np.array, counts)]
+    places = np.stack([np.cumsum(counts) - counts, counts], 1)
     _save(folder / KEYS, np.ascontiguousarray(keys[order].T))
-    _save(folder / PLACES, np.concatenate(places, 1)[order].astype(np.int64))
-    tokens = sum(counts[0])
+    _save(folder / PLACES, places[order].astype(np.int64))
+    tokens = int(counts.sum())
     names = [KEYS, PLACES, *(file.file for file in files)]
     sizes = {name: (folder / name).stat().st_size for name in names}
     total = sum(sizes.values())
-    about = {"rows": len(rows), "tokens": tokens} | ({"entries": sum(counts[1])} if counts[1:] else {})
+    about = {"rows": len(rows), "tokens": tokens}
     weight = {"bytes": total, "bytes_per_token": round(total / max(tokens, 1), 2), "files": sizes}
     weight["sha256"] = {name: digest_of(folder / name) for name in names}
     write_json(folder / MANIFEST, {**plan, **about, **weight})

@@ -2,12 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from limbeck.lm import Completion
+from limbeck.rationales import grade, mark_dropped
 from limbeck.recipe import LearnerSettings
-from limbeck.stages.context import Context
+from limbeck.records import Demonstration, Problem
+from limbeck.stages.context import Context, once
 from limbeck.stages.problems import problems
-from limbeck.tasks.asking import Asking, asking_of
+from limbeck.tasks.asking import Asking, learner_asking, teacher_asking
+from limbeck.tasks.demonstrations import chosen, of_answers, of_rationales
+from limbeck.tasks.settings import PromptSettings
 
 
-def asking(context: Context, settings: LearnerSettings) -> Asking:
-    """How a student or mentor is asked, in training, in exams, and from its saved folder."""
-    return asking_of(settings.format, settings.prompt, problems(context), context.recipe.seed)
+def asking_learner(
+    context: Context, settings: LearnerSettings, place: str, *, reasons: bool = True
+) -> Asking:
+    """How a student or mentor is asked, in training, in exams, and from its saved folder.
+
+    Args:
+        place: opens error texts, such as "students.small".
+        reasons: demonstrations of the training split hold the teacher's kept rationales; False:
+            the answer alone.
+    """
+
+    def pool() -> list[Demonstration]:
+        from limbeck.stages.rationales import rationales  # which needs learners, which are asked
+
+        train = problems(context).train
+        if not reasons:
+            return of_answers(train, settings.format)
+        return of_rationales(train, rationales(context).all, settings.format)
+
+    shown = _demonstrations(context, settings.prompt, settings.format, pool, f"{place}.prompt")
+    return learner_asking(settings.prompt, settings.format, demonstrations=shown)
+
+
+def asking_teacher(context: Context) -> Asking:
+    """How the recipe asks its teacher; demonstrations of the training split hold given rationales."""
+    return once(context, "asking the teacher", lambda: _asking_teacher(context))
+
+
+def _asking_teacher(context: Context) -> Asking:
+    teacher = context.recipe.teacher
+    settings = PromptSettings() if teacher.kind == "given" else teacher.prompt
+    shown = _demonstrations(
+        context, settings, "", lambda: _given_demonstrations(context, "plain"), "teacher.prompt"
+    )
+    return teacher_asking(settings, context.kind, demonstrations=shown)
+
+
+def _demonstrations(
+    context: Context,
+    settings: PromptSettings,
+    form: str,
+    pool: Callable[[], Sequence[Demonstration]],
+    place: str,
+) -> tuple[Demonstration, ...]:
+    return chosen(
+        settings.examples,
+        context.kind,
+        form=form,
+        pool=pool,
+        test=problems(context).test,
+        seed=context.recipe.seed,
+        place=place,
+    )
+
+
+def _given_demonstrations(context: Context, form: str) -> list[Demonstration]:
+    """Rationales that the user's data hold for training problems, the right ones."""
+    parts = problems(context)
+    train: dict[str, Problem] = {problem.id: problem for problem in parts.train}
+    given: list[Completion] = [one for one in parts.given if one.prompt_id in train]
+    graded = mark_dropped(grade(parts.train, context.kind, given, "given"))
+    return of_rationales(parts.train, graded, form)

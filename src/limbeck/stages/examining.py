@@ -15,7 +15,6 @@ from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context
 from limbeck.stages.models import Model
 from limbeck.stages.problems import problems
-from limbeck.stages.writing import remove_logs
 
 VERSION = 1
 """Raised by hand when this code gives other predictions for the same plan."""
@@ -46,7 +45,7 @@ def examine(
     asked = getattr(problems(context), split)
 
     def work(folder: Path) -> None:
-        opened = model.open(folder, exam.batch_size)
+        opened = model.open(folder, exam.batch_size, exam.max_tokens)
         prompts = [opened.prompt(model.question(problem)) for problem in asked]
         opened.agree(prompts, sampling)
         predictions, summary = run_exam(
@@ -56,12 +55,18 @@ def examine(
             context.run.say(line)
         if ranks.main():
             write_exam(folder, predictions, summary, _facts(context, model, split))
-            remove_logs(folder)
 
     more: dict[str, Any] = {} if split == "test" else {"split": split}
     return context.run.stage(
         place or f"{model.folder}/exam",
-        plan({"exam": exam}, version=VERSION, seed=context.recipe.seed, kind=context.kind, **more, **model.identity),
+        plan(
+            {"exam": exam},
+            version=VERSION,
+            seed=context.recipe.seed,
+            kind=context.kind,
+            **more,
+            **model.identity,
+        ),
         {**problems(context).inputs, **model.inputs},
         work,
         everyone=model.shared,

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.exam import LOG
 from limbeck.lm import Prompt
 from limbeck.lm.chunks import Chunks
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Problem
-from limbeck.run_folder import Stage
-from limbeck.stages.asking import asking
+from limbeck.run_folder import Plan, Stage, plan
+from limbeck.stages.asking import asking_learner
 from limbeck.stages.context import Context
-from limbeck.stages.models import LOG, Opened, Question
+from limbeck.stages.models import Opened, Question
 from limbeck.tasks.asking import Asking
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Learner:
         role: student, mentor, or what a method outside the package calls it.
         name: in the recipe.
         own: the plan of its method: settings beyond those of every learner that decide the result.
+        source: fingerprint of its method's file, when that is no part of Limbeck.
         round: of a method that trains in rounds; None elsewhere.
     """
 
@@ -44,6 +45,7 @@ class Learner:
     asking: Asking
     method: str = ""
     own: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
     round: int | None = None
 
     @property
@@ -58,36 +60,54 @@ class Learner:
         name = self.name if self.role != "mentor" or self.name == "mentor" else f"mentor {self.name}"
         return name if self.role == "mentor" else f"{name} (seed {self.seed})"
 
-    @property
-    def plan(self) -> dict[str, Any]:
-        """All settings that decide what training makes of it, without defaults."""
-        shared = {name: getattr(self.settings, name) for name in LearnerSettings.model_fields}
-        del shared["device"]
-        return shared | {"seed": self.seed} | dict(self.own)
+    def plan(self, version: int, **more: Any) -> Plan:
+        """All settings that decide what training makes of it, without defaults.
+
+        Args:
+            version: of the code that trains.
+            more: further settings.
+        """
+        names = LearnerSettings.model_fields.keys() - {"device", "prompt"}
+        shared = LearnerSettings.model_construct(**{name: getattr(self.settings, name) for name in names})
+        asking = {name: value for name, value in self.asking.plan().items() if name != "format"}
+        more |= {"asking": asking} if asking else {}
+        return plan(shared, version=version, source=self.source, seed=self.seed, **self.own, **more)
 
 
-def student(context: Context, name: str, seed: int, own: Mapping[str, Any]) -> Learner:
-    """A student of the recipe with one of its seeds; `own` is its method's plan."""
+def student(
+    context: Context, name: str, seed: int, own: Mapping[str, Any], *, source: str = "", reasons: bool = True
+) -> Learner:
+    """A student of the recipe with one of its seeds.
+
+    Args:
+        own: its method's plan.
+        source: see `Learner`.
+        reasons: whether its method teaches it to reason; see `asking_learner`.
+    """
     settings = context.recipe.students[name]
     return Learner(
         "student",
         name,
         settings,
         seed,
-        asking(context, settings),
+        asking_learner(context, settings, f"students.{name}", reasons=reasons),
         settings.method,
         {"method": settings.method, **own},
+        source,
     )
 
 
 def mentor_learner(context: Context, name: str) -> Learner:
     """A mentor of the recipe."""
     settings = context.recipe.mentors[name]
-    chosen = {"rationales", "choose", "teacher_share"}
-    own = {field: getattr(settings, field) for field in sorted(chosen)}
-    return Learner(
-        "mentor", name, settings, settings.seed, asking(context, settings), "finetune-cot", own
-    )
+    fields = type(settings).model_fields
+    own = {
+        chosen: getattr(settings, chosen)
+        for chosen in ("rationales", "choose", "teacher_share")
+        if getattr(settings, chosen) != fields[chosen].default
+    }
+    how = asking_learner(context, settings, f"mentors.{name}")
+    return Learner("mentor", name, settings, settings.seed, how, "finetune-cot", own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +174,14 @@ class Trained:
         settings = self.learner.settings
         return load(str(self.path), dtype=settings.dtype, device=settings.device, name=self.name)
 
-    def open(self, folder: Path, batch_size: int) -> Opened:
-        from limbeck.lm.local import LocalModel
+    def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
+        from limbeck.lm.local import LocalModel, prompt_room
 
         loaded = self.load()
-        asking = Asking.of_folder(self.path)
-        complete = Chunks(LocalModel(loaded, max_rows=batch_size), folder / LOG)
-        return Opened(complete, partial(_prompt, loaded, asking))
+        asking, room = Asking.of_folder(self.path), prompt_room(loaded, max_tokens)
 
+        def prompt(question: Question) -> Prompt:
+            text = asking.text(loaded.tokenizer, question.pieces, room)
+            return Prompt(question.id, question.problem_id, text, about=question.about)
 
-def _prompt(loaded: Loaded, asking: Asking, question: Question) -> Prompt:
-    return Prompt(question.id, question.problem_id, asking.text(loaded.tokenizer, question.pieces))
+        return Opened(Chunks(LocalModel(loaded, max_rows=batch_size), folder / LOG), prompt)

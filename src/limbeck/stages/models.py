@@ -7,15 +7,12 @@ so that a stage that is done loads nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from limbeck.lm import Complete, Prompt, Sampling
 from limbeck.records import Pieces, Problem
-
-LOG = "completions.log"
-"""In a stage's folder: whole chunks of a local model's completions, until the stage is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,6 @@ class Opened:
         prompt: puts a question's pieces together for this model.
         agree: prints what prompts will cost, and raises unless that is agreed.
         account: what was paid, in lines.
-        paid: dollars spent so far.
     """
 
     complete: Complete
@@ -79,6 +75,12 @@ class Model(Protocol):
         """The plain question of a problem, as this model is asked it."""
         ...
 
-    def open(self, folder: Path, batch_size: int) -> Opened:
-        """Load it; `folder` is the stage's, `batch_size` the completions made side by side."""
+    def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
+        """Load it.
+
+        Args:
+            folder: the stage's.
+            batch_size: completions that are made at the same time.
+            max_tokens: new tokens, for which a prompt leaves room.
+        """
         ...

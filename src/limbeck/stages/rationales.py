@@ -10,8 +10,8 @@ from typing import Any
 from limbeck.errors import DataError
 from limbeck.lm import Sampling
 from limbeck.rationale_files import read_rationales
-from limbeck.rationales import audit, grade, mark_dropped
-from limbeck.recipe import GivenTeacherSettings, Recipe
+from limbeck.rationales import audit, grade, graded, mark_dropped
+from limbeck.recipe import GivenTeacherSettings
 from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
 from limbeck.stages.context import Context, once
@@ -110,14 +110,14 @@ def _rationales(context: Context, split: Split) -> Rationales:
 
     def work(folder: Path) -> None:
         if file is not None:
-            graded = grade_file(context, file, asked)
+            found = grade_file(context, file, asked)
         elif source is None:
             ids = {problem.id for problem in asked}
             given = [completion for completion in parts.given if completion.prompt_id in ids]
-            graded = grade(asked, context.kind, given, teacher_name(recipe))
+            found = grade(asked, context.kind, given, teacher_name(recipe))
         else:
-            graded = grade_completions(context, asked, completions_of(source), teacher_name(recipe))
-        marked = mark_dropped(graded, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
+            found = grade_completions(context, asked, completions_of(source), teacher_name(recipe))
+        marked = mark_dropped(found, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
         write_jsonl(folder / "graded.jsonl", marked)
         write_json(folder / "audit.json", audit(marked, asked))
 
@@ -154,14 +154,12 @@ def grade_file(context: Context, file: str, asked: Sequence[Problem]) -> list[Ra
     parts = problems(context)
     everyone = [*parts.train, *parts.dev, *parts.test]
     found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone)
-    ids = {problem.id for problem in asked}
-    sources = dict.fromkeys(source for source, _ in found)
+    by_id = {problem.id: problem for problem in asked}
     return [
-        rationale
-        for source in sources
-        for rationale in grade(
-            asked, context.kind, [c for name, c in found if name == source and c.prompt_id in ids], source
-        )
+        graded(by_id[completion.prompt_id], context.kind, completion, source, about=about)
+        for source in dict.fromkeys(one.source for one in found)
+        for other, completion, about in found
+        if other == source and completion.prompt_id in by_id
     ]
 
 
@@ -221,11 +219,9 @@ def rationale_data(
 
 def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rationale]) -> list[Example]:
     """One training example per rationale, its final answer's characters marked."""
-    parts = problems(context)
+    parts, asking = problems(context), learner.asking
     by_id = {problem.id: problem for problem in [*parts.train, *parts.dev]}
-    return [
-        learner.asking.example(by_id[rationale.problem_id], rationale.reasoning) for rationale in chosen
-    ]
+    return [asking.example(by_id[rationale.problem_id], rationale.reasoning) for rationale in chosen]
 
 
 def answer_examples(learner: Learner, some: Sequence[Problem]) -> list[Example]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from limbeck.run_folder import fingerprint, path_fingerprint, plan
 from limbeck.soft_labels.settings import CodecSettings
 from limbeck.stages.context import Context, once
 from limbeck.stages.learners import Learner, Trained
+from limbeck.stages.pairs import check_tokenizers, is_from_scratch, tokenizer_of
 from limbeck.stages.training import Data, is_trained, rendered
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ class SoftLabelSettings(Settings):
     )
     codec: CodecSettings = CodecSettings()
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> Self:
         """The settings that decide what the student becomes; without soft labels theirs do not."""
-        theirs = {"temperature", "temperature_squared", "soft_labels", "codec"}
-        shown = type(self).model_fields.keys() - (theirs if not self.kl_weight else set())
-        return {name: getattr(self, name) for name in sorted(shown)}
+        if self.kl_weight:
+            return self
+        theirs = ("temperature", "temperature_squared", "soft_labels", "codec")
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in theirs})
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ def soft_labels(
     """
     from limbeck.soft_labels.cache import missing
 
-    if not settings.kl_weight or settings.soft_labels == "live" or is_trained(context, learner, data):
+    if not settings.kl_weight or is_trained(context, learner, data):
+        return SoftLabelStage(context, mentor, learner, settings, ())
+    _agree(mentor, learner, data)
+    if settings.soft_labels == "live":
         return SoftLabelStage(context, mentor, learner, settings, ())
     place = store(context, mentor, learner, settings)
     rows = rows_of(context, mentor, learner, data)
@@ -92,6 +97,15 @@ def soft_labels(
     else:
         context.run.say(f"{place}: holds all {len(rows)} rows that {learner.shown} needs")
     return SoftLabelStage(context, mentor, learner, settings, tuple(volumes(context, place)))
+
+
+def _agree(mentor: Trained, learner: Learner, data: Data) -> None:
+    """Refuse a student that reads these texts as other tokens than its mentor."""
+    name = learner.settings.model
+    if is_from_scratch(name):
+        return  # it takes the mentor's tokenizer
+    texts = [example.completion for group in [*data.train, *data.dev] for example in group.examples]
+    check_tokenizers(tokenizer_of(name), tokenizer_of(str(mentor.path)), learner.asking, texts, name)
 
 
 def store(context: Context, mentor: Trained, learner: Learner, settings: SoftLabelSettings) -> str:
@@ -116,15 +130,12 @@ def volumes(context: Context, place: str) -> list[Path]:
 
 def rows_of(context: Context, mentor: Trained, learner: Learner, data: Data) -> list[Row]:
     """The student's tokenised examples; the mentor's tokenizer is the student's."""
-    from limbeck.lm.load import load_tokenizer
+    from limbeck.lm.load import read_config
     from limbeck.training.collate import tokenise
 
-    tokenizer, encoder_decoder = once(
-        context, f"tokenizer of {mentor.path}", lambda: load_tokenizer(mentor.path)
-    )
-    groups = [
-        group for some in (data.train, data.dev) for group in rendered(tokenizer, learner.asking, some)
-    ]
+    tokenizer = tokenizer_of(str(mentor.path))
+    encoder_decoder = bool(read_config(mentor.path).is_encoder_decoder)
+    groups = rendered(tokenizer, learner, [*data.train, *data.dev], encoder_decoder=encoder_decoder)
     found = tokenise(
         tokenizer,
         groups,
@@ -132,7 +143,7 @@ def rows_of(context: Context, mentor: Trained, learner: Learner, data: Data) -> 
         max_length=learner.settings.train.max_length,
         prompt_weight=learner.settings.train.prompt_weight,
     )
-    return [row for group in found.groups for row in group.rows]
+    return [row for group in found.groups for row in group.rows if row.scored]
 
 
 def _write(
@@ -181,10 +192,9 @@ def expected(
     context: Context, mentor: Trained, learner: Learner, settings: SoftLabelSettings
 ) -> dict[str, Any]:
     """What the manifest of fitting soft labels says."""
-    from limbeck.lm.load import load_tokenizer
     from limbeck.soft_labels.tokenizers import tokenizer_fingerprint, vocabulary_of
 
-    tokenizer, _ = once(context, f"tokenizer of {mentor.path}", lambda: load_tokenizer(mentor.path))
+    tokenizer = tokenizer_of(str(mentor.path))
     return {
         "identity": {
             "mentor": once(context, f"{mentor.path} as a file", lambda: path_fingerprint(mentor.path)),
@@ -203,9 +213,7 @@ def _live(stage: SoftLabelStage) -> SoftLabels:
     from limbeck.soft_labels.tokenizers import vocabulary_of
 
     mentor = stage.mentor
-    loaded = load(
-        str(mentor.path), dtype=mentor.learner.settings.dtype, device=stage.learner.settings.device
-    )
+    loaded = load(str(mentor.path), dtype=mentor.learner.settings.dtype, device=stage.learner.settings.device)
     return Live(
         loaded.model, stage.settings.codec, stage.settings.temperature, vocabulary_of(loaded.tokenizer)
     )

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from limbeck.errors import InputError, RecipeError
+from limbeck.exam import LOG
 from limbeck.lm import Complete, Prompt, Sampling
 from limbeck.lm.api import open_teacher
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.cost import estimate
 from limbeck.lm.remember import Remembered
-from limbeck.recipe import ApiTeacherSettings, LocalTeacherSettings, OfflineTeacherSettings, Recipe
+from limbeck.recipe import (
+    ApiTeacherSettings,
+    ExamSettings,
+    LocalTeacherSettings,
+    OfflineTeacherSettings,
+    Recipe,
+)
 from limbeck.records import Problem
-from limbeck.run_folder import Run, path_fingerprint
-from limbeck.tasks.answers import AnswerKind
-from limbeck.tasks.prompts import render, teacher_prompt
+from limbeck.run_folder import Run
+from limbeck.stages.asking import asking_teacher
+from limbeck.stages.context import Context
+from limbeck.stages.examining import examine
+from limbeck.stages.model_inputs import model_inputs
+from limbeck.stages.models import Opened, Question
+from limbeck.tasks.asking import Asking
 
 Agree = Callable[[Sequence[Prompt], Sampling], None]
 
@@ -80,17 +90,12 @@ class TeacherModel:
         return self.context.recipe.teacher.kind != "offline"  # which counts words, not tokens
 
     def question(self, problem: Problem) -> Question:
-        return Question(problem.id, problem.id, teacher_asking(self.context).pieces(problem))
+        return Question(problem.id, problem.id, asking_teacher(self.context).pieces(problem))
 
-    def open(self, folder: Path, batch_size: int) -> Opened:
+    def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
         teacher = self.context.teacher()
-        prompt = partial(teacher.prompt, teacher_asking(self.context))
+        prompt = partial(teacher.prompt, asking_teacher(self.context))
         return Opened(teacher.complete(folder), prompt, teacher.agree, teacher.account)
-
-
-def teacher_asking(context: Context) -> Asking:
-    """How the recipe asks its teacher."""
-    return once(context, "asking the teacher", lambda: asking_of_teacher(context))
 
 
 def examine_teacher(context: Context) -> None:
@@ -150,7 +155,8 @@ def _offline(recipe: Recipe, settings: OfflineTeacherSettings, memory: Path) -> 
 
 def _plain(asking: Asking, question: Question) -> Prompt:
     """Text, with a system prompt of its own, as endpoints take them."""
-    return Prompt(question.id, question.problem_id, asking.plain(question.pieces), asking.system)
+    text = asking.plain(question.pieces)
+    return Prompt(question.id, question.problem_id, text, asking.system, question.about)
 
 
 def _local(settings: LocalTeacherSettings) -> Teacher:
@@ -162,7 +168,7 @@ def _local(settings: LocalTeacherSettings) -> Teacher:
 
     def prompt(asking: Asking, question: Question) -> Prompt:
         text = replace(asking, format=form).text(loaded.tokenizer, question.pieces)
-        return Prompt(question.id, question.problem_id, text)
+        return Prompt(question.id, question.problem_id, text, about=question.about)
 
     return Teacher(settings.model, prompt, lambda folder: Chunks(LocalModel(loaded), folder / LOG))
 
@@ -210,7 +216,9 @@ def teacher_identity(recipe: Recipe) -> dict[str, Any]:
     return teacher.model_dump(mode="json", exclude={"exam", "device"})
 
 
-def teacher_inputs(recipe: Recipe) -> dict[str, str]:
-    """A local teacher's folder as a stage input."""
+def teacher_name(recipe: Recipe) -> str:
+    """What records call the teacher."""
     teacher = recipe.teacher
-    return model_inputs(teacher.model) if isinstance(teacher, LocalTeacherSettings) else {}
+    if teacher.kind == "given":
+        return teacher.source
+    return "offline" if teacher.kind == "offline" else teacher.model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import ranks
-from limbeck.exam import examine
+from limbeck.exam import examine, student_prompts
 from limbeck.lm import Sampling
-from limbeck.records import Pieces, write_json, write_jsonl
-from limbeck.run_folder import Stage, plan, read_json
+from limbeck.records import Example, write_json, write_jsonl
+from limbeck.run_folder import Plan, read_json
 from limbeck.stages.context import Context
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.problems import problems
 from limbeck.tasks.asking import Asking
+from limbeck.tasks.asking import rendered as rendered_examples
 from limbeck.training.groups import Draw, Group
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def is_trained(context: Context, learner: Learner, data: Data, start: Trained | 
 
 def _planned(
     context: Context, learner: Learner, data: Data, start: Trained | None
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[Plan, dict[str, str]]:
     """Plan and inputs of the stage."""
     more: dict[str, Any] = dict(data.settings)
     if data.draw:
@@ -102,7 +102,7 @@ def _planned(
     if learner.settings.train.choose == "dev-accuracy":
         more["exam"] = {"max_tokens": context.recipe.exam.max_tokens}
     base = {"start": start.stage.fingerprint} if start else model_inputs(learner.settings.model)
-    return plan(learner.plan, version=VERSION, **more), {**data.inputs, **base}
+    return learner.plan(VERSION, **more), {**data.inputs, **base}
 
 
 def _train(
@@ -120,7 +120,8 @@ def _train(
 
     settings = learner.settings
     loaded = _load(learner, data.train, start, tokenizer)
-    groups, dev = (rendered(loaded.tokenizer, learner.asking, some) for some in (data.train, data.dev))
+    text = partial(rendered, loaded.tokenizer, learner, encoder_decoder=loaded.encoder_decoder)
+    groups, dev = text(data.train), text(data.dev)
     if ranks.main():
         write_jsonl(folder / "examples.jsonl", (example for group in groups for example in group.examples))
     by_accuracy = settings.train.choose == "dev-accuracy"
@@ -139,7 +140,7 @@ def _train(
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
         )
     _report_too_long(context, learner, data, done)
-    about = {"task": context.recipe.task.name, "kind": context.kind, "dtype": settings.dtype}
+    about: dict[str, Any] = {"task": context.recipe.task.name, "kind": context.kind, "dtype": settings.dtype}
     save(loaded, folder / "model", about=about | learner.asking.about())
     if ranks.main():
         write_json(folder / FACTS, facts_of(loaded, data, done))
@@ -159,7 +160,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
             text
             for group in groups
             for example in group.examples
-            for text in (learner.asking.plain(example.prompt), example.completion)
+            for text in (_plain(learner.asking, example), example.completion)
         ],
         tokenizer_of=tokenizer,
         lora=settings.lora,
@@ -168,29 +169,32 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
     )
 
 
-def rendered(tokenizer: Any, asking: Asking, groups: Sequence[Group]) -> list[Group]:
-    """Groups whose prompts are text, as the tokenizer's model reads them."""
+def _plain(asking: Asking, example: Example) -> str:
+    return example.prompt if isinstance(example.prompt, str) else asking.plain(example.prompt)
 
-    def text(prompt: str | Pieces) -> str:
-        return prompt if isinstance(prompt, str) else asking.text(tokenizer, prompt)
 
-    return [
-        Group(group.key, tuple(one.model_copy(update={"prompt": text(one.prompt)}) for one in group.examples))
-        for group in groups
-    ]
+def rendered(
+    tokenizer: Any, learner: Learner, groups: Sequence[Group], *, encoder_decoder: bool
+) -> list[Group]:
+    """Groups whose prompts are text, as the tokenizer's model reads them, cut where they may be."""
+    text = partial(
+        rendered_examples,
+        learner.asking,
+        tokenizer,
+        max_length=learner.settings.train.max_length,
+        encoder_decoder=encoder_decoder,
+    )
+    return [Group(group.key, tuple(text(group.examples))) for group in groups]
 
 
 def _dev_exam(context: Context, loaded: Loaded, asking: Asking, model: object) -> dict[str, float]:
     """Greedy accuracy on the dev split of the model as it is now."""
-    from limbeck.lm import Prompt
     from limbeck.lm.local import LocalModel
 
-    dev = problems(context).dev
-    prompts = [Prompt(one.id, one.id, asking.text(loaded.tokenizer, asking.pieces(one))) for one in dev]
-    complete = LocalModel(loaded, max_rows=context.recipe.exam.batch_size)
-    _, summary = examine(
-        complete, dev, context.kind, prompts, Sampling(max_tokens=context.recipe.exam.max_tokens)
-    )
+    dev, exam = problems(context).dev, context.recipe.exam
+    prompts = student_prompts(loaded, asking, dev, exam.max_tokens)
+    complete = LocalModel(loaded, max_rows=exam.batch_size)
+    _, summary = examine(complete, dev, context.kind, prompts, Sampling(max_tokens=exam.max_tokens))
     return {"accuracy": summary["accuracy"]}
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import ranks
+from limbeck.exam import remove_logs
 from limbeck.lm import Completion, Sampling
 from limbeck.rationales import collect
 from limbeck.records import Record, read_jsonl, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context
-from limbeck.stages.models import LOG, Model, Question
+from limbeck.stages.models import Model, Question
 
 VERSION = 1
 """Raised by hand when this code makes other completions from the same plan."""
@@ -71,7 +72,7 @@ def write(
     """
 
     def work(folder: Path) -> None:
-        opened = model.open(folder, batch_size)
+        opened = model.open(folder, batch_size, sampling.max_tokens)
         prompts = [opened.prompt(question) for question in questions]
         opened.agree(prompts, sampling)
         completions = collect(prompts, opened.complete, sampling, track=context.track)
@@ -90,12 +91,6 @@ def write(
         work,
         everyone=model.shared,
     )
-
-
-def remove_logs(folder: Path) -> None:
-    """Remove the logs of a local model's chunks, of every rank."""
-    for log in folder.glob(f"{LOG}*"):
-        log.unlink(missing_ok=True)
 
 
 def completions_of(stage: Stage) -> list[RawCompletion]:

@@ -97,7 +97,7 @@ class Asking:
                 f"problem {problem.id}: this model needs knowledge with every question; give it passages"
             )
         apart, whole = "options" in self._layout.names, question_with_options(problem)
-        others = without_asked(self.demonstrations, problem.id, (problem.question, whole))
+        others = without_asked(self.demonstrations, (problem.question, whole))
         return Pieces(
             question=problem.question if apart else whole,
             options=listed_options(problem) if apart else "",
@@ -106,6 +106,25 @@ class Asking:
             passages=tuple(passages or ()),
             cue=cue,
             more=more,
+        )
+
+    def example(
+        self, problem: Problem, reasoning: str, passages: Sequence[str] | None = None, *, role: str = ""
+    ) -> Example:
+        """A training example: the problem's prompt, and reasoning with the *gold* answer, or that alone.
+
+        Raises:
+            InputError: as `pieces`.
+        """
+        form = FORMATS[self.format]
+        completion = form.completion(reasoning, problem.answer)
+        end = len(completion) - len(form.after_answer)
+        return Example(
+            problem_id=problem.id,
+            prompt=self.pieces(problem, passages),
+            completion=completion,
+            answer_span=(end - len(problem.answer), end),
+            role=role,
         )
 
     def text(self, tokenizer: ChatTokenizer | None, pieces: Pieces, room: int | None = None) -> str:

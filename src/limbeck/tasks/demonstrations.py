@@ -33,7 +33,7 @@ from limbeck.tasks.options import list_options, options_in
 from limbeck.tasks.prompts import FORMATS, question_with_options
 from limbeck.tasks.readers import locate, read_rows
 from limbeck.tasks.settings import ExamplesSettings
-from limbeck.tasks.templates import plain_letters
+from limbeck.tasks.templates import bare_text
 
 QUESTIONS = ("question", "input", "instruction", "q")
 RATIONALES = ("rationale", "chain", "explanation", "reasoning", "output", "completion", "text")
@@ -155,7 +155,7 @@ def in_format(place: str, one: Demonstration, kind: AnswerKind, form: str) -> De
     reasoning, answer = split_answer(kind, one.completion, options_in(one.question))
     if answer is None:
         raise DataError(place, f"a demonstration states no answer ({_short(one.question)}); add it")
-    if plain_letters(reasoning) == plain_letters(answer):  # the answer alone, without a statement
+    if bare_text(reasoning) == bare_text(answer):  # the answer alone, without a statement
         reasoning = ""
     return one.model_copy(update={"completion": FORMATS[form].completion(reasoning, answer)})
 
@@ -170,9 +170,9 @@ def _drawn(pool: Sequence[Demonstration], seed: int) -> list[Demonstration]:
 
 
 def _refuse_leaks(place: str, shown: Iterable[Demonstration], test: Iterable[Problem]) -> None:
-    asked = {plain_letters(text) for one in test for text in (one.question, question_with_options(one))}
+    asked = {bare_text(text) for one in test for text in (one.question, question_with_options(one))}
     for one in shown:
-        if plain_letters(one.question) in asked:
+        if bare_text(one.question) in asked:
             raise LeakError(
                 place, f"a demonstration is a problem of the exam ({_short(one.question)}); remove it"
             )

@@ -30,6 +30,8 @@ PLACES = ("instruction", "examples", "passages", "question", "options", "cue")
 """The places that prompts of every kind have."""
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
+_LAYOUT = re.compile(r"[^\w+\-*/=<>^%×÷.]|(?<!\d)\.|\.(?!\d)")
+"""White space and marks that mean nothing; signs of arithmetic and decimal points stay."""
 
 Line = tuple[tuple[str, bool], ...]
 """Parts of a line: (text, False) is literal, (name, True) a place."""
@@ -153,21 +155,19 @@ def continued(asked: str) -> str:
     return asked + (" " if asked.endswith(":") else "\n")
 
 
-def without_asked(
-    examples: Sequence[Demonstration], problem_id: str, questions: Sequence[str]
-) -> list[Demonstration]:
-    """Demonstrations but those of the very question that is asked, known by its problem or its letters."""
-    same = {plain_letters(question) for question in questions}
-    return [
-        one
-        for one in examples
-        if not (one.problem_id and one.problem_id == problem_id) and plain_letters(one.question) not in same
-    ]
+def without_asked(examples: Sequence[Demonstration], questions: Sequence[str]) -> list[Demonstration]:
+    """Demonstrations but those of the very question that is asked, in any of its layouts."""
+    same = {bare_text(question) for question in questions}
+    return [one for one in examples if bare_text(one.question) not in same]
 
 
-def plain_letters(text: str) -> str:
-    """A text's letters and digits, by which the same question is known in another layout."""
-    return "".join(letter for letter in text.casefold() if letter.isalnum())
+def bare_text(text: str) -> str:
+    """A question without case, white space and punctuation, by which it is known in another layout.
+
+    >>> bare_text("What is 1.5 * 2 ?") == bare_text("what is 1.5*2"), bare_text("1.5 / 2")
+    (True, '1.5/2')
+    """
+    return _LAYOUT.sub("", text.casefold())
 
 
 def _line(line: str, allowed: Sequence[str] | None) -> Line:

@@ -189,12 +189,19 @@ def _told(draw: Draw) -> str:
     return ", ".join(f"{number} {role}".strip() for role, number in draw.per_role.items())
 
 
+def _text(example: Example) -> str:
+    """The prompt, which must be rendered by now."""
+    if not isinstance(example.prompt, str):
+        raise TypeError(f"problem {example.problem_id}: the prompt is in pieces; render it first")
+    return example.prompt
+
+
 def _rows(
     tokenizer: Any, examples: Sequence[Example], *, encoder_decoder: bool, prompt_weight: float
 ) -> list[Row]:
     """A row of each example, whatever its length."""
     eos = end_of_sequence(tokenizer)
-    prompts = _ids(tokenizer, [example.prompt for example in examples], special=True)
+    prompts = _ids(tokenizer, [_text(example) for example in examples], special=True)
     completions = _ids(tokenizer, [example.completion for example in examples], special=False)
     spans = _spans(tokenizer, examples)
     rows = []

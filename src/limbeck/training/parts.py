@@ -38,7 +38,7 @@ from limbeck.objectives.divergence import divergence
 from limbeck.objectives.spans import PairedTokens, paired_divergence, paired_rows, paired_tokens
 from limbeck.objectives.tokens import Step, Term, by_autograd, token_loss
 from limbeck.objectives.triplet import triplet, triplets
-from limbeck.soft_labels.live import SoftLabels
+from limbeck.soft_labels.source import SoftLabels
 from limbeck.training.collate import Batch
 
 
@@ -346,80 +346,3 @@ def _is_plain(model: nn.Module) -> bool:
     if inner not in _PLAIN:
         _PLAIN[inner] = plain_head(inner)
     return _PLAIN[inner]
-
-
-class Objective(Protocol):
-    """The trainer's former contract; goes when the trainer takes `Parts`."""
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """Weight of each part in the loss."""
-        ...
-
-    def count(self, batch: Batch) -> dict[str, Tensor]:
-        """What each part's sum is divided by, for this batch alone."""
-        ...
-
-    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Each part's sum over this batch."""
-        ...
-
-
-@dataclass(frozen=True)
-class FineTune:
-    """`(CrossEntropy(),)` under the former contract."""
-
-    encoder_decoder: bool
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """As `Objective`."""
-        return {"cross_entropy": 1.0}
-
-    def count(self, batch: Batch) -> dict[str, Tensor]:
-        """As `Objective`."""
-        return {"cross_entropy": token_count(batch, encoder_decoder=self.encoder_decoder)}
-
-    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """As `Objective`."""
-        return _sums(self, (CrossEntropy(),), model, batch)
-
-
-@dataclass(frozen=True)
-class Distil:
-    """`(CrossEntropy(1 - λ), SoftLabelKL(soft, λ))` under the former contract, at twice the cost."""
-
-    encoder_decoder: bool
-    soft: SoftLabels
-    kl_weight: float
-    squared: bool = False
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """As `Objective`."""
-        return {"cross_entropy": 1 - self.kl_weight, "divergence": self.kl_weight}
-
-    def count(self, batch: Batch) -> dict[str, Tensor]:
-        """As `Objective`."""
-        count = token_count(batch, encoder_decoder=self.encoder_decoder)
-        return {"cross_entropy": count, "divergence": count}
-
-    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """As `Objective`."""
-        return _sums(self, (CrossEntropy(), SoftLabelKL(self.soft, 1.0, self.squared)), model, batch)
-
-
-def _sums(
-    objective: FineTune | Distil, parts: Sequence[TokenPart], model: nn.Module, batch: Batch
-) -> dict[str, Tensor]:
-    """Sums that can be differentiated apart: one pass over the logits each."""
-    if is_encoder_decoder(model) != objective.encoder_decoder:
-        name = type(objective).__name__
-        raise ValueError(f"{name}(encoder_decoder={objective.encoder_decoder}) got a model of another kind")
-    scored = align_batch(batch, encoder_decoder=objective.encoder_decoder)
-    one = torch.ones((), device=batch["labels"].device)
-    terms = {part.name: Term(part.of_tokens(batch, scored), one, scored.weights_N) for part in parts}
-    plain = _is_plain(model)
-    found = run(model, batch, scored.places(), withhold=plain).found_MX
-    head_VH = head_weight(model) if plain else None
-    return {name: token_loss(found, head_VH, [term])[0] for name, term in terms.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError
+from limbeck.exam_facts import ExamFacts
 from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.remember import Remembered
@@ -21,6 +22,9 @@ from limbeck.tasks.prompts import known_format
 
 if TYPE_CHECKING:
     from limbeck.lm.load import Loaded
+
+LOG = "completions.log"
+"""In an exam's or a writing stage's folder: whole chunks of a local model's completions, until it is done."""
 
 
 def examine(
@@ -179,13 +183,20 @@ def examine_model(
     problems: Sequence[Problem],
     kind: AnswerKind,
     sampling: Sampling,
+    folder: Path,
     *,
     form: str | None = None,
     device: str = "auto",
     max_rows: int = 64,
     track: Track = SILENT,
-) -> tuple[list[Prediction], dict[str, Any]]:
+) -> tuple[list[Prediction], dict[str, Any], int]:
     """Load a model by name or folder and examine it; its prompts are those it was trained with.
+
+    Args:
+        folder: keeps whole chunks of completions until the exam is over, so that a killed one goes on.
+
+    Returns:
+        Predictions, metrics, and the model's parameters.
 
     Raises:
         ModelError: its folder does not say what its prompts need, or it cannot be loaded.
@@ -198,7 +209,9 @@ def examine_model(
     asking = asking_of(model, form)
     loaded = load(model, device=device)
     prompts = student_prompts(loaded, asking, problems, sampling.max_tokens)
-    return examine(LocalModel(loaded, max_rows=max_rows), problems, kind, prompts, sampling, track=track)
+    complete = Chunks(LocalModel(loaded, max_rows=max_rows), folder / LOG)
+    predictions, summary = examine(complete, problems, kind, prompts, sampling, track=track)
+    return predictions, summary, sum(one.numel() for one in loaded.model.parameters())
 
 
 def answer_one(
@@ -250,14 +263,25 @@ def student_prompts(
         InputError: the prompts need knowledge and a problem has no entry in `passages`.
         ModelError: format `chat` and the tokenizer has no chat template.
     """
-    from limbeck.lm.local import position_limit
+    from limbeck.lm.local import prompt_room
 
-    limit = position_limit(loaded.bare.config)
-    room = limit if limit is None or loaded.encoder_decoder else limit - max_tokens
+    room = prompt_room(loaded, max_tokens)
     return asking.prompts(problems, loaded.tokenizer, room=room, passages=passages)
 
 
-def write_exam(folder: Path, predictions: Sequence[Prediction], summary: dict[str, Any]) -> None:
-    """Write predictions.jsonl, then metrics.json (whose presence says that the exam is over)."""
+def write_exam(
+    folder: Path, predictions: Sequence[Prediction], summary: dict[str, Any], facts: ExamFacts
+) -> None:
+    """Write predictions.jsonl, then metrics.json (whose presence says that the exam is over).
+
+    Whose exam it was is in metrics.json too, and logs of chunks are removed.
+    """
     write_jsonl(folder / "predictions.jsonl", predictions)
-    write_json(folder / "metrics.json", summary)
+    write_json(folder / "metrics.json", {**summary, **facts.model_dump(mode="json")})
+    remove_logs(folder)
+
+
+def remove_logs(folder: Path) -> None:
+    """Remove the logs of a local model's chunks, of every rank."""
+    for log in folder.glob(f"{LOG}*"):
+        log.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import InputError, ModelError
-from limbeck.evaluate import examine, majority, predict
+from limbeck.exam import examine, majority, predict
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.remember import Remembered
