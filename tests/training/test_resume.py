@@ -220,50 +220,57 @@ def same(one, two, start, history, trainable):
         assert second == pytest.approx(first, rel=1e-6 if "loss" in first else 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        ("llama", {"batch_size": 4, "batches": "by-length"}),  # ranks share each micro-batch
-        ("t5", {"batch_size": 3, "accumulate": 2}),  # each rank has micro-batches of its own
-    ],
-)
-def test_two_processes_do_the_steps_of_one(
-    fit, make_model, make_examples, job, tmp_path, trainable, history, kind, settings
-):
-    """Rank 0, rank 1 and both killed in turn; resumed with two, finished with one.
+PLAIN = {"epochs": 3, "checkpoints": "epoch", "learning_rate": 0.1, "optimizer": "sgd"}
+"""Plain descent: a rounding error stays as small as it is."""
 
-    Without gradient clipping and with plain descent a rounding error stays as small as it is.
-    """
-    settings = {"epochs": 3, "checkpoints": "epoch", "learning_rate": 0.1, "optimizer": "sgd", **settings}
-    model = make_model(kind)
+
+def test_two_processes_do_the_steps_of_one(fit, make_model, make_examples, job, tmp_path, trainable, history):
+    """Each has micro-batches of its own: 7 in an epoch, 2 in a step."""
+    settings = {**PLAIN, "batch_size": 3, "accumulate": 2}
+    model = make_model("t5")
     start = trainable(model)
-    dev = make_examples(3, seed=1)
-    done = fit(model, make_examples(20), dev=dev, folder=tmp_path / "one", **settings)
-    jobs = [
-        job(kind, tmp_path / "two", settings),
-        job(kind, tmp_path / "first", settings, kill={"0": 6}),
-        job(kind, tmp_path / "second", settings, kill={"1": 6}),
-        job(kind, tmp_path / "both", settings, kill={"0": 6, "1": 6}),
-    ]
-    for one_job in jobs:
-        killed = "kill" in one_job
-        ended = work(tmp_path, [one_job], TWO)
-        assert (ended.returncode != 0) == killed, ended.stderr
-    assert (tmp_path / "two" / "resumed_from").read_text() == "0"
-    again = [{key: value for key, value in one.items() if key != "kill"} for one in jobs[1:3]]
-    ended = work(tmp_path, again, TWO)
+    fit(model, make_examples(20), dev=make_examples(3, seed=1), folder=tmp_path / "one", **settings)
+    ended = work(tmp_path, [job("t5", tmp_path / "two", settings)], TWO)
     assert ended.returncode == 0, ended.stderr
-    results = {"one": model}
-    for folder in ("two", "first", "second"):
-        results[folder] = type(model).from_pretrained(tmp_path / folder / "model")
-    results["both"] = make_model(kind)
-    finished = fit(results["both"], make_examples(20), dev=dev, folder=tmp_path / "both", **settings)
-    resumed = [int((tmp_path / folder / "resumed_from").read_text()) for folder in ("first", "second")]
-    assert [*resumed, finished.resumed_from] == [done.steps // 3] * 3
-    for folder, other in results.items():
-        same((tmp_path / "one", model), (tmp_path / folder, other), start, history, trainable)
-    end = tmp_path / "two" / "checkpoints"
-    assert [path.name for path in end.iterdir()] == [f"checkpoint-{done.steps}"]
+    two = type(model).from_pretrained(tmp_path / "two" / "model")
+    same((tmp_path / "one", model), (tmp_path / "two", two), start, history, trainable)
+
+
+def test_killed_with_two_processes_it_goes_on_with_two_or_one(
+    fit, make_model, make_examples, job, tmp_path, trainable, history
+):
+    """The two share each micro-batch; 5 steps an epoch.
+
+    Rank 0, rank 1, and both are killed in the second epoch and resumed with two; "both" is killed
+    again in the third and finished with one. "alone" was begun with one and goes on with two.
+    """
+    settings = {**PLAIN, "batch_size": 4, "batches": "by-length"}
+    dev = make_examples(3, seed=1)
+
+    def alone(folder, **more):
+        model = make_model("llama")
+        done = fit(model, make_examples(20), dev=dev, folder=tmp_path / folder, **settings, **more)
+        return model, done.resumed_from
+
+    kills = {"first": {"0": 8}, "second": {"1": 8}, "both": {"0": 8, "1": 8}}
+    for folder, kill in [*kills.items(), ("both", {"1": 12})]:
+        ended = work(tmp_path, [job("llama", tmp_path / folder, settings, kill=kill)], TWO)
+        assert ended.returncode != 0
+    assert "checkpoint-10" in [path.name for path in (tmp_path / "both/checkpoints").iterdir()]
+    with pytest.raises(Stop):
+        alone("alone", progress=stop_at(7))
+    with_two = ("first", "second", "alone")
+    ended = work(tmp_path, [job("llama", tmp_path / folder, settings) for folder in with_two], TWO)
+    assert ended.returncode == 0, ended.stderr
+    assert [(tmp_path / folder / "resumed_from").read_text() for folder in with_two] == ["5"] * 3
+
+    start = trainable(make_model("llama"))
+    one, _ = alone("one")
+    both, resumed_from = alone("both")
+    assert resumed_from == 10
+    results = {folder: type(one).from_pretrained(tmp_path / folder / "model") for folder in with_two}
+    for folder, model in {**results, "both": both}.items():
+        same((tmp_path / "one", one), (tmp_path / folder, model), start, history, trainable)
 
 
 def test_checkpoints_of_another_training_are_refused(fit, make_model, make_examples, tmp_path):
