@@ -13,8 +13,8 @@ from limbeck.lm.load import load
 from limbeck.lm.saving import save
 from limbeck.lm.tiny import build_tokenizer
 from limbeck.recipe import MentorSettings, StudentSettings
-from limbeck.stages import soft_labels as distillation
-from limbeck.stages.soft_labels import check_pair
+from limbeck.stages import pairs
+from limbeck.stages.pairs import check_pair
 
 TEXTS = ["The coin is heads up and then it is flipped by Ana."] * 9
 
@@ -22,8 +22,8 @@ TEXTS = ["The coin is heads up and then it is flipped by Ana."] * 9
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
     yield
-    distillation._tokenizer.cache_clear()
-    distillation._kind.cache_clear()
+    pairs.tokenizer_of.cache_clear()
+    pairs.architecture.cache_clear()
 
 
 def unpadded(folder: Path, template: str | None = None) -> Path:

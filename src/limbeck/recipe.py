@@ -195,7 +195,9 @@ class Recipe(Settings):
     teacher: TeacherSettings = OfflineTeacherSettings()
     rationales: RationaleSettings = RationaleSettings()
     mentors: Mapping[Annotated[str, Field(pattern=NAME)], MentorSettings] = Field(default_factory=dict)
-    students: Mapping[Annotated[str, Field(pattern=NAME)], StudentSettings] = Field(min_length=1)
+    students: Mapping[Annotated[str, Field(pattern=NAME)], StudentSettings] = Field(
+        default_factory=dict, description="none: only the mentors are trained"
+    )
     exam: ExamSettings = ExamSettings()
 
     @model_validator(mode="after")
@@ -336,7 +338,10 @@ def check_recipe(raw: Mapping[str, Any], place: str) -> Recipe:
         if settings.get(absent, 0) is None:
             del settings[absent]
     method = settings["student"].get("method") if isinstance(settings.get("student"), dict) else None
-    settings["students"] = _each(settings, "student", str(method or "student"), place)
+    if settings.get("student") or settings.get("students") or not settings.get("mentors"):
+        settings["students"] = _each(settings, "student", Path(str(method or "student")).stem, place)
+    else:  # a recipe that trains mentors alone
+        settings = {key: value for key, value in settings.items() if key not in ("student", "students")}
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:

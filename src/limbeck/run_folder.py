@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from limbeck import old_runs, ranks
+from limbeck import __version__, old_runs, ranks
 from limbeck.errors import DiskError, InputError, RunInUseError
 from limbeck.files import whole_file
 from limbeck.records import write_json
@@ -567,6 +567,8 @@ def versions() -> dict[str, str]:
 
 
 def _version(package: str) -> str:
+    if package == "limbeck":
+        return __version__
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

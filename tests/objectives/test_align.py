@@ -52,11 +52,6 @@ def test_weights_move_with_their_tokens(encoder_decoder, expected):
     assert scored.count().item() == sum(expected)
 
 
-def test_row_sums():
-    scored = align(torch.tensor([[1, 2, 3], [4, -100, -100], [5, 6, -100]]), encoder_decoder=False)
-    assert scored.row_sums(torch.tensor([10.0, 1.0, 5.0])).tolist() == [11.0, 0.0, 5.0]
-
-
 def loss_and_gradient(model, batch, loss_of):
     model.zero_grad()
     loss = loss_of(model, batch)

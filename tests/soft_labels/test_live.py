@@ -9,7 +9,8 @@ import torch
 from limbeck.errors import ModelError
 from limbeck.lm.tiny import build_tokenizer
 from limbeck.soft_labels import live as soft_labels
-from limbeck.soft_labels.live import Live, tokenizer_fingerprint, tokenizers_agree, vocabulary_of
+from limbeck.soft_labels.live import Live
+from limbeck.soft_labels.tokenizers import tokenizer_fingerprint, tokenizers_agree, vocabulary_of
 from limbeck.training.collate import Row, collate, tokenise
 from limbeck.training.settings import CodecSettings
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from limbeck.errors import RecipeError
-from limbeck.training.checkpoints import MARKER, newest, remove_incomplete, step_of
+from limbeck.training.checkpoints import MARKER, newest, remove_incomplete, seconds_of, step_of
+from limbeck.training.groups import Draw, Group, singles
+from limbeck.training.parts import CrossEntropy
 
 SETTINGS = {"epochs": 3, "batch_size": 3, "accumulate": 2, "schedule": "cosine", "choose": "dev-accuracy"}
 """20 examples: 7 micro-batches and 4 steps an epoch, the last with one micro-batch; 12 steps."""
@@ -32,23 +34,30 @@ def stop_at(step):
 
 @pytest.fixture
 def story(fit, make_model, make_examples, tmp_path, trainable, history):
-    """story(kind, checkpoints, folder, stop) -> what a training (dropout, dev exam) ends with."""
+    """story(kind, checkpoints, folder, stop) -> what a training (dropout, dev exam) ends with.
+
+    With "+draw" a group has three examples, of which two are drawn each epoch.
+    """
 
     def exam(model):
         """A score that looks random but depends on the weights alone."""
         return {"accuracy": (trainable(model).double().abs().sum().item() * 1e4) % 1}
 
     def tell(kind, checkpoints, folder, stop=None):
-        name, _, lora = kind.partition("+")
-        model = make_model(name, lora=bool(lora), dropout=0.2)
+        name, _, more = kind.partition("+")
+        model = make_model(name, lora=more == "lora", dropout=0.2)
+        examples = make_examples(60 if more == "draw" else 20)
+        pairs = {"draw": Draw({"": 2})} if more == "draw" else {}
         done = fit(
             model,
-            make_examples(20),
+            [Group(str(n), tuple(examples[n::20])) for n in range(20)],
             dev=make_examples(3, seed=1),
             folder=tmp_path / folder,
             dev_exam=exam,
             progress=stop and stop_at(stop),
             checkpoints=checkpoints,
+            batches="by-length" if more == "by-length" else "random",
+            **pairs,
             **SETTINGS,
         )
         return done, trainable(model), history(tmp_path / folder)
@@ -64,6 +73,8 @@ def story(fit, make_model, make_examples, tmp_path, trainable, history):
         ("llama", 4, 8, 6),  # in the second
         ("llama", "epoch", 6, 4),  # between epochs
         ("llama", 4, 12, 9),
+        ("llama+draw", 4, 8, 6),
+        ("llama+by-length", 4, 8, 6),
         ("t5", 4, 8, 6),
         ("t5", "epoch", 10, 8),
         ("llama+lora", 4, 8, 6),
@@ -81,6 +92,7 @@ def test_stopped_and_resumed_is_bit_for_bit_undisturbed(story, tmp_path, kind, c
     again, weights_again, rows_again = story(kind, checkpoints, "moved")
     assert again.resumed_from == expected
     assert again.chosen_step == done.chosen_step
+    assert again.tokens == done.tokens
     assert torch.equal(weights_again, weights)
     assert rows_again == rows
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
@@ -129,6 +141,17 @@ def test_a_finished_training_is_not_repeated(story):
     assert rows_again == rows
 
 
+def test_time_before_a_stop_is_counted(story, tmp_path):
+    with pytest.raises(Stop):
+        story("llama", 4, "run", 8)
+    (checkpoint,) = (path for path in (tmp_path / "run/checkpoints").iterdir() if step_of(path) == 6)
+    mark = json.loads((checkpoint / MARKER).read_text())
+    (checkpoint / MARKER).write_text(json.dumps({**mark, "seconds": 1000.0}))
+    assert seconds_of(checkpoint) == 1000
+    done, _, _ = story("llama", 4, "run")
+    assert 1000 < done.seconds < 1100
+
+
 @pytest.fixture
 def job(make_model, make_examples, tokenizer, tmp_path):
     """job(kind, folder, settings) -> what `worker.py` needs to do a training."""
@@ -155,8 +178,11 @@ def job(make_model, make_examples, tokenizer, tmp_path):
     return describe
 
 
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
 def work(tmp_path, jobs, launcher=()):
-    """Run `worker.py` on jobs in another process."""
+    """Run `worker.py` on jobs in another process, or in several."""
     spec = tmp_path / "jobs.json"
     spec.write_text(json.dumps(jobs))
     script = Path(__file__).with_name("worker.py")
@@ -186,43 +212,91 @@ def test_killed_in_the_middle_of_a_checkpoint(
     assert [path.name for path in (killed / "checkpoints").iterdir()] == ["checkpoint-21"]
 
 
-def test_two_processes_equal_one_with_the_double_batch(
+def same(one, two, start, history, trainable):
+    """One and two processes: as many steps, the same losses, the same weights. (folder, model) each."""
+    moved = (trainable(one[1]) - trainable(two[1])).norm() / (trainable(one[1]) - start).norm()
+    assert moved.item() < 1e-5
+    for first, second in zip(history(one[0]), history(two[0]), strict=True):
+        assert second == pytest.approx(first, rel=1e-6 if "loss" in first else 1e-5)
+
+
+PLAIN = {"epochs": 3, "checkpoints": "epoch", "learning_rate": 0.1, "optimizer": "sgd"}
+"""Plain descent: a rounding error stays as small as it is."""
+
+
+def test_two_processes_do_the_steps_of_one(fit, make_model, make_examples, job, tmp_path, trainable, history):
+    """Each has micro-batches of its own: 7 in an epoch, 2 in a step."""
+    settings = {**PLAIN, "batch_size": 3, "accumulate": 2}
+    model = make_model("t5")
+    start = trainable(model)
+    fit(model, make_examples(20), dev=make_examples(3, seed=1), folder=tmp_path / "one", **settings)
+    ended = work(tmp_path, [job("t5", tmp_path / "two", settings)], TWO)
+    assert ended.returncode == 0, ended.stderr
+    two = type(model).from_pretrained(tmp_path / "two" / "model")
+    same((tmp_path / "one", model), (tmp_path / "two", two), start, history, trainable)
+
+
+def test_killed_with_two_processes_it_goes_on_with_two_or_one(
     fit, make_model, make_examples, job, tmp_path, trainable, history
 ):
-    """7 micro-batches for two processes: one gets an empty batch at the end of each epoch.
+    """The two share each micro-batch; 5 steps an epoch.
 
-    The two train Llama at one go; T5 stops after step 7 and resumes from 6, within the second epoch.
+    Rank 0, rank 1, and both are killed in the second epoch and resumed with two; "both" is killed
+    again in the third and finished with one. "alone" was begun with one and goes on with two.
     """
-    settings = {"epochs": 3, "batch_size": 3, "checkpoints": 4, "learning_rate": 1e-2}
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    stops = {"llama": 0, "t5": 7}
-    jobs = [job(kind, tmp_path / f"{kind}-two", settings, stop_after=stop) for kind, stop in stops.items()]
-    done = work(tmp_path, jobs, launcher)
-    assert done.returncode == 0, done.stderr
-    for kind, resumed in (("llama", "0"), ("t5", "6")):
-        assert (tmp_path / f"{kind}-two" / "resumed_from").read_text() == resumed
-        model = make_model(kind)
-        start = trainable(model)
-        alone = {"folder": tmp_path / f"{kind}-one", "dev": make_examples(3, seed=1), "accumulate": 2}
-        fit(model, make_examples(20), **alone, **settings)
-        two = type(model).from_pretrained(tmp_path / f"{kind}-two" / "model")
-        moved = trainable(model) - start
-        assert ((trainable(two) - trainable(model)).norm() / moved.norm()).item() < 1e-4
-        rows = zip(history(tmp_path / f"{kind}-one"), history(tmp_path / f"{kind}-two"), strict=True)
-        for one_row, two_row in rows:
-            two_row["epoch"] = one_row["epoch"]  # the empty batch counts as a share of the epoch
-            assert two_row == pytest.approx(one_row, rel=1e-4)
+    settings = {**PLAIN, "batch_size": 4, "batches": "by-length"}
+    dev = make_examples(3, seed=1)
+
+    def alone(folder, **more):
+        model = make_model("llama")
+        done = fit(model, make_examples(20), dev=dev, folder=tmp_path / folder, **settings, **more)
+        return model, done.resumed_from
+
+    kills = {"first": {"0": 8}, "second": {"1": 8}, "both": {"0": 8, "1": 8}}
+    for folder, kill in [*kills.items(), ("both", {"1": 12})]:
+        ended = work(tmp_path, [job("llama", tmp_path / folder, settings, kill=kill)], TWO)
+        assert ended.returncode != 0
+    assert "checkpoint-10" in [path.name for path in (tmp_path / "both/checkpoints").iterdir()]
+    with pytest.raises(Stop):
+        alone("alone", progress=stop_at(7))
+    with_two = ("first", "second", "alone")
+    ended = work(tmp_path, [job("llama", tmp_path / folder, settings) for folder in with_two], TWO)
+    assert ended.returncode == 0, ended.stderr
+    assert [(tmp_path / folder / "resumed_from").read_text() for folder in with_two] == ["5"] * 3
+
+    start = trainable(make_model("llama"))
+    one, _ = alone("one")
+    both, resumed_from = alone("both")
+    assert resumed_from == 10
+    results = {folder: type(one).from_pretrained(tmp_path / folder / "model") for folder in with_two}
+    for folder, model in {**results, "both": both}.items():
+        same((tmp_path / "one", one), (tmp_path / folder, model), start, history, trainable)
 
 
 def test_checkpoints_of_another_training_are_refused(fit, make_model, make_examples, tmp_path):
     fit(make_model("llama"), make_examples(4), epochs=1)
     for change in ({"seed": 4}, {"learning_rate": 1e-4}, {"dev": make_examples(1)}):
         with pytest.raises(
-            RecipeError, match=r"checkpoints: these checkpoints .* remove the folder to begin anew"
+            RecipeError, match=r"checkpoints: these checkpoints .* remove the folder to begin again"
         ):
             fit(make_model("llama"), make_examples(4), epochs=1, **change)
-    with pytest.raises(RecipeError, match="begun with other settings, examples"):
-        fit(make_model("llama"), make_examples(5), epochs=1)
+    first, *rest = singles(make_examples(4))
+    for other in (
+        make_examples(5),
+        [Group("a", first.examples), *rest],
+        [Group(first.key, (first.examples[0].model_copy(update={"role": "anchor"}),)), *rest],
+        [Group(first.key, (*first.examples, *rest[0].examples)), *rest[1:]],
+    ):
+        with pytest.raises(RecipeError, match="begun with other settings, examples or loss parts"):
+            fit(make_model("llama"), other, epochs=1)
+    for change in (
+        {"parts": (CrossEntropy(0.5),)},
+        {"draw": Draw({"": 1})},
+        {"batches": "by-length"},
+        {"corrected": False},
+    ):
+        with pytest.raises(RecipeError, match="begun with other settings, examples or loss parts"):
+            fit(make_model("llama"), make_examples(4), epochs=1, **change)
 
 
 def test_a_folder_without_its_marker_is_no_checkpoint(tmp_path):

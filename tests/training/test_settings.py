@@ -22,9 +22,16 @@ def test_impossible_values_are_refused(wrong):
         TrainSettings(**wrong)
 
 
-def test_every_setting_that_is_not_self_evident_is_described():
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "clip", "prompt_weight", "warmup"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_are_finite(name, value):
+    with pytest.raises(ValidationError, match=name):
+        TrainSettings(**{name: float(value)})
+
+
+def test_every_setting_is_described():
     fields = TrainSettings.model_fields
-    assert [name for name, field in fields.items() if not field.description] == ["optimizer"]
+    assert [name for name, field in fields.items() if not field.description] == []
 
 
 def test_reading_settings_loads_no_torch():

@@ -2,56 +2,79 @@
 
 import copy
 import math
+import random
 import resource
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
 from torch.nn import functional
 
 from limbeck.errors import DiskError, RecipeError, TrainingError
-from limbeck.objectives.align import align_batch, score
 from limbeck.records import Example
 from limbeck.training.collate import collate, tokenise
-from limbeck.training.parts import FineTune
+from limbeck.training.groups import Draw, Group, singles
+from limbeck.training.parts import CrossEntropy
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 
 
-class ThreeParts:
-    """Per token, per example, and one that is only watched."""
+@dataclass(frozen=True)
+class Naive:
+    """A part of `naive_loss`, which knows it by its name; its count is of tokens, examples or 1."""
 
-    def __init__(self, encoder_decoder):
-        self.weights = {"tokens": 1.0, "examples": 0.7, "watched": 0.0}
-        self.encoder_decoder = encoder_decoder
+    name: str
+    weight: float = 1.0
+    per: str = "token"
 
-    def count(self, batch):
-        scored = align_batch(batch, encoder_decoder=self.encoder_decoder)
-        examples = torch.tensor(float(len(scored.rows_N.unique())))
-        return {"tokens": scored.count(), "examples": examples, "watched": examples}
-
-    def sums(self, model, batch):
-        scored, logits = score(model, batch)
-        losses = functional.cross_entropy(logits, scored.targets_N, reduction="none")
-        lengths = scored.row_sums(torch.ones_like(losses)).clamp_min(1)
-        examples = (scored.row_sums(losses) / lengths).square().sum()
-        return {"tokens": losses.sum(), "examples": examples, "watched": 1e6 * examples}
+    def count(self, batch, *, encoder_decoder):
+        labels = batch["labels"] if encoder_decoder else batch["labels"][:, 1:]
+        scored = labels != -100
+        if self.per == "token":
+            return scored.sum().float()
+        return scored.any(1).sum().float() if self.per == "example" else torch.tensor(1.0)
 
 
-class MeanOfMeans(FineTune):
-    """The usual mistake: the mean of the micro-batches' means."""
+THREE = (Naive("tokens"), Naive("examples", 0.7, "example"), Naive("pairs", 0.1, "example"))
+"""Per token, and two per example."""
 
-    def count(self, batch):
-        return {"cross_entropy": torch.tensor(1.0)}
+MEAN_OF_MEANS = (Naive("mean", 1.0, "step"),)
+"""The usual mistake: the mean of the micro-batches' means."""
 
-    def sums(self, model, batch):
-        count = super().count(batch)["cross_entropy"]
-        return {"cross_entropy": super().sums(model, batch)["cross_entropy"] / count}
+
+def naive_loss(parts, model, batch, counts):
+    """The interface of `parts.loss`, from the library's own logits."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    labels = batch["labels"]
+    if model.config.is_encoder_decoder:
+        logits = model(**inputs, labels=labels).logits
+    else:
+        logits, labels = model(**inputs).logits[:, :-1], labels[:, 1:]
+    nats = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    lengths = (labels != -100).sum(1)
+    means = nats.sum(1) / lengths.clamp_min(1)
+    sums = {
+        "tokens": nats.sum(),
+        "examples": means.square().sum(),
+        "pairs": means.sqrt().sum(),
+        "mean": nats.sum() / lengths.sum(),
+        "broken": nats.sum() * math.inf,
+    }
+    values = {part.name: sums[part.name] / counts[part.name] for part in parts}
+    total = torch.stack([part.weight * values[part.name] for part in parts]).sum()
+    return total, {name: value.detach() for name, value in values.items()}
+
+
+@pytest.fixture
+def naive(monkeypatch):
+    monkeypatch.setattr("limbeck.training.trainer.loss", naive_loss)
 
 
 CUTS = [(8, 1), (2, 4), (3, 3), (1, 8)]
 
 
-def moved(fit, make_model, make_examples, tmp_path, trainable, kind, lora, objective, **settings):
+def moved(fit, make_model, make_examples, tmp_path, trainable, kind, lora, parts, **settings):
     """How far 8 ragged examples move the weights in 3 steps, for every way to cut a step."""
     moves = []
     for batch_size, accumulate in CUTS:
@@ -60,7 +83,7 @@ def moved(fit, make_model, make_examples, tmp_path, trainable, kind, lora, objec
         fit(
             model,
             make_examples(8),
-            objective=objective(kind == "t5"),
+            parts=parts,
             folder=tmp_path / f"{batch_size}x{accumulate}",
             epochs=3,
             checkpoints=1,
@@ -74,20 +97,27 @@ def moved(fit, make_model, make_examples, tmp_path, trainable, kind, lora, objec
 
 @BOTH
 @pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adamw", 1e-2)])
-def test_8x1_is_2x4_is_1x8(fit, make_model, make_examples, tmp_path, trainable, kind, lora, optimizer, rate):
-    given = (fit, make_model, make_examples, tmp_path, trainable, kind, lora)
-    assert max(moved(*given, ThreeParts, optimizer=optimizer, learning_rate=rate)) < 1e-4
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "batches"), [("sgd", 0.1, "random"), ("adamw", 1e-2, "by-length")]
+)
+def test_8x1_is_2x4_is_1x8(
+    fit, make_model, make_examples, tmp_path, trainable, naive, kind, lora, optimizer, rate, batches
+):
+    given = (fit, make_model, make_examples, tmp_path, trainable, kind, lora, THREE)
+    assert max(moved(*given, optimizer=optimizer, learning_rate=rate, batches=batches)) < 1e-4
 
 
-def test_the_mean_of_means_would_be_noticed(fit, make_model, make_examples, tmp_path, trainable):
+def test_the_mean_of_means_would_be_noticed(fit, make_model, make_examples, tmp_path, trainable, naive):
     given = (fit, make_model, make_examples, tmp_path, trainable, "llama", False)
-    assert min(moved(*given, MeanOfMeans, optimizer="sgd", learning_rate=0.1)) > 1e-2
+    assert min(moved(*given, MEAN_OF_MEANS, optimizer="sgd", learning_rate=0.1)) > 1e-2
 
 
-def test_weighted_prompts_are_invariant_too(fit, make_model, make_examples, tmp_path, trainable):
-    given = (fit, make_model, make_examples, tmp_path, trainable, "llama", False)
-    assert max(moved(*given, FineTune, optimizer="sgd", learning_rate=0.1, prompt_weight=0.1)) < 1e-4
+@pytest.mark.parametrize("batches", ["random", "by-length"])
+def test_weighted_prompts_are_invariant_too(fit, make_model, make_examples, tmp_path, trainable, batches):
+    """By length: also the correction, which is then 1."""
+    given = (fit, make_model, make_examples, tmp_path, trainable, "llama", False, (CrossEntropy(),))
+    more = {"prompt_weight": 0.1, "batches": batches}
+    assert max(moved(*given, optimizer="sgd", learning_rate=0.1, **more)) < 1e-4
 
 
 @torch.no_grad()
@@ -95,7 +125,7 @@ def one_by_one(model, tokenizer, examples, prompt_weight=0.0):
     """(Σ weighted nats, Σ weights) of scored tokens, one unpadded example at a time, in float64."""
     nats = total = 0.0
     both = model.config.is_encoder_decoder
-    for row in tokenise(tokenizer, examples, encoder_decoder=both, max_length=99).rows:
+    for row in tokenise(tokenizer, singles(examples), encoder_decoder=both, max_length=99).rows:
         batch = collate([row], 0)
         inputs = {"input_ids": batch["input_ids"]}
         if both:
@@ -146,23 +176,145 @@ def test_dev_loss_is_the_mean_over_all_dev_tokens(
     assert last["dev_cross_entropy"] == last["dev_loss"]
 
 
-def test_parts_add_up_to_the_loss(fit, make_model, make_examples, tmp_path, history):
-    """Also where a row averages several steps; a part weighted 0 is logged but not trained on."""
+def test_parts_add_up_to_the_loss(fit, make_model, make_examples, tmp_path, history, naive):
+    """Also where a row averages several steps."""
     dev = make_examples(3, seed=2)
-    done = fit(
-        make_model("llama"), make_examples(8), dev, ThreeParts(False), epochs=220, batch_size=4, checkpoints=3
-    )
+    done = fit(make_model("llama"), make_examples(8), dev, THREE, epochs=220, batch_size=4, checkpoints=3)
     rows = history(tmp_path / "run")
     training = [row for row in rows if "loss" in row]
     assert done.steps == 440
     assert training[0]["step"] == 2 and training[-1]["step"] == 440  # 440 steps, about 200 rows
     assert [row["step"] for row in rows if "dev_loss" in row] == [147, 294, 440]
+
+    def total(row, prefix=""):
+        return sum(part.weight * row[prefix + part.name] for part in THREE)
+
     for row in training:
-        assert row["loss"] == pytest.approx(row["tokens"] + 0.7 * row["examples"], rel=1e-4)
-        assert row["watched"] == pytest.approx(1e6 * row["examples"], rel=1e-4)
+        assert row["loss"] == pytest.approx(total(row), rel=1e-9)
     for row in rows:
         if "dev_loss" in row:
-            assert row["dev_loss"] == pytest.approx(row["dev_tokens"] + 0.7 * row["dev_examples"])
+            assert row["dev_loss"] == pytest.approx(total(row, "dev_"), rel=1e-9)
+
+
+def test_the_logged_loss_is_that_which_was_differentiated(
+    fit, make_model, make_examples, tmp_path, history, naive, monkeypatch
+):
+    seen = []
+
+    def watched(*given):
+        total, values = naive_loss(*given)
+        seen.append(total.item())
+        return total, values
+
+    monkeypatch.setattr("limbeck.training.trainer.loss", watched)
+    fit(make_model("llama"), make_examples(8), parts=THREE, epochs=2, batch_size=2, accumulate=4)
+    rows = history(tmp_path / "run")
+    assert [row["loss"] for row in rows] == pytest.approx([sum(seen[:4]), sum(seen[4:])], rel=1e-6)
+
+
+class Unused:
+    name, weight = "unused", 0.0
+
+    def count(self, batch, *, encoder_decoder):
+        raise AssertionError("a part weighted 0 was counted")
+
+
+def test_a_part_weighted_0_is_neither_run_nor_logged(
+    fit, make_model, make_examples, tmp_path, history, trainable
+):
+    weights = []
+    for name, parts in {"alone": (CrossEntropy(),), "two": (CrossEntropy(), Unused())}.items():
+        model = make_model("llama")
+        fit(model, make_examples(6), make_examples(2), parts, epochs=1, folder=tmp_path / name)
+        weights.append(trainable(model))
+    assert torch.equal(*weights)
+    assert not [name for row in history(tmp_path / "two") for name in row if "unused" in name]
+
+
+@pytest.mark.parametrize("parts", [(Unused(),), (CrossEntropy(), CrossEntropy(0.5))])
+def test_parts_need_a_weight_and_a_name_of_their_own(fit, make_model, make_examples, parts):
+    with pytest.raises(ValueError, match="parts with a weight and with names of their own"):
+        fit(make_model("llama"), make_examples(2), parts=parts)
+
+
+@dataclass(frozen=True)
+class Once(Naive):
+    """Counts something in its n-th micro-batch alone."""
+
+    at: int = 0
+    seen: list = field(default_factory=list)
+
+    def count(self, batch, *, encoder_decoder):
+        self.seen.append(1)
+        return torch.tensor(float(len(self.seen) == self.at))
+
+
+def test_a_part_that_counts_nothing_in_an_epoch_is_an_error(
+    fit, make_model, make_examples, tmp_path, naive, history
+):
+    """Once in the first epoch is enough for it; the second is never saved."""
+    parts = (Naive("tokens"), Once("pairs", at=3))
+    with pytest.raises(
+        TrainingError, match=r"pairs: this part .* counted nothing in a whole epoch.* weight to 0"
+    ):
+        fit(make_model("llama"), make_examples(8), parts=parts, epochs=3, batch_size=2)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["checkpoint-4"]
+    assert history(tmp_path / "run")[-1]["step"] == 7
+
+
+def test_half_an_epoch_after_a_resumption_is_no_whole_one(fit, make_model, make_examples, naive):
+    """What the part counted before the stop is not known, so nothing is said."""
+
+    def stop(step, steps, loss):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    given = {"epochs": 1, "batch_size": 2, "checkpoints": 2}
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            make_model("llama"),
+            make_examples(8),
+            parts=(Naive("tokens"), Once("pairs", at=1)),
+            progress=stop,
+            **given,
+        )
+    done = fit(make_model("llama"), make_examples(8), parts=(Naive("tokens"), Once("pairs")), **given)
+    assert (done.resumed_from, done.steps) == (2, 4)
+
+
+def without_a_model(parts, model, batch, counts):
+    """A loss that runs no model: what waits for the device is then ours or the library's."""
+    norm = torch.stack([parameter.square().sum() for parameter in model.parameters()]).sum()
+    value = norm * batch["attention_mask"].sum() / counts["tokens"]
+    return value, {"tokens": value.detach()}
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_host_waits_once_per_step(fit, make_model, make_examples, monkeypatch, accumulate):
+    """Counted: the ways from a tensor to a number, in steps that log nothing."""
+    monkeypatch.setattr("limbeck.training.trainer.loss", without_a_model)
+    monkeypatch.setattr("limbeck.training.arguments.LOGGED_ROWS", 1)
+    waits, at_step = [], []
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "numpy"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(tensor, *given, original=original):
+            waits.append(tensor)
+            return original(tensor, *given)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    fit(
+        make_model("llama"),
+        make_examples(32),
+        parts=(Naive("tokens"),),
+        epochs=1,
+        batch_size=1,
+        accumulate=accumulate,
+        optimizer="sgd",
+        checkpoints=1,
+        progress=lambda step, steps, loss: at_step.append(len(waits)),
+    )
+    assert [after - before for before, after in pairwise(at_step)] == [1] * (32 // accumulate - 1)
 
 
 def test_evaluating_more_often_changes_nothing(fit, make_model, make_examples, tmp_path, trainable):
@@ -249,6 +401,15 @@ def test_an_exam_alone_can_choose(fit, make_model, make_examples, tmp_path, hist
 def test_a_loss_that_is_not_finite_names_step_and_fix(fit, make_model, make_examples, tmp_path):
     with pytest.raises(TrainingError, match=r"step \d+: .* not finite.*; lower learning_rate"):
         fit(make_model("llama"), make_examples(8), epochs=9, optimizer="sgd", learning_rate=1e30, clip=0)
+
+
+def test_a_loss_that_is_not_finite_changes_no_weight(fit, make_model, make_examples, naive, trainable):
+    model = make_model("llama")
+    before = trainable(model)
+    parts = (Naive("tokens"), Naive("broken"))
+    with pytest.raises(TrainingError, match=r"step 1: loss is not finite \(tokens 3\.\d+, broken inf\)"):
+        fit(model, make_examples(8), parts=parts, epochs=1, batch_size=2, accumulate=2)
+    assert torch.equal(trainable(model), before)
 
 
 def test_a_broken_last_step_is_not_passed_on(fit, make_model, make_examples):
@@ -354,6 +515,112 @@ def test_a_full_disk_is_one_sentence(fit, make_model, make_examples):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_an_objective_for_the_other_architecture_is_refused(fit, make_model, make_examples):
-    with pytest.raises(ValueError, match="got a model of another kind"):
-        fit(make_model("t5"), make_examples(2), objective=FineTune(encoder_decoder=False))
+def questions(count, per_question, seed=0):
+    """Groups of rationales of a question; the first word says whose a rationale is and which."""
+    draw = random.Random(seed)
+    return [
+        Group(
+            f"q{n}",
+            tuple(
+                Example(
+                    problem_id=f"q{n}",
+                    prompt=f"w{n}",
+                    completion=" ".join(
+                        [f"w{20 + k}", *(f"w{draw.randrange(20)}" for _ in range(draw.randint(1, 9)))]
+                    ),
+                )
+                for k in range(per_question)
+            ),
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The batches of every step: (question, rationale, group of the batch) of each row."""
+    batches = []
+
+    def watched(parts, model, batch, counts):
+        rows = zip(batch["input_ids"][:, 0], batch["input_ids"][:, 1], batch["groups"], strict=True)
+        batches.append([(int(q) - 3, int(k) - 23, int(group)) for q, k, group in rows])
+        return naive_loss(parts, model, batch, counts)
+
+    monkeypatch.setattr("limbeck.training.trainer.loss", watched)
+    return batches
+
+
+@pytest.mark.parametrize("batches", ["random", "by-length"])
+def test_two_of_k_drawn_again_each_epoch_in_one_micro_batch(fit, make_model, seen, batches):
+    """10 questions with 5 rationales, 12 epochs: 10 pairs of each question are possible."""
+    fit(
+        make_model("llama"),
+        questions(10, 5),
+        parts=(Naive("tokens"),),
+        draw=Draw({"": 2}),
+        epochs=12,
+        batch_size=3,
+        checkpoints=1,
+        batches=batches,
+    )
+    epochs = [seen[n : n + 4] for n in range(0, 48, 4)]
+    assert len(seen) == 48
+    pairs = {n: set() for n in range(10)}
+    for epoch in epochs:
+        found = []
+        for batch in epoch:
+            groups = [[row for row in batch if row[2] == number] for number in range(len(batch) // 2)]
+            assert all(len(group) == 2 and len({row[0] for row in group}) == 1 for group in groups)
+            found += [group[0][0] for group in groups]
+            for (question, first, _), (_, second, _) in groups:
+                pairs[question].add((first, second))
+        assert sorted(found) == list(range(10))  # an epoch is each question once
+    assert all(len(of) >= 5 for of in pairs.values())
+
+
+def test_an_ablation_sees_the_same_pairs_in_the_same_order(fit, make_model, tmp_path, seen):
+    given = {"draw": Draw({"": 2}), "epochs": 3, "batch_size": 3, "checkpoints": 1}
+    for name, parts in {
+        "whole": (Naive("tokens"), Naive("examples", 0.5, "example")),
+        "less": (Naive("tokens"),),
+    }.items():
+        fit(make_model("llama"), questions(7, 4), parts=parts, folder=tmp_path / name, **given)
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+
+
+def test_groups_of_one_are_examples(fit, make_model, make_examples, tmp_path, trainable):
+    """Also where one is drawn of one: K = 1."""
+    weights = []
+    for name, draw in {"plain": None, "drawn": Draw({"": 1})}.items():
+        model = make_model("llama")
+        fit(model, make_examples(9), draw=draw, epochs=2, batch_size=4, folder=tmp_path / name)
+        weights.append(trainable(model))
+    assert torch.equal(*weights)
+
+
+def test_a_question_with_too_few_to_draw_is_reported(fit, make_model):
+    groups = [*questions(4, 3), *questions(1, 1, seed=9)]
+    done = fit(make_model("llama"), groups, draw=Draw({"": 2}), epochs=1)
+    assert done.dropped == [groups[-1]]
+
+
+def test_tokens_are_those_of_what_was_drawn(fit, make_model, make_examples, monkeypatch, tmp_path):
+    """Without padding, encoder and decoder together."""
+    examples = make_examples(9)
+    words = sum(len(f"{example.prompt} {example.completion}".split()) + 1 for example in examples)
+    for kind in ("llama", "t5"):
+        assert (
+            fit(make_model(kind), examples, folder=tmp_path / kind, epochs=3, batch_size=2).tokens
+            == 3 * words
+        )
+    read = []
+
+    def watched(parts, model, batch, counts):
+        read.append(int(batch["attention_mask"].sum()))
+        return naive_loss(parts, model, batch, counts)
+
+    monkeypatch.setattr("limbeck.training.trainer.loss", watched)
+    groups = [Group("q", tuple(Example(problem_id="q", prompt="w1", completion="w2 " * n) for n in (1, 8)))]
+    done = fit(make_model("llama"), groups, parts=(Naive("tokens"),), draw=Draw({"": 1}), epochs=6)
+    assert done.tokens == sum(read)
+    assert set(read) == {3, 10}

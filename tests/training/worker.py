@@ -4,16 +4,17 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from limbeck import ranks
 from limbeck.records import Example
-from limbeck.training.parts import FineTune
+from limbeck.training import trainer
+from limbeck.training.groups import singles
+from limbeck.training.parts import CrossEntropy
 from limbeck.training.settings import TrainSettings
-from limbeck.training.trainer import train
 
 
 def kill_at_write(number):
@@ -29,51 +30,42 @@ def kill_at_write(number):
     torch.save = killing
 
 
-class Stop(Exception):
-    """Stands for a kill of all processes between two steps."""
+def kill_at_step(number):
+    """Kill this process, with its rank, in the middle of the n-th step: before it reads the losses."""
+    read = trainer.PartsTrainer.read_step
+
+    def killing(self):
+        if self.state.global_step + 1 == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self)
+
+    trainer.PartsTrainer.read_step = killing
 
 
-class Stopping(FineTune):
-    """Stops every process in the step after `steps` (of one micro-batch each)."""
-
-    def __init__(self, encoder_decoder, steps):
-        super().__init__(encoder_decoder)
-        object.__setattr__(self, "left", [None] * steps)
-
-    def count(self, batch):
-        if torch.is_grad_enabled():  # not in an evaluation
-            if not self.left:
-                raise Stop
-            self.left.pop()
-        return super().count(batch)
-
-
-def do(job, objective):
+def do(job):
     folder = Path(job["folder"])
     load = AutoModelForSeq2SeqLM if job["encoder_decoder"] else AutoModelForCausalLM
     model = load.from_pretrained(job["model"])
     if job.get("kill_at_write"):
         kill_at_write(job["kill_at_write"])
-    trained = train(
+    kill_at_step(job.get("kill", {}).get(str(ranks.rank())))
+    trained = trainer.train(
         model,
         AutoTokenizer.from_pretrained(job["tokenizer"]),
-        [Example(**example) for example in job["examples"]],
-        [Example(**example) for example in job["dev"]],
-        objective,
+        singles(Example(**example) for example in job["examples"]),
+        singles(Example(**example) for example in job["dev"]),
+        (CrossEntropy(),),
         TrainSettings(**job["settings"]),
         folder,
         seed=job["seed"],
     )
-    if int(os.environ.get("RANK", "0")) == 0:
+    if ranks.main():
         model.save_pretrained(folder / "model")
         (folder / "resumed_from").write_text(str(trained.resumed_from))
 
 
 if __name__ == "__main__":
     for one in json.loads(Path(sys.argv[1]).read_text()):
-        if one.get("stop_after"):
-            with suppress(Stop):
-                do(one, Stopping(one["encoder_decoder"], one["stop_after"]))
-        do(one, FineTune(one["encoder_decoder"]))
+        do(one)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -191,5 +191,9 @@ def resolve_methods(recipe: Recipe, place: str, folder: Path = Path()) -> tuple[
             fix = f"name one of {known}" if known else "add it under mentors:"
             raise RecipeError(f"{where}.settings.mentor: the recipe has no mentor {wanted!r}; {fix}")
         found.method.check(recipe, found.settings, where)
-        students[name] = student.model_copy(update={"settings": found.settings.model_dump(mode="json")})
+        own = student.method
+        if own.endswith(".py"):  # the resolved recipe lies in another folder
+            own = str((folder / Path(own).expanduser()).resolve())
+        settings = found.settings.model_dump(mode="json")
+        students[name] = student.model_copy(update={"method": own, "settings": settings})
     return recipe.model_copy(update={"students": students}), chosen

@@ -53,10 +53,6 @@ class Scored:
             return self.weights_N.sum()
         return torch.tensor(float(self.targets_N.numel()), device=self.targets_N.device)
 
-    def row_sums(self, values_N: Tensor) -> Tensor:
-        """Sum a value per token within each row: (N,) -> (B,), 0 for a row with no scored token."""
-        return values_N.new_zeros(self.keep_BT.shape[0]).index_add(0, self.rows_N, values_N)
-
     def places(self) -> Tensor:
         """Where the logits of the scored tokens stand, (N,)."""
         return self.keep_BT.reshape(-1).nonzero()[:, 0]

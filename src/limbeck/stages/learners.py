@@ -85,14 +85,15 @@ def student(
         reasons: whether its method teaches it to reason; see `asking_learner`.
     """
     settings = context.recipe.students[name]
+    method = Path(settings.method).stem if settings.method.endswith(".py") else settings.method
     return Learner(
         "student",
         name,
         settings,
         seed,
         asking_learner(context, settings, f"students.{name}", reasons=reasons),
-        settings.method,
-        {"method": settings.method, **own},
+        method,
+        {"method": method, **own},
         source,
     )
 

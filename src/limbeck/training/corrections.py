@@ -124,13 +124,16 @@ def _at_random(steps: Iterator[NDArray[Any]], counts: Floats, widths: NDArray[An
     """Mean of 1 / (tokens of the step) for each row.
 
     What the others of a step add up to hardly depends on a row's own length, so it is pooled over
-    rows of similar length, and a row's own tokens are added to each.
+    rows of similar length, and a row's own tokens are added to each. It depends a little, because a
+    row is not among its own others: their mean falls by `share` of what the row has more.
     """
-    rows, rest = [], []
+    rows, rests, shares = [], [], []
     for step in steps:
+        share = (len(step) - 1) / max(len(counts) - 1, 1)
         rows.append(step)
-        rest.append(counts[step].sum() - counts[step])
-    row, others = np.concatenate(rows), np.concatenate(rest)
+        rests.append(counts[step].sum() - (1 - share) * counts[step])
+        shares.append(np.full(len(step), share))
+    row, rest, share_of = np.concatenate(rows), np.concatenate(rests), np.concatenate(shares)
     order = np.argsort(widths, kind="stable")
     place = np.empty(len(order), int)
     place[order] = np.arange(len(order))
@@ -138,10 +141,10 @@ def _at_random(steps: Iterator[NDArray[Any]], counts: Floats, widths: NDArray[An
     means = np.empty(len(counts))
     for number in np.unique(bins):
         own = bins == number
-        seen = others[own[row]]
-        pooled = np.quantile(seen if len(seen) else others, (np.arange(QUANTILES) + 0.5) / QUANTILES)
-        lengths, where = np.unique(counts[own], return_inverse=True)
-        means[own] = np.array([(1 / np.maximum(c + pooled, 1)).mean() for c in lengths])[where]
+        seen = own[row] if own[row].any() else np.ones(len(row), bool)
+        pooled = np.quantile(rest[seen], (np.arange(QUANTILES) + 0.5) / QUANTILES)
+        lengths, where = np.unique((1 - share_of[seen].mean()) * counts[own], return_inverse=True)
+        means[own] = np.array([(1 / np.maximum(c + pooled, 1e-9)).mean() for c in lengths])[where]
     return means
 
 
