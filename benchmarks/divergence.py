@@ -6,21 +6,23 @@ Accuracy: the divergence of a student from a mentor's compressed distribution ag
 whole one, over 32,000 tokens, top-k rounded as the cache stores it; the mentor is a sharp Zipf law
 per position, the near student has it with a little noise, the far one is flatter and has more. Value
 is the share of the full divergence (top-k with a tail is a lower bound), cosine and error compare
-the gradients of the logits; error is relative. Beside the tail: the head's part alone, and both
+the gradients of the logits; error is relative. Besides the tail: the head's part alone, and both
 sides renormalised over the head. Draws: one set of 50, and the mean gradient of 32 sets, whose error
 would be 1/√32 of it if it has no bias.
 
 Memory: forward and backward of 0.7 cross-entropy + 0.3 divergence at τ = 2 from rows of width 256
 and an output head of 151,936 rows (151,669 tokens are real). Plain: logits of student and mentor
 whole and torch's own losses, as published code has it, over scored tokens only. Ours: the chunked
-loss and top-64 soft labels. Each side in a process of its own: the rise of its largest resident set
-(VmHWM, Linux) above what it holds with its inputs. Time: processor seconds on one thread, the
-mentor's part left out on both sides. Status 1 if ours takes over 0.15 of the memory.
+loss and top-64 soft labels (`loss_memory.py` measures it at other sizes). Each side in a process of
+its own: the rise of its largest resident set (VmHWM, Linux) above what it holds with its inputs, the
+head's gradient included. Time: processor seconds on one thread, the mentor's part left out on both
+sides. Status 1 if ours takes over 0.15 of the memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import resource
 import subprocess
 import sys
@@ -33,8 +35,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from limbeck.objectives.distillation import chunked_distillation, divergence
+from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.objectives.divergence import divergence
 from limbeck.objectives.soft import SoftTargets, full, sampled, top_k
+from limbeck.objectives.tokens import Term, token_loss
 
 POSITIONS, WORDS = 96, 32_000
 DRAWS, SETS = 50, 32
@@ -55,7 +59,7 @@ def mentor_logits(draw: torch.Generator) -> Tensor:
 
 
 def with_tail(logits: Tensor, soft: SoftTargets, tau: float) -> Tensor:
-    return divergence(logits, soft, temperature=tau)
+    return token_loss(logits, None, [Term(divergence(soft, tau), torch.ones(()))])[0]
 
 
 def head_alone(logits: Tensor, soft: SoftTargets, tau: float) -> Tensor:
@@ -164,9 +168,13 @@ def ours(tokens: int) -> Callable[[], tuple[float, Tensor]]:
 
     def work() -> tuple[float, Tensor]:
         start = time.process_time()
-        ce, kl = chunked_distillation(rows, head, targets, soft, temperature=TAU, kl_weight=KL_WEIGHT)
-        ((1 - KL_WEIGHT) * ce + KL_WEIGHT * kl).backward()
-        return time.process_time() - start, ce
+        terms = [
+            Term(cross_entropy(targets), torch.tensor(1 - KL_WEIGHT)),
+            Term(divergence(soft, TAU), torch.tensor(KL_WEIGHT)),
+        ]
+        value, sums = token_loss(rows, head, terms)
+        value.backward()
+        return time.process_time() - start, sums[0]
 
     return work
 
@@ -178,8 +186,9 @@ def added_memory(side: str, tokens: int) -> tuple[float, float, float]:
     """MB above the inputs at the peak, seconds, and the cross-entropy; for a process of its own."""
     SIDES[side](8)()
     work = SIDES[side](tokens)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed must not serve for free
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     seconds, ce = work()
     peak_kb = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
     return peak_kb / 1024 - pages * resource.getpagesize() / 2**20, seconds, ce.item()

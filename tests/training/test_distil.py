@@ -296,7 +296,7 @@ def test_two_processes_equal_one(
 
     T5 reads the cache, Llama asks its mentor; its head is untied, so that DDP sees it in the loss alone.
     """
-    settings = {"epochs": 2, "batch_size": 2, "checkpoints": 1, **SGD}
+    settings = {"epochs": 2, "batch_size": 2, "accumulate": 2, "checkpoints": 1, **SGD}
     jobs, alone = [], {}
     for kind in ("t5", "llama"):
         folder = tmp_path / kind
@@ -316,7 +316,6 @@ def test_two_processes_equal_one(
             make_examples(9),
             parts=distil(soft, 0.5),
             folder=folder / "one",
-            accumulate=2,
             **settings,
         )
         alone[kind] = (start, trainable(student), type(student))
