@@ -130,7 +130,10 @@ def test_the_mentor_is_trained_once_whatever_its_students_ask(
     assert other.status == 0, other.err
     assert "mentors/mentor: done before, kept" in other.err
     assert "mentors/mentor/collected: done before, kept" in other.err
-    assert "students/both/seed0: runs again, because settings.kl_weight changed from its default to 0.5" in other.err
+    assert (
+        "students/both/seed0: runs again, because settings.kl_weight changed from its default to 0.5"
+        in other.err
+    )
     assert other.err.count("soft-labels") == other.err.count("rows that both") == 1, "no pass of the mentor"
     assert "students/live/seed0: done before, kept" in other.err
     warmer = limbeck("run", recipe, "--out", out, *settings("students.both.settings.temperature=1.0"))

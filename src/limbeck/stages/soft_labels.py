@@ -23,8 +23,8 @@ from limbeck.stages.pairs import check_tokenizers, is_from_scratch, tokenizer_of
 from limbeck.stages.training import Data, is_trained, rendered
 
 if TYPE_CHECKING:
-    from limbeck.soft_labels.source import SoftLabels
     from limbeck.training.collate import Row
+    from limbeck.training.parts import SoftLabels
 
 VERSION = 1
 """Raised by hand when this code stores other distributions of the same mentor."""

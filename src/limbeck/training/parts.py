@@ -35,10 +35,10 @@ from limbeck.objectives.align import (
 )
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.objectives.divergence import divergence
+from limbeck.objectives.soft import SoftTargets
 from limbeck.objectives.spans import PairedTokens, paired_divergence, paired_rows, paired_tokens
 from limbeck.objectives.tokens import Step, Term, by_autograd, token_loss
 from limbeck.objectives.triplet import triplet, triplets
-from limbeck.soft_labels.source import SoftLabels
 from limbeck.training.collate import Batch
 
 
@@ -88,6 +88,19 @@ class StatePart(Part, Protocol):
 
     def of_states(self, batch: Batch, states_BH: Tensor) -> Tensor:
         """Its sum; with nothing to count 0, with a gradient path to the states."""
+        ...
+
+
+class SoftLabels(Protocol):
+    """Where a student's soft labels come from: a mentor that is asked, or what it wrote before."""
+
+    @property
+    def temperature(self) -> float:
+        """τ, of mentor and student."""
+        ...
+
+    def of(self, batch: Batch) -> SoftTargets:
+        """The targets of the batch's scored tokens, in row order, on the batch's device."""
         ...
 
 
