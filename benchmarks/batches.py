@@ -174,13 +174,15 @@ def main() -> None:
     rows = like_svamp(200 if small else 2000)
     for kind in KINDS:
         short, long, padding = weights(feed_of(rows, kind), 5 if small else 40)
-        print(f"{kind:24}  {short:12.2f}   {long:11.2f}   {padding:7.0%}")
+        print(f"{kind:24}  {short:12.2f}   {long:11.2f}   {padding:7.0%}", flush=True)
     count, epochs, seeds = (60, 1, [1]) if small else (1500, 8, [1, 2, 3])
     examples, held_out = problems(count, "train"), problems(30 if small else 300, "test")
     results: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     for seed in seeds:
         for kind in KINDS:
-            results[kind].append(learn(kind, seed, examples, held_out, epochs))
+            row = learn(kind, seed, examples, held_out, epochs)
+            results[kind].append(row)
+            print(f"seed {seed} {kind:24}", *(f"{value:.3f}" for value in row), flush=True)
     print(f"\n{TASK}, {len(examples)} problems, {epochs} epochs, {len(seeds)} seeds: mean (deviation)")
     print("                          seconds  ratio   loss             right     shortest 5th  longest 5th")
     base = mean(row[0] for row in results["random"])
