@@ -18,7 +18,7 @@ from limbeck.soft_labels.cache import Cached
 from limbeck.soft_labels.live import Live
 from limbeck.soft_labels.writing import write_cache
 from limbeck.training.collate import Row, collate, tokenise
-from limbeck.training.settings import CodecSettings
+from limbeck.soft_labels.settings import CodecSettings
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 CODECS = {
@@ -251,7 +251,7 @@ from transformers import AutoModelForCausalLM
 from limbeck.files import AppendLog
 from limbeck.soft_labels import writing as soft_writing
 from limbeck.training.collate import Row
-from limbeck.training.settings import CodecSettings
+from limbeck.soft_labels.settings import CodecSettings
 
 folder, model, write = Path(sys.argv[1]), sys.argv[2], AppendLog.append
 soft_writing.SHARD_BATCHES = 2
