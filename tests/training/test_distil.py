@@ -297,7 +297,7 @@ def test_two_processes_equal_one(
 
     T5 reads the cache, Llama asks its mentor; its head is untied, so that DDP sees it in the loss alone.
     """
-    settings = {"epochs": 2, "batch_size": 2, "checkpoints": 1, **SGD}
+    settings = {"epochs": 2, "batch_size": 2, "accumulate": 2, "checkpoints": 1, **SGD}
     jobs, alone = [], {}
     for kind in ("t5", "llama"):
         folder = tmp_path / kind
@@ -312,14 +312,7 @@ def test_two_processes_equal_one(
             soft = stored(kind, rows_of(kind, 9))
             (tmp_path / "soft").rename(folder / "soft")
         start = trainable(student)
-        fit(
-            student,
-            make_examples(9),
-            parts=distil(soft, 0.5),
-            folder=folder / "one",
-            accumulate=2,
-            **settings,
-        )
+        fit(student, make_examples(9), parts=distil(soft, 0.5), folder=folder / "one", **settings)
         alone[kind] = (start, trainable(student), type(student))
         examples = [example.model_dump() for example in make_examples(9)]
         job = {"folder": str(folder), "both": kind == "t5", "cached": kind == "t5"}
