@@ -2,11 +2,11 @@
 
     python benchmarks/mentor_kd.py
 
-Both sides train the same student from the same weights on the same examples for 20 epochs, beside
+Both sides train the same student from the same weights on the same examples for 20 epochs, next to
 the same mentor, whose forward pass costs about ten times the student's. Published: the whole set
 padded to its longest example, the mentor run again at every step, whole logits of both, KL averaged
 over all positions. Ours: one pass of the mentor into a cache, then training from it; the pass
-counts. Both are then examined on the same dev problems.
+counts; batches by length. Both are then examined on the same dev problems.
 
 Everything happens in this process, one side after the other, on one thread; processor seconds, so
 that other work on the machine does not count. Every seed of ours pays for a cache of its own; the
@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from torch import nn
 from torch.nn.functional import kl_div
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from limbeck.exam import examine, student_prompt
+from limbeck.exam import examine, student_prompts
 from limbeck.lm import Prompt, Sampling
 from limbeck.lm.load import Loaded, load
 from limbeck.lm.local import LocalModel
@@ -41,13 +40,16 @@ from limbeck.lm.tiny import build_model
 from limbeck.objectives.align import IGNORED
 from limbeck.records import Example, Problem
 from limbeck.soft_labels.cache import Cached
-from limbeck.soft_labels.live import vocabulary_of
+from limbeck.soft_labels.settings import CodecSettings
+from limbeck.soft_labels.tokenizers import vocabulary_of
 from limbeck.soft_labels.writing import write_cache
+from limbeck.tasks.asking import Asking
 from limbeck.tasks.generated import OfflineTeacher, generate
 from limbeck.tasks.prompts import FORMATS, teacher_prompt
 from limbeck.training.collate import Row, collate, padding, tokenise
-from limbeck.training.parts import Distil, FineTune
-from limbeck.training.settings import CodecSettings, TrainSettings
+from limbeck.training.groups import singles
+from limbeck.training.parts import CrossEntropy, SoftLabelKL
+from limbeck.training.settings import TrainSettings
 from limbeck.training.trainer import train
 
 TASK, FORM = "coin-flip", "plain"
@@ -148,19 +150,21 @@ def ours(
     codec, vocabulary = CodecSettings(), vocabulary_of(loaded.tokenizer)
     pad = padding(loaded.tokenizer)
     write_cache(folder / "cache", mentor, rows, pad, codec, TAU, vocabulary, {}, batch_tokens=8192)
-    soft = Cached.open(folder / "cache", {"temperature": TAU, "codec": codec})
-    settings = TrainSettings(epochs=epochs, learning_rate=RATE, batch_size=BATCH, checkpoints=1)
-    train(
-        loaded.model, loaded.tokenizer, examples, [], Distil(False, soft, LAMBDA), settings, folder, seed=seed
+    soft = Cached.open([folder / "cache"], {"temperature": TAU, "codec": codec})
+    settings = TrainSettings(
+        epochs=epochs, learning_rate=RATE, batch_size=BATCH, batches="by-length", checkpoints=1
     )
-    return dict(soft.manifest)
+    parts = CrossEntropy(1 - LAMBDA), SoftLabelKL(soft, LAMBDA)
+    train(loaded.model, loaded.tokenizer, singles(examples), [], parts, settings, folder, seed=seed)
+    return dict(soft.volumes[0].manifest)
 
 
 def accuracy(loaded: Loaded, problems: Sequence[Problem]) -> float:
     """Greedy accuracy."""
     loaded.model.eval()
-    ask = partial(student_prompt, loaded, FORM)
-    _, summary = examine(LocalModel(loaded), problems, "yes-no", ask, Sampling(max_tokens=128))
+    sampling = Sampling(max_tokens=128)
+    prompts = student_prompts(loaded, Asking(FORM), problems, sampling.max_tokens)
+    _, summary = examine(LocalModel(loaded), problems, "yes-no", prompts, sampling)
     return float(summary["accuracy"])
 
 
@@ -197,7 +201,7 @@ def main() -> None:
     texts = [text for example in examples for text in (example.prompt, example.completion)]
     student = load(options.student, tokenizer_texts=texts, device="cpu")
     tokenizer, pad = student.tokenizer, padding(student.tokenizer)
-    rows = tokenise(tokenizer, examples, encoder_decoder=False, max_length=1024).rows
+    rows = tokenise(tokenizer, singles(examples), encoder_decoder=False, max_length=1024).rows
     mentor = Loaded(mentor_of(tokenizer, options.width), tokenizer, False, "mentor")
     cost = forward_seconds(mentor.model, rows, pad) / forward_seconds(student.model, rows, pad)
     longest = max(len(row.input_ids) for row in rows)
@@ -209,9 +213,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = TrainSettings(
-            epochs=options.mentor_epochs, learning_rate=1e-3, schedule="linear", warmup=0.05, checkpoints=1
+            epochs=options.mentor_epochs,
+            learning_rate=1e-3,
+            batches="by-length",
+            schedule="linear",
+            warmup=0.05,
+            checkpoints=1,
         )
-        train(mentor.model, tokenizer, examples, [], FineTune(False), settings, folder / "mentor", seed=0)
+        groups, parts = singles(examples), (CrossEntropy(),)
+        train(mentor.model, tokenizer, groups, [], parts, settings, folder / "mentor", seed=0)
         seconds: dict[str, list[float]] = {"published": [], "ours": []}
         right: dict[str, list[float]] = {"published": [], "ours": []}
         for seed in range(options.seeds):

@@ -10,16 +10,24 @@ import torch
 from limbeck.objectives import divergence as module
 from limbeck.objectives import tokens
 from limbeck.objectives.divergence import divergence
-from limbeck.objectives.soft import SoftTargets, full, sampled, top_k
+from limbeck.objectives.soft import SoftTargets, full, top_k
 from limbeck.objectives.tokens import token_loss
 
 from .conftest import diverging, mixture, term
 
 SHAPES = [(1, 2, 2), (3, 47, 41), (7, 131, 131), (61, 47, 40)]
+
+
+def without_tail(logits, tau, vocabulary):
+    """A few tokens hold all mass."""
+    soft = top_k(logits, tau, vocabulary, min(5, vocabulary - 1))
+    return replace(soft, log_p_NK=soft.log_p_NK.log_softmax(-1), tail=False)
+
+
 CODECS = {
     "full": full,
     "top_k": lambda logits, tau, vocabulary: top_k(logits, tau, vocabulary, 5),
-    "sampled": lambda logits, tau, vocabulary: sampled(logits, tau, vocabulary, 20, generator(5)),
+    "without_tail": without_tail,
 }
 codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 
@@ -139,7 +147,7 @@ def test_bfloat16_logits_are_worked_on_in_float32(codec, tau):
 def test_a_student_like_its_mentor_diverges_by_nothing(codec):
     logits, _, _, _ = case()
     soft = codec(logits.detach(), 2.0, 131)
-    if codec is CODECS["sampled"]:  # its draws are not the mentor: put the student where they are
+    if codec is without_tail:  # its few tokens are not the mentor: put the student where they are
         soft = SoftTargets(torch.full((7, 1), 0.0), logits.detach().argmax(-1, keepdim=True), False, 131)
         logits = (
             logits.detach() + 900 * torch.nn.functional.one_hot(soft.ids_NK[:, 0], 131)
@@ -240,26 +248,6 @@ def test_top_k_is_a_lower_bound_that_grows_with_k():
     values = [diverging(logits, top_k(mentor, 2.0, 131, k)).item() for k in (1, 4, 16, 64, 130, 131)]
     assert values == sorted(values) and values[0] < 0.5 * values[-1]
     assert values[-1] == pytest.approx(diverging(logits, whole).item(), rel=1e-6)
-
-
-def test_the_gradient_of_draws_is_right_on_average():
-    """Over 400 draws of 50: every logit's mean gradient within 5 standard errors of the full one."""
-    logits, _, whole, _ = case((3, 47, 41))
-    repeats = 400
-    mentor = whole.log_p_NK * 2
-    draw = generator(12)
-    gradients = torch.stack(
-        [
-            torch.autograd.grad(diverging(logits, sampled(mentor, 2.0, 41, 50, draw)), logits)[0].double()
-            for _ in range(repeats)
-        ]
-    )
-    (exact,) = torch.autograd.grad(diverging(logits, whole), logits)
-    # A share of 50 draws has the variance p (1 − p) / 50; the gradient is it over τ.
-    p = whole.log_p_NK.double().exp()
-    error = torch.nn.functional.pad((p * (1 - p) / 50 / repeats).sqrt() / 2, (0, 6))
-    assert ((gradients.mean(0) - exact).abs() <= 5 * error + 1e-6).all()
-    assert (gradients[0] - exact).abs().max() > 0.01  # one draw alone is not
 
 
 @codecs

@@ -1,4 +1,4 @@
-"""Encoders of soft labels: against plain float64 softmax, and the draws against their distribution."""
+"""Encoders of soft labels, against plain float64 softmax."""
 
 import doctest
 import math
@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from limbeck.objectives import soft as module
-from limbeck.objectives.soft import full, sampled, top_k
+from limbeck.objectives.soft import full, top_k
 
 CODECS = {
     "full": full,
     "top_k": lambda logits, tau, vocabulary: top_k(logits, tau, vocabulary, 4),
-    "sampled": lambda logits, tau, vocabulary: sampled(logits, tau, vocabulary, 9, generator()),
 }
 
 
@@ -100,38 +99,6 @@ def test_rows(codec):
     assert torch.equal(dense(soft.rows(2, 5)), dense(soft)[2:5])
 
 
-def test_the_same_generator_draws_the_same():
-    one, two = (sampled(mentor(), 1.0, 47, 9, generator()) for _ in range(2))
-    assert torch.equal(one.ids_NK, two.ids_NK) and torch.equal(one.log_p_NK, two.log_p_NK)
-    other = sampled(mentor(), 1.0, 47, 9, generator(4))
-    assert not torch.equal(dense(one), dense(other))
-
-
-def test_draws_are_shares_of_distinct_tokens():
-    """A sharp token has one slot, a flat one many; slots that are not used hold nothing."""
-    logits = torch.zeros(2, 47)
-    logits[0, 8] = 99.0
-    soft = sampled(logits, 1.0, 47, 9, generator())
-    assert not soft.tail
-    used = soft.log_p_NK > -math.inf
-    assert used[0].tolist() == [True] + [False] * (used.shape[1] - 1) and used[1].all()
-    assert soft.ids_NK[0].tolist() == [8] + [0] * (used.shape[1] - 1)
-    counts = dense(soft) * 9
-    torch.testing.assert_close(counts, counts.round())
-    assert len(set(soft.ids_NK[1].tolist())) == used.shape[1] > 3
-    torch.testing.assert_close(dense(soft).sum(1), torch.ones(2, dtype=torch.float64))
-
-
-def test_many_draws_are_the_distribution():
-    """Each share within 4.5 standard errors of its probability: a false alarm in 1,000 seeds or so."""
-    draws = 100_000
-    p = (mentor()[:, :41].double() / 2).softmax(-1)
-    share = dense(sampled(mentor(), 2.0, 41, draws, generator()))
-    errors = (share - p).abs() / (p * (1 - p) / draws).sqrt()
-    assert errors.max() < 4.5
-    assert errors.square().mean() == pytest.approx(1.0, abs=0.3)  # the spread itself is right
-
-
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -140,7 +107,6 @@ def test_many_draws_are_the_distribution():
         (lambda: full(mentor(), 1.0, 48), "48 tokens has no place in 47 logits"),
         (lambda: full(mentor(), 1.0, 0), "0 tokens"),
         (lambda: top_k(mentor(), 1.0, 47, 0), "k is 0; keep at least 1 token"),
-        (lambda: sampled(mentor(), 1.0, 47, 0, generator()), "draws is 0; draw at least 1 token"),
     ],
 )
 def test_what_cannot_be_is_refused(wrong, named):

@@ -15,7 +15,7 @@ from limbeck.objectives import tokens as module
 from limbeck.objectives.align import align, head_weight, hidden, plain_head, score
 from limbeck.objectives.cross_entropy import cross_entropy
 from limbeck.objectives.divergence import divergence
-from limbeck.objectives.soft import full, sampled, top_k
+from limbeck.objectives.soft import full, top_k
 from limbeck.objectives.tokens import by_autograd, even_rows, token_loss
 
 from .conftest import VOCABULARY, mixture, ragged, term
@@ -58,7 +58,6 @@ BENT = {
 CODECS = {
     "full": full,
     "top_k": lambda logits, tau, vocabulary: top_k(logits, tau, vocabulary, 5),
-    "sampled": lambda logits, tau, vocabulary: sampled(logits, tau, vocabulary, 20, torch.Generator()),
 }
 
 

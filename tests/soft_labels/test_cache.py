@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,28 +15,27 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from limbeck.errors import DataError, DiskError, ModelError, RecipeError
 from limbeck.soft_labels import cache as soft_cache
 from limbeck.soft_labels import writing as soft_writing
-from limbeck.soft_labels.cache import Cached
+from limbeck.soft_labels.cache import Cached, Volume, missing
 from limbeck.soft_labels.live import Live
+from limbeck.soft_labels.settings import CodecSettings
 from limbeck.soft_labels.writing import write_cache
 from limbeck.training.collate import Row, collate, tokenise
-from limbeck.training.settings import CodecSettings
+from limbeck.training.groups import singles
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 CODECS = {
     "full": CodecSettings(kind="full"),
     "top-k": CodecSettings(k=6),
     "top-64": CodecSettings(k=64),  # of 43 tokens: all of them
-    "sampled": CodecSettings(kind="sampled", draws=20),
-    "sampled-300": CodecSettings(kind="sampled", draws=300),
 }
 IDENTITY = {"mentor": "a" * 64, "tokenizer": "b" * 64}
 
 
 @pytest.fixture
 def rows_of(tokenizer, make_examples):
-    def rows(kind, count=20, seed=0):
-        examples = make_examples(count, seed)
-        return tokenise(tokenizer, examples, encoder_decoder=kind == "t5", max_length=99).rows
+    def rows(kind, count=20, seed=0, **more):
+        groups = singles(make_examples(count, seed))
+        return tokenise(tokenizer, groups, encoder_decoder=kind == "t5", max_length=99, **more).rows
 
     return rows
 
@@ -62,7 +62,7 @@ def small_shards(monkeypatch):
 
 
 def expected(codec, **more):
-    given = {"temperature": 2.0, "vocabulary": 43, "identity": IDENTITY, "seed": 0} | more
+    given = {"temperature": 2.0, "vocabulary": 43, "identity": IDENTITY} | more
     return {"codec": CODECS.get(codec, codec), **given}
 
 
@@ -83,7 +83,7 @@ def test_cached_is_live(rows_of, mentor_of, small_shards, tmp_path, kind, codec)
     """For any subset in any order, repeated rows and empty batches included."""
     mentor, rows = mentor_of(kind), rows_of(kind)
     write(tmp_path / "soft", mentor, rows, codec)
-    cached = Cached.open(tmp_path / "soft", expected(codec))
+    cached = Cached.open([tmp_path / "soft"], expected(codec))
     live = Live(mentor, CODECS[codec], 2.0, 43)
     assert (cached.temperature, cached.vocabulary) == (2.0, 43)
     rounding = 1e-5 if codec in ("full", "top-64") else 1e-3
@@ -99,8 +99,7 @@ def test_cached_is_live(rows_of, mentor_of, small_shards, tmp_path, kind, codec)
 
 
 @pytest.mark.parametrize("vocabulary", [40_000, 66_000])
-@pytest.mark.parametrize("codec", [CodecSettings(), CodecSettings(kind="sampled")])
-def test_high_ids_survive(tmp_path, vocabulary, codec):
+def test_high_ids_survive(tmp_path, vocabulary):
     """Beyond 15 bits, and beyond 16."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -114,9 +113,10 @@ def test_high_ids_survive(tmp_path, vocabulary, codec):
     mentor = LlamaForCausalLM(config)
     with torch.no_grad():
         mentor.lm_head.weight.mul_(300)
+    codec = CodecSettings()
     rows = [Row("a", [5, 6, 39_999], [-100, 6, 39_999]), Row("b", [7] * 40, [7] * 40)]
     write(tmp_path, mentor, rows, codec, vocabulary=vocabulary)
-    stored = Cached.open(tmp_path, expected(codec, vocabulary=vocabulary)).of(collate(rows, 0))
+    stored = Cached.open([tmp_path], expected(codec, vocabulary=vocabulary)).of(collate(rows, 0))
     asked = Live(mentor, codec, 2.0, vocabulary).of(collate(rows, 0))
     assert asked.ids_NK.max() > min(vocabulary, 1 << 16) - 5000
     torch.testing.assert_close(dense(stored), dense(asked), rtol=6e-3, atol=1e-6)
@@ -128,15 +128,8 @@ def test_high_ids_survive(tmp_path, vocabulary, codec):
 def test_impossible_tokens_stay_finite(rows_of, mentor_of, tmp_path):
     """A log-probability below what 16 bits hold is the lowest that they do."""
     write(tmp_path, mentor_of("llama"), rows_of("llama"), "top-k", temperature=1e-6)
-    soft = Cached.open(tmp_path, {}).of(collate(rows_of("llama"), 0))
+    soft = Cached.open([tmp_path], {}).of(collate(rows_of("llama"), 0))
     assert soft.log_p_NK.isfinite().all() and soft.log_p_NK.min() < -6e4
-
-
-def test_a_sharp_mentor_is_drawn_from_again_and_again(rows_of, mentor_of, tmp_path):
-    """300 draws of one token: more than a byte counts."""
-    write(tmp_path, mentor_of("llama"), rows_of("llama"), "sampled-300", temperature=1e-6)
-    soft = Cached.open(tmp_path, {}).of(collate(rows_of("llama"), 0))
-    assert soft.log_p_NK.shape[1] == 1 and (soft.log_p_NK == 0).all()
 
 
 def test_the_manifest(rows_of, mentor_of, small_shards, tmp_path):
@@ -146,7 +139,7 @@ def test_the_manifest(rows_of, mentor_of, small_shards, tmp_path):
     tokens = sum(label != -100 for row in rows for label in row.labels[1:])
     files = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert {name: manifest[name] for name in ("format", "codec", "k", "temperature", "vocabulary")} == {
-        "format": 1,
+        "format": 2,
         "codec": "top-k",
         "k": 6,
         "temperature": 2.0,
@@ -163,14 +156,14 @@ def test_the_manifest(rows_of, mentor_of, small_shards, tmp_path):
 def test_the_order_of_the_rows_changes_no_byte(rows_of, mentor_of, small_shards, tmp_path):
     rows = rows_of("t5")
     for name, some in (("a", rows), ("b", [*rows[::-1], rows[2]])):
-        write(tmp_path / name, mentor_of("t5"), some, "sampled")
+        write(tmp_path / name, mentor_of("t5"), some, "top-k")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_only_what_is_looked_at_is_read(rows_of, mentor_of, tmp_path):
-    write(tmp_path, mentor_of("llama"), rows_of("llama"), "sampled")
-    cached = Cached.open(tmp_path, {})
-    for values in (cached.keys, cached.places, *cached.data.values()):
+    write(tmp_path, mentor_of("llama"), rows_of("llama"), "top-k")
+    volume = Volume.open(tmp_path, {})
+    for values in (volume.keys, volume.places, *volume.data.values()):
         while isinstance(values.base, np.ndarray) and not isinstance(values, np.memmap):
             values = values.base
         assert isinstance(values, np.memmap) and values.mode == "r"
@@ -192,16 +185,16 @@ def stop_at(call):
 
 
 @BOTH
-@pytest.mark.parametrize("codec", ["top-k", "sampled", "full"])
+@pytest.mark.parametrize("codec", ["top-k", "full"])
 def test_killed_and_resumed_is_byte_for_byte_undisturbed(
     rows_of, mentor_of, small_shards, tmp_path, kind, codec
 ):
     """At every third batch in turn; then with half a shard and half a line left behind."""
-    told = []
+    seen = []
     rows, mentor = rows_of(kind), mentor_of(kind)
-    write(tmp_path / "whole", mentor, rows, codec, progress=lambda done, total: told.append((done, total)))
-    assert [total for _, total in told] == [20] * len(told) and told[0] == (0, 20) and told[-1] == (20, 20)
-    assert len(told) >= 10
+    write(tmp_path / "whole", mentor, rows, codec, progress=lambda done, total: seen.append((done, total)))
+    assert {total for _, total in seen} == {20} and seen[0] == (0, 20) and seen[-1] == (20, 20)
+    assert len(seen) >= 10
     whole = contents(tmp_path / "whole")
     resumed = tmp_path / "resumed"
     kills = 0
@@ -211,8 +204,8 @@ def test_killed_and_resumed_is_byte_for_byte_undisturbed(
         except Kill:
             kills += 1
             assert not (resumed / "manifest.json").exists()
-            with pytest.raises(DataError, match="no whole soft labels stand here"):
-                Cached.open(resumed, {})
+            with pytest.raises(DataError, match="there are no whole soft labels here"):
+                Cached.open([resumed], {})
             with (resumed / "ids.bin" if codec != "full" else resumed / "log_p.bin").open("ab") as stream:
                 stream.write(b"half a shard")
             with (resumed / "progress.jsonl").open("ab") as stream:
@@ -250,13 +243,13 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM
 from limbeck.files import AppendLog
 from limbeck.soft_labels import writing as soft_writing
+from limbeck.soft_labels.settings import CodecSettings
 from limbeck.training.collate import Row
-from limbeck.training.settings import CodecSettings
 
 folder, model, write = Path(sys.argv[1]), sys.argv[2], AppendLog.append
 soft_writing.SHARD_BATCHES = 2
 def killing(log, line):
-    if b'"shard":2' in line:  # its data stands on the disk, its line does not
+    if b'"shard":2' in line:  # its data is on the disk, its line is not
         log.path.open("ab").write(line[:20])
         os.kill(os.getpid(), signal.SIGKILL)
     return write(log, line)
@@ -270,11 +263,11 @@ soft_writing.write_cache(folder, AutoModelForCausalLM.from_pretrained(model), ro
 def test_sigkill(rows_of, mentor_of, small_shards, tmp_path):
     mentor, rows = mentor_of("llama"), rows_of("llama")
     mentor.save_pretrained(tmp_path / "mentor")
-    told = repr([(row.problem_id, row.input_ids, row.labels) for row in rows])
+    data = repr([(row.problem_id, row.input_ids, row.labels) for row in rows])
     command = [sys.executable, "-c", WORKER, tmp_path / "killed", tmp_path / "mentor"]
     done = subprocess.run(
         command,
-        input=told,
+        input=data,
         capture_output=True,
         text=True,
         check=False,
@@ -284,7 +277,7 @@ def test_sigkill(rows_of, mentor_of, small_shards, tmp_path):
     lines = (tmp_path / "killed" / "progress.jsonl").read_text().splitlines()
     assert len(lines) == 4 and not lines[-1].endswith("}")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the other process, so that sums are rounded alike
+    torch.set_num_threads(1)  # as in the other process, so that sums are rounded the same
     try:
         write(tmp_path / "killed", mentor, rows, "top-k")
         write(tmp_path / "whole", mentor, rows, "top-k")
@@ -313,8 +306,8 @@ def half(rows_of, mentor_of, small_shards, tmp_path):
         (1, "nonsense", r"progress.jsonl:1: not a line of progress"),
         (1, "[]", r"progress.jsonl:1: not a line of progress"),
         (2, '{"shard": 0}', r"progress.jsonl:2: not a line of progress \(batches: Field required\)"),
-        (3, '{"shard":0,"batches":2,"tokens":[1,2],"entries":[]}', "progress.jsonl:3: not the shard that"),
-        (3, '{"shard":1,"batches":2,"tokens":[1],"entries":[]}', "progress.jsonl:3: not the shard that"),
+        (3, '{"shard":0,"batches":2,"tokens":[1,2]}', "progress.jsonl:3: not the shard that"),
+        (3, '{"shard":1,"batches":2,"tokens":[1]}', "progress.jsonl:3: not the shard that"),
         (3, "", "progress.jsonl:3: not a line of progress"),
         (3, "\xff", "progress.jsonl:3: not a line of progress"),
     ],
@@ -324,7 +317,7 @@ def test_a_damaged_progress_is_refused(half, line, text, complaint):
     lines = (folder / "progress.jsonl").read_bytes().split(b"\n")
     lines[line - 1] = text.encode("latin-1")
     (folder / "progress.jsonl").write_bytes(b"\n".join(lines))
-    with pytest.raises(DataError, match=f"{complaint}.*(remove .*half to make|make them anew)"):
+    with pytest.raises(DataError, match=f"{complaint}.*(remove .*half to make|make them again)"):
         go_on()
 
 
@@ -387,14 +380,7 @@ def stored(rows_of, mentor_of, tmp_path):
             "k 6, and this student asks for 7; set k to 6 or",
         ),
         ("top-k", {"codec": CODECS["full"]}, RecipeError, "codec top-k, and this student asks for full"),
-        (
-            "top-k",
-            {"codec": CODECS["sampled"]},
-            RecipeError,
-            "codec top-k, and this student asks for sampled",
-        ),
-        ("sampled", {"codec": CODECS["sampled-300"]}, RecipeError, "draws 20, and this student asks for 300"),
-        ("sampled", {"seed": 4}, RecipeError, "seed 0, and this student asks for 4"),
+        ("full", {"codec": CODECS["top-k"]}, RecipeError, "codec full, and this student asks for top-k"),
         (
             "top-k",
             {"vocabulary": 44},
@@ -420,51 +406,51 @@ def stored(rows_of, mentor_of, tmp_path):
 def test_soft_labels_that_are_not_those_asked_for(stored, codec, change, error, sentence):
     folder = stored(codec)
     with pytest.raises(error, match=f"soft: these soft labels were made .*{sentence}.*make|{sentence}"):
-        Cached.open(folder, expected(change.pop("codec", codec), **change))
-    Cached.open(folder, expected(codec))
+        Cached.open([folder], expected(change.pop("codec", codec), **change))
+    Cached.open([folder], expected(codec))
 
 
 def test_what_a_codec_does_not_use_is_not_compared(stored):
-    Cached.open(stored("top-k"), expected(CodecSettings(k=6, draws=9), seed=5))
+    Cached.open([stored("full")], expected(CodecSettings(kind="full", k=9)))
 
 
 def test_other_formats_and_texts(stored, rows_of):
     folder = stored("top-k")
-    Cached.open(folder, {"text": soft_writing.text_of(rows_of("llama")[::-1])})
+    Cached.open([folder], {"text": soft_writing.text_of(rows_of("llama")[::-1])})
     with pytest.raises(
         DataError,
         match=r"soft: these soft labels were made with text .*; remove the folder to",
     ):
-        Cached.open(folder, {"text": soft_writing.text_of(rows_of("llama", 3))})
+        Cached.open([folder], {"text": soft_writing.text_of(rows_of("llama", 3))})
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
-    with pytest.raises(DataError, match="made with format 2, and this student asks for 1"):
-        Cached.open(folder, expected("top-k"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+    with pytest.raises(DataError, match="made with format 1, and this student asks for 2"):
+        Cached.open([folder], expected("top-k"))
     (folder / "manifest.json").write_text("{")
     with pytest.raises(
-        DataError, match=r"manifest.json: not a manifest of soft labels \(.*to make them anew"
+        DataError, match=r"manifest.json: not a manifest of soft labels \(.*to make them again"
     ):
-        Cached.open(folder, expected("top-k"))
+        Cached.open([folder], expected("top-k"))
     (folder / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match=r"manifest.json: not a manifest of soft labels \(format: "):
-        Cached.open(folder, expected("top-k"))
+        Cached.open([folder], expected("top-k"))
 
 
-@pytest.mark.parametrize("name", ["ids.bin", "counts.bin", "sizes.bin", "keys.npy", "places.npy"])
+@pytest.mark.parametrize("name", ["ids.bin", "log_p.bin", "keys.npy", "places.npy"])
 def test_damaged_files(stored, name):
-    folder = stored("sampled")
+    folder = stored("top-k")
     size = (folder / name).stat().st_size
     with (folder / name).open("ab") as stream:
         stream.write(b"x")
     with pytest.raises(DataError, match=f"{name}: damaged soft labels, {size + 1} bytes instead of {size}"):
-        Cached.open(folder, {})
+        Cached.open([folder], {})
     whole = (folder / name).read_bytes()[:size]
     (folder / name).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     with pytest.raises(DataError, match=f"{name}: damaged soft labels, the content changed"):
-        Cached.open(folder, {})
+        Cached.open([folder], {})
     (folder / name).unlink()
     with pytest.raises(DataError, match=f"{name}: this file of the soft labels is missing; remove"):
-        Cached.open(folder, {})
+        Cached.open([folder], {})
 
 
 @pytest.mark.parametrize(
@@ -482,38 +468,153 @@ def test_a_damaged_manifest_names_what_is_wrong(stored, wrong, named):
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | wrong))
     with pytest.raises(DataError, match=rf"manifest.json: not a manifest of soft labels \({named}: "):
-        Cached.open(folder, {})
+        Cached.open([folder], {})
 
 
 def test_rows_without_soft_labels(stored, rows_of):
-    cached = Cached.open(stored("top-k"), {})
+    folder = stored("top-k")
     known, unknown = rows_of("llama"), rows_of("llama", 3, seed=9)
-    assert cached.missing(known) == [] and cached.missing([]) == []
-    cached.check(known[::-2])
-    mixed = [known[0], unknown[1], known[4], unknown[2]]
-    assert cached.missing(mixed) == [unknown[1], unknown[2]]
-    with pytest.raises(
-        DataError, match=r"soft: no soft labels for problem '1' \(2 of 4 rows lack them\); remove"
-    ):
-        cached.check(mixed)
-    with pytest.raises(DataError, match="no soft labels for 2 rows of a batch"):
-        cached.of(collate(mixed, 0))
+    assert missing([folder], known[::-2]) == missing([folder], []) == missing([], []) == []
+    mixed = [known[0], unknown[1], known[4], unknown[2], unknown[1]]
+    assert missing([folder], mixed) == [unknown[1], unknown[2]]
+    assert missing([], mixed) == [known[0], unknown[1], known[4], unknown[2]]
+    assert missing([folder], [replace(row, scored=False) for row in mixed]) == []
+    with pytest.raises(DataError, match="no soft labels for 3 rows of a batch; make them"):
+        Cached.open([folder], {}).of(collate(mixed, 0))
 
 
-def test_keys_that_begin_alike_are_told_apart(stored):
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("keys.npy", b"", "keys.npy: damaged soft labels"),
+        ("keys.npy", None, "keys.npy: this file of the soft labels is missing"),
+        ("manifest.json", b"{}", "not a manifest"),
+        ("manifest.json", None, "there are no whole soft labels here"),
+    ],
+)
+def test_what_is_missing_is_not_asked_of_a_damaged_volume(stored, rows_of, name, content, complaint):
+    folder = stored("top-k")
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=complaint):
+        missing([folder], rows_of("llama"))
+
+
+@BOTH
+@pytest.mark.parametrize("codec", ["top-k", "full"])
+def test_a_second_volume_adds_rows_and_leaves_the_first_as_it_is(
+    rows_of, mentor_of, small_shards, tmp_path, kind, codec
+):
+    """Targets are in the order of the batch's rows, whichever volume has them; one is in both."""
+    mentor, rows = mentor_of(kind), rows_of(kind)
+    folders = [tmp_path / "000", tmp_path / "001"]
+    write(folders[0], mentor, rows[:9], codec)
+    before = contents(folders[0])
+    lacking = missing(folders[:1], rows)
+    assert lacking == rows[9:]
+    write(folders[1], mentor, [rows[4], *lacking], codec)
+    assert contents(folders[0]) == before
+    assert missing(folders, rows) == []
+    cached, live = Cached.open(folders, expected(codec)), Live(mentor, CODECS[codec], 2.0, 43)
+    for some in (rows, [rows[n] for n in (12, 3, 4, 19, 0, 12, 9, 8)], rows[:3], rows[15:]):
+        found, asked = cached.of(collate(some, 0)), live.of(collate(some, 0))
+        torch.testing.assert_close(dense(found), dense(asked), rtol=1e-3, atol=1e-6)
+    assert cached.of(collate([], 0)).log_p_NK.shape[0] == 0
+    with pytest.raises(DataError, match="no soft labels for 1 rows"):
+        Cached.open(folders[:1], {}).of(collate(rows[8:10], 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        ({"codec": CodecSettings(k=7)}, RecipeError, "made with k 7, and this student asks for 6"),
+        ({"codec": CODECS["full"]}, RecipeError, "made with codec full"),
+        ({"temperature": 1.0}, RecipeError, "made at temperature 1, and this student asks for 2"),
+        ({"vocabulary": 42}, ModelError, "made with vocabulary 42"),
+        ({"identity": IDENTITY | {"mentor": "c" * 64}}, ModelError, "another mentor"),
+    ],
+)
+def test_volumes_of_two_kinds_are_not_read_together(
+    stored, rows_of, mentor_of, tmp_path, change, error, sentence
+):
+    """Also where the caller asked for nothing that would show the difference."""
+    first, second = stored("top-k"), tmp_path / "second"
+    more = {name: value for name, value in change.items() if name != "codec"}
+    write(second, mentor_of("llama"), rows_of("llama", 3), change.get("codec", "top-k"), **more)
+    with pytest.raises(error, match=f"second: these soft labels were .*{sentence}"):
+        Cached.open([first, second], {})
+
+
+def test_no_volume_at_all():
+    with pytest.raises(ValueError, match="at least one volume"):
+        Cached.open([], {})
+
+
+@BOTH
+def test_rows_that_are_not_scored_have_no_targets(rows_of, mentor_of, tmp_path, kind):
+    """They are neither stored nor looked for: they are in a batch for their states alone."""
+    mentor, rows = mentor_of(kind), rows_of(kind)
+    mixed = [replace(row, scored=n % 3 != 1) for n, row in enumerate(rows)]
+    scored = [row for row in mixed if row.scored]
+    write(tmp_path, mentor, mixed, "top-k")
+    cached = Cached.open([tmp_path], expected("top-k", text=soft_writing.text_of(scored)))
+    assert cached.volumes[0].manifest["rows"] == len(scored)
+    found, wanted = cached.of(collate(mixed, 0)), cached.of(collate(scored, 0))
+    assert torch.equal(found.log_p_NK, wanted.log_p_NK) and torch.equal(found.ids_NK, wanted.ids_NK)
+    asked = Live(mentor, CODECS["top-k"], 2.0, 43).of(collate(mixed, 0))
+    torch.testing.assert_close(dense(found), dense(asked), rtol=1e-3, atol=1e-6)
+    assert missing([tmp_path], rows) == rows[1::3]
+    assert cached.of(collate(mixed[1::3], 0)).log_p_NK.shape == (0, 6)
+
+
+def test_a_row_with_and_without_its_loss_is_stored_with_it(rows_of, mentor_of, tmp_path):
+    """Both have the same key, because what the mentor says of them is the same."""
+    row = rows_of("llama")[0]
+    write(tmp_path, mentor_of("llama"), [row, replace(row, scored=False)], "top-k")
+    found = Cached.open([tmp_path], {}).of(collate([row], 0))
+    assert len(found.log_p_NK) == sum(label != -100 for label in row.labels[1:])
+
+
+def test_prompt_tokens_are_stored_where_they_are_scored(rows_of, mentor_of, tmp_path):
+    """Whatever their weight; rows with and without them are different rows."""
+    rows, plain, mentor = rows_of("llama", prompt_weight=0.1), rows_of("llama"), mentor_of("llama")
+    write(tmp_path, mentor, rows, "full")
+    cached, live = Cached.open([tmp_path], {}), Live(mentor, CODECS["full"], 2.0, 43)
+    assert cached.volumes[0].manifest["tokens"] == sum(len(row.input_ids) - 1 for row in rows)
+    for weighted in (rows, rows_of("llama", prompt_weight=0.7)):
+        batch = collate(weighted, 0)
+        assert "label_weights" in batch
+        torch.testing.assert_close(cached.of(batch).log_p_NK, live.of(batch).log_p_NK)
+    assert missing([tmp_path], plain) == plain
+
+
+@BOTH
+def test_who_shared_a_batch_when_it_was_written_changes_nothing(rows_of, mentor_of, tmp_path, kind):
+    """Padding in the mentor's batches: one row each, or all together."""
+    rows, mentor = rows_of(kind), mentor_of(kind)
+    stores = []
+    for batch_tokens in (1, 10_000):
+        folder = tmp_path / str(batch_tokens)
+        write(folder, mentor, rows, "full", batch_tokens=batch_tokens)
+        stores.append(Cached.open([folder], {}).of(collate(rows, 0)).log_p_NK)
+    torch.testing.assert_close(*stores, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_with_the_same_first_half_are_different(stored):
     """64 of 128 bits would be enough for luck, not for certainty."""
-    cached = Cached.open(stored("top-k"), {})
+    volume = Volume.open(stored("top-k"), {})
     keys = np.array([[1, 2, 2, 2, 9], [7, -5, 0, 5, 0]])
-    alike = Cached(cached.folder, cached.manifest, cached.codec, keys, cached.places, cached.data)
+    similar = replace(volume, keys=keys)
     wanted = np.array([[2, 5], [2, -5], [2, 0], [2, 6], [1, 7], [9, 0], [9, 1], [0, 0], [2, -9]])
-    assert alike._find(wanted).tolist() == [3, 1, 2, -1, 0, 4, -1, -1, -1]
+    assert similar.find(wanted).tolist() == [3, 1, 2, -1, 0, 4, -1, -1, -1]
 
 
 def test_sizes_of_the_store():
     """Bytes per token of top-64: 2 for the id of a small vocabulary, 4 of a large; 2 for the probability."""
     for vocabulary, size in ((700, 256), (32_128, 256), (65_536, 256), (65_537, 384), (151_936, 384)):
         files = soft_cache.columns(CodecSettings(), vocabulary)
-        assert sum(file.bytes(1, 0) for file in files) == size
+        assert sum(file.bytes(1) for file in files) == size
 
 
 def test_keys_follow_ids_and_labels():

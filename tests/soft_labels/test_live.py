@@ -1,6 +1,7 @@
-"""What a mentor says beside the student, and whether the two speak of the same tokens."""
+"""What a live mentor says of a batch, and whether student and mentor read the same tokens."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,22 +11,21 @@ from limbeck.errors import ModelError
 from limbeck.lm.tiny import build_tokenizer
 from limbeck.soft_labels import live as soft_labels
 from limbeck.soft_labels.live import Live
+from limbeck.soft_labels.settings import CodecSettings
 from limbeck.soft_labels.tokenizers import tokenizer_fingerprint, tokenizers_agree, vocabulary_of
-from limbeck.training.collate import Row, collate, tokenise
-from limbeck.training.settings import CodecSettings
+from limbeck.training.collate import collate, tokenise
+from limbeck.training.groups import singles
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
-CODECS = pytest.mark.parametrize("codec", ["full", "top-k", "sampled"])
+CODECS = pytest.mark.parametrize("codec", ["full", "top-k"])
 FULL = CodecSettings(kind="full")
 
 
 @pytest.fixture
 def rows_of(tokenizer, make_examples):
     def rows(kind, count=5, **more):
-        examples = make_examples(count)
-        return tokenise(
-            tokenizer, examples, encoder_decoder=kind == "t5", max_length=99, prompt_weight=more.get("w", 0)
-        ).rows
+        groups = singles(make_examples(count))
+        return tokenise(tokenizer, groups, encoder_decoder=kind == "t5", max_length=99, **more).rows
 
     return rows
 
@@ -45,7 +45,7 @@ def make_mentor(make_model):
 
 
 def codec_of(kind):
-    return CodecSettings(kind=kind, k=5, draws=20)
+    return CodecSettings(kind=kind, k=5)
 
 
 def dense(soft):
@@ -95,7 +95,7 @@ def test_top_k_keeps_the_likeliest_and_a_tail(rows_of, make_mentor, kind):
 @BOTH
 @CODECS
 def test_who_shares_a_batch_changes_nothing(rows_of, make_mentor, kind, codec):
-    """Padding, order and neighbours: also a row's draws are its own."""
+    """Neither padding, order nor neighbours."""
     live = Live(make_mentor(kind), codec_of(codec), 2.0, 43)
     rows = rows_of(kind)
     together = dense(live.of(collate(rows, 0)))
@@ -111,7 +111,7 @@ def test_logits_are_made_in_chunks(rows_of, make_mentor, monkeypatch, codec):
     """With room for 3 tokens' logits no encoder sees more, and nothing changes."""
     live, batch = Live(make_mentor("llama"), codec_of(codec), 2.0, 43), collate(rows_of("llama"), 0)
     whole = dense(live.of(batch))
-    name = {"full": "full", "top-k": "top_k", "sampled": "sampled"}[codec]
+    name = {"full": "full", "top-k": "top_k"}[codec]
     encode, seen = getattr(soft_labels, name), []
 
     def watched(logits, *more):
@@ -124,21 +124,21 @@ def test_logits_are_made_in_chunks(rows_of, make_mentor, monkeypatch, codec):
     assert max(seen) == 3 and sum(seen) == len(whole)
 
 
-def test_draws_follow_the_seed(rows_of, make_mentor):
-    batch = collate(rows_of("llama"), 0)
-    drawn = [
-        dense(Live(make_mentor("llama"), codec_of("sampled"), 2.0, 43, seed).of(batch)) for seed in (0, 0, 1)
-    ]
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-    alike = [Row("a", [5, 6, 7, 8], [5, 6, 7, 8]), Row("b", [5, 6, 7, 9], [5, 6, 7, 9])]
-    one, other = dense(Live(make_mentor("llama"), codec_of("sampled"), 2.0, 43).of(collate(alike, 0))).split(
-        3
-    )
-    assert not torch.equal(one, other)  # the same distributions, drawn from anew in each row
-    p = naive(make_mentor("llama").eval(), rows_of("llama"), 2.0, 43)
-    many = Live(make_mentor("llama"), CodecSettings(kind="sampled", draws=20_000), 2.0, 43).of(batch)
-    torch.testing.assert_close(dense(many)[:, :43], p, atol=0.02, rtol=0)
+@BOTH
+def test_rows_that_are_not_scored_have_no_targets(rows_of, make_mentor, kind):
+    """They are in the batch for their states; the others' targets are as without them."""
+    live, rows = Live(make_mentor(kind), FULL, 2.0, 43), rows_of(kind)
+    some = [replace(row, scored=n % 2 == 0) for n, row in enumerate(rows)]
+    found, wanted = live.of(collate(some, 0)), live.of(collate(rows[::2], 0))
+    torch.testing.assert_close(dense(found), dense(wanted), atol=1e-5, rtol=1e-4)
+
+
+def test_prompt_tokens_have_targets_where_they_are_scored(rows_of, make_mentor):
+    rows = rows_of("llama", prompt_weight=0.1)
+    soft = Live(make_mentor("llama"), FULL, 2.0, 43).of(collate(rows, 0))
+    assert len(soft.log_p_NK) == sum(len(row.input_ids) - 1 for row in rows)
+    p = naive(make_mentor("llama").eval(), rows, 2.0, 43)
+    torch.testing.assert_close(dense(soft)[:, :43], p, atol=1e-5, rtol=1e-4)
 
 
 @BOTH

@@ -1,7 +1,7 @@
 """Soft labels: a mentor's distribution over each scored token, whole or compressed.
 
 Shapes: N scored tokens, V width of the logits, R the tokenizer's tokens (`vocabulary`), K stored
-entries per token, D draws, C rows of a chunk.
+entries per token, C rows of a chunk.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ class SoftTargets:
     """The mentor's distribution at temperature τ for N scored tokens.
 
     Attributes:
-        log_p_NK: float32 log-probabilities at τ, over ids below `vocabulary`. A slot that is not
-            used (`sampled`) holds −inf, and its id is 0.
+        log_p_NK: float32 log-probabilities at τ, over ids below `vocabulary`.
         ids_NK: int64 tokens; None: column j is token j, and K is `vocabulary`.
         tail: what the ids lack is one more category (top-k); False: they hold all mass.
         vocabulary: the tokenizer's tokens; embedding rows above it are padding.
@@ -89,59 +88,6 @@ def top_k(logits_NV: Tensor, temperature: float, vocabulary: int, k: int) -> Sof
         totals_N[start:stop] = (real_NR[start:stop].float() / temperature).logsumexp(-1)
     log_p_NK = (values_NK.float() / temperature).sub_(totals_N.unsqueeze(1))
     return SoftTargets(log_p_NK, ids_NK, True, vocabulary)
-
-
-def sampled(
-    logits_NV: Tensor, temperature: float, vocabulary: int, draws: int, generator: torch.Generator
-) -> SoftTargets:
-    """Tokens drawn from the mentor's distribution; a token's probability is its share of the draws.
-
-    The gradient of the divergence is right on average (random sampling KD, arXiv 2503.16870).
-    Deviation: it keeps a draw for good in a cache, so its noise is the same in every epoch.
-
-    Args:
-        logits_NV: as for `full`.
-        temperature: as for `full`.
-        vocabulary: R.
-        draws: with replacement; K is the largest number of distinct ones, smaller for sharp mentors.
-        generator: the same draws for the same state, whatever the device of the logits.
-
-    Raises:
-        ValueError: a temperature, vocabulary or number of draws that cannot be.
-
-    Example:
-        >>> logits = torch.tensor([[0.0, 9.0, 0.0], [99.0, 0.0, 0.0]])
-        >>> sampled(logits, 1.0, 3, draws=50, generator=torch.Generator()).ids_NK.tolist()
-        [[1], [0]]
-    """
-    _check(logits_NV, temperature, vocabulary)
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; draw at least 1 token")
-    shape = (len(logits_NV), draws)
-    uniform_ND = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
-    uniform_ND = uniform_ND.to(logits_NV.device)
-    drawn_ND = torch.empty(shape, dtype=torch.int64, device=logits_NV.device)
-    for start, stop in chunks(len(logits_NV), vocabulary):
-        p_CR = (logits_NV[start:stop, :vocabulary].float() / temperature).softmax(-1)
-        # In float32 the sum over a large vocabulary would lose its rarest tokens.
-        reached_CR = p_CR.cumsum(-1, dtype=torch.float64)
-        wanted_CD = uniform_ND[start:stop] * reached_CR[:, -1:]
-        drawn_ND[start:stop] = torch.searchsorted(reached_CR, wanted_CD, right=True)
-    return _counted(drawn_ND.clamp_(max=vocabulary - 1), vocabulary)
-
-
-def _counted(drawn_ND: Tensor, vocabulary: int) -> SoftTargets:
-    """Distinct draws in ascending order with their shares, padded to the widest row."""
-    draws = drawn_ND.shape[1]
-    sorted_ND = drawn_ND.sort(-1).values
-    new_ND = torch.zeros_like(sorted_ND)
-    new_ND[:, 1:] = sorted_ND[:, 1:] != sorted_ND[:, :-1]
-    slots_ND = new_ND.cumsum(-1)
-    width = int(slots_ND.max()) + 1 if len(drawn_ND) else 1
-    ids_NK = sorted_ND.new_zeros(len(drawn_ND), width).scatter_(1, slots_ND, sorted_ND)
-    counts_NK = torch.zeros(ids_NK.shape, device=ids_NK.device)
-    counts_NK.scatter_add_(1, slots_ND, torch.ones(slots_ND.shape, device=ids_NK.device))
-    return SoftTargets((counts_NK / draws).log_(), ids_NK, False, vocabulary)
 
 
 def chunks(rows: int, width: int) -> list[tuple[int, int]]:

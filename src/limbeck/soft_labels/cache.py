@@ -128,7 +128,7 @@ class Volume:
         codec = CodecSettings(kind=manifest["codec"], k=manifest.get("k", 1))
         files = columns(codec, manifest["vocabulary"])
         for name in (KEYS, PLACES, *(column.file for column in files)):
-            _check_file(folder / name, manifest["files"].get(name, -1), manifest["sha256"].get(name, ""))
+            _check_written(folder, name, manifest)
         try:
             keys, places = (np.load(folder / name, mmap_mode="r") for name in (KEYS, PLACES))
             data = {
@@ -166,8 +166,18 @@ class Cached:
 
     @classmethod
     def open(cls, folders: Sequence[Path], expected: Mapping[str, Any]) -> Cached:
-        """Map volumes that are all what is expected; the errors are `Volume.open`'s."""
-        return cls(tuple(Volume.open(folder, expected) for folder in folders))
+        """Map volumes that are all what is expected, and are of one kind.
+
+        Raises:
+            ValueError: no folders.
+            And as `Volume.open`.
+        """
+        if not folders:
+            raise ValueError("soft labels are read from at least one volume")
+        first = Volume.open(folders[0], expected)
+        shared = {name: first.manifest[name] for name in ("identity", "vocabulary", "temperature")}
+        others = (Volume.open(folder, {**expected, **shared, "codec": first.codec}) for folder in folders[1:])
+        return cls((first, *others))
 
     @property
     def temperature(self) -> float:
@@ -196,14 +206,6 @@ class Cached:
             return SoftTargets(log_p_NK, None, False, self.vocabulary)
         return SoftTargets(log_p_NK, _widened(self._read("ids", places), device), True, self.vocabulary)
 
-    def missing(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that no volume holds."""
-        keys = np.array([row.key for row in rows], np.int64).reshape(-1, 2)
-        found = np.full(len(rows), -1)
-        for volume in self.volumes:
-            found = np.maximum(found, volume.find(keys))
-        return [row for row, place in zip(rows, found.tolist(), strict=True) if place < 0]
-
     def _places(self, keys_B2: Array) -> list[tuple[int, int, int]]:
         """(volume, first token, one past the last) of each row."""
         places: list[tuple[int, int, int]] = [(-1, 0, 0)] * len(keys_B2)
@@ -226,13 +228,22 @@ class Cached:
 
 
 def missing(folders: Sequence[Path], rows: Sequence[Row]) -> list[Row]:
-    """Rows that stand in none of these volumes, each once; the files' content is not checked here."""
+    """The rows that no volume holds, each once; rows that are not scored need no soft labels.
+
+    Of a volume this reads the manifest and the keys alone.
+
+    Raises:
+        DataError: no whole soft labels, another format, or damaged keys.
+        DiskError: a file cannot be read.
+    """
     known: set[tuple[int, int]] = set()
     for folder in folders:
-        read_manifest(folder)
+        manifest = read_manifest(folder)
+        compare(folder, manifest, {"format": FORMAT})
+        _check_written(folder, KEYS, manifest)
         first, second = np.load(folder / KEYS).tolist()
         known.update(zip(first, second, strict=True))
-    lacking = {row.key: row for row in rows if row.key not in known}
+    lacking = {row.key: row for row in rows if row.scored and row.key not in known}
     return list(lacking.values())
 
 
@@ -243,8 +254,9 @@ def _widened(ids: Array, device: torch.device) -> Tensor:
     return torch.from_numpy(ids.view(np.int16)).to(device).long().bitwise_and_(0xFFFF)
 
 
-def _check_file(path: Path, size: int, digest: str) -> None:
+def _check_written(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """Refuse a file that is not as it was written: a wrong bit would teach without a word."""
+    path, size, digest = folder / name, manifest["files"].get(name, -1), manifest["sha256"].get(name, "")
     try:
         found = path.stat().st_size
         if found != size:

@@ -73,7 +73,9 @@ def write_cache(
     batch_tokens: int,
     progress: Advance | None = None,
 ) -> None:
-    """Write a mentor's soft labels of all rows; go on where a kill stopped it. Equal rows are stored once.
+    """Write a mentor's soft labels of all scored rows; go on where a kill stopped it.
+
+    Equal rows are stored once.
 
     Args:
         folder: `cache` says what is in it afterwards.
@@ -83,14 +85,14 @@ def write_cache(
         vocabulary: real tokens, see `tokenizers.vocabulary_of`.
         identity: fingerprints by name: of the mentor's weights, the tokenizer, the prompt's format.
         batch_tokens: most tokens in a batch of the mentor, with padding.
-        progress: told at first and after every batch how many rows are done, and of how many.
+        progress: called at first and after every batch with the rows that are done, and of how many.
 
     Raises:
         DataError: no rows, or a damaged folder.
         RecipeError, ModelError: the folder holds soft labels that were made otherwise.
         DiskError: the folder cannot be written.
     """
-    unique = sorted({row.key: row for row in rows}.values(), key=lambda row: row.key)
+    unique = sorted({row.key: row for row in rows if row.scored}.values(), key=lambda row: row.key)
     if not unique:
         raise DataError(folder, "there are no rows to make soft labels for; look at what was kept")
     codec = effective(codec, vocabulary)
@@ -121,13 +123,13 @@ def write_cache(
 
 
 def text_of(rows: Sequence[Row]) -> str:
-    """Fingerprint of what the rows are, whatever their order and however often one stands there."""
+    """Fingerprint of what the rows are, whatever their order and however often one is among them."""
     keys = np.array(sorted({row.key for row in rows}), "<i8")
     return hashlib.sha256(keys.tobytes()).hexdigest()
 
 
 def _batches(rows: Sequence[Row], encoder_decoder: bool, batch_tokens: int) -> list[list[Row]]:
-    """Rows of similar length side by side; a row that alone is over the limit stands alone."""
+    """Rows of similar length share a batch; one that is over the limit has a batch of its own."""
     grid = [
         tuple(
             map(on_grid, (len(row.input_ids), len(row.labels)) if encoder_decoder else (len(row.input_ids),))

@@ -73,26 +73,3 @@ class TrainSettings(BaseModel):
     checkpoints: Annotated[int, Field(ge=1)] | Literal["epoch"] = Field(
         "epoch", description="when to evaluate on dev and save: once per epoch, or this often in the run"
     )
-
-
-class CodecSettings(BaseModel):
-    """What is kept of a mentor's distribution over each scored token."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["top-k", "sampled", "full"] = Field(
-        "top-k",
-        description="the likeliest tokens and one bucket for the rest; tokens drawn at random (arXiv "
-        "2503.16870); or the whole vocabulary, for tests",
-    )
-    k: int = Field(64, ge=1, description="of top-k: tokens kept")
-    draws: int = Field(50, ge=1, le=65535, description="of sampled: draws per scored token")
-
-    def plan(self) -> dict[str, str | int]:
-        """What of it decides what is kept."""
-        plan: dict[str, str | int] = {"kind": self.kind}
-        if self.kind == "top-k":
-            plan["k"] = self.k
-        if self.kind == "sampled":
-            plan["draws"] = self.draws
-        return plan
