@@ -126,9 +126,8 @@ def wait_for_checkpoint(student: Path, processes: list[subprocess.Popen[str]]) -
     """Until the training wrote a checkpoint that was not there before, or is over."""
     known = set(student.glob("checkpoints/checkpoint-*"))
     for _ in range(2000):
-        if set(student.glob("checkpoints/checkpoint-*")) - known or not (student / "stage.json").exists():
-            if set(student.glob("checkpoints/checkpoint-*")) - known:
-                return
+        if set(student.glob("checkpoints/checkpoint-*")) - known:
+            return
         if any(process.poll() is not None for process in processes):
             return
         time.sleep(0.02)
