@@ -69,7 +69,8 @@ def test_from_a_recipe_to_examined_students(
     answer = limbeck(*command)
     assert answer.status == 0, answer.err
     assert answer.err.count("mentors/mentor: started") == 1, "one mentor for all its students"
-    assert answer.err.count("soft-labels") == 2, "one cache (started, done) for all its students"
+    assert len(list((out / "mentors/mentor/soft-labels").glob("*/*/manifest.json"))) == 1
+    assert "holds all 80 rows that without-rd" in answer.err, "one pass for all its students"
 
     mentor = out / "mentors" / "mentor"
     graded = lines(mentor / "rationales" / "graded.jsonl")
@@ -106,7 +107,7 @@ def test_cached_soft_labels_teach_what_live_ones_teach(
 
     out = tmp_path / "run"
     assert limbeck("run", recipe, "--out", out, *settings()).status == 0
-    manifest = json.loads(next((out / "mentors/mentor/soft-labels").glob("*/manifest.json")).read_text())
+    manifest = json.loads(next((out / "mentors/mentor/soft-labels").glob("*/*/manifest.json")).read_text())
     assert (manifest["codec"], manifest["k"]) == ("top-k", 64)
     found = {
         name: load_file(out / "students" / name / "seed0" / "model" / "model.safetensors")
@@ -129,18 +130,18 @@ def test_the_mentor_is_trained_once_whatever_its_students_ask(
     assert other.status == 0, other.err
     assert "mentors/mentor: done before, kept" in other.err
     assert "mentors/mentor/collected: done before, kept" in other.err
-    assert "students/both/seed0: runs again, because settings.kl_weight changed from 0.3 to 0.5" in other.err
-    assert other.err.count("soft-labels") == other.err.count("soft-labels/top-k") == 1, "kept, not made anew"
+    assert "students/both/seed0: runs again, because settings.kl_weight changed from its default to 0.5" in other.err
+    assert other.err.count("soft-labels") == other.err.count("rows that both") == 1, "no pass of the mentor"
     assert "students/live/seed0: done before, kept" in other.err
     warmer = limbeck("run", recipe, "--out", out, *settings("students.both.settings.temperature=1.0"))
-    assert warmer.err.count("soft-labels") == 2, "new ones for this temperature (started, done)"
+    assert warmer.err.count("soft-labels") == 2, "others at this temperature (started, done)"
     more = limbeck("run", recipe, "--out", out, *settings("mentor.writes.temperature=1.0"))
     assert "mentors/mentor: done before, kept" in more.err
     assert "mentors/mentor/collected: runs again, because temperature changed" in more.err
     assert "students/without-rd/seed0: done before, kept" in more.err, "it never saw what the mentor wrote"
     same = (
         "students.without-rd.settings.temperature=2.0",
-        "students.without-rd.settings.codec.draws=9",
+        "students.without-sld.settings.codec.k=9",
         "students.without-sld.settings.temperature=3.0",
         "mentor.writes.temperature=1.0",
     )
@@ -151,15 +152,18 @@ def test_the_mentor_is_trained_once_whatever_its_students_ask(
 def test_students_share_soft_labels_as_far_as_they_are_the_same(
     limbeck: Limbeck, recipe: Path, tmp_path: Path
 ) -> None:
-    """Another length limit, choice of checkpoint or number of rationales: one cache; another codec: two."""
+    """Another length limit, choice of checkpoint or number of rationales: one store; another codec: two."""
     students = (
         "{a: {train: {max_length: 400}}, b: {settings: {teacher_rationales: 1, mentor_rationales: 1}},"
-        " c: {train: {choose: dev-loss}}, d: {settings: {codec: {kind: sampled}, teacher_rationales: 0}}}"
+        " c: {train: {choose: dev-loss}}, d: {settings: {codec: {k: 8}, teacher_rationales: 0}}}"
     )
     out = tmp_path / "run"
     answer = limbeck("run", recipe, "--out", out, "--set", f"students={students}", *settings_but_counts())
     assert answer.status == 0, answer.err
     assert len(list((out / "mentors/mentor/soft-labels").iterdir())) == 2
+    manifests = (out / "mentors/mentor/soft-labels").glob("*/*/manifest.json")
+    rows = sorted(json.loads(path.read_text())["rows"] for path in manifests)
+    assert rows[0] > 0 and "holds all" in answer.err, "b's rows are among a's; only dev's are added for c"
     dev = lines(out / "students/c/seed0/history.jsonl")[-1]
     assert dev["dev_divergence"] > 0
 
@@ -345,7 +349,7 @@ def test_kills_change_nothing(recipe: Path, tmp_path: Path) -> None:
             path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for part in ("mentors", "students")
             for path in sorted((run / part).rglob("*"))
-            if path.is_file() and path.name not in ("stage.json", "metrics.json")
+            if path.is_file() and path.name not in ("stage.json", "metrics.json", "training.json")
         }
 
     calm = files(tmp_path / "calm")

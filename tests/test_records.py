@@ -1,12 +1,11 @@
 """Records and their files: whole or not at all, and errors with file and line."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from limbeck.errors import DataError, DiskError
-from limbeck.records import Example, Problem, read_jsonl, write_json, write_jsonl, write_whole
+from limbeck.records import Example, Problem, read_jsonl, write_json, write_jsonl
 
 ODD = "line\u2028separator \u0085 next, <b>&amp; \U0001f600"
 
@@ -54,22 +53,6 @@ def test_a_torn_tail_is_left_out_only_where_wanted(tmp_path: Path) -> None:
     assert [problem.id for problem in read_jsonl(path, Problem, torn_tail=True)] == ["0"]
     with pytest.raises(DataError):
         list(read_jsonl(path, Problem))
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, {"old": 1})
-    with pytest.raises(RuntimeError), write_whole(path) as stream:
-        stream.write("half")
-        raise RuntimeError
-    assert path.read_text() == '{\n "old": 1\n}\n'
-    assert os.listdir(tmp_path) == ["a.json"]
-
-
-def test_files_get_the_usual_mode(tmp_path: Path) -> None:
-    write_json(tmp_path / "ours.json", 1)
-    (tmp_path / "plain").write_text("")
-    assert (tmp_path / "ours.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_what_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ students:
   cot: {method: finetune-cot, settings: {rationales: 2}}
 exam: {max_tokens: 24}
 """
-TIMES = ("seconds", "tokens_per_s")
+TIMES = ("seconds", "tokens_per_s", "train_seconds")
 LOGS = ("run.log", "run.lock", "stage.json")
 DATED = ("run.json", "report.html")
 TRAINING = re.compile(r"\S+ students/[\w-]+/seed\d+: (started|going on where it stopped)")
@@ -49,7 +49,7 @@ def results(folder: Path) -> dict[str, str]:
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or path.name[0] == "." or path.name in LOGS or name.startswith("old/"):
             continue
-        if path.name == "metrics.json":
+        if path.name in ("metrics.json", "training.json"):
             metrics = json.loads(path.read_text())
             found[name] = str({key: value for key, value in metrics.items() if key not in TIMES})
         elif name in DATED:
@@ -128,7 +128,8 @@ def test_every_way_of_training_a_student(limbeck: Limbeck, recipe: Path, tmp_pat
     assert answer.status == 0, answer.err
     for name in ways:
         folder = out / "students" / name / "seed0"
-        assert (folder / "model" / "config.json").exists() and (folder / "exam" / "metrics.json").exists()
+        weights = "adapter_config.json" if name == "lora" else "config.json"
+        assert (folder / "model" / weights).exists() and (folder / "exam" / "metrics.json").exists()
     history = (out / "students" / "by-accuracy" / "seed0" / "history.jsonl").read_text()
     assert history.count("dev_accuracy") == 2, "one exam on dev per epoch"
     assert "dev_loss" in (out / "students" / "by-loss" / "seed0" / "history.jsonl").read_text()

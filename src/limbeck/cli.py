@@ -64,8 +64,13 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    from limbeck import ranks
+
     try:
-        app()
+        with ranks.together():
+            app()
+    except ranks.Ended:
+        raise
     except LimbeckError as error:
         if debug:
             raise

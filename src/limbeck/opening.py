@@ -50,8 +50,9 @@ def open_context(
 
     Yields the context and each student's method. Reaching `request.until` ends the block well.
     """
+    from limbeck import ranks
     from limbeck.methods import resolve_methods
-    from limbeck.progress import tracker
+    from limbeck.progress import SILENT, tracker
     from limbeck.recipe import load_recipe
     from limbeck.run_folder import open_run
     from limbeck.stages.checks import check
@@ -71,7 +72,8 @@ def open_context(
     uses = {name: found.uses for name, found in chosen.items()}
     with open_run(folder, recipe.name, _to_stderr, until=request.until, again=request.again) as opened:
         teacher = make_teacher(recipe, opened, agreed=request.yes, max_cost=request.max_cost)
-        context = Context(opened, recipe, teacher, tracker(opened.say))
+        track = tracker(opened.say) if ranks.main() else SILENT
+        context = Context(opened, recipe, teacher, track)
         problems(context)
         check(context, {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels})
         if recipe.students:
@@ -120,6 +122,7 @@ def model_folder(model: str) -> str:
 
 
 def live_track() -> Track:
-    from limbeck.progress import tracker
+    from limbeck import ranks
+    from limbeck.progress import SILENT, tracker
 
-    return tracker(_to_stderr)
+    return tracker(_to_stderr) if ranks.main() else SILENT

@@ -34,7 +34,7 @@ GOODBYE_S = 1.0
 
 PIECE = 1 << 22  # the store takes 16 MiB at most
 
-FAILED, CLAIMS, TOLD, GONE = (f"limbeck/{word}" for word in ("failed", "claims", "told", "gone"))
+FAILED, CLAIMS, SAID, GONE = (f"limbeck/{word}" for word in ("failed", "claims", "said", "gone"))
 
 INTERRUPTED = 130
 
@@ -150,7 +150,7 @@ def alone() -> Iterator[None]:
 def together() -> Iterator[None]:
     """A command of all ranks. When one fails, all end with its exit status and one of them says why.
 
-    An error leaves the block on the first rank that fails, to be told there; on all others it is `Ended`.
+    An error leaves the block on the first rank that fails, and is shown there; on all others it is `Ended`.
 
     Raises:
         LimbeckError: another rank was killed.
@@ -232,7 +232,7 @@ def _end_with_others() -> None:
     status = int(store.get(FAILED))
     with suppress(ValueError):  # the launcher stops all when one has ended; this one ends by itself
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _wait(FAREWELL_S, lambda: store.check([TOLD]))
+    _wait(FAREWELL_S, lambda: store.check([SAID]))
     with suppress(RuntimeError):
         store.add(GONE, 1)
     raise Ended(status)
@@ -251,13 +251,13 @@ def _fail(status: int) -> None:
         raise Ended(status) from None
     with suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    atexit.register(_told)
+    atexit.register(_said)
 
 
-def _told() -> None:
+def _said() -> None:
     """At the end of the rank that failed first: it has said why, so the others may go."""
     with suppress(RuntimeError):
-        _store().set(TOLD, "")
+        _store().set(SAID, "")
         _wait(GOODBYE_S, lambda: int(_store().add(GONE, 0)) >= world() - 1)
 
 

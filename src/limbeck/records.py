@@ -130,8 +130,6 @@ class Example(Record):
 
 R = TypeVar("R", bound=Record)
 
-write_whole = whole_file  # until training.checkpoints, published.found and report name the new one
-
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> int:
     """Write records to `path`, whole or not at all; return how many."""

@@ -1,6 +1,6 @@
 """A run: the folder with everything one recipe produced, made in restartable stages.
 
-A stage is a folder inside the run folder with a `stage.json` beside its files.
+A stage is a folder inside the run folder with a `stage.json` next to its files.
 Its fingerprint is a hash of its name, its plan and of what its inputs are:
 
     same fingerprint, done       -> nothing to do
@@ -48,7 +48,7 @@ LOCK, HOLDER = "run.lock", "run.pid"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What decides a stage's result, beside its inputs. Make one with `plan`.
+    """What decides a stage's result, apart from its inputs. Make one with `plan`.
 
     Attributes:
         settings: as JSON gives them back, without those at their default.
@@ -94,13 +94,11 @@ def plan(
     Raises:
         ValueError: a name is in `settings` and in `more`.
     """
-    values = _members(settings) if isinstance(settings, BaseModel) else dict(settings)
-    if twice := values.keys() & more.keys():
+    given = type(settings).model_fields if isinstance(settings, BaseModel) else settings
+    if twice := set(given) & set(more):
         raise ValueError(f"settings given twice: {', '.join(sorted(twice))}")
-    lean = _lean(settings) if isinstance(settings, BaseModel) else {k: _lean(v) for k, v in values.items()}
-    lean |= {name: _lean(value) for name, value in more.items()}
-    full = {name: _full(value) for name, value in {**values, **more}.items()}
-    left = [{k: v for k, v in one.items() if k not in exclude} for one in (lean, full)]
+    both = [{**make(settings), **make(more)} for make in (_lean, _full)]
+    left = [{name: value for name, value in one.items() if name not in exclude} for one in both]
     lean, full = (json.loads(json.dumps(one)) for one in left)
     return Plan(lean, version, source, full)
 
@@ -642,7 +640,7 @@ def _mark(name: str, plan: Plan, inputs: Mapping[str, str]) -> str:
 
 
 def _fits(state: Mapping[str, Any], mark: str, plan: Plan, inputs: Mapping[str, str]) -> bool:
-    """Whether what stands in a folder is, or becomes, what is wanted."""
+    """Whether a folder's stage is, or becomes, what is wanted."""
     if old_runs.is_old(state):
         return not old_runs.difference(state, plan.full, inputs)
     return bool(state["fingerprint"] == mark)

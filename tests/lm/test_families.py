@@ -17,7 +17,8 @@ from limbeck.lm.local import LocalModel, prompt_ids
 from limbeck.lm.saving import export, save
 from limbeck.lm.settings import LoraSettings
 from limbeck.records import Example
-from limbeck.training.parts import FineTune
+from limbeck.training.groups import singles
+from limbeck.training.parts import CrossEntropy
 from limbeck.training.settings import TrainSettings
 from limbeck.training.trainer import train
 
@@ -130,9 +131,9 @@ def test_two_steps_of_training_lower_the_loss(
     examples = [
         Example(problem_id=str(n), prompt=text, completion="yes, 12 apples") for n, text in enumerate(PROMPTS)
     ]
-    objective = FineTune(encoder_decoder=loaded.encoder_decoder)
     settings = TrainSettings(epochs=2, learning_rate=3e-3)
-    train(loaded.model, loaded.tokenizer, examples, [], objective, settings, tmp_path / "run", seed=0)
+    parts, folder = (CrossEntropy(),), tmp_path / "run"
+    train(loaded.model, loaded.tokenizer, singles(examples), [], parts, settings, folder, seed=0)
 
     rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     first, second = (row["loss"] for row in rows)

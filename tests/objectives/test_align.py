@@ -156,7 +156,7 @@ def test_rows_that_are_not_scored_have_no_tokens():
 
 
 def test_token_count():
-    """What was expected, if that is told; else weights; else the number of scored tokens."""
+    """What was expected, if that is given; else weights; else the number of scored tokens."""
     batch = {"labels": torch.tensor([[-100, 7, 8], [3, 4, -100]]), "scored": torch.tensor([True, False])}
     assert token_count(batch, encoder_decoder=False).item() == 2
     batch["label_weights"] = torch.tensor([[0.1, 0.5, 1.0], [1.0, 1.0, 0.0]])

@@ -510,7 +510,7 @@ def test_the_model_runs_once():
     assert calls == [1]
 
 
-def test_what_cannot_be_told_apart_is_refused():
+def test_parts_that_cannot_be_used_are_refused():
     model, batch = built("llama"), collate(rows_of(False))
     counts = {"cross_entropy": torch.tensor(1.0)}
     with pytest.raises(ValueError, match="called cross_entropy, cross_entropy; their names must differ"):

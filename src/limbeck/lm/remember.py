@@ -5,7 +5,7 @@ is a hash of the model's identity, the prompt's id, text and system prompt, the
 sampling (all of it but `n`) and the completion's index. The id belongs to the key because what is
 drawn depends on it (`lm.Sampling`): two problems with the same text get
 completions of their own instead of copies. Asking for n=6 after n=4 therefore
-asks for 2 more per prompt, and a longer `max_tokens` asks anew.
+asks for 2 more per prompt, and a longer `max_tokens` asks again.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Remembered:
 
     Attributes:
         from_memory: completions answered from the log so far.
-        ledger: what all completions of the log cost, whoever wrote them.
+        ledger: what all completions of the log cost, those of other runs of the command too.
 
     Raises:
         DataError: a line of the log is damaged (a torn last line is not an error).

@@ -23,14 +23,15 @@ def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = N
 
     A model with an adapter is saved as the adapter alone, with the name or the folder of its base
     model. A base model that is in no folder (from scratch, or with an earlier adapter folded in) is
-    written once beside it, as `base/`. For one ordinary folder save `merged(loaded)`, or `export` later.
+    written once inside the same folder, as `base/`. For one ordinary folder save `merged(loaded)`, or
+    `export` later.
 
     Under several ranks, rank 0 writes and the others do nothing.
 
     Args:
         loaded: the model; it is not changed.
         folder: where; safetensors weights.
-        about: written beside the weights as `limbeck.json`.
+        about: written next to the weights as `limbeck.json`.
 
     Raises:
         DiskError: the folder cannot be written.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 CHUNK_LOGITS = 1 << 24
-"""Logits of a chunk; the loss holds about four float32 tensors of its size at once."""
+"""Logits of a chunk while soft labels are made: up to three float32 tensors of its size at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def token_loss(source_MX: Tensor, head_VH: Tensor | None, terms: Sequence[Term])
         terms' sums (T,), unscaled and without gradients.
 
     Raises:
-        RuntimeError: (on the way back) it was differentiated before.
+        RuntimeError: (in the backward pass) it was differentiated before.
 
     Example:
         >>> from limbeck.objectives.cross_entropy import cross_entropy

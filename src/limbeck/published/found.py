@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.errors import DiskError, InputError
+from limbeck.files import whole_file
 from limbeck.lm import Completion
 from limbeck.rationales import audit, grade, mark_dropped
-from limbeck.records import Problem, Rationale, write_json, write_jsonl, write_whole
+from limbeck.records import Problem, Rationale, write_json, write_jsonl
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
 from limbeck.tasks.numbers import numbers_in, write_number
@@ -127,7 +128,7 @@ def write_import(found: Found, format_name: str, out: Path) -> dict[str, Any]:
                 write_jsonl(partial / name, problems)
         for name, graded in verdicts.items():
             write_jsonl(partial / name, [one.ours for one in graded if one.ours])
-        with write_whole(partial / "disagreements.jsonl") as stream:
+        with whole_file(partial / "disagreements.jsonl") as stream:
             for name, graded in verdicts.items():
                 for row in _disagreements(name, found.kind, graded):
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from limbeck.records import write_whole
+from limbeck.files import whole_file
 from limbeck.report.compare import Comparison, compare
 from limbeck.report.contestants import Contestant, by_group, contestants, left_out
 from limbeck.report.page import embedded, learning_curves, problem_data, run_views
@@ -65,7 +65,7 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
     """
     exams = contestants(paths)
     page = _page(paths, exams)
-    with write_whole(out) as stream:
+    with whole_file(out) as stream:
         # a file name that is not UTF-8 must not cost the whole page
         stream.write(page.encode("utf-8", "replace").decode("utf-8"))
 

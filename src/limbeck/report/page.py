@@ -84,7 +84,7 @@ def _audits(run: Path) -> list[Block]:
     for name in _mentors(run):
         mentor = run / "mentors" / name
         blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {name}")
-        for cache in sorted(mentor.glob("soft-labels/*/manifest.json")):
+        for cache in sorted(mentor.glob("soft-labels/*/*/manifest.json")):
             told = read_json(cache)
             rows = [(key.replace("_", " "), shown(told[key])) for key in OF_SOFT_LABELS if key in told]
             title = f"soft labels of mentor {name}: {told['codec']}, temperature {told['temperature']:g}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from limbeck.errors import InputError
-from limbeck.records import write_whole
+from limbeck.files import whole_file
 from limbeck.report.contestants import Contestant, by_group
 from limbeck.report.tables import interval, percent, results_rows
 
@@ -245,7 +245,7 @@ def bar_plot(exams: Sequence[Contestant], out: Path) -> None:
     """
     if out.suffix.lower() != ".svg":
         raise InputError(f"{out}: a plot is written as .svg; name the file so")
-    with write_whole(out) as stream:
+    with whole_file(out) as stream:
         stream.write(standalone(bar_svg(bars(exams))))
 
 

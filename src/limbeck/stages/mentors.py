@@ -93,9 +93,11 @@ def written(context: Context, name: str) -> Stage:
         model,
         [model.question(problem) for problem in asked(context, name)],
         sampling,
-        settings=dict(writes) | {"format": settings.format, "seed": context.recipe.seed},
+        settings=writes,
         inputs=inputs,
         batch_size=writes.batch_size,
+        format=settings.format,
+        seed=context.recipe.seed,
     )
 
 

@@ -152,7 +152,14 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
 
     settings = learner.settings
     if start is not None:
-        return load(str(start.path), dtype=settings.dtype, device=settings.device, trainable=True)
+        return load(
+            str(start.path),
+            seed=learner.seed,
+            lora=settings.lora,
+            trainable=settings.lora is not None,
+            dtype=settings.dtype,
+            device=settings.device,
+        )
     return load(
         settings.model,
         seed=learner.seed,

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from limbeck import ranks
 from limbeck.exam import remove_logs
 from limbeck.lm import Completion, Sampling
@@ -57,9 +59,10 @@ def write(
     questions: Sequence[Question],
     sampling: Sampling,
     *,
-    settings: Mapping[str, Any],
+    settings: BaseModel | Mapping[str, Any],
     inputs: Mapping[str, str],
     batch_size: int = 64,
+    **more: Any,
 ) -> Stage:
     """Let a model write; the stage holds `completions.jsonl`, in the order of the questions.
 
@@ -68,7 +71,8 @@ def write(
         questions: several may be about one problem.
         settings: what decides the texts beyond the model itself; defaults are left out.
         inputs: fingerprints of the stages that the questions come from.
-        batch_size: completions that a local model makes side by side.
+        batch_size: completions that a local model makes at the same time.
+        more: further settings by name.
     """
 
     def work(folder: Path) -> None:
@@ -86,7 +90,7 @@ def write(
 
     return context.run.stage(
         place,
-        plan(settings, version=VERSION, **model.identity),
+        plan(settings, version=VERSION, **model.identity, **more),
         {**inputs, **model.inputs},
         work,
         everyone=model.shared,

@@ -19,7 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from limbeck import ranks
 from limbeck.errors import RecipeError
-from limbeck.records import write_json, write_whole
+from limbeck.files import whole_file
+from limbeck.records import write_json
 from limbeck.training.sampler import GroupSampler
 
 MARKER = "complete.json"
@@ -112,7 +113,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         if state.best_global_step:  # the run folder may have moved since
             state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
         if state.is_world_process_zero:
-            with write_whole(self.history) as stream:
+            with whole_file(self.history) as stream:
                 rows = map(history_row, state.log_history)
                 stream.writelines(json.dumps(row, sort_keys=True) + "\n" for row in rows if row)
 

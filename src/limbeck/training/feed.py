@@ -68,12 +68,16 @@ class Feed:
             collate_fn=_only,
         )
 
-    def tokens(self, epoch: int) -> int:
-        """Real tokens that the model reads in an epoch, over all ranks."""
+    def tokens(self, epochs: int) -> int:
+        """Real tokens that the model reads in so many epochs, over all ranks."""
+        lengths = [
+            [sum(lengths_of(row, encoder_decoder=self.encoder_decoder)) for row in group.rows]
+            for group in self.groups
+        ]
+        if not self.draw.per_role:  # every epoch is the same
+            return epochs * sum(map(sum, lengths))
         return sum(
-            sum(lengths_of(group.rows[n], encoder_decoder=self.encoder_decoder))
-            for g, group in enumerate(self.groups)
-            for n in self.drawn(g, epoch)
+            own[n] for epoch in range(epochs) for g, own in enumerate(lengths) for n in self.drawn(g, epoch)
         )
 
 

@@ -58,7 +58,7 @@ class Draw:
         They follow from (seed, epoch, key) and the roles alone: not from other groups, nor from
         any generator.
         """
-        whole = Counter(roles)
+        whole = Counter(roles) if self.per_role else {}
         if all(whole[role] <= number for role, number in self.per_role.items()):
             return tuple(range(len(roles)))
         left = dict(self.per_role)

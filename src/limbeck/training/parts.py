@@ -244,7 +244,7 @@ def loss(
 
 
 def check(parts: Parts) -> None:
-    """Refuse parts that could not be told apart in the history, or that are of no known kind.
+    """Refuse two parts of one name, and a part of no known kind.
 
     Raises:
         ValueError: as said.

@@ -301,10 +301,10 @@ def train(
         TrainingError: a loss or a gradient is not finite, or a part counts nothing in an epoch.
         DiskError: the folder cannot be written.
     """
+    ranks.barrier()  # begins their group, before the library would with a timeout of minutes
     check_choice(settings, dev_groups, dev_exam)
     parts, draw = running(parts), draw or ALL
     sharing = Sharing(settings.accumulate, ranks.rank(), ranks.world())
-    sharing.check(settings.batch_size)
     both = is_encoder_decoder(model)
     given: Any = {
         "encoder_decoder": both,
@@ -337,7 +337,7 @@ def train(
         steps=state.global_step,
         chosen_step=state.global_step if settings.choose == "last" else state.best_global_step,
         resumed_from=start,
-        tokens=sum(feed.tokens(epoch) for epoch in range(settings.epochs)),
+        tokens=feed.tokens(settings.epochs),
         seconds=keeper.seconds,
         too_long=found.too_long,
         dev_too_long=dev.too_long,

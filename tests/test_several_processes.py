@@ -1,0 +1,166 @@
+"""The command under several processes: what one process makes, two make too, killed or not."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+Limbeck = Callable[..., Any]
+
+RECIPE = """
+name: shared
+task: {name: coin-flip, train: 48, dev: 0, test: 12, parameters: {people: 2}}
+teacher: {kind: offline, wrong_answer: 0.2, exam: false}
+rationales: {per_problem: 2}
+mentor: {model: tiny-causal-xs, train: {epochs: 1}, exam: false}
+student:
+  model: tiny-causal-xs
+  train: {learning_rate: 1.0e-3, batch_size: 8, epochs: 4, checkpoints: 12}
+students:
+  cot: {method: finetune-cot, settings: {rationales: 2}}
+  kd: {method: mentor-kd, settings: {mentor_rationales: 0}, train: {accumulate: 2, epochs: 2}}
+exam: {max_tokens: 24, batch_size: 4}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "shared.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def start(world: int, *arguments: object) -> list[subprocess.Popen[str]]:
+    """`limbeck ARGUMENT...` as so many ranks, without a launcher, so that single ones can be killed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    source = str(Path(__file__).parents[1] / "src")
+    about = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", **(shared if world > 1 else {})}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "limbeck", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**about, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {})},
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    try:
+        texts = [process.communicate(timeout=150) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(one.returncode, out, error) for one, (out, error) in zip(processes, texts, strict=True)]
+
+
+def run(world: int, *arguments: object) -> list[tuple[int, str, str]]:
+    found = finish(start(world, *arguments))
+    assert [status for status, *_ in found] == [0] * world, found
+    return found
+
+
+def losses(student: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (student / "history.jsonl").read_text().splitlines()]
+
+
+def weights(student: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(student / "model" / "model.safetensors")
+    return found
+
+
+def assert_equal(one: Path, two: Path) -> None:
+    for name in ("mentors/mentor", "students/cot/seed0", "students/kd/seed0"):
+        assert losses(one / name) == pytest.approx(losses(two / name), abs=1e-6)
+        ours, theirs = weights(one / name), weights(two / name)
+        assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-5
+        marks = [json.loads((run / name / "stage.json").read_text())["fingerprint"] for run in (one, two)]
+        assert marks[0] == marks[1], "how many processes trained it is in no fingerprint"
+    for name in ("cot", "kd"):
+        exams = [(run / "students" / name / "seed0/exam/predictions.jsonl").read_text() for run in (one, two)]
+        assert exams[0] == exams[1]
+
+
+def test_two_processes_make_what_one_makes(recipe: Path, tmp_path: Path) -> None:
+    run(1, "run", recipe, "--out", tmp_path / "one")
+    (_, out, err), (_, other_out, other_err) = run(2, "run", recipe, "--out", tmp_path / "two")
+    assert_equal(tmp_path / "one", tmp_path / "two")
+    assert "report: " in out and other_out == "", "rank 0 alone prints"
+    assert "started" in err and "started" not in other_err
+    again = run(1, "run", recipe, "--out", tmp_path / "two")
+    assert "started" not in again[0][2], "one process finds done what two have made"
+
+
+def test_kills_of_each_and_of_both(recipe: Path, tmp_path: Path) -> None:
+    """Killed in training: rank 0, rank 1, both; then finished by one process."""
+    run(1, "run", recipe, "--out", tmp_path / "calm")
+    out = tmp_path / "killed"
+    for victims in ((0,), (1,), (0, 1)):
+        processes = start(2, "run", recipe, "--out", out)
+        wait_for_checkpoint(out / "students/cot/seed0", processes)
+        for victim in victims:
+            processes[victim].send_signal(signal.SIGKILL)
+        statuses = [status for status, *_ in finish(processes)]
+        assert all(statuses), "no rank that is left over claims success"
+    run(1, "run", recipe, "--out", out)
+    assert_equal(tmp_path / "calm", out)
+    assert "going on where it stopped" in (out / "run.log").read_text()
+
+
+def wait_for_checkpoint(student: Path, processes: list[subprocess.Popen[str]]) -> None:
+    """Until the training wrote a checkpoint that was not there before, or is over."""
+    known = set(student.glob("checkpoints/checkpoint-*"))
+    for _ in range(2000):
+        if set(student.glob("checkpoints/checkpoint-*")) - known or not (student / "stage.json").exists():
+            if set(student.glob("checkpoints/checkpoint-*")) - known:
+                return
+        if any(process.poll() is not None for process in processes):
+            return
+        time.sleep(0.02)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(recipe: Path, tmp_path: Path) -> None:
+    found = finish(
+        start(2, "run", recipe, "--out", tmp_path / "run", "--set", "students.cot.train.batch_size=5")
+    )
+    assert [status for status, *_ in found] == [2, 2]
+    told = [err for *_, err in found if "batch_size" in err and "limbeck: " in err]
+    assert len(told) == 1, "one sentence, once"
+
+
+def test_evaluate_and_collect_with_a_local_teacher(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    from limbeck.lm.load import load
+    from limbeck.lm.saving import save
+
+    teacher = tmp_path / "teacher"
+    texts = ["The coin is heads up. Ana flips it. The answer is no."]
+    save(load("tiny-causal-xs", seed=1, tokenizer_texts=texts, device="cpu"), teacher)
+    local = f"teacher={{kind: local, model: {teacher}, dtype: float32, device: cpu, exam: false}}"
+    more = ("--set", local, "--set", "rationales={per_problem: 2, max_tokens: 16, keep: all}")
+    for world in (1, 2):
+        run(world, "collect", recipe, "--out", tmp_path / f"run{world}", *more)
+        run(world, "evaluate", teacher, "--task", recipe, "--out", tmp_path / f"exam{world}")
+    for one, two in (
+        ("run1/collected/completions.jsonl", "run2/collected/completions.jsonl"),
+        ("exam1/predictions.jsonl", "exam2/predictions.jsonl"),
+    ):
+        assert (tmp_path / one).read_bytes() == (tmp_path / two).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "exam2").iterdir()) == [
+        "metrics.json",
+        "predictions.jsonl",
+    ], "no log of chunks is left"
