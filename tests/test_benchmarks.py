@@ -25,6 +25,7 @@ SAID = {
     "batches": ["by length, corrected", "seconds  ratio"],
     "divergence": ["top-64 + tail", "64 tokens, 151936 logits each: memory"],
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
+    "loss_memory": ["1024 tokens, 2048 logits each", "ours with divergence"],
     "mentor_kd": ["published", "ours", "time ratio:", "bytes per token"],
     "step": ["t5 ", "llama ", "time ratio", "added peak memory ratio"],
 }

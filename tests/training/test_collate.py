@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from limbeck.errors import ModelError, RecipeError
 from limbeck.records import Example
 from limbeck.training.collate import NO_SPAN, Row, collate, overlapping, padding, tokenise
-from limbeck.training.groups import Draw, Group, singles
+from limbeck.training.groups import Group, singles
 
 EOS = 1
 
@@ -241,7 +241,7 @@ def three(number, **more):
     return [Example(problem_id=str(number), prompt="w1", completion=f"w{n}", **more) for n in (2, 3, 4)]
 
 
-def test_a_group_keeps_what_fits_and_goes_when_too_little_does(tokenizer):
+def test_a_group_keeps_what_fits_and_goes_when_nothing_does(tokenizer):
     long = Example(problem_id="l", prompt="w1", completion="w2 w3 w4 w5")
     given = [
         Group("a", (long, *three(0))),
@@ -254,19 +254,3 @@ def test_a_group_keeps_what_fits_and_goes_when_too_little_does(tokenizer):
     assert [(group.key, len(group.rows)) for group in found.groups] == [("a", 3), ("c", 1), ("d", 2)]
     assert found.too_long == [long] * 3
     assert found.dropped == [given[1]]
-    drawn = tokenise(tokenizer, given, draw=Draw({"": 2}), **options)
-    assert [group.key for group in drawn.groups] == ["a", "d"]
-    assert drawn.dropped == [given[1], given[2]]
-
-
-def test_nobody_with_enough_to_draw_is_an_error(tokenizer):
-    with pytest.raises(
-        RecipeError, match=r"no group has as many examples .* \(1 positive, 2 negative\); collect"
-    ):
-        tokenise(
-            tokenizer,
-            singles(three(0, role="positive")),
-            draw=Draw({"positive": 1, "negative": 2}),
-            encoder_decoder=False,
-            max_length=9,
-        )

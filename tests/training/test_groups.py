@@ -47,13 +47,12 @@ def test_everything_is_drawn_where_nothing_is_left_to_choose():
     assert Draw({"": 1}).chosen("p", [""], seed=0, epoch=5) == (0,)
 
 
-def test_enough_and_most():
+def test_a_group_with_fewer_gives_what_it_has():
     draw = Draw({"positive": 1, "negative": 2})
     roles = ["anchor", "positive", "negative", "negative", "negative"]
-    assert draw.enough(roles) and draw.most(roles) == 4
-    assert not draw.enough(["anchor", "positive", "negative"])
-    assert not draw.enough(["negative"] * 3)
-    assert ALL.enough([]) and ALL.most(roles) == 5
+    assert draw.most(roles) == 4 and ALL.most(roles) == 5
+    few = ["anchor", "negative"]
+    assert draw.most(few) == 2 and draw.chosen("p", few, seed=0, epoch=0) == (0, 1)
 
 
 def test_nothing_cannot_be_drawn():

@@ -21,7 +21,7 @@ from limbeck.report.places import Place, find_places
 from limbeck.report.plots import COLOURS, Line, line_svg, series_of, thinned
 from limbeck.report.run_files import RunFacts, history, read_json, read_recipe, recipe_part, run_facts
 
-OF_SOFT_LABELS = ("k", "draws", "rows", "tokens", "bytes", "bytes_per_token")
+OF_SOFT_LABELS = ("k", "rows", "tokens", "bytes", "bytes_per_token")
 NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "seconds", "tokens_per_s"}
 
 

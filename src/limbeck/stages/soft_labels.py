@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
+from limbeck import ranks
 from limbeck.recipe import Settings
 from limbeck.run_folder import fingerprint, path_fingerprint, plan
 from limbeck.soft_labels.settings import CodecSettings
@@ -90,10 +91,10 @@ def soft_labels(
         return SoftLabelStage(context, mentor, learner, settings, ())
     place = store(context, mentor, learner, settings)
     rows = rows_of(context, mentor, learner, data)
-    stored = volumes(context, place)
+    stored = ranks.share(volumes(context, place))  # before a rank writes more of them
     lacking = missing(stored, rows)
     if lacking:
-        _write(context, mentor, learner, settings, place, lacking)
+        _write(context, mentor, learner, settings, f"{place}/{len(stored):03d}", lacking)
     else:
         context.run.say(f"{place}: holds all {len(rows)} rows that {learner.shown} needs")
     return SoftLabelStage(context, mentor, learner, settings, tuple(volumes(context, place)))
@@ -101,11 +102,21 @@ def soft_labels(
 
 def _agree(mentor: Trained, learner: Learner, data: Data) -> None:
     """Refuse a student that reads these texts as other tokens than its mentor."""
+    from limbeck.lm.load import read_config
+
     name = learner.settings.model
     if is_from_scratch(name):
         return  # it takes the mentor's tokenizer
-    texts = [example.completion for group in [*data.train, *data.dev] for example in group.examples]
-    check_tokenizers(tokenizer_of(name), tokenizer_of(str(mentor.path)), learner.asking, texts, name)
+    ours, theirs = tokenizer_of(name), tokenizer_of(str(mentor.path))
+    both = bool(read_config(mentor.path).is_encoder_decoder)
+    groups = rendered(theirs, learner, [*data.train, *data.dev], encoder_decoder=both)
+    texts = [
+        text
+        for group in groups
+        for example in group.examples
+        for text in (str(example.prompt), example.completion)
+    ]
+    check_tokenizers(ours, theirs, learner.asking, texts, name)
 
 
 def store(context: Context, mentor: Trained, learner: Learner, settings: SoftLabelSettings) -> str:
@@ -158,7 +169,6 @@ def _write(
     from limbeck.soft_labels.writing import text_of
 
     text = text_of(rows)
-    number = len(volumes(context, place))
 
     def work(folder: Path) -> None:
         from limbeck.soft_labels.tokenizers import vocabulary_of
@@ -181,7 +191,7 @@ def _write(
             )
 
     context.run.stage(
-        f"{place}/{number:03d}-{text[:8]}",
+        f"{place}-{text[:8]}",
         plan({"text": text, "temperature": settings.temperature, "codec": settings.codec}, version=VERSION),
         mentor.inputs,
         work,

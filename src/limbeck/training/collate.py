@@ -18,7 +18,7 @@ from torch import Tensor
 from limbeck.errors import ModelError, RecipeError
 from limbeck.objectives.align import IGNORED
 from limbeck.records import Example
-from limbeck.training.groups import ALL, Draw, Group
+from limbeck.training.groups import Group
 
 Batch = dict[str, Any]
 """The rows of a micro-batch, padded on the right.
@@ -118,7 +118,6 @@ def tokenise(
     encoder_decoder: bool,
     max_length: int,
     prompt_weight: float = 0.0,
-    draw: Draw = ALL,
 ) -> Tokenised:
     """Tokenise groups of examples whose `prompt` is already rendered text.
 
@@ -129,11 +128,9 @@ def tokenise(
     Args:
         max_length: most tokens of a row (of each side of an encoder-decoder row); an
             example over it is never cut but left out and returned in `too_long`.
-        draw: a group with fewer examples of a role than this draws is left out whole.
 
     Raises:
-        RecipeError: `prompt_weight` with an encoder-decoder, every example is too long, or no
-            group has as many examples as are drawn.
+        RecipeError: `prompt_weight` with an encoder-decoder, or every example is too long.
         ModelError: the tokenizer has no end-of-sequence token.
     """
     if encoder_decoder and prompt_weight > 0:
@@ -152,13 +149,8 @@ def tokenise(
             f"the shortest has {min(lengths)}; raise max_length"
         )
     fit = [length <= max_length for length in lengths]
-    kept, dropped = _grouped(groups, rows, fit, draw)
+    kept, dropped = _grouped(groups, rows, fit)
     pairs = list(zip(examples, rows, fit, strict=True))
-    if not kept:
-        raise RecipeError(
-            f"no group has as many examples as are drawn each epoch ({_told(draw)}); "
-            "collect more for each problem or draw fewer"
-        )
     return Tokenised(
         kept,
         [example for example, _, fits in pairs if not fits],
@@ -168,25 +160,20 @@ def tokenise(
 
 
 def _grouped(
-    groups: Sequence[Group], rows: Sequence[Row], fit: Sequence[bool], draw: Draw
+    groups: Sequence[Group], rows: Sequence[Row], fit: Sequence[bool]
 ) -> tuple[list[RowGroup], list[Group]]:
-    """Give each group its rows that fit; leave out the groups that have too few of them."""
+    """Give each group its rows that fit; leave out the groups that have none."""
     kept, dropped = [], []
     start = 0
     for group in groups:
         stop = start + len(group.examples)
         own = tuple(row for row, fits in zip(rows[start:stop], fit[start:stop], strict=True) if fits)
         start = stop
-        if own and draw.enough([row.role for row in own]):
+        if own:
             kept.append(RowGroup(group.key, own))
         else:
             dropped.append(group)
     return kept, dropped
-
-
-def _told(draw: Draw) -> str:
-    """A draw in words: "2", or "1 positive, 2 negative"."""
-    return ", ".join(f"{number} {role}".strip() for role, number in draw.per_role.items())
 
 
 def _text(example: Example) -> str:

@@ -33,7 +33,8 @@ class Group:
 class Draw:
     """How many examples of each role a group gives each epoch, drawn again every epoch.
 
-    A role that is not named here is given whole.
+    A role that is not named here is given whole, and so is one that has fewer: a question with one
+    rationale takes part with that one.
 
     Raises:
         ValueError: a number below 1.
@@ -69,11 +70,6 @@ class Draw:
                 if roles[index] in left:
                     left[roles[index]] -= 1
         return tuple(sorted(kept))
-
-    def enough(self, roles: Sequence[str]) -> bool:
-        """Whether a group with these roles has as many of each as are drawn."""
-        whole = Counter(roles)
-        return all(whole[role] >= number for role, number in self.per_role.items())
 
     def most(self, roles: Sequence[str]) -> int:
         """How many examples a group with these roles gives."""

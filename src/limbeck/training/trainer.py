@@ -248,7 +248,7 @@ class Training:
         seconds: wall time of all steps and evaluations, before a resumption too.
         too_long: examples left out because they are over `max_length`.
         dev_too_long: the same of dev.
-        dropped: groups left out because they had too few examples left.
+        dropped: groups left out because every example of theirs was too long.
         without_span: examples whose `answer_span` could not be found among their tokens.
     """
 
@@ -311,7 +311,7 @@ def train(
         "max_length": settings.max_length,
         "prompt_weight": settings.prompt_weight,
     }
-    found = tokenise(tokenizer, groups, draw=draw, **given)
+    found = tokenise(tokenizer, groups, **given)
     dev = tokenise(tokenizer, dev_groups, **given)
     if not found.groups:
         raise TrainingError(f"{folder}: there is no example to train on; look at what the stage before kept")
