@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from limbeck.errors import InputError
-from limbeck.opening import Request, about_task, live_track, model_folder, open_context, problems_of
+from limbeck.opening import (
+    Request,
+    about_task,
+    live_track,
+    model_folder,
+    open_context,
+    prepare,
+    problems_of,
+)
 
 if TYPE_CHECKING:
     from limbeck.records import Prediction, Rationale
@@ -29,13 +37,15 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
         request: see `opening.Request`: out, yes, max_cost, until, again.
 
     Returns:
-        The run folder; `report.html` is in it.
+        The run folder; `report.html` is in it, if anybody was examined.
     """
     from limbeck import ranks, stages
     from limbeck.report import write_report
     from limbeck.stages.teacher import examine_teacher
 
     with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
+        folder = context.run.folder
+        prepare(context, chosen)
         examine_teacher(context)
         for name, student in context.recipe.students.items():
             for seed in student.seeds:
@@ -52,8 +62,7 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
         if not context.recipe.students:
             for name in context.recipe.mentors:
                 stages.examine_mentor(context, name)
-        folder = context.run.folder
-        if ranks.main():
+        if ranks.main() and any(folder.glob("**/metrics.json")):
             write_report([folder], folder / "report.html")
     return folder
 
@@ -66,7 +75,8 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
     """
     from limbeck import stages
 
-    with open_context(Path(recipe), overrides, Request(**request)) as (context, _):
+    with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
+        prepare(context, chosen)
         return stages.rationales(context).stage.folder
 
 

@@ -126,7 +126,7 @@ def run(
     folder = actions.run(
         recipe, overrides or (), out=out, yes=yes, max_cost=max_cost, until=until, again=tuple(again or ())
     )
-    if ranks.main() and report.contestants([folder]):
+    if ranks.main() and until is None and (folder / "report.html").exists():
         console.print_results([folder], report.contestants([folder]), None)
         print(f"report: {folder / 'report.html'}")
 

@@ -6,7 +6,7 @@ Every import that costs time happens inside the function that needs it, as in `a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,43 +46,49 @@ class Request:
 def open_context(
     path: Path, overrides: Sequence[str], request: Request
 ) -> Iterator[tuple[Context, dict[str, Chosen]]]:
-    """Read the recipe, open its run folder, set up the teacher, and refuse what must fail.
+    """Read the recipe, open its run folder, and set up the teacher.
 
-    Yields the context and each student's method. Reaching `request.until` ends the block well.
+    Yields the context and each student's method; `prepare` comes next. Reaching `request.until` ends
+    the block well.
     """
     from limbeck import ranks
     from limbeck.methods import resolve_methods
     from limbeck.progress import SILENT, tracker
     from limbeck.recipe import load_recipe
     from limbeck.run_folder import open_run
-    from limbeck.stages.checks import check
     from limbeck.stages.context import Context
-    from limbeck.stages.problems import problems
     from limbeck.stages.teacher import make_teacher
-    from limbeck.tasks.settings import task_kind
 
     recipe, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
     folder = request.out or Path("runs") / recipe.name
-    facts = {
-        "recipe": recipe.name,
-        "task": recipe.task.name,
-        "kind": task_kind(recipe.task),
-        "seed": recipe.seed,
-    }
-    uses = {name: found.uses for name, found in chosen.items()}
     with open_run(folder, recipe.name, _to_stderr, until=request.until, again=request.again) as opened:
         teacher = make_teacher(recipe, opened, agreed=request.yes, max_cost=request.max_cost)
         track = tracker(opened.say) if ranks.main() else SILENT
-        context = Context(opened, recipe, teacher, track)
-        problems(context)
-        check(context, {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels})
-        if recipe.students:
-            for idle in sorted(recipe.mentors.keys() - {used.mentor for used in uses.values()}):
-                opened.say(f"mentors.{idle}: no student learns from it, so it is not trained")
-        opened.describe(
-            recipe.to_yaml(), facts
-        )  # only now: a refused recipe leaves the folder's own in place
-        yield context, chosen
+        yield Context(opened, recipe, teacher, track), chosen
+
+
+def prepare(context: Context, chosen: Mapping[str, Chosen]) -> None:
+    """Make the problems, refuse what must fail, and only then write the recipe into the run folder.
+
+    So a refused recipe leaves the folder's own in place.
+    """
+    from limbeck.stages.checks import check
+    from limbeck.stages.problems import problems
+
+    recipe = context.recipe
+    problems(context)
+    uses = {name: found.uses for name, found in chosen.items()}
+    check(context, {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels})
+    if recipe.students:
+        for idle in sorted(recipe.mentors.keys() - {used.mentor for used in uses.values()}):
+            context.run.say(f"mentors.{idle}: no student learns from it, so it is not trained")
+    facts = {
+        "recipe": recipe.name,
+        "task": recipe.task.name,
+        "kind": context.kind,
+        "seed": recipe.seed,
+    }
+    context.run.describe(recipe.to_yaml(), facts)
 
 
 def _to_stderr(line: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.files import whole_file
-from limbeck.report.compare import Comparison, compare
+from limbeck.report.compare import Comparison, compare, pairs
 from limbeck.report.contestants import Contestant, by_group, contestants, left_out
 from limbeck.report.page import embedded, learning_curves, problem_data, run_views
 from limbeck.report.plots import bar_plot, bar_svg, bars, series_of
@@ -130,7 +130,7 @@ def _results(exams: Sequence[Contestant]) -> dict[str, Any]:
 
 def _comparisons(exams: Sequence[Contestant]) -> dict[str, Any]:
     """Paired comparisons as table lines; none with a single contestant."""
-    found = compare(exams) if len(by_group(exams)) > 1 else []
+    found = compare(exams) if pairs(exams) else []
     places = {exam.name: place for place, exam in enumerate(exams)}
     lines = []
     for one in found:

@@ -78,15 +78,37 @@ def compare(exams: Sequence[Contestant], baseline: str | None = None) -> list[Co
         raise InputError(f"only one contestant to compare ({names}); name a second run or exam folder")
     if baseline is not None and baseline not in groups:
         raise InputError(f"no contestant is called {baseline!r}; choose one of {names}")
-    shipped = [name for name, members in groups.items() if members[0].role not in ("mentor", "verifier")]
-    pairs = list(combinations(shipped if len(shipped) > 1 else groups, 2))
+    wanted = pairs(exams)
     if baseline is not None:
-        pairs = [(baseline, other) for other in groups if other != baseline]
-    found = [_compare_groups(a, groups[a], b, groups[b]) for a, b in pairs]
+        wanted = [(baseline, other) for other in groups if other != baseline]
+    if not wanted:
+        message = f"these exams are of different tasks or splits ({names}); compare those of the same"
+        raise DataError(exams[0].exam, message)
+    found = [_compare_groups(a, groups[a], b, groups[b]) for a, b in wanted]
     if len(found) == 1:
         return found
     corrected = holm([comparison.p for comparison in found])
     return [replace(comparison, p_holm=p) for comparison, p in zip(found, corrected, strict=True)]
+
+
+def pairs(exams: Sequence[Contestant]) -> list[tuple[str, str]]:
+    """Every two students that were examined on the same split of the same task, the earlier one first.
+
+    Without mentors and verifiers if two others are left.
+    """
+    groups = by_group(exams)
+    shipped = [name for name, members in groups.items() if members[0].role not in ("mentor", "verifier")]
+    return [
+        (a, b)
+        for a, b in combinations(shipped if len(shipped) > 1 else groups, 2)
+        if _same_exam(groups[a][0], groups[b][0])
+    ]
+
+
+def _same_exam(a: Contestant, b: Contestant) -> bool:
+    """Whether two exams are of one split and, where both say it, of one task."""
+    tasks = {a.facts.task, b.facts.task} - {""}
+    return a.facts.split == b.facts.split and len(tasks) < 2
 
 
 def common_problems(exams: Sequence[Contestant]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.report.compare import compare
-from limbeck.report.contestants import Contestant, by_group, left_out
+from limbeck.report.compare import compare, pairs
+from limbeck.report.contestants import Contestant, left_out
 from limbeck.report.tables import comparison_table, results_table
 
 
@@ -28,7 +28,7 @@ def show(thing: object) -> None:
 def print_results(paths: list[Path], found: list[Contestant], baseline: str | None) -> None:
     """Results, paired comparisons where there is a pair, and what is missing."""
     show(results_table(found))
-    if baseline or len(by_group(found)) > 1:
+    if baseline or pairs(found):
         show(comparison_table(compare(found, baseline)))
     for line in left_out(paths):
         print(line)

@@ -130,7 +130,8 @@ def shown(facts: ExamFacts) -> str:
     """What tables call it, whatever its seed; a helper without a name of its own is just its role."""
     helper = facts.role in ("mentor", "verifier") and facts.name != facts.role
     name = f"{facts.role} {facts.name}" if helper else facts.name
-    return name if facts.round is None else f"{name} · round {facts.round}"
+    name = name if facts.round is None else f"{name} · round {facts.round}"
+    return name if facts.split in ("", "test") or facts.role == "exam" else f"{name} · on {facts.split}"
 
 
 def _read(place: Place, name: str, group: str) -> Contestant:

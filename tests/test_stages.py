@@ -1,0 +1,176 @@
+"""The verbs between a method and its stages: several prompts per problem, groups, going on from a model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Limbeck = Callable[..., Any]
+
+RECIPE = """
+name: verbs
+task: {name: coin-flip, train: 24, dev: 0, test: 6, parameters: {people: 2}}
+teacher: {kind: offline, wrong_answer: 0.3, exam: false}
+rationales: {per_problem: 3}
+student:
+  method: ./mine.py
+  model: tiny-causal-xs
+  train: {learning_rate: 1.0e-3, batch_size: 4, epochs: 2}
+exam: {max_tokens: 40}
+"""
+
+TWO_QUESTIONS = '''
+"""Every training problem is asked twice: plainly, and about a mistake."""
+
+from limbeck.lm import Sampling
+from limbeck.methods import Method
+from limbeck.rationales import select
+from limbeck.recipe import Settings
+from limbeck.records import write_jsonl
+from limbeck.stages import (
+    Question, completions_of, examine, grade_completions, problems, rationale_data, rationales, train, write
+)
+
+
+def story(context, student, settings):
+    def pick(split):
+        found = rationales(context, split)
+        return found.picked(select(found.all, 1))
+
+    first = train(context, student, rationale_data(context, student, pick))
+    questions = []
+    for problem in problems(context).train[:5]:
+        plain = first.question(problem)
+        questions += [plain, Question(problem.id + "#0", problem.id, plain.pieces, about="mistake 0")]
+    written = write(
+        context,
+        "students/mine/twice",
+        first,
+        questions,
+        Sampling(n=2, temperature=1.0, max_tokens=30),
+        settings={"n": 2},
+        inputs=problems(context).inputs,
+        batch_size=3,
+    )
+    graded = grade_completions(context, problems(context).train, completions_of(written), "mine")
+    write_jsonl(written.folder.parent / "graded.jsonl", graded)
+    examine(context, first)
+    examine(context, first, place=f"{first.stage.name}/on-train", split="train")
+
+
+METHOD = Method("asks twice", "none", Settings, story)
+'''
+
+PAIRS = '''
+"""Two of the rationales of a question each epoch, pulled together on their answer; then a second round."""
+
+from dataclasses import replace
+
+from limbeck.methods import Method
+from limbeck.recipe import Settings
+from limbeck.stages import Draw, examine, rationale_data, rationales, train
+
+
+def story(context, student, settings):
+    def pick(split):
+        found = rationales(context, split)
+        return found.picked([one for one in found.all if one.dropped is None])
+
+    def parts():
+        from limbeck.training.parts import CrossEntropy, SpanKL
+
+        return CrossEntropy(), SpanKL(0.5)
+
+    data = rationale_data(context, student, pick, grouped=True, draw=Draw({"": 2}))
+    first = train(context, replace(student, round=0), data, parts)
+    second = train(context, replace(student, round=1), data, parts, start=first)
+    examine(context, first)
+    examine(context, second)
+
+
+METHOD = Method("pairs", "none", Settings, story)
+'''
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "verbs.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_several_prompts_per_problem(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(TWO_QUESTIONS)
+    out = tmp_path / "run"
+    answer = limbeck("run", recipe, "--out", out)
+    assert answer.status == 0, answer.err
+    raw = lines(out / "students/mine/twice/completions.jsonl")
+    assert len(raw) == 5 * 2 * 2 and len({one["problem_id"] for one in raw}) == 5
+    assert {one["about"] for one in raw} == {"", "mistake 0"}
+    graded = lines(out / "students/mine/graded.jsonl")
+    places = {(one["problem_id"], one["index"]) for one in graded}
+    assert len(places) == 20, "an index is one rationale's of its problem"
+    texts = {}
+    for one in raw:
+        texts.setdefault((one["problem_id"], one["index"]), set()).add(one["text"])
+    assert any(len(found) > 1 for found in texts.values()), "another prompt id draws other completions"
+    exam = json.loads((out / "students/mine/seed0/on-train/metrics.json").read_text())
+    assert (exam["split"], exam["problems"], exam["role"], exam["name"]) == ("train", 24, "student", "mine")
+
+
+def test_groups_parts_and_rounds(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PAIRS)
+    out = tmp_path / "run"
+    answer = limbeck("run", recipe, "--out", out)
+    assert answer.status == 0, answer.err
+    student = out / "students/mine/seed0"
+    history = lines(student / "round0/history.jsonl")[-1]
+    assert history["span_divergence"] > 0
+    parts = history["cross_entropy"] + 0.5 * history["span_divergence"]
+    assert history["loss"] == pytest.approx(parts, rel=1e-5)
+    assert json.loads((student / "round1/exam/metrics.json").read_text())["round"] == 1
+    first, second = (lines(student / f"round{n}/history.jsonl")[0]["loss"] for n in (0, 1))
+    assert second < first, "the second round goes on from the first"
+    assert "round 1" in answer.out, "rounds are rows of the results"
+
+
+def test_a_changed_method_file_trains_again(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PAIRS)
+    out = tmp_path / "run"
+    assert limbeck("run", recipe, "--out", out).status == 0
+    (tmp_path / "mine.py").write_text(PAIRS.replace("SpanKL(0.5)", "SpanKL(0.25)"))
+    answer = limbeck("run", recipe, "--out", out)
+    assert "round0: runs again, because the file of its method changed" in answer.err
+
+
+def test_until_and_again(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(
+        RECIPE.replace("method: ./mine.py", "method: finetune-cot")
+        + "mentor: {model: tiny-causal-xs, train: {epochs: 1}, exam: false}\n"
+    )
+    out = tmp_path / "run"
+    until = limbeck("run", recipe, "--out", out, "--until", "rationales")
+    assert until.status == 0 and (out / "rationales/graded.jsonl").exists()
+    assert not (out / "students").exists() and "report" not in until.out
+    assert limbeck("run", recipe, "--out", out).status == 0
+    again = limbeck("run", recipe, "--out", out, "--again", "rationales")
+    assert again.status == 0, again.err
+    assert "rationales: runs again, as asked" in again.err
+    assert "students/finetune-cot/seed0: runs again, because its input rationales of train" in again.err
+    wrong = limbeck("run", recipe, "--out", out, "--again", "students/cto")
+    assert wrong.status == 2 and "no such stage was done here" in wrong.err
+
+
+def test_a_recipe_may_train_only_a_mentor(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    text = RECIPE[: RECIPE.index("student:")]
+    recipe.write_text(text + "mentor: {model: tiny-causal-xs, train: {epochs: 1}}\nexam: {max_tokens: 9}\n")
+    out = tmp_path / "run"
+    answer = limbeck("run", recipe, "--out", out)
+    assert answer.status == 0, answer.err
+    assert (out / "mentors/mentor/exam/metrics.json").exists() and not (out / "students").exists()
