@@ -496,14 +496,20 @@ for tied in (True, False):
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-6)
         del wrapped
-assert not plain_head(fully_shard(model, mesh=dist.device_mesh.init_device_mesh("cpu", (2,))))
+model.zero_grad()
+sharded = fully_shard(model, mesh=dist.device_mesh.init_device_mesh("cpu", (2,)))
+assert not plain_head(sharded)
+scored, logits = score(sharded, batches[rank])  # the hook path
+backward(logits, None, scored, mentors[rank])
+for name, parameter in sharded.named_parameters():
+    torch.testing.assert_close(parameter.grad.full_tensor(), expected[name], rtol=1e-5, atol=1e-6)
 dist.destroy_process_group()
 print("equal")
 """
 
 
 def test_two_processes(tmp_path):
-    """Gradients under DistributedDataParallel are the mean over both; a sharded head is not plain."""
+    """Gradients under DistributedDataParallel and FSDP2 are the mean over both; a sharded head is not plain."""
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, str(rank), str(tmp_path / "meeting")],
