@@ -74,7 +74,8 @@ class ApiSettings(BaseModel):
     )
     extra_body: Mapping[str, JsonValue] = Field(default_factory=dict, description="further parameters")
     remember_as: str | None = Field(
-        None, description="stands for base_url in the memory; keep it when the same model moves elsewhere"
+        None,
+        description="used in the memory instead of base_url; keep it when the same model moves elsewhere",
     )
     concurrency: int = Field(8, ge=1, le=512, description="requests under way at the same time")
     timeout_s: float = Field(600.0, gt=0, description="seconds to wait for one answer")
@@ -245,7 +246,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a collection will take, told before anything is sent.
+    """The estimate of what a collection will take, shown before anything is sent.
 
     `input_tokens` is a guess, `max_output_tokens` a bound. `usd_expected` is None
     without prices or without a paid completion to learn the usual length from,

@@ -49,7 +49,7 @@ Story = Callable[["Context", "Learner", Any], None]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way of distilling.
+    """One way to distil.
 
     Attributes:
         summary, paper: what `limbeck methods` lists.
@@ -57,8 +57,8 @@ class Method:
         story: the stages in the paper's order.
         uses: what it needs, from its settings.
         check: refuses settings that cannot go together with the recipe: (recipe, settings, place).
-        plan: the settings that decide what the student becomes; all of them unless told otherwise.
-        source: fingerprint of its file when it is no part of Limbeck, so that its students are
+        plan: the settings that decide what the student becomes; all of them by default.
+        source: fingerprint of its file when it is not part of Limbeck, so that its students are
             trained again when the file changes.
     """
 

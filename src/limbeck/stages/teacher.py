@@ -118,7 +118,7 @@ def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | No
     made: list[Teacher] = []
     settings = recipe.teacher
     if max_cost is not None and not (math.isfinite(max_cost) and max_cost >= 0):
-        raise RecipeError(f"--max-cost: {max_cost} is no sum of money; give dollars, such as 5")
+        raise RecipeError(f"--max-cost: {max_cost} is not a sum of money; give dollars, such as 5")
     if max_cost is not None and not isinstance(settings, ApiTeacherSettings):
         raise RecipeError(
             f"--max-cost: the teacher of this recipe ({settings.kind}) costs nothing; leave it out"

@@ -110,7 +110,7 @@ def _end(text: str, sign: str, begin: int, limit: int, whole_lines: bool) -> int
 
 
 def unfinished(text: str, place: int) -> str:
-    """What stands before `place` of the sentence that goes on there (of a very long one, its tail)."""
+    """What comes before `place` in the sentence that goes on there (of a very long one, its tail)."""
     return SENTENCE_END.split(text[max(0, place - 300) : place])[-1]
 
 
