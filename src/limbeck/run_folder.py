@@ -8,7 +8,7 @@ Its fingerprint is a hash of its name, its plan and of what its inputs are:
     another fingerprint          -> the old folder moves to `old/`, the work runs again;
                                     going back to old settings brings the old folder back
 
-So nothing that was paid for in money or hours is ever deleted by a changed setting.
+So a changed setting never deletes what cost money or hours.
 A plan holds no setting at its default: a new setting with a default changes no fingerprint.
 
 Under several ranks, rank 0 holds the lock, decides and writes; the others follow.

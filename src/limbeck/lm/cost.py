@@ -1,9 +1,9 @@
 """What completions cost: prices, the estimate before asking, the hard cap, the ledger.
 
-Money is in US dollars, lengths are in tokens. Nobody knows another company's
-tokenizer before the bill comes, so lengths of texts are bounded from above by
+Money is in US dollars, lengths are in tokens. The tokenizer of another company
+is not known before the bill comes, so lengths of texts are bounded from above by
 their UTF-8 bytes (a byte-level vocabulary never needs more tokens than bytes) and
-guessed at four characters per token. Only the bound guards money.
+guessed at four characters per token. Only the bound is used for the cap.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Budget:
     Every request is reserved at its worst case before it is sent and settled at
     its real cost when its answer is in: spent + reserved never passes the cap. A
     server that exceeds the bounds (it ignores the token limit, or its template is
-    longer than `TEMPLATE_TOKENS`) widens them from the first answer that shows it.
+    longer than `TEMPLATE_TOKENS`) widens them, from the first answer that shows it.
     """
 
     def __init__(self, prices: Prices | None, cap_usd: float | None, spent_usd: float = 0.0) -> None:

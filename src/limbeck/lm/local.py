@@ -169,13 +169,13 @@ def prompt_ids(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
 
 
 def prompt_room(loaded: Loaded, max_tokens: int) -> int | None:
-    """Most tokens of a prompt, if so many new ones must follow it; None: as many as one likes."""
+    """Most tokens of a prompt, if so many new ones must follow it; None: any number."""
     limit = position_limit(loaded.bare.config)
     return limit if limit is None or loaded.encoder_decoder else limit - max_tokens
 
 
 def position_limit(config: Any) -> int | None:
-    """How many positions the model has; None: as many as one likes (T5's are relative).
+    """How many positions the model has; None: any number (T5's are relative).
 
     Rotary positions that are rescaled beyond a first length would need all
     cached states again there, so such a model ends at that first length.

@@ -1,4 +1,4 @@
-"""Paired comparison: who solves problems that the other one does not.
+"""Paired comparison: which one solves problems that the other does not.
 
 Two students are compared on the same problems, so that hard and easy questions
 weigh on both equally. One seed a side: exact McNemar test. Several seeds: every

@@ -73,7 +73,7 @@ def contestants(paths: Sequence[Path]) -> list[Contestant]:
     """Read every finished exam under the given folders, in the order given.
 
     Within a run: the teacher, the mentors, then the students in the recipe's order, rounds
-    and seeds ascending. Who is not examined yet, or no longer named by the run's recipe,
+    and seeds ascending. A learner that is not examined yet, or no longer in the run's recipe,
     is left out here and named by `left_out`.
 
     Raises:

@@ -86,11 +86,11 @@ class Asking:
         """The parts of a problem's prompt.
 
         Args:
-            passages: what is known about it; None: nobody looked.
+            passages: what is known about it; None: not looked for.
             cue, more: what fills places of the template beyond the usual ones.
 
         Raises:
-            InputError: knowledge is needed and nobody looked for it.
+            InputError: knowledge is needed and was not looked for.
         """
         if passages is None and KNOWLEDGE in self.needs:
             raise InputError(

@@ -18,7 +18,7 @@ CHATTER = (
     r"(?:I hope|Hope (?:this|that|it)|Let me know|Thanks?\b|Feel free|Please let|Is there anything"
     r"|Have a (?:great|nice|good)|Goodbye|Good luck|Happy to help|You['’]re welcome)"
 )
-"""How a sentence begins that says nothing about the problem, after the answer."""
+"""Beginnings of sentences after the answer that say nothing about the problem."""
 
 _BEFORE = r"(?:(?:therefore|thus|so|hence|consequently|finally|then|and|now|in conclusion)\b[,\s]*)*"
 _NOUN = r"""(?:(?:correct|right|best|final|true)\s+(?:answer\s+)?(?:choice|option)
