@@ -71,7 +71,7 @@ def test_lists(limbeck: Limbeck) -> None:
         (["name=.."], "name"),
         (["students={..: {}}"], "students"),
         (["name=2024-13-45"], "quote it"),
-        (["task={kind: number, kind: text}"], "stands here twice"),
+        (["task={kind: number, kind: text}"], "is here twice"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence_and_status_2(

@@ -52,5 +52,5 @@ def test_records_keep_their_source_and_index(tmp_path: Path) -> None:
     graded, _ = grade_file(written(tmp_path / "r.jsonl", rows), settings, 0, keep="all")
     assert [(one.source, one.index) for one in graded] == [("one", 3), ("two", 0)]
     bad = written(tmp_path / "bad.jsonl", [{**rows[0], "tokens": "abc"}])
-    with pytest.raises(DataError, match=r"bad\.jsonl:1: tokens is no whole number: 'abc'"):
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: tokens is not a whole number: 'abc'"):
         grade_file(bad, settings, 0)

@@ -131,4 +131,4 @@ def test_a_cap_is_a_sum_of_money(
     limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]], cap: str
 ) -> None:
     answer = limbeck("collect", tmp_path / "r.yaml", f"--max-cost={cap}", "--out", tmp_path / "run")
-    assert answer.status == 2 and "no sum of money" in answer.err and not asked
+    assert answer.status == 2 and "not a sum of money" in answer.err and not asked

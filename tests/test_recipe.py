@@ -80,7 +80,7 @@ def test_a_wrong_setting_is_named(recipe: Path, override: str, complaint: str) -
     ("text", "complaint"),
     [
         ("name: [x\n", r"r\.yaml:2: "),
-        ("name: x\nname: y\n", r"r\.yaml:2: the key 'name' stands here twice"),
+        ("name: x\nname: y\n", r"r\.yaml:2: the key 'name' is here twice"),
         ("- a list\n", "a recipe is a mapping"),
         ("", "a recipe is a mapping"),
         ("name: x\n", "task: this setting is needed"),
@@ -144,7 +144,7 @@ def test_a_recipe_may_stand_on_another(recipe: Path, tmp_path: Path) -> None:
     top.write_text("base: sub/above.yaml\nname: z\n")
     assert load_recipe(top).students["answers-only"].model == "other"
     recipe.write_text(MINIMAL + "base: top.yaml\n")
-    with pytest.raises(RecipeError, match=r"base: .* stands on this recipe itself; break the circle"):
+    with pytest.raises(RecipeError, match=r"base: .* builds on this recipe itself; break the circle"):
         load_recipe(top)
     top.write_text("base: none.yaml\n")
     with pytest.raises(RecipeError, match=r"top.yaml: base: none.yaml: no such recipe file"):

@@ -135,7 +135,7 @@ def test_run_json_says_what_ran(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["thesis.tex", "recipe.yaml", "run.log", "run.json"])
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")
-    with pytest.raises(InputError, match="no run folder"), open_run(tmp_path, "x", print):
+    with pytest.raises(InputError, match="not a run folder"), open_run(tmp_path, "x", print):
         pass
     assert os.listdir(tmp_path) == [name]
     with pytest.raises(InputError, match="is a file"), open_run(tmp_path / name, "x", print):

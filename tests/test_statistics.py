@@ -51,7 +51,7 @@ def test_wilson_limits() -> None:
     narrow, wide = wilson(30, 60, 0.5), wilson(30, 60, 0.99)
     assert wide.low < narrow.low < 0.5 < narrow.high < wide.high
     for correct, total in [(0, 0), (5, 4), (-1, 4)]:
-        with pytest.raises(ValueError, match="no proportion"):
+        with pytest.raises(ValueError, match="not a proportion"):
             wilson(correct, total)
 
 

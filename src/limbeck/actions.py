@@ -93,7 +93,7 @@ def grade(
     Args:
         file: JSONL, such as a run's `graded.jsonl`.
         task: a built-in task's name, or a recipe file whose task is meant.
-        keep: what stays; None: the recipe's own rule.
+        keep: what is kept; None: the recipe's own rule.
 
     Returns:
         The rationales with their verdicts, and the audit.

@@ -37,10 +37,10 @@ RunFolder = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a teacher is paid.")]
 MaxCost = Annotated[
-    float | None, typer.Option("--max-cost", metavar="USD", help="Never pay more than this in all.")
+    float | None, typer.Option("--max-cost", metavar="USD", help="Never pay more than this in total.")
 ]
 Until = Annotated[
-    str | None, typer.Option("--until", metavar="STAGE", help="End after this stage, such as mentors/large.")
+    str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage, such as mentors/large.")
 ]
 Again = Annotated[
     list[str] | None,
@@ -188,7 +188,8 @@ def grade(
 @app.command("import")
 def import_data(
     form: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="Whose files they are: mentor-kd; see docs/data.md.")
+        str,
+        typer.Argument(metavar="FORMAT", help="Format of the published files: mentor-kd; see docs/data.md."),
     ],
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="The published data folder, or single files of it.")
@@ -197,7 +198,7 @@ def import_data(
     task: Annotated[str | None, typer.Option("--task", help="Which of the published sets.")] = None,
     kind: Annotated[
         Literal["number", "choice", "text", "yes-no"] | None,
-        typer.Option(help="The answers' kind, where the set is none of the published ones."),
+        typer.Option(help="Kind of the answers, if the set is not one of the published ones."),
     ] = None,
     teacher: Annotated[
         str, typer.Option(help="What the teacher is called in the records.")
@@ -206,7 +207,7 @@ def import_data(
         Literal["refuse", "first"], typer.Option(help="What to do with a question that has two gold answers.")
     ] = "refuse",
 ) -> None:
-    """Turn published data into files that a recipe reads; every answer is graded anew and audited."""
+    """Turn published data into files that a recipe reads; every answer is graded again and audited."""
     from limbeck.published import known_format
     from limbeck.published.found import Request, write_import
     from limbeck.published.showing import show_import
@@ -224,9 +225,9 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", help="Folder for predictions.jsonl and metrics.json.")],
     overrides: Overrides = None,
     split: Annotated[Literal["train", "dev", "test"], typer.Option(help="Which problems.")] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only this many problems, the first ones.")] = None,
     votes: Annotated[
-        int | None, typer.Option(min=1, help="Above 1: majority of so many sampled answers.")
+        int | None, typer.Option(min=1, help="Above 1: the majority of this many sampled answers.")
     ] = None,
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -295,15 +296,15 @@ def report(runs: Runs, out: Annotated[Path, typer.Option("--out", help="The HTML
 def ask(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A student's or model's folder, or a name.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="New tokens at most.")] = 512,
+    max_tokens: Annotated[int, typer.Option(min=1, help="At most this many new tokens.")] = 512,
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
-    """Hear a student reason about one question."""
+    """Ask a student one question and print its reasoning."""
     from limbeck.exam import answer_one
 
     if not question.strip() or any("\ud800" <= letter <= "\udfff" for letter in question):
-        raise InputError("QUESTION: is empty or no UTF-8 text; write the question in quotes")
+        raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
     print(answer_one(model_folder(model), question, max_tokens, form=form, device=device))
 
 

@@ -4,7 +4,7 @@ LimbeckError                    exit status 1
 ├── InputError                  exit status 2: something the user gave is wrong
 │   ├── RecipeError             a setting of the recipe or of the command line
 │   ├── DataError               a line, column or value of a data file
-│   │   └── LeakError           a question stands in train and in an examined split
+│   │   └── LeakError           a question is in train and in an examined split
 │   ├── ModelError              a model name or folder that cannot be used
 │   ├── RunInUseError           another process works in this run folder
 │   └── DiskError               a file cannot be read or written
@@ -44,7 +44,7 @@ class DataError(InputError):
 
 
 class LeakError(DataError):
-    """A question stands both in train and in a split that is examined."""
+    """A question is both in train and in a split that is examined."""
 
 
 class ModelError(InputError):

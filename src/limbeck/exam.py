@@ -49,7 +49,7 @@ def examine(
         prompts: at least one of every problem.
         sampling: `n` > 1 votes (self-consistency) and needs a temperature above 0.
         track: shows the progress.
-        timed: False where tokens per second mean nothing (the offline teacher counts words).
+        timed: False where tokens per second have no meaning (the offline teacher counts words).
 
     Returns:
         Predictions in the order of the problems, and metrics: accuracy with a
@@ -217,7 +217,7 @@ def examine_model(
 def answer_one(
     model: str, question: str, max_tokens: int, *, form: str | None = None, device: str = "auto"
 ) -> str:
-    """What a model says, greedily, to one question.
+    """A model's greedy answer to one question.
 
     Raises:
         As `examine_model`.
@@ -257,7 +257,7 @@ def student_prompts(
 
     Args:
         max_tokens: new tokens, for which a decoder-only model needs positions too.
-        passages: by the problem's id; None: nobody looked for any.
+        passages: by the problem's id; None: not looked for.
 
     Raises:
         InputError: the prompts need knowledge and a problem has no entry in `passages`.
@@ -274,7 +274,7 @@ def write_exam(
 ) -> None:
     """Write predictions.jsonl, then metrics.json (whose presence says that the exam is over).
 
-    Whose exam it was is in metrics.json too, and logs of chunks are removed.
+    metrics.json also says whose exam it was. Logs of chunks are removed.
     """
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "metrics.json", {**summary, **facts.model_dump(mode="json")})

@@ -1,7 +1,7 @@
-"""Who was examined and what it took to make it: what metrics.json says beside the score.
+"""Who was examined and what it took to make it: what metrics.json says next to the score.
 
-Whoever holds an exam writes these facts; the report reads them and never asks a
-folder's name. A fact that is not known is None, never 0.
+The code that holds an exam writes these facts. The report reads them and never guesses
+from a folder's name. A fact that is not known is None, never 0.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def _put_back(old: Path, folder: Path) -> None:
-    """The older folder that was moved aside: back to its place if nothing took it, else away."""
+    """The older folder that was moved aside: back to its place if that is free, else removed."""
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -13,7 +13,7 @@ from typing import Any
 VERSION = "0.1.0"
 
 RENAMED = {"task.knobs": "task.parameters"}
-"""Settings that got another name since."""
+"""Settings that were renamed since."""
 
 
 def is_old(state: Mapping[str, Any]) -> bool:

@@ -118,7 +118,7 @@ def problems_of(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
 
 
 def model_folder(model: str) -> str:
-    """A student's folder stands for the model inside it."""
+    """The model inside a student's folder; any other name or folder as it is."""
     inner = Path(model) / "model"
     return (
         str(inner)

@@ -18,7 +18,7 @@ LINE_EVERY_S = 15.0
 class Advance(Protocol):
     """advance(done, note): `done` of the total, `note` such as "loss 0.31"; `total` corrects the total.
 
-    The first call's `done` is where the rate starts from: what stood there already was not done now.
+    The first call's `done` is where the rate starts from: what was there already was not done now.
     """
 
     def __call__(self, done: int, note: str = "", total: int | None = None) -> None: ...
@@ -51,7 +51,7 @@ class _Pace:
         self.first: int | None = None
 
     def rate(self, done: int) -> float:
-        """Units per second; 0 while there is nothing to tell."""
+        """Units per second; 0 while there is nothing to report."""
         self.first = done if self.first is None else self.first
         elapsed = time.monotonic() - self.start
         return max(done - self.first, 0) / elapsed if elapsed > 0 else 0.0

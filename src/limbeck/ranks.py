@@ -78,7 +78,7 @@ def main() -> bool:
 
 
 def share(value: T) -> T:
-    """Rank 0's value (anything that can be pickled), on every rank; what the others give is not used."""
+    """Rank 0's value (anything that can be pickled), on every rank; the values of the others are not used."""
     if world() == 1:
         return value
     place = _meeting()
@@ -239,7 +239,7 @@ def _end_with_others() -> None:
 
 
 def _fail(status: int) -> None:
-    """Let the others know that this rank failed; end quietly if another one did before."""
+    """Say to the others that this rank failed; end quietly if another one did before."""
     try:
         store = _store()
         if store.add(CLAIMS, 1) > 1:

@@ -17,7 +17,7 @@ from limbeck.tasks.settings import FilesTask, TaskSettings
 
 
 class FromFile(NamedTuple):
-    """A completion of a file: who wrote it, and what it is about beside its problem (a mistake's id)."""
+    """A completion of a file: who wrote it, and what it is about besides its problem (a mistake's id)."""
 
     source: str
     completion: Completion
@@ -32,7 +32,7 @@ def read_rationales(file: Path, task: TaskSettings, problems: Iterable[Problem])
             `question`, and `completion` (or `text`), with or without `source`, `index`
             and `about`; or data with the task's own question and rationale columns, as
             `limbeck run` reads them: a text, a list of texts, or null, which is
-            skipped. An unknown `problem_id` joins by the question that stands beside it.
+            skipped. An unknown `problem_id` joins by the question next to it.
         task: whose columns are meant.
         problems: whose rationales these are.
 
@@ -72,7 +72,7 @@ def _count(place: str, row: Mapping[str, Any], column: str, default: int) -> int
     if cell is None or cell == "":
         return default
     if isinstance(cell, bool) or not re.fullmatch(r"[0-9]{1,12}", str(cell)):
-        raise DataError(place, f"{column} is no whole number: {str(cell)[:40]!r}; fix or remove it")
+        raise DataError(place, f"{column} is not a whole number: {str(cell)[:40]!r}; fix or remove it")
     return int(cell)
 
 

@@ -2,7 +2,7 @@
 
 Grading by the final answer lets a rationale pass that is wrong in a step and
 right at the end (137 of 768 published date chains of Mentor-KD), so the audit
-also checks every equation that stands in the text, and the date it computes.
+also checks every equation in the text, and the date it computes.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def grade(
         owners: of each prompt's id the problem's and what the prompt is about, in the order of
             the prompts (see `owners_of`). None: every prompt is its problem's only one.
 
-    The rationales of a problem's second prompt are numbered on behind those of its first:
-    an index is one rationale's of a source and problem.
+    The rationales of a problem's second prompt are numbered after those of its first:
+    an index belongs to one rationale of a source and problem.
     """
     known = {problem.id: problem for problem in problems}
     if owners is None:
@@ -228,7 +228,7 @@ def grade_file(
     keep: Keep = "correct",
     drop_false_equations: bool = False,
 ) -> tuple[list[Rationale], dict[str, Any]]:
-    """Grade a file anew against a task's gold answers, whatever verdicts stand in it.
+    """Grade a file again against a task's gold answers, whatever verdicts are in it.
 
     Args:
         file: as `read_rationales` takes it.

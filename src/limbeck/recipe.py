@@ -73,7 +73,7 @@ class LocalTeacherSettings(Settings):
 
 
 class GivenTeacherSettings(Settings):
-    """No teacher is asked: the rationales stand in the data (`task.columns.rationale`) or in a file."""
+    """No teacher is asked: the rationales are in the data (`task.columns.rationale`) or in a file."""
 
     kind: Literal["given"] = "given"
     file: str | None = Field(
@@ -178,7 +178,7 @@ class MentorSettings(LearnerSettings):
     )
     writes: WritingSettings = WritingSettings()
     keep: Literal["correct", "unless-wrong", "all"] = Field(
-        "correct", description="of what it wrote; the teacher's rule stands under rationales.keep"
+        "correct", description="of what it wrote; the teacher's rule is under rationales.keep"
     )
     file: str | None = Field(
         None, min_length=1, description="rationales it wrote before, as JSONL; it is not asked to write then"
@@ -245,12 +245,12 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not below.is_file():
         raise RecipeError(f"{path}: base: {base}: no such recipe file from this one's folder; check the path")
     if below.resolve() in chain:
-        raise RecipeError(f"{path}: base: {base} stands on this recipe itself; break the circle")
+        raise RecipeError(f"{path}: base: {base} builds on this recipe itself; break the circle")
     return _merged(_with_base(below, chain), raw)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file; a key given twice is an error, not the last one's victory."""
+    """A YAML mapping from a file; a key given twice is an error; the last one does not win."""
     try:
         with path.open(encoding="utf-8") as stream:
             raw = _apart(yaml.load(stream, Loader=_Loader))  # a SafeLoader
@@ -291,7 +291,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if not isinstance(key, yaml.ScalarNode):
             raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key.start_mark)
         if key.value in seen:
-            problem = f"the key {key.value!r} stands here twice"
+            problem = f"the key {key.value!r} is here twice"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
         seen.add(key.value)
     loader.flatten_mapping(node)  # merge keys (<<) bring what the mapping itself may override
@@ -309,7 +309,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, Loader=_Loader) if text else None
     except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        raise RecipeError(f"--set {override}: the value is no YAML ({_short(error)}); quote it") from None
+        raise RecipeError(f"--set {override}: the value is not YAML ({_short(error)}); quote it") from None
     place = raw
     for key in keys[:-1]:
         inner = place.get(key)
@@ -383,7 +383,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{where}: this setting is needed; add it"
     given = first["input"]
-    secret = where.startswith("teacher")  # a key may stand anywhere there, most likely in the wrong place
+    secret = where.startswith("teacher")  # a key may be anywhere there, most likely in the wrong place
     shown = (
         f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) and not secret else ""
     )

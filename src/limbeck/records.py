@@ -46,7 +46,9 @@ class Rationale(Record):
 
     problem_id: str
     source: str
-    index: int = Field(ge=0, description="n-th rationale of this source for this problem, whatever about")
+    index: int = Field(
+        ge=0, description="n-th rationale of this source for this problem, whatever it is about"
+    )
     completion: str
     reasoning: str
     answer: str | None
@@ -96,7 +98,7 @@ class Demonstration(Record):
 class Pieces(Record):
     """The named parts of a prompt, until its tokens are counted (see `tasks.templates`).
 
-    `options` is empty where they stand in the question. `more` are the places of
+    `options` is empty where they are in the question. `more` are the places of
     later kinds of prompts by name: the answer given, a mistake, feedback. Only
     passages and examples may be cut.
     """

@@ -8,7 +8,7 @@ Its fingerprint is a hash of its name, its plan and of what its inputs are:
     another fingerprint          -> the old folder moves to `old/`, the work runs again;
                                     going back to old settings brings the old folder back
 
-So nothing that was paid for in money or hours is ever deleted by a changed setting.
+So a changed setting never deletes what cost money or hours.
 A plan holds no setting at its default: a new setting with a default changes no fingerprint.
 
 Under several ranks, rank 0 holds the lock, decides and writes; the others follow.
@@ -81,7 +81,7 @@ def plan(
 
     So a new setting with a default changes no plan, and writing a default out changes none. A default
     that gets another value, and code that makes something else of the same settings, change no plan
-    either: raise `version` then. The fixed word that tells two kinds of settings apart (`kind: api`)
+    either: raise `version` then. The fixed word that names one of several kinds of settings (`kind: api`)
     always stays.
 
     Args:
@@ -133,7 +133,7 @@ def _lean(value: Any, dumped: Any = None) -> Any:
 
 
 def _is_tag(field: FieldInfo) -> bool:
-    """Whether a field can only have one value: it tells kinds of settings apart."""
+    """Whether a field can only have one value: it names the kind of settings."""
     return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 
@@ -409,7 +409,7 @@ def open_run(
 ) -> Iterator[Run]:
     """Lock a run folder and yield the `Run`; nothing in it changes yet but the lock and `run.log`.
 
-    A run that was asked to end after a stage leaves the block there, and that is no error.
+    A run that was asked to end after a stage leaves the block there, and that is not an error.
 
     Args:
         folder: made when missing.
@@ -456,13 +456,13 @@ def _opened(folder: Path, recipe_name: str, say: Callable[[str], None]) -> Itera
 
 
 def _refuse_foreign(folder: Path, recipe_name: str) -> None:
-    """Leave alone what is no run folder, and the run of another recipe."""
+    """Leave alone what is not a run folder, and the run of another recipe."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder with --out")
     about = read_json(folder / "run.json") or {}
     ours = (folder / LOCK).is_file() or "versions" in about
     if folder.is_dir() and any(folder.iterdir()) and not ours:
-        raise InputError(f"{folder}: holds other files and is no run folder; name another one with --out")
+        raise InputError(f"{folder}: holds other files and is not a run folder; name another one with --out")
     other = about.get("recipe", recipe_name)
     if other != recipe_name:
         raise InputError(f"{folder}: holds the run of recipe {other!r}; name another folder with --out")
@@ -532,7 +532,7 @@ def _below(name: str, wanted: str) -> bool:
 
 
 def _stages(folder: Path) -> set[str]:
-    """The stages that stand in a run folder."""
+    """The stages that are in a run folder."""
     found = {path.parent.relative_to(folder) for path in folder.rglob("stage.json")}
     return {path.as_posix() for path in found if path.parts and path.parts[0] != "old"}
 

@@ -43,7 +43,7 @@ def wilson(correct: float, total: float, confidence: float = 0.95) -> Interval:
         ValueError: `total` is not positive, or `correct` lies outside 0 to `total`.
     """
     if total <= 0 or not 0 <= correct <= total:
-        raise ValueError(f"{correct} of {total} is no proportion")
+        raise ValueError(f"{correct} of {total} is not a proportion")
     z2 = _quantile(confidence) ** 2
     share = correct / total
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
@@ -102,9 +102,9 @@ def paired_interval(gained: Sequence[int], unit: int = 1, confidence: float = 0.
 
     Bonett and Price's adjusted Wald interval: one problem that only A and one that
     only B solves are added, then mean ± z·se of the per-problem differences.
-    Fagerland et al. (2014) recommend it beside Tango's and Newcombe's score
+    Fagerland et al. (2014) recommend it along with Tango's and Newcombe's score
     intervals, which it nearly equals; it is chosen because it alone extends to
-    per-problem means over seeds, so that one and several seeds are judged alike.
+    per-problem means over seeds, so that one and several seeds are judged in the same way.
     The ends can lie off-centre around the plain difference; never of zero width.
 
     Raises:

@@ -102,7 +102,7 @@ def test_dtype_and_adapter_dtype(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ({"device": "gpu"}, "device: 'gpu' is no device; write auto, cpu"),
+        ({"device": "gpu"}, "device: 'gpu' is not a device; write auto, cpu"),
         ({"device": "cuda:99"}, "device: cuda:99 is not there"),
         ({"dtype": "float8"}, "dtype: 'float8' is not supported; choose one of float32, bfloat16"),
     ],
@@ -304,7 +304,7 @@ def no_config(folder: Path) -> None:
         (broken_tokenizer, "the tokenizer cannot be read ("),
         (no_end, "the tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json"),
         (too_many_tokens, "beyond the model's"),
-        (no_config, "no model folder, it has no config.json; give one that has"),
+        (no_config, "not a model folder, it has no config.json; give one that has"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -340,7 +340,7 @@ def test_a_name_that_leads_nowhere(name: str, says: str) -> None:
 
 
 def test_a_file_is_no_model(folder: Path) -> None:
-    with pytest.raises(ModelError, match="a file, not a model; give the folder it stands in"):
+    with pytest.raises(ModelError, match="a file, not a model; give the folder it is in"):
         load(folder / "model.safetensors")
 
 
@@ -354,7 +354,7 @@ def test_a_model_that_only_fills_gaps_is_refused(tmp_path: Path) -> None:
         intermediate_size=32,
     )
     with pytest.raises(
-        ModelError, match="bert is no model that writes text; give a causal or an encoder-decoder"
+        ModelError, match="bert is not a model that writes text; give a causal or an encoder-decoder"
     ):
         load(written(tmp_path / "bert", BertForMaskedLM(config), tokenizer))
 

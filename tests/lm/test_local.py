@@ -379,7 +379,7 @@ def test_a_prompt_without_tokens_is_named() -> None:
 
 
 def test_a_system_prompt_beside_the_text_is_refused_not_skipped() -> None:
-    with pytest.raises(InputError, match="prompt p: its system prompt stands apart; render it"):
+    with pytest.raises(InputError, match="prompt p: its system prompt is separate; render it"):
         LocalModel(loaded())([Prompt("p", "p", "Ada", system="Be brief.")], Sampling())
 
 

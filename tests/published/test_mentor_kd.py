@@ -220,10 +220,10 @@ QUESTION = {"input": "One?", "answer": "1"}
     [
         ("a.json", [{"input": "q", "gold": "1"}], r"a\.json record 1: has none of the known shapes"),
         ("a.json", [chain("q", "1", "1"), QUESTION], r"a\.json record 2: has the shape of questions"),
-        ("a.json", [{**chain("q", None, "1"), "chain": ["1"]}], r"record 1: a rationale is no text"),
+        ("a.json", [{**chain("q", None, "1"), "chain": ["1"]}], r"record 1: a rationale is not text"),
         ("a.json", [chain("q", "1", "one")], r"a\.json record 1: .*does not suit the kind number"),
         ("a.json", [chain("q", "1", "1", initial_correct="yes")], r"record 1: initial_correct is 'yes'"),
-        ("aug/m/a.json", [{**STATED, "completion": ["1"]}], r"record 1: completion is no single value"),
+        ("aug/m/a.json", [{**STATED, "completion": ["1"]}], r"record 1: completion is not a single value"),
         ("a.json", [STATED], r"look the same; write test=.*a\.json or aug:MODEL="),
         ("a.json", [QUESTION], r"of which split\?; write train="),
         ("a.json", [], r"holds no records"),

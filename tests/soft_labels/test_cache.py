@@ -326,7 +326,7 @@ def test_data_that_was_lost_is_refused(half):
     size = (folder / "log_p.bin").stat().st_size
     os.truncate(folder / "log_p.bin", size - 1)
     with pytest.raises(
-        DataError, match=rf"log_p.bin: {size - 1} bytes where progress.jsonl tells of {size}; rem"
+        DataError, match=rf"log_p.bin: {size - 1} bytes where progress.jsonl says {size}; rem"
     ):
         go_on()
 

@@ -64,9 +64,7 @@ def test_mentor_kd_strategyqa_leaks_one_question() -> None:
         load_splits(mentor_kd("strategy_qa", "yes-no"), 0)
     splits = load_splits(mentor_kd("strategy_qa", "yes-no", "drop"), 0)
     assert len(splits.train) + len(splits.dev) == 1495 and len(splits.test) == 687
-    assert splits.notes == [
-        "train: questions that stand in test too, left out of train: 1 (task.leaks: drop)"
-    ]
+    assert splits.notes == ["train: questions that are in test too, left out of train: 1 (task.leaks: drop)"]
 
 
 def measured(file: str, kind: AnswerKind) -> dict[str, float]:

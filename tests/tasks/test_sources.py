@@ -86,7 +86,7 @@ def test_ids_of_the_users_own() -> None:
     assert [problem.id for problem in found.problems] == ["7", "x", "y"]
     told = table([row("q?", id=7, why="a"), row("q?", id=7, why="b")], Columns(id="id", rationale="why"))
     assert [text for _, _, text in told.given] == ["a", "b"] and len(told.problems) == 1
-    complaint = "f:2: the id '7' stands at f:1 too; make the ids unique, or remove task.columns.id"
+    complaint = "f:2: the id '7' is at f:1 too; make the ids unique, or remove task.columns.id"
     assert refused([row("q?", id=7), row("q?", id=7)], named) == complaint
     assert (
         refused([row("q?", id=7, why="a"), row("r?", id=7, why="b")], Columns(id="id", rationale="why"))
@@ -131,7 +131,7 @@ def test_the_same_question_with_other_options_is_another_problem() -> None:
     "options", [None, ["x"], ["x", None], ["x", " "], "xy", {"A": "x", "C": "y"}, list("x" * 27)]
 )
 def test_options_that_are_none(options: object) -> None:
-    assert "the options are no list of 2 to 26 texts" in refused(
+    assert "the options are not a list of 2 to 26 texts" in refused(
         [row("q?", "A", o=options)], Columns(options="o"), "choice"
     )
 
@@ -147,20 +147,20 @@ def test_options_that_are_none(options: object) -> None:
         ([{}], PLAIN, "f:1: no column 'question'; set task.columns.question to one of: none"),
         ([{"question": "q?"}], PLAIN, "f:1: no column 'answer'; set task.columns.answer to one of: question"),
         ([row("q?")], TAUGHT, "f:1: no column 'why'; set task.columns.rationale to one of: question, answer"),
-        ([row("q?", why=3)], TAUGHT, "f:1: the rationale (column 'why') is no text; write text or null"),
+        ([row("q?", why=3)], TAUGHT, "f:1: the rationale (column 'why') is not text; write text or null"),
         (
             [row(" ")],
             PLAIN,
-            "f:1: the question (column 'question') is empty or no text; write one or remove the row",
+            "f:1: the question (column 'question') is empty or not text; write one or remove the row",
         ),
         (
             [{"question": 3, "answer": "1"}],
             PLAIN,
-            "f:1: the question (column 'question') is empty or no text; ",
+            "f:1: the question (column 'question') is empty or not text; ",
         ),
-        ([row("q?", None)], PLAIN, "f:1: the answer (column 'answer') is empty or no single value; "),
-        ([row("q?", "")], PLAIN, "f:1: the answer (column 'answer') is empty or no single value; "),
-        ([row("q?", [1, 2])], PLAIN, "f:1: the answer (column 'answer') is empty or no single value; "),
+        ([row("q?", None)], PLAIN, "f:1: the answer (column 'answer') is empty or not a single value; "),
+        ([row("q?", "")], PLAIN, "f:1: the answer (column 'answer') is empty or not a single value; "),
+        ([row("q?", [1, 2])], PLAIN, "f:1: the answer (column 'answer') is empty or not a single value; "),
         (
             [row("q?"), row("r?", "ten")],
             PLAIN,
@@ -250,17 +250,15 @@ def test_leaks_are_refused_dropped_or_kept_by_name(tmp_path: Path) -> None:
     with pytest.raises(LeakError) as error:
         load_splits(FilesTask(kind="number", **paths), 0)
     assert str(error.value) == (
-        f"{paths['train']}:11: this question stands in test too, at {paths['test']}:4 (shared questions: 2); "
+        f"{paths['train']}:11: this question is in test too, at {paths['test']}:4 (shared questions: 2); "
         "remove them, or set task.leaks to drop (leaves them out of train) or keep"
     )
     dropped = load_splits(FilesTask(kind="number", **paths, leaks="drop", dev=0), 0)
     assert (len(dropped.train), len(dropped.test)) == (10, 5), "the examined split stays whole"
-    assert dropped.notes == [
-        "train: questions that stand in test too, left out of train: 2 (task.leaks: drop)"
-    ]
+    assert dropped.notes == ["train: questions that are in test too, left out of train: 2 (task.leaks: drop)"]
     kept = load_splits(FilesTask(kind="number", **paths, leaks="keep", dev=0), 0)
     assert (len(kept.train), len(kept.test)) == (12, 5)
-    assert kept.notes == ["train: questions that stand in test too, kept: 2 (task.leaks: keep)"]
+    assert kept.notes == ["train: questions that are in test too, kept: 2 (task.leaks: keep)"]
 
 
 def test_leaks_between_all_three_files(tmp_path: Path) -> None:
@@ -277,7 +275,7 @@ def test_leaks_between_all_three_files(tmp_path: Path) -> None:
 
 def test_when_every_question_leaks_nothing_is_left(tmp_path: Path) -> None:
     paths = files(tmp_path, train=many(3), test=many(3))
-    with pytest.raises(DataError, match="train: every question of train stands in test too; give other data"):
+    with pytest.raises(DataError, match="train: every question of train is in test too; give other data"):
         load_splits(FilesTask(kind="number", **paths, leaks="drop"), 0)
 
 

@@ -1,4 +1,4 @@
-"""Who speaks: every teacher, mentor and student stands behind `Complete`.
+"""Models that write: every teacher, mentor and student is a `Complete`.
 
 Importing this module loads no torch; `lm.load` and `lm.local` do.
 """
@@ -15,11 +15,11 @@ from typing import Protocol
 class Prompt:
     """One text to complete.
 
-    `id` tells the completions apart and decides, with seed and index, what is drawn;
+    `id` identifies the completions and decides, with seed and index, what is drawn;
     of a problem's only prompt it is the problem's id. `problem_id` says whose it is
     and `about` what else it is about: a mistake's or a passage's id. `system` is for
-    who takes a system prompt apart (a chat endpoint); where a template was applied
-    here, it stands in the text.
+    a model that takes its system prompt separately (a chat endpoint); where a template
+    was applied here, it is part of the text.
     """
 
     id: str
@@ -76,17 +76,17 @@ def by_id(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
     """Prompts by their ids.
 
     Raises:
-        ValueError: two have the same id, so that their completions could not be told apart.
+        ValueError: two have the same id, so that their completions could not be distinguished.
     """
     found = {prompt.id: prompt for prompt in prompts}
     if len(found) < len(prompts):
-        raise ValueError("two prompts have the same id, so their completions cannot be told apart")
+        raise ValueError("two prompts have the same id, so their completions cannot be distinguished")
     return found
 
 
 @contextmanager
 def finishing(stream: Iterator[Completion]) -> Iterator[None]:
-    """Close a stream that is left early, so that answers under context, and paid for, are still kept."""
+    """Close a stream that is left early, so that answers under way, and paid for, are still kept."""
     try:
         yield
     finally:

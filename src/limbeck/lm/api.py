@@ -1,7 +1,7 @@
 """A teacher behind any OpenAI-compatible endpoint: a company's, or vLLM, SGLang, transformers serve.
 
 Every completion is a request of its own with a seed of its own: some servers
-ignore `n` without a word, and single requests can be remembered, retried and paid
+silently ignore `n`, and single requests can be remembered, retried and paid
 for one by one. Importing this module does not import `openai`.
 """
 
@@ -33,7 +33,7 @@ from limbeck.lm.reply import Reply, Trouble, Usage, read_reply, refused
 log = logging.getLogger(__name__)
 
 GRACE_S = 20.0
-"""How long a stopped collection waits for answers under context: they are paid for."""
+"""How long a stopped collection waits for answers under way: they are paid for."""
 
 Keep = Callable[[Receipt], None]
 
@@ -69,7 +69,7 @@ class ApiTeacher:
         self._openai = _openai()
         self._client = client
         self._budget = Budget(settings.prices, settings.max_cost_usd, spent_usd)
-        self._quiet_until = 0.0  # a server that says when to come back says it to all threads
+        self._quiet_until = 0.0  # a wait that the server asks for holds for all threads
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class ApiTeacher:
     def _direct(
         self, crew: _Crew, waiting: deque[Request], sampling: Sampling
     ) -> Generator[Receipt, None, Exception | None]:
-        """Hand out requests while the cap allows it; return the first failure when all is quiet."""
+        """Hand out requests while the cap allows it; return the first failure when none is under way."""
         failure: Exception | None = None
         while True:
             while waiting and failure is None and crew.idle:
@@ -202,13 +202,13 @@ class ApiTeacher:
         )
 
     def _held_back(self, stop: threading.Event) -> bool:
-        """Wait until the server wants to hear from us again; True if `stop` came first."""
+        """Wait until the server accepts requests again; True if `stop` came first."""
         while not stop.is_set() and (delay := self._quiet_until - time.monotonic()) > 0:
             stop.wait(delay * random.uniform(1.0, 1.1))  # not all threads at the same moment
         return stop.is_set()
 
     def _pause(self, request: Request, trouble: Trouble, attempt: int, stop: threading.Event) -> None:
-        """Wait before the next attempt, or raise if there shall be none."""
+        """Wait before the next attempt, or raise if it was the last one."""
         settings, wait = self._settings, trouble.wait_s
         said, fix, tries = trouble.said, trouble.fix, settings.retries + 1
         too_long = wait is not None and wait > settings.max_wait_s
@@ -354,7 +354,7 @@ class _Crew:
         return outcome
 
     def last(self) -> Iterator[Receipt]:
-        """Send nothing more; yield what is under context, for as long as `GRACE_S`."""
+        """Send nothing more; yield what is under way, for as long as `GRACE_S`."""
         self.stop.set()
         if self.flying:
             log.warning("stopping: up to %.0f s for %d answers under way", GRACE_S, self.flying)

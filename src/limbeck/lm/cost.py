@@ -1,9 +1,9 @@
 """What completions cost: prices, the estimate before asking, the hard cap, the ledger.
 
-Money is in US dollars, lengths are in tokens. Nobody knows another company's
-tokenizer before the bill comes, so lengths of texts are bounded from above by
+Money is in US dollars, lengths are in tokens. The tokenizer of another company
+is not known before the bill comes, so lengths of texts are bounded from above by
 their UTF-8 bytes (a byte-level vocabulary never needs more tokens than bytes) and
-guessed at four characters per token. Only the bound guards money.
+guessed at four characters per token. Only the bound is used for the cap.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class ApiSettings(BaseModel):
     )
     extra_body: Mapping[str, JsonValue] = Field(default_factory=dict, description="further parameters")
     remember_as: str | None = Field(
-        None, description="stands for base_url in the memory; keep it when the same model moves elsewhere"
+        None,
+        description="used in the memory instead of base_url; keep it when the same model moves elsewhere",
     )
     concurrency: int = Field(8, ge=1, le=512, description="requests under way at the same time")
     timeout_s: float = Field(600.0, gt=0, description="seconds to wait for one answer")
@@ -194,7 +195,7 @@ class Budget:
     Every request is reserved at its worst case before it is sent and settled at
     its real cost when its answer is in: spent + reserved never passes the cap. A
     server that exceeds the bounds (it ignores the token limit, or its template is
-    longer than `TEMPLATE_TOKENS`) widens them from the first answer that shows it.
+    longer than `TEMPLATE_TOKENS`) widens them, from the first answer that shows it.
     """
 
     def __init__(self, prices: Prices | None, cap_usd: float | None, spent_usd: float = 0.0) -> None:
@@ -245,7 +246,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a collection will take, told before anything is sent.
+    """The estimate of what a collection will take, shown before anything is sent.
 
     `input_tokens` is a guess, `max_output_tokens` a bound. `usd_expected` is None
     without prices or without a paid completion to learn the usual length from,

@@ -61,7 +61,7 @@ class Loaded:
 
     @property
     def bare(self) -> Any:
-        """The transformers model itself; an adapter's layers stand inside it and stay active."""
+        """The transformers model itself; an adapter's layers are inside it and stay active."""
         return self.model.get_base_model() if self.lora else self.model
 
 
@@ -163,7 +163,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise RecipeError(f"device: {name!r} is no device; write auto, cpu, cuda or cuda:1") from None
+        raise RecipeError(f"device: {name!r} is not a device; write auto, cpu, cuda or cuda:1") from None
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise RecipeError(f"device: {name} is not there, this machine shows {count} GPUs; write auto or cpu")
@@ -193,10 +193,10 @@ def _place(text: str) -> Path | str:
     path = Path(text).expanduser()
     if path.is_dir():
         if not any((path / file).exists() for file in ("config.json", ADAPTER)):
-            raise ModelError(f"{text}: no model folder, it has no config.json; give one that has")
+            raise ModelError(f"{text}: not a model folder, it has no config.json; give one that has")
         return path.resolve()
     if path.exists():
-        raise ModelError(f"{text}: a file, not a model; give the folder it stands in")
+        raise ModelError(f"{text}: a file, not a model; give the folder it is in")
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
         raise ModelError(f"{text}: no such folder; check the path")
     return text
@@ -232,14 +232,14 @@ def _architecture(place: Path | str, config: Any) -> Any:
             known = {}  # BERT and its like have a causal class too, but were never trained to write
     if type(config) not in known:
         raise ModelError(
-            f"{place}: {config.model_type} is no model that writes text; "
+            f"{place}: {config.model_type} is not a model that writes text; "
             "give a causal or an encoder-decoder language model"
         )
     return kind
 
 
 def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
-    """See to end-of-sequence, padding and start tokens, and that every token has an embedding."""
+    """Set up end-of-sequence, padding and start tokens; check that every token has an embedding."""
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"{place}: the tokenizer has no end-of-sequence token; "

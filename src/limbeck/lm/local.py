@@ -87,7 +87,7 @@ class LocalModel:
     def _rows(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Row]:
         apart = next((prompt.id for prompt in prompts if prompt.system), None)
         if apart is not None:
-            raise InputError(f"prompt {apart}: its system prompt stands apart; render it into the text")
+            raise InputError(f"prompt {apart}: its system prompt is separate; render it into the text")
         ids = prompt_ids(self.loaded, [prompt.text for prompt in prompts])
         rows = []
         for number, (prompt, own) in enumerate(zip(prompts, ids, strict=True)):
@@ -169,16 +169,16 @@ def prompt_ids(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
 
 
 def prompt_room(loaded: Loaded, max_tokens: int) -> int | None:
-    """Most tokens of a prompt, if so many new ones must follow it; None: as many as one likes."""
+    """Most tokens of a prompt, if so many new ones must follow it; None: any number."""
     limit = position_limit(loaded.bare.config)
     return limit if limit is None or loaded.encoder_decoder else limit - max_tokens
 
 
 def position_limit(config: Any) -> int | None:
-    """How many positions the model has; None: as many as one likes (T5's are relative).
+    """How many positions the model has; None: any number (T5's are relative).
 
     Rotary positions that are rescaled beyond a first length would need all
-    cached states anew there, so such a model ends at that first length.
+    cached states again there, so such a model ends at that first length.
     """
     text = config.get_text_config(decoder=True)
     settings = text.to_dict()
@@ -257,7 +257,7 @@ class DecoderOnly:
 
     def step(self, tokens: Tensor) -> None:
         self.length += 1
-        # A row that is done, but not dropped yet, may stand beyond the last position.
+        # A row that is done, but not dropped yet, may be beyond the last position.
         positions = self.position if self.limit is None else self.position.clamp(max=self.limit - 1)
         output = self._forward(tokens[:, None], positions[:, None], past_key_values=self.cache)
         self.position = self.position + 1

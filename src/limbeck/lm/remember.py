@@ -78,7 +78,7 @@ class Remembered:
             fingerprint. JSON values; only a hash of it is written.
         ask: asks `complete`'s model for single completions. Without it a prompt
             of which anything is missing is completed whole and what was known is
-            dropped again, which only a free model can bear.
+            dropped again, which is acceptable for a free model only.
         durable: wait until the disk holds each completion (fsync): for what was paid.
 
     Attributes:

@@ -68,7 +68,7 @@ def export(folder: Path, out: Path, *, dtype: Dtype | None = None) -> None:
         dtype: of the weights; None: what `limbeck.json` names, or else float32.
 
     Raises:
-        ModelError: no model folder, or its base model cannot be found.
+        ModelError: not a model folder, or its base model cannot be found.
         DiskError: `out` cannot be written.
     """
     about: Any = {}

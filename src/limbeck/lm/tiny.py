@@ -61,7 +61,7 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A tokenizer whose whole words are the frequent ones of `texts`.
 
-    A word is one token when it occurs at least `min_count` times and is no name:
+    A word is one token when it occurs at least `min_count` times and is not a name:
     with a capital it must be a common opener of sentences ("Then") or be frequent
     in lower case too. "word" and " word" are counted, and are tokens, apart.
     Every other word is spelled, every number is single digits; a space joins the

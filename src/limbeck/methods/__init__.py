@@ -49,7 +49,7 @@ Story = Callable[["Context", "Learner", Any], None]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way of distilling.
+    """One way to distil.
 
     Attributes:
         summary, paper: what `limbeck methods` lists.
@@ -57,8 +57,8 @@ class Method:
         story: the stages in the paper's order.
         uses: what it needs, from its settings.
         check: refuses settings that cannot go together with the recipe: (recipe, settings, place).
-        plan: the settings that decide what the student becomes; all of them unless told otherwise.
-        source: fingerprint of its file when it is no part of Limbeck, so that its students are
+        plan: the settings that decide what the student becomes; all of them by default.
+        source: fingerprint of its file when it is not part of Limbeck, so that its students are
             trained again when the file changes.
     """
 
@@ -101,7 +101,7 @@ def find_method(name: str, place: str = "method", folder: Path = Path()) -> Meth
     for entry in entry_points(group="limbeck.methods", name=name):
         try:
             found = entry.load()
-        except Exception as error:  # whatever the package raises, the user must hear which one
+        except Exception as error:  # whatever the package raises, the user must see which one
             raise RecipeError(f"{place}: {name}: {entry.value} cannot be loaded ({error})") from error
         method = found if isinstance(found, Method) else _method_of(found, f"{place}: {entry.value}")
         return replace(method, source=_source_of(method))
@@ -119,7 +119,7 @@ def _from_file(path: Path, place: str) -> Method:
     sys.modules[label] = module  # dataclasses and pydantic look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the file raises, the user must hear which file
+    except Exception as error:  # whatever the file raises, the user must see which file
         raise RecipeError(f"{place}: {path}: {type(error).__name__}: {error}") from error
     method = _method_of(module, f"{place}: {path}")
     return replace(method, source=hashlib.sha256(path.read_bytes()).hexdigest())
@@ -192,7 +192,7 @@ def resolve_methods(recipe: Recipe, place: str, folder: Path = Path()) -> tuple[
             raise RecipeError(f"{where}.settings.mentor: the recipe has no mentor {wanted!r}; {fix}")
         found.method.check(recipe, found.settings, where)
         own = student.method
-        if own.endswith(".py"):  # the resolved recipe lies in another folder
+        if own.endswith(".py"):  # the resolved recipe is in another folder
             own = str((folder / Path(own).expanduser()).resolve())
         settings = found.settings.model_dump(mode="json")
         students[name] = student.model_copy(update={"method": own, "settings": settings})

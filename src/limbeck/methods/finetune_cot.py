@@ -29,7 +29,7 @@ from limbeck.stages import (
 
 
 class FinetuneCotSettings(Settings):
-    """What Fine-tune-CoT lets one choose."""
+    """The settings of Fine-tune-CoT."""
 
     rationales: int = Field(1, ge=1, description="rationales per problem trained on (diverse reasoning: > 1)")
     choose: Choose = Field(

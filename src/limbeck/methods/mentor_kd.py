@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 class MentorKdSettings(SoftLabelSettings):
-    """What Mentor-KD lets one choose."""
+    """The settings of Mentor-KD."""
 
     teacher_rationales: int = Field(3, ge=0, description="the teacher's rationales per problem, at most")
     mentor_rationales: int = Field(

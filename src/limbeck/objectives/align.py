@@ -54,7 +54,7 @@ class Scored:
         return torch.tensor(float(self.targets_N.numel()), device=self.targets_N.device)
 
     def places(self) -> Tensor:
-        """Where the logits of the scored tokens stand, (N,)."""
+        """Where the logits of the scored tokens are, (N,)."""
         return self.keep_BT.reshape(-1).nonzero()[:, 0]
 
 
@@ -72,7 +72,7 @@ def align(
             label t is input token t (unshifted, as everywhere in the ecosystem).
         label_weights_BT: float weight of each label, or None.
         scored_B: bool, which rows are scored at all; None: every row.
-        encoder_decoder: labels stand at their own position and are not shifted.
+        encoder_decoder: labels are at their own position and are not shifted.
 
     Example:
         >>> scored = align(torch.tensor([[-100, 7, 8], [5, 6, -100]]), encoder_decoder=False)
@@ -184,7 +184,7 @@ def run(
     Args:
         model: any Hugging Face causal or encoder-decoder model, also wrapped (PEFT, DDP).
         batch: `input_ids` (B,T), `attention_mask` (B,T), `labels` (B,T) or (B,U).
-        places_M: where predictors stand (see `Scored.places`, `Spans`), any order, or none.
+        places_M: where predictors are (see `Scored.places`, `Spans`), any order, or none.
         withhold: give the rows that enter the head in place of logits; allowed where `plain_head` holds.
         states: whether the last states are wanted. An encoder-decoder's decoder then reads one token more.
 
@@ -312,7 +312,7 @@ def plain_head(model: nn.Module) -> bool:
 
 
 def _unchanged(head: Any) -> bool:
-    """Whether a linear layer has no bias, all of its weight, and nobody who interferes."""
+    """Whether a linear layer has no bias, all of its weight, and nothing that interferes."""
     weight = head.weight
     # A shard is another type (DTensor, a view) or has another shape (FSDP, ZeRO).
     whole = type(weight) is nn.Parameter and weight.shape == (head.out_features, head.in_features)

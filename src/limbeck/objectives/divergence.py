@@ -3,7 +3,7 @@
     KL(pₙ ‖ qₙ),    q = softmax(z[:R]/τ)
 
 p is the mentor's distribution at the same τ (`soft`), both over the tokenizer's R tokens only; rows
-of the embedding above R are padding and have no part in it. Where p is the k likeliest tokens, the
+of the embedding above R are padding and do not take part. Where p is the k likeliest tokens, the
 categories of both sides are these and one for all other tokens together: a lower bound of the full
 divergence, whose gradient is exact on the k.
 

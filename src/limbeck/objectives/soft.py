@@ -64,7 +64,7 @@ def top_k(logits_NV: Tensor, temperature: float, vocabulary: int, k: int) -> Sof
 
     Args:
         logits_NV: as for `full`.
-        temperature: as for `full`. Log-probabilities of one τ do not tell those of another.
+        temperature: as for `full`. Log-probabilities of one τ do not give those of another.
         vocabulary: R.
         k: tokens kept.
 

@@ -10,7 +10,7 @@ from limbeck.published import mentor_kd
 from limbeck.published.found import Found, Request
 
 Read = Callable[[Sequence[str], Request], Found]
-"""read(paths, what the user says besides): everything that was found, not yet graded."""
+"""read(paths, what else the user says): everything that was found, not yet graded."""
 
 
 @dataclass(frozen=True, slots=True)

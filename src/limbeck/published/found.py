@@ -1,4 +1,4 @@
-"""What was found in published data: graded anew, audited against its authors' verdicts, and written."""
+"""What was found in published data: graded again, audited against its authors' verdicts, and written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """A gold answer that was not taken, for another stood at `kept_from` before it."""
+    """A gold answer that was not taken, because another was at `kept_from` before it."""
 
     origin: str
     gold: str
@@ -65,7 +65,7 @@ class Source:
 class Given:
     """A published text and what its authors say of it.
 
-    `chain` None: it is null in the data. `stated` is the answer beside it ("": none),
+    `chain` None: it is null in the data. `stated` is the answer next to it ("": none),
     `whole` the text as it was written, with that answer, which is what gets graded.
     """
 
@@ -109,7 +109,7 @@ def write_import(found: Found, format_name: str, out: Path) -> dict[str, Any]:
         out: the folder; new or empty. It appears whole or not at all.
 
     Returns:
-        What stands in `import.json`: the provenance and the audit of every file.
+        What is in `import.json`: the provenance and the audit of every file.
 
     Raises:
         InputError: the folder holds files; DiskError: it cannot be written.
@@ -144,7 +144,7 @@ def write_import(found: Found, format_name: str, out: Path) -> dict[str, Any]:
 
 
 def _graded(found: Found, given: Sequence[Given]) -> list[_Verdict]:
-    """Our verdict on every text, in order; a null chain without an answer beside it has none."""
+    """Our verdict on every text, in order; a null chain without an answer next to it has none."""
     counts: Counter[tuple[str, str]] = Counter()
     verdicts = []
     for one in given:
@@ -271,7 +271,7 @@ def _against_flag(one: _Verdict) -> str:
 
 
 def _against_stated(kind: AnswerKind, one: _Verdict) -> str:
-    """What the chain alone answers, compared with the answer that stands beside it."""
+    """What the chain alone answers, compared with the answer next to it."""
     ours, given = one.ours, one.given
     if ours is None or ours.how != "marker" or ours.answer is None:
         return "no answer beside it that its kind can parse"

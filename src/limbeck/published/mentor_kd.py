@@ -11,10 +11,10 @@ are for training or the test, and whether answers are the teacher's to the test 
 mentor's to training questions. The folder `aug` or `main` and the endings
 `_train.json` and `_test.json` say it, or the user does: test=FILE, aug:MODEL=FILE.
 
-What the authors parsed stands in `completion`, and their verdict on it in
+What the authors parsed is in `completion`, and their verdict on it in
 `initial_correct`. In `aug` it is what followed "-->" in the mentor's text, which was
 cut off the chain; in `main` it is the teacher's second reply, to "Therefore, the
-answer is". The text is put together again as it was written, and graded anew.
+answer is". The text is put together again as it was written, and graded again.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _File:
 
 @dataclass
 class _Reading:
-    """What has been read so far; `golds` remembers each question's answer and where it stood."""
+    """What has been read so far; `golds` remembers each question's answer and where it was."""
 
     kind: AnswerKind
     request: Request
@@ -174,7 +174,7 @@ def _take(file: _File, reading: _Reading) -> Source:
     for number, (place, row) in enumerate(rows, start=1):
         if (found := _shape(place, row)) != shape:
             raise DataError(
-                place, f"has the shape of {found}, the records before it that of {shape}; part them"
+                place, f"has the shape of {found}, the records before it that of {shape}; separate them"
             )
         split = reading.test if role == "test" else reading.train
         origin = f"{file.name}#{number}"
@@ -265,7 +265,7 @@ def _given(place: str, row: Row, role: str, problem: Problem, teacher: str, orig
     texts = row["output"] if isinstance(row.get("output"), list) else [row.get("output", row.get("chain"))]
     for text in texts:
         if not isinstance(text, str | None):
-            raise DataError(place, f"a rationale is no text but {shortened(str(text))}; write text or null")
+            raise DataError(place, f"a rationale is not text but {shortened(str(text))}; write text or null")
         stated = _stated(place, row.get("completion"))
         chain = text or ""
         if stated and role == "test":
@@ -277,7 +277,9 @@ def _given(place: str, row: Row, role: str, problem: Problem, teacher: str, orig
 
 
 def _stated(place: str, cell: Any) -> str:
-    """The answer that stands beside a chain, on one line; "" where there is none."""
+    """The answer next to a chain, on one line; "" where there is none."""
     if not isinstance(cell, str | int | float | None):
-        raise DataError(place, f"completion is no single value but {shortened(str(cell))}; write one or null")
+        raise DataError(
+            place, f"completion is not a single value but {shortened(str(cell))}; write one or null"
+        )
     return "" if cell is None else " ".join(str(cell).split())

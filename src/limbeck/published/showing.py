@@ -34,9 +34,9 @@ def show_import(summary: dict[str, Any], out: Path) -> None:
     questions, aside = summary["questions"], summary["golds set aside"]
     print(f"questions: train {questions['train']}, test {questions['test']}")
     if aside:
-        print(f"records with another gold answer than stood first, which was kept: {len(aside)}")
+        print(f"records whose gold answer is not the first one, which was kept: {len(aside)}")
     if leaks := questions["of train that stand in test"]:
-        print(f"questions of train that stand in test: {leaks}; set task.leaks to drop in the recipe")
+        print(f"questions of train that are in test too: {leaks}; set task.leaks to drop in the recipe")
     print(f"audit and provenance: {out / 'import.json'}; verdicts that differ: {out / 'disagreements.jsonl'}")
     absent = [split for split in ("train", "test") if not questions[split]]
     if absent:

@@ -1,6 +1,6 @@
 """The report: finished runs as one self-contained HTML page.
 
-The page loads nothing from anywhere: style, script, drawings and data stand in
+The page loads nothing from anywhere: style, script, drawings and data are in
 it, and its content policy forbids everything else, so that it can be mailed and
 opened years later. The same inputs give the same bytes.
 """

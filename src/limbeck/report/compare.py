@@ -1,7 +1,7 @@
-"""Paired comparison: who solves problems that the other one does not.
+"""Paired comparison: which one solves problems that the other does not.
 
 Two students are compared on the same problems, so that hard and easy questions
-weigh on both alike. One seed a side: exact McNemar test. Several seeds: every
+weigh on both equally. One seed a side: exact McNemar test. Several seeds: every
 problem counts with the share of seeds that solved it, tested by the exact
 sign-flip test, which is McNemar's with one seed. Intervals: `statistics.paired_interval`.
 """
@@ -34,7 +34,7 @@ class Comparison:
 
     `difference` is accuracy(B) − accuracy(A), means over seeds where there are
     several. `p_holm` is p after Holm's correction for all comparisons of one call
-    (None: there was only one). `verdicts` stands for one seed a side only;
+    (None: there was only one). `verdicts` is for one seed a side only;
     `by_seed` pairs equal seeds (or a lone exam with every seed of the other side),
     `seed` says which, and `std` is the spread of their differences.
     """
@@ -115,7 +115,7 @@ def common_problems(exams: Sequence[Contestant]) -> list[str]:
     """Ids of the problems that all exams hold, in the first one's order.
 
     Raises:
-        DataError: an id stands for another question or gold answer in one of
+        DataError: an id means another question or gold answer in one of
             them, or no id is common to all.
     """
     first, *others = exams

@@ -35,8 +35,8 @@ class Metrics(BaseModel):
 class Contestant:
     """One finished exam.
 
-    `group` is the student (or its round) whatever its seed, `name` tells all contestants
-    of one call apart; `exam` is the folder with the predictions, `run` the run folder it
+    `group` is the student (or its round) whatever its seed; `name` is unique among the
+    contestants of one call; `exam` is the folder with the predictions, `run` the run folder it
     lies in (None: an exam folder of its own).
     """
 
@@ -73,7 +73,7 @@ def contestants(paths: Sequence[Path]) -> list[Contestant]:
     """Read every finished exam under the given folders, in the order given.
 
     Within a run: the teacher, the mentors, then the students in the recipe's order, rounds
-    and seeds ascending. Who is not examined yet, or no longer named by the run's recipe,
+    and seeds ascending. A learner that is not examined yet, or no longer in the run's recipe,
     is left out here and named by `left_out`.
 
     Raises:
@@ -145,7 +145,7 @@ def _read(place: Place, name: str, group: str) -> Contestant:
     if counted != (metrics.problems, metrics.correct):
         raise DataError(
             path,
-            f"{counted[1]} of {counted[0]} right, but metrics.json beside it says "
+            f"{counted[1]} of {counted[0]} right, but metrics.json next to it says "
             f"{metrics.correct} of {metrics.problems}; run the exam again",
         )
     repeated = [key for key, times in Counter(p.problem_id for p in predictions).items() if times > 1]
@@ -155,7 +155,7 @@ def _read(place: Place, name: str, group: str) -> Contestant:
 
 
 def _names(places: Sequence[Place]) -> list[tuple[str, str]]:
-    """(name, group) of every exam: the shortest that tells it from all others.
+    """(name, group) of every exam: the shortest that no other exam has.
 
     "cot-3" within one run; "demo/cot-3" when several runs have a cot-3; the path
     when that does not help. One rule for all, so that names stay comparable.

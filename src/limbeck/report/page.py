@@ -1,7 +1,7 @@
 """The pieces of the report's page: runs, curves, audits and problems as plain values.
 
 Nothing here is marked safe: the template escapes every text. What the browser's
-script reads stands in one JSON block (see `embedded`).
+script reads is in one JSON block (see `embedded`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RunView:
 class Block:
     """A piece of an audit: a titled table of names and values, or a grid with headings.
 
-    `shares` are bar lengths beside the rows (fractions of the longest), or empty.
+    `shares` are bar lengths next to the rows (fractions of the longest), or empty.
     """
 
     title: str
@@ -258,7 +258,7 @@ def _answer(prediction: Prediction | None) -> list[Any] | int:
 
 
 def embedded(value: object) -> str:
-    """JSON that can stand inside a <script> element whatever texts it holds.
+    """JSON that can be put inside a <script> element whatever texts it holds.
 
     Inside <script> a parser looks for `</script` and `<!--` only; without any
     `<`, `>` or `&` there is none. U+2028 and U+2029 end lines in older scripts.

@@ -1,6 +1,6 @@
 """Where exams are: every folder with metrics.json and predictions.jsonl below the given ones.
 
-Who was examined stands in metrics.json (`exam_facts`), so a method may lay out its
+Who was examined is in metrics.json (`exam_facts`), so a method may lay out its
 folders as it likes. Only what is not finished is known by its folder alone.
 """
 

@@ -23,7 +23,7 @@ COLOURS = ("#3465a4", "#c4661f", "#3b8a4c", "#8a5aa8", "#b08a00", "#b2436b", "#2
 """Of the series, on a light ground; the teacher is grey."""
 TEACHER = -1
 SHORT = 34
-"""Letters of a name that fit beside a bar."""
+"""Letters of a name that fit next to a bar."""
 LETTER = 6.8
 """Width of a tick's digit in units of the drawing, from above: the page's font is the reader's own."""
 ALONE = (
@@ -48,7 +48,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve of (step, value); `variant` tells lines of one colour apart (seeds) by dashes."""
+    """One curve of (step, value); `variant` is the kind of dashes, for lines of one colour (seeds)."""
 
     label: str
     points: tuple[tuple[float, float], ...]
@@ -136,7 +136,7 @@ def line_svg(lines: Sequence[Line], *, share: bool = False) -> str:
     y_words = [f"{100 * tick:g}%" if share else f"{tick:g}" for tick in y_ticks]
     x_words = [f"{tick:,.0f}" for tick in x_ticks]
     left = max(46, 8 + LETTER * max(map(len, y_words)))
-    right = max(12, LETTER * len(x_words[-1]) / 2)  # half of the last label stands beyond its tick
+    right = max(12, LETTER * len(x_words[-1]) / 2)  # half of the last label is beyond its tick
     down = math.log if log else float
     low, high = down(y_ticks[0]), down(y_ticks[-1])
 

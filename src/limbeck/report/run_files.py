@@ -1,4 +1,4 @@
-"""What the report reads in a run beside its exams: run.json, recipe.yaml, histories."""
+"""What the report reads in a run besides its exams: run.json, recipe.yaml, histories."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_recipe(run: Path | None) -> dict[str, Any]:
     """The run's resolved recipe as plain values; {} when it has none.
 
     Raises:
-        DataError: the file is no YAML mapping.
+        DataError: the file is not a YAML mapping.
     """
     path = run / "recipe.yaml" if run else None
     if path is None or not path.is_file():

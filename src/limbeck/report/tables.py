@@ -51,7 +51,7 @@ def results_rows(exams: Sequence[Contestant]) -> list[Row]:
 
     `low` and `high` are 95% limits for new problems (Wilson; over seeds see
     `statistics.seeds_interval`), `seed_std` the standard deviation between seeds. The facts
-    of `ExamFacts` stand under their own names; in a row of means None where a seed's is not known.
+    of `ExamFacts` are under their own names; in a row of means None where a seed's is not known.
     """
     rows: list[Row] = []
     for group, members in by_group(exams).items():
@@ -126,7 +126,7 @@ def _add_columns(table: Table, names: Sequence[str], figures: Sequence[str]) -> 
 
 
 def result_headings(rows: Sequence[Row]) -> list[str]:
-    """Column headings after the name; problems and votes only where they tell exams apart."""
+    """Column headings after the name; problems and votes only where they are needed."""
     headings = ["accuracy % [95%]", "no answer", "cut off", "tokens", "tokens/s"]
     if any(row["votes"] > 1 for row in rows):
         headings.insert(0, "votes")
@@ -136,7 +136,7 @@ def result_headings(rows: Sequence[Row]) -> list[str]:
 
 
 def making_headings(rows: Sequence[Row]) -> list[str]:
-    """Further headings, each only where the fact is known of somebody (and told apart, or paid, at all)."""
+    """Further headings, each only where it says something about at least one exam."""
     known = {key: any(row[key] is not None for row in rows) for key in MAKING}
     pairs = [(row["trained_parameters"], row["parameters"]) for row in rows]
     wanted = {
@@ -183,7 +183,7 @@ def comparison_headings(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def comparison_labels(one: Comparison) -> tuple[str, str]:
-    """The names under A and B; a single seed's line stands indented under its means."""
+    """The names under A and B; a single seed's line is indented under its means."""
     return (one.a, one.b) if one.seed is None else ("", f"  seed {one.seed}")
 
 
@@ -235,7 +235,7 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def row_label(row: Row) -> str:
-    """The name, with what a row of means is a mean of; seeds stand indented under it."""
+    """The name, with what a row of means is a mean of; seeds are indented under it."""
     if row["seeds"] > 1:
         return f"{row['name']}, mean"
     return f"  seed {row['seed']}" if row["under_mean"] else str(row["name"])

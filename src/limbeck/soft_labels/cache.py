@@ -72,7 +72,7 @@ def columns(codec: CodecSettings, vocabulary: int) -> tuple[Column, ...]:
 
 
 def kept(codec: CodecSettings) -> dict[str, Any]:
-    """An effective codec as the manifest tells it, with nothing that does not decide what is stored."""
+    """An effective codec as the manifest says it, with nothing that does not decide what is stored."""
     return {"codec": codec.kind, "k": codec.k} if codec.kind == "top-k" else {"codec": codec.kind}
 
 
@@ -193,7 +193,7 @@ class Cached:
         """The stored targets of the batch's scored rows.
 
         Raises:
-            DataError: a row that is not stored; `missing` tells which before training.
+            DataError: a row that is not stored; `missing` says which before training.
         """
         keys = batch["keys"].cpu().numpy()
         wanted = (keys != NO_KEY).any(1)
@@ -255,7 +255,7 @@ def _widened(ids: Array, device: torch.device) -> Tensor:
 
 
 def _check_written(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
-    """Refuse a file that is not as it was written: a wrong bit would teach without a word."""
+    """Refuse a file that is not as it was written: a wrong bit would be learned without a warning."""
     path, size, digest = folder / name, manifest["files"].get(name, -1), manifest["sha256"].get(name, "")
     try:
         found = path.stat().st_size
@@ -287,7 +287,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of whole soft labels.
 
     Raises:
-        DataError: there is none, or it is no manifest.
+        DataError: there is none, or it is not a manifest.
     """
     path = folder / MANIFEST
     try:

@@ -67,7 +67,7 @@ PROBES = [
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Tells tokenizers apart by what they do: vocabulary, end of sequence, and the ids of probe texts.
+    """Identifies a tokenizer by what it does: vocabulary, end of sequence, and the ids of probe texts.
 
     It survives saving and loading. Where two differ on other texts only, the rows' keys differ.
     """

@@ -1,7 +1,7 @@
 """One pass of a mentor over rows, to disk: shard by shard, so that a kill costs one shard at most.
 
 `progress.jsonl` has the plan in its first line and a line per shard, appended after the shard's
-data was synced. Whatever data stands beyond the last whole line is cut off when the work goes on.
+data was synced. Data beyond the last whole line is cut off when the work goes on.
 Batches and shards follow from the rows and `batch_tokens` alone, so that work that was killed
 ends with the same files, byte for byte, as work that was not.
 """
@@ -227,7 +227,7 @@ def _resumed(
     """The shards that are whole; everything beyond them is cut off, and a new plan begun if there is none.
 
     Raises:
-        DataError: a damaged line, or less data than the lines tell.
+        DataError: a damaged line, or less data than the lines say.
         RecipeError, ModelError: the work was begun with other settings, models or rows.
     """
     lines = [line for _, line in log.lines()]
@@ -237,7 +237,7 @@ def _resumed(
         data, size = folder / file.file, file.bytes(tokens)
         found = data.stat().st_size if data.exists() else 0
         if found < size:
-            raise DataError(data, f"{found} bytes where {PROGRESS} tells of {size}; {_fix(folder)}")
+            raise DataError(data, f"{found} bytes where {PROGRESS} says {size}; {_fix(folder)}")
         with data.open("ab") as stream:
             stream.truncate(size)
     if not lines:

@@ -1,4 +1,4 @@
-"""What is refused before the first stage, so that nobody waits or pays for what must fail."""
+"""What is refused before the first stage, so that no time or money is spent on what must fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limbeck.stages.rationales import check_file
 
 
 def check(context: Context, pairs: Mapping[str, str]) -> None:
-    """Refuse what would fail when a learner's turn comes.
+    """Refuse what would fail once a learner is trained.
 
     Args:
         pairs: student -> the mentor whose soft labels it learns from.
@@ -54,7 +54,7 @@ def _check_learner(context: Context, place: str, learner: LearnerSettings) -> No
 
 
 def check_model(place: str, name: str) -> None:
-    """Refuse a model that cannot be there: no such tiny size, no such folder, a folder without a model."""
+    """Refuse a model that does not exist: no such tiny size, no such folder, a folder without a model."""
     model = Path(name).expanduser()
     if name.startswith("tiny-") and not model.exists():
         if not re.fullmatch(r"tiny-(causal|seq2seq)(-(xs|s|m|l))?", name):

@@ -34,7 +34,7 @@ class Learner:
         role: student, mentor, or what a method outside the package calls it.
         name: in the recipe.
         own: the plan of its method: settings beyond those of every learner that decide the result.
-        source: fingerprint of its method's file, when that is no part of Limbeck.
+        source: fingerprint of its method's file, when that is not part of Limbeck.
         round: of a method that trains in rounds; None elsewhere.
     """
 

@@ -58,7 +58,7 @@ def _mentor(context: Context, name: str) -> Trained:
 
 
 def examine_mentor(context: Context, name: str) -> None:
-    """The mentor's exam on the test split, unless the recipe does without."""
+    """The mentor's exam on the test split, unless the recipe switches it off."""
     if context.recipe.mentors[name].exam:
         once(context, f"mentors/{name}/exam", lambda: examine(context, mentor(context, name)))
 

@@ -52,7 +52,7 @@ class Model(Protocol):
     """A teacher, or a model that was trained.
 
     `identity` is what decides what it says (settings without defaults), `inputs` the fingerprints
-    of what it is made of, `facts` what a report tells of it (see `exam_facts`). `shared`: every
+    of what it is made of, `facts` what a report says of it (see `exam_facts`). `shared`: every
     rank completes a part of the prompts; False: rank 0 alone. `timed`: its speed means something.
     """
 

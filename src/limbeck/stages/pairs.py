@@ -14,7 +14,7 @@ from limbeck.tasks.asking import Asking
 
 
 def check_pair(student: LearnerSettings, mentor: LearnerSettings, place: str) -> None:
-    """Refuse a mentor whose tokens are not the student's, as far as can be told before it is trained.
+    """Refuse a mentor whose tokens are not the student's, as far as is known before it is trained.
 
     Raises:
         RecipeError, ModelError: naming both models.
@@ -61,7 +61,7 @@ def is_from_scratch(name: str) -> bool:
 
 @cache
 def architecture(name: str) -> str | None:
-    """causal or seq2seq; None where it cannot be told now: loading the model says why."""
+    """causal or seq2seq; None where it is not known yet: loading the model says why."""
     if is_from_scratch(name):
         return name.split("-")[1]
     from transformers import AutoConfig

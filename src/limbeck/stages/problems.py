@@ -16,7 +16,7 @@ VERSION = 1
 """Raised by hand when this code makes other problems from the same recipe."""
 
 Split = Literal["train", "dev"]
-"""What rationales are about; nobody writes about the test split."""
+"""What rationales are about; no rationales are written about the test split."""
 
 SUFFIX: dict[Split, str] = {"train": "", "dev": "-dev"}
 """Of the folders of stages that exist per split."""

@@ -1,8 +1,8 @@
 """Soft labels for a student: a mentor's distribution over every token of the student's examples.
 
 They are found by text: all students of a mentor share what it was asked before, whatever they
-select, and only rows that nobody asked for yet cost a pass of the mentor. So they are no input of
-a student's stage; what they say follows from mentor, text, temperature and codec.
+select, and only rows that nobody asked for yet cost a pass of the mentor. So they are not an input
+of a student's stage; what they say follows from mentor, text, temperature and codec.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | No
     made: list[Teacher] = []
     settings = recipe.teacher
     if max_cost is not None and not (math.isfinite(max_cost) and max_cost >= 0):
-        raise RecipeError(f"--max-cost: {max_cost} is no sum of money; give dollars, such as 5")
+        raise RecipeError(f"--max-cost: {max_cost} is not a sum of money; give dollars, such as 5")
     if max_cost is not None and not isinstance(settings, ApiTeacherSettings):
         raise RecipeError(
             f"--max-cost: the teacher of this recipe ({settings.kind}) costs nothing; leave it out"
@@ -198,7 +198,7 @@ def _api(
 
 
 def _consent() -> None:
-    """Ask on a terminal; elsewhere refuse, because nobody could have said yes."""
+    """Ask on a terminal; elsewhere refuse, because there is no one to say yes."""
     if not sys.stdin.isatty():
         raise InputError(
             "the teacher costs money: agree with --yes, or set a cap with --max-cost or teacher.max_cost_usd"
@@ -209,7 +209,7 @@ def _consent() -> None:
 
 
 def teacher_identity(recipe: Recipe) -> dict[str, Any]:
-    """The teacher's settings that decide what it says: not its price, its patience or its exam."""
+    """The teacher's settings that decide what it says: not its price, its waiting times or its exam."""
     teacher = recipe.teacher
     if isinstance(teacher, ApiTeacherSettings):
         return {"kind": "api", **teacher.identity}

@@ -216,7 +216,7 @@ def _report_too_long(context: Context, learner: Learner, data: Data, done: Train
 
 
 def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
-    """What a report tells of a training."""
+    """What a report says of a training."""
     sizes = [(one.numel(), one.requires_grad) for one in loaded.model.parameters()]
     return {
         "parameters": sum(size for size, _ in sizes),

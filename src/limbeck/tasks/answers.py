@@ -1,4 +1,4 @@
-"""Answers: one extractor and one comparison per kind, for teachers and students alike.
+"""Answers: one extractor and one comparison per kind, the same for teachers and students.
 
 An explicit marker decides first (`statements.py` lists them): of the *last* statement
 that holds a candidate, the *first* candidate counts. A text without one is read by
@@ -92,7 +92,7 @@ def split_answer(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> tu
     Marked statements that end the text are cut off, with thanks and farewells after
     them; one before further reasoning ("The answer is 5. First 2 + 3 = 5.") is cut
     out if it states the extracted answer. What follows "because" or "since" in a
-    statement stays, as a sentence of its own. Another answer that stands elsewhere,
+    statement stays, as a sentence of its own. Another answer elsewhere,
     or one found by the fallback, is part of the reasoning.
     """
     plain, parts = read_plainly(text), KINDS[kind]
@@ -170,7 +170,7 @@ def same(kind: AnswerKind, one: str, other: str) -> bool:
     """Whether two answers are the same one; forms may differ ("25.0" and "25", "True" and "yes").
 
     Numbers: whole ones exactly, others within one millionth. Texts: without regard
-    to case, outer quotes and final punctuation. What is no answer of the kind is
+    to case, outer quotes and final punctuation. What is not an answer of the kind is
     the same as nothing.
     """
     try:

@@ -49,7 +49,7 @@ class Step:
     operand: int
 
     def apply(self, value: int) -> int | None:
-        """The new number; None where it is no whole number from 1 to `LARGEST`."""
+        """The new number; None where it is not a whole number from 1 to `LARGEST`."""
         sign, n = DEEDS[self.deed].sign, self.operand
         if sign == "/":
             result = value // n if value % n == 0 else 0
@@ -118,7 +118,7 @@ class Arithmetic:
 
 
 def _tell(phrasing: int, puzzle: Arithmetic, starts: list[int], results: list[int]) -> str:
-    """`starts` and `results` of each step, as the teller has them."""
+    """`starts` and `results` of each step, as the rationale gives them."""
     steps = list(zip(puzzle.steps, starts, results, strict=True))
     sums = [f"{before} {DEEDS[step.deed].sign} {step.operand} = {result}" for step, before, result in steps]
     if phrasing == 0:

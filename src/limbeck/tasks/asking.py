@@ -86,11 +86,11 @@ class Asking:
         """The parts of a problem's prompt.
 
         Args:
-            passages: what is known about it; None: nobody looked.
+            passages: what is known about it; None: not looked for.
             cue, more: what fills places of the template beyond the usual ones.
 
         Raises:
-            InputError: knowledge is needed and nobody looked for it.
+            InputError: knowledge is needed and was not looked for.
         """
         if passages is None and KNOWLEDGE in self.needs:
             raise InputError(
@@ -252,7 +252,7 @@ class Asking:
         fix = "fix it, or delete the file and name the prompt format with --format"
         form = about.get("format", "plain")
         if not isinstance(form, str) or form not in FORMATS:
-            raise ModelError(f"{place}: format {form!r} is none of {', '.join(FORMATS)}; {fix}")
+            raise ModelError(f"{place}: format {form!r} is not one of {', '.join(FORMATS)}; {fix}")
         if "prompt" not in about and "needs" not in about:
             return cls(form)
         prompt, needs = about.get("prompt"), about.get("needs")
@@ -309,7 +309,7 @@ def about_model(path: str | Path) -> dict[str, Any]:
     Asking.of_about(about, file)
     room = about.get("max_tokens", 1)
     if isinstance(room, bool) or not isinstance(room, int) or room < 1:
-        raise ModelError(f"{file}: max_tokens {room!r} is no whole number above 0; {fix}")
+        raise ModelError(f"{file}: max_tokens {room!r} is not a whole number above 0; {fix}")
     return about
 
 

@@ -28,8 +28,8 @@ def state_choice(statement: str, options: Sequence[str]) -> str | None:
 
     A bare letter is a capital within the options (within A-J where they are not
     known), or the whole statement. "A" and "I" before another word may be words:
-    they count only if nothing else is found. What "not" stands before does not
-    count, "A or B" is no answer, and the option "C++" is no letter C.
+    they count only if nothing else is found. What follows "not" does not
+    count, "A or B" is not an answer, and the option "C++" is not the letter C.
     """
     bare = statement.strip(" .:;" + _QUOTES)
     if len(bare) == 1 and (letter := _letter(bare, options)):
@@ -66,7 +66,7 @@ _AND_SO_IS = re.compile(
 
 
 def _meant(text: str, mentions: Sequence[Mention]) -> list[Mention]:
-    """Those mentions that no "not" stands before ("not B", "not the red or the blue ball")."""
+    """The mentions without a "not" before them ("not B", "not the red or the blue ball")."""
     meant: list[Mention] = []
     last, negated = 0, False
     for place, letter in mentions:
@@ -175,7 +175,7 @@ def _verdict(match: re.Match[str]) -> str:
 def state_yes_no(statement: str, options: Sequence[str]) -> str | None:
     """The first of yes, no, true, false; "not true" is no, "not false" and "not no" are yes.
 
-    A no before a noun ("no evidence", "no doubt", "no one") is none.
+    A no before a noun ("no evidence", "no doubt", "no one") is not a verdict.
     """
     match = _VERDICT.search(statement)
     return _verdict(match) if match else None
@@ -237,7 +237,7 @@ def text_end(statement: str) -> int:
 def state_text(statement: str, options: Sequence[str]) -> str | None:
     """The whole statement (see `text_end`); if it opens with a quotation, that alone.
 
-    '"Ann" and "Ben"' is no quotation followed by chatter, so it stays whole.
+    '"Ann" and "Ben"' is not a quotation followed by chatter, so it stays whole.
     """
     statement = statement[: text_end(statement)]
     opening = re.match(r"[\s*:]*[\"“]([^\"“”]+)[\"”](?!\s*(?:and|or|&|,|/)\s)", statement)

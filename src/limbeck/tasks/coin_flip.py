@@ -48,7 +48,7 @@ class CoinFlip:
 
 
 def _tell(phrasing: int, people: tuple[str, ...], told: list[bool], counts: list[int], total: int) -> str:
-    """`told`: who flips, as the teller has it; `counts`: flips after each person; `total`: at the end."""
+    """`told`: who flips, as the rationale says; `counts`: flips after each person; `total`: at the end."""
     sides = [_SIDES[count % 2] for count in counts]
     steps = list(zip(people, told, counts, sides, strict=True))
     side, parity = _SIDES[total % 2], "odd" if total % 2 else "even"

@@ -23,7 +23,7 @@ _DATE = re.compile(
 _NO_RESULT = re.compile(
     r"(?:\((?:[A-Z]\)\s*)?|\b(?:from|before|after|than|and|(?<!\bdate )of)\s+)$", re.IGNORECASE
 )
-"""What stands before a date that is listed ("(B) 04/01/2021"), reckoned from, or an aside."""
+"""What comes before a date that is listed ("(B) 04/01/2021"), reckoned from, or an aside."""
 
 
 def results(text: str) -> list[Date]:
@@ -56,7 +56,7 @@ def options_are_dates(options: Sequence[str]) -> bool:
 def contradicts_choice(reasoning: str, answer: str | None, options: Sequence[str]) -> bool:
     """Does the reasoning arrive last at another date than that of the option it chooses?
 
-    A rationale without an answer, one without a date, and options that are no
+    A rationale without an answer, one without a date, and options that are not
     dates contradict nothing.
 
     >>> contradicts_choice("Ten days before May 11 is May 2, 2021.", "A", ("05/01/2021", "05/09/2021"))

@@ -7,7 +7,7 @@ Files read, as they are published:
                              rationale does not state it, an answer (or label, target)
     JSON: {"q": ["text"]}    questions with their rationales (tailored learning)
     JSON: {"prompt": "…"}    a text of blocks under a key (Fine-tune-CoT): FILE.json#KEY
-    text of blocks           "Q: … A: …" or "Question: … Reasoning: … Answer: …"; what stands before
+    text of blocks           "Q: … A: …" or "Question: … Reasoning: … Answer: …"; what comes before
                              the first question is left out
     text of lines            one demonstration a line, line breaks as "\\n", "Answer:" last (KARD)
 
@@ -49,7 +49,7 @@ def read_demonstrations(path: str | Path, kind: AnswerKind) -> list[Demonstratio
     """The demonstrations of a file, in its order.
 
     Args:
-        path: see the module's text for what may be in it; FILE.json#KEY is what stands under a key.
+        path: see the module's text for what may be in it; FILE.json#KEY is what is under a key.
         kind: of the answers, to see whether a rationale states its own.
 
     Raises:

@@ -130,13 +130,13 @@ def guess_number(text: str, options: Sequence[str]) -> str | None:
 
 
 def _without_brackets(text: str) -> str:
-    """The text with (asides) blanked out, unless all its numbers stand in them."""
+    """The text with (asides) blanked out, unless all its numbers are in them."""
     bare = re.sub(r"\([^()]*\)", lambda aside: " " * len(aside[0]), text)
     return bare if numbers_in(bare) else text
 
 
 def _sentence_at(text: str, place: int) -> str:
-    """The sentence (or line) that the number at `place` stands in."""
+    """The sentence (or line) that the number at `place` is in."""
     parts = re.finditer(r"(?:[^.!?\n]|[.!?](?!\s|$))+", text)
     return next(part[0] for part in parts if part.end() > place)
 

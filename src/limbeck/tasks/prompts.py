@@ -1,4 +1,4 @@
-"""What stands in a prompt and in a completion: the formats of students, the teacher's
+"""What is in a prompt and in a completion: the formats of students, the teacher's
 instruction, and how text or chat turns become what a model reads.
 
 Whatever a format writes, `answers.extract` reads again: a completion of any format

@@ -1,4 +1,4 @@
-"""What the built-in tasks have in common: a puzzle can be asked, solved, told and read back.
+"""What the built-in tasks have in common: a puzzle can be asked, solved, explained and read back.
 
 One file per family: `last_letters.py`, `coin_flip.py`, `shuffled_objects.py`,
 `arithmetic.py`. Each draws puzzles from a generator of random numbers and reads
@@ -15,7 +15,7 @@ Slip = Literal["none", "answer", "step"]
 """How a rationale errs: not at all; in a step that spoils the answer; in a step alone."""
 
 PHRASINGS = 4
-"""Ways in which every family tells its rationales; phrasing 0 is the plainest."""
+"""Ways in which every family writes its rationales; phrasing 0 is the plainest."""
 
 
 class Puzzle(Protocol):

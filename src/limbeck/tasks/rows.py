@@ -1,4 +1,4 @@
-"""One row of the user's data as a problem, and the rationales that stand in it."""
+"""One row of the user's data as a problem, and the rationales in it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def row_question(
     if not isinstance(question, str) or not question.strip():
         raise DataError(
             place,
-            f"the question (column {columns.question!r}) is empty or no text; write one or remove the row",
+            f"the question (column {columns.question!r}) is empty or not text; write one or remove the row",
         )
     question = question.strip()
     options, labels = _options(place, row, columns, question) if kind == "choice" else ((), ())
@@ -65,7 +65,7 @@ def _letter(cell: object, gold: str, options: tuple[str, ...], labels: tuple[str
     not, a whole number (not a text) is an index from 0, as MMLU has it.
 
     Raises:
-        ValueError: it can mean two options, or the index is none of an option.
+        ValueError: it can mean two options, or the index is not that of an option.
     """
     places = {n for n, label in enumerate(labels) if label.casefold() == gold.strip(" ().").casefold()}
     if not places and isinstance(cell, int) and not isinstance(cell, bool) and options:
@@ -100,7 +100,7 @@ def _answer_text(place: str, cell: Any, column: str) -> str:
     if isinstance(cell, str | int | float) and str(cell).strip():
         return str(cell)
     raise DataError(
-        place, f"the answer (column {column!r}) is empty or no single value; write one or remove the row"
+        place, f"the answer (column {column!r}) is empty or not a single value; write one or remove the row"
     )
 
 
@@ -127,7 +127,7 @@ def _options(
     texts = [str(one) for one in cells if one is not None and str(one).strip()]
     if not 2 <= len(texts) <= len(LETTERS) or len(texts) < len(cells):
         raise DataError(
-            place, "the options are no list of 2 to 26 texts; fix them, or name other task.columns.options"
+            place, "the options are not a list of 2 to 26 texts; fix them, or name other task.columns.options"
         )
     return without_label(texts), tuple(map(str, labels)) if len(labels) == len(texts) else ()
 
@@ -139,10 +139,12 @@ def row_rationales(place: str, row: Row, columns: Columns, *, needed: bool) -> l
     cell = _cell(place, row, columns.rationale, "rationale")
     texts = ["" if text is None else text for text in (cell if isinstance(cell, list) else [cell])]
     if not all(isinstance(text, str) for text in texts):
-        raise DataError(place, f"the rationale (column {columns.rationale!r}) is no text; write text or null")
+        raise DataError(
+            place, f"the rationale (column {columns.rationale!r}) is not text; write text or null"
+        )
     return texts
 
 
 def shortened(text: str) -> str:
-    """The text in quotes, cut to what an error message can bear."""
+    """The text in quotes, cut to what an error message can hold."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

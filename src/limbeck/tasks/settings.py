@@ -1,4 +1,4 @@
-"""The `task:` part of a recipe, in one of two forms, and the `prompt:` of whoever is asked.
+"""The `task:` part of a recipe, in one of two forms, and the `prompt:` of a model.
 
 A built-in task:                       Your own data:
 
@@ -11,7 +11,7 @@ A built-in task:                       Your own data:
                                              columns: {question: input, rationale: chain}
                                              leaks: refuse
 
-Whoever gives a kind, columns, leaks or a path means the second.
+With a kind, columns, leaks or a path it is the second form.
 
 A prompt, of the teacher, a mentor or a student; all of it may be left out:
 
@@ -107,7 +107,7 @@ class FilesTask(_Settings):
     columns: Columns = Columns()
     leaks: Leaks = Field(
         default="refuse",
-        description="questions of train that stand in dev or test too: refuse, drop from train, or keep",
+        description="questions of train that are in dev or test too: refuse, drop from train, or keep",
     )
 
     @property
@@ -199,7 +199,7 @@ class ExamplesSettings(_Settings):
 
 
 class PromptSettings(_Settings):
-    """What stands in a prompt beside the question."""
+    """What is in a prompt besides the question."""
 
     template: str | None = Field(
         None, description="text with places such as {question}; null: the usual one (see tasks/templates.py)"

@@ -116,7 +116,7 @@ def _pairs(count: int) -> list[tuple[int, int]]:
 
 
 def _tell(phrasing: int, puzzle: ShuffledObjects, states: list[State], got: int) -> str:
-    """`states` after each swap, as the teller has them; `got`: the object that the asked person ends with."""
+    """`states` after each swap, as the rationale gives them; `got`: what the asked person ends with."""
     people, colours, name = puzzle.people, puzzle.colours, puzzle.people[puzzle.asked]
     steps = [(puzzle._pair(swap), swap, state) for swap, state in zip(puzzle.swaps, states, strict=True)]
     start = tuple(range(len(people)))

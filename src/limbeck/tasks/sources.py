@@ -3,7 +3,7 @@
 Rules. Without an id column, rows with the same question and answer are one problem
 with several rationales. With one, a repeated id means more rationales of the same
 question. Two answers to one question, a question that trains and is examined, a
-gold answer its kind cannot parse: each is refused with the place it stands at.
+gold answer its kind cannot parse: each is refused with its place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from limbeck.tasks.settings import Columns, FilesTask, Leaks, TaskSettings
 
 
 class GivenRationale(NamedTuple):
-    """A rationale that stood in the data: the `number`-th one (from 0) of its problem."""
+    """A rationale that was in the data: the `number`-th one (from 0) of its problem."""
 
     problem_id: str
     number: int
@@ -34,7 +34,7 @@ class GivenRationale(NamedTuple):
 
 @dataclass
 class Table:
-    """What was read from one file; `places` says where each problem stood first."""
+    """What was read from one file; `places` says where each problem was first."""
 
     problems: list[Problem] = field(default_factory=list)
     given: list[GivenRationale] = field(default_factory=list)
@@ -89,7 +89,7 @@ def problems(
         elif columns.id is not None and (same_id != problem or columns.rationale is None):
             raise DataError(
                 place,
-                f"the id {problem.id!r} stands at {table.places[problem.id]} too; "
+                f"the id {problem.id!r} is at {table.places[problem.id]} too; "
                 "make the ids unique, or remove task.columns.id",
             )
         elif columns.rationale is None:
@@ -184,7 +184,7 @@ def load_splits(settings: TaskSettings, seed: int) -> Splits:
 
 
 def _refuse_shared_ids(read: dict[str, Table]) -> None:
-    """Ids must tell problems apart over all splits: records join by them."""
+    """Ids must be unique over all splits: records join by them."""
     seen: dict[str, tuple[Problem, str]] = {}
     for table in read.values():
         for problem in table.problems:
@@ -221,18 +221,18 @@ def _settle_leaks(read: dict[str, Table], policy: Leaks) -> list[str]:
             mine, theirs = table.places[leaks[0][0].id], other.places[leaks[0][1].id]
             raise LeakError(
                 mine,
-                f"this question stands in {examined} too, at {theirs} (shared questions: {len(leaks)}); "
+                f"this question is in {examined} too, at {theirs} (shared questions: {len(leaks)}); "
                 f"remove them, or set task.leaks to drop (leaves them out of {name}) or keep",
             )
         done = f"left out of {name}" if policy == "drop" else "kept"
         notes.append(
-            f"{name}: questions that stand in {examined} too, {done}: {len(leaks)} (task.leaks: {policy})"
+            f"{name}: questions that are in {examined} too, {done}: {len(leaks)} (task.leaks: {policy})"
         )
         if policy == "drop":
             leaked = {problem.id for problem, _ in leaks}
             table.problems = [problem for problem in table.problems if problem.id not in leaked]
             if not table.problems:
-                raise DataError(name, f"every question of {name} stands in {examined} too; give other data")
+                raise DataError(name, f"every question of {name} is in {examined} too; give other data")
     return notes
 
 

@@ -18,7 +18,7 @@ CHATTER = (
     r"(?:I hope|Hope (?:this|that|it)|Let me know|Thanks?\b|Feel free|Please let|Is there anything"
     r"|Have a (?:great|nice|good)|Goodbye|Good luck|Happy to help|You['’]re welcome)"
 )
-"""How a sentence begins that says nothing about the problem, after the answer."""
+"""Beginnings of sentences after the answer that say nothing about the problem."""
 
 _BEFORE = r"(?:(?:therefore|thus|so|hence|consequently|finally|then|and|now|in conclusion)\b[,\s]*)*"
 _NOUN = r"""(?:(?:correct|right|best|final|true)\s+(?:answer\s+)?(?:choice|option)
@@ -110,7 +110,7 @@ def _end(text: str, sign: str, begin: int, limit: int, whole_lines: bool) -> int
 
 
 def unfinished(text: str, place: int) -> str:
-    """What stands before `place` of the sentence that goes on there (of a very long one, its tail)."""
+    """What comes before `place` in the sentence that goes on there (of a very long one, its tail)."""
     return SENTENCE_END.split(text[max(0, place - 300) : place])[-1]
 
 

@@ -59,7 +59,7 @@ class Template:
 
         Args:
             text: with named places.
-            places: the names that may stand in it; None: any.
+            places: the names that may be in it; None: any.
 
         Raises:
             ValueError: one sentence that says what is wrong and how to fix it.
@@ -69,13 +69,13 @@ class Template:
         names = [[name for name, is_place in line if is_place] for line in lines]
         questions = [number for number, own in enumerate(names) if "question" in own]
         if not questions:
-            raise ValueError("has no place {question}; write where the question stands")
+            raise ValueError("has no place {question}; write where the question goes")
         shown = [number for number, own in enumerate(names) if "examples" in own]
         if not shown:
             return cls(text, (), lines, 2, False)
         place = shown[0]
         if len(shown) > 1 or lines[place] != (("examples", True),):
-            raise ValueError("the place {examples} must stand once and alone on its line; move it there")
+            raise ValueError("the place {examples} must be there once, alone on its line; move it there")
         if place > questions[0]:
             raise ValueError("the place {examples} must come before {question}; move it up")
         after = lines[place + 1 :]
@@ -129,7 +129,7 @@ class Template:
         ]
 
     def _values(self, pieces: Pieces) -> dict[str, str]:
-        """What stands at every place; the examples are written by the caller."""
+        """What goes into every place; the examples are written by the caller."""
         values = {
             "instruction": pieces.instruction,
             "question": pieces.question,
@@ -186,7 +186,7 @@ def _line(line: str, allowed: Sequence[str] | None) -> Line:
             continue
         name = found[1]
         if name is None:
-            raise ValueError(f"a single {found[0]} stands in it; write {found[0] * 2} for the brace itself")
+            raise ValueError(f"it has a single {found[0]}; write {found[0] * 2} for the brace itself")
         if not name.isidentifier() or (allowed is not None and name not in allowed):
             known = ", ".join(f"{{{one}}}" for one in allowed or PLACES)
             raise ValueError(f"there is no place {{{name}}}; choose of {known}, or double the braces")

@@ -1,7 +1,7 @@
 """The words that the built-in tasks draw from.
 
 First names from many languages, in plain letters, so that each is one word whose
-last letter is beyond dispute ("Jose Antonio" is how published gold answers went
+last letter is clear ("Jose Antonio" is how published gold answers went
 wrong). Reordering or changing these lists changes every generated problem.
 """
 

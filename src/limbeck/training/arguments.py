@@ -1,4 +1,4 @@
-"""From our settings to the library's arguments, and what tells one training from another."""
+"""From our settings to the library's arguments, and what distinguishes one training from another."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def fingerprint(
     *,
     corrected: bool,
 ) -> str:
-    """Tells trainings apart, so that none goes on from another's checkpoint.
+    """Identifies a training, so that none goes on from another's checkpoint.
 
     It knows the trained parameters' names, shapes and types, not their values, and the parts' names
     and weights, not what they compute. The number of processes is not in it.
@@ -124,7 +124,7 @@ def fingerprint(
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Silence the library's bars, and put back what else it changes on the context.
+    """Silence the library's bars, and put back what else it changes on the way.
 
     That is its verbosity, `use_cache` (which would be saved with the model), autocast around
     `forward` (which would make an exam differ from that of the saved model), and checkpointing.

@@ -73,12 +73,12 @@ def history_row(entry: dict[str, Any]) -> dict[str, float] | None:
 
 
 class Keeper(TrainerCallback):  # type: ignore[misc]
-    """Writes the marker and the history, removes old checkpoints, tells the progress.
+    """Writes the marker and the history, removes old checkpoints, reports the progress.
 
     Args:
         history: the file that gets a line per logged step and per evaluation.
         fingerprint: of the training, for the marker.
-        sampler: is told the epoch.
+        sampler: gets the epoch.
         progress: called after every step with (step, steps, loss).
     """
 

@@ -277,7 +277,7 @@ def end_of_sequence(tokenizer: Any) -> int:
 
 
 def padding(tokenizer: Any) -> int:
-    """The id that fills rows up; any will do, since padding is neither attended to nor scored."""
+    """The id that fills rows up; any id works, since padding is neither attended to nor scored."""
     pad: int | None = tokenizer.pad_token_id
     return end_of_sequence(tokenizer) if pad is None else pad
 

@@ -299,7 +299,7 @@ class _Rows:
 
     Attributes:
         parts: those that are sums over tokens or pairs.
-        places_M: where the rows stand (see `align`).
+        places_M: where the rows are (see `align`).
         scored: the scored tokens.
         where_M: which scored token each row is, None if row n is token n; of a row that is not
             scored, any.

@@ -271,7 +271,7 @@ def cut(grid: Sequence[Lengths], batch_size: int, batch_tokens: int) -> list[tup
 def cut_sizes(sizes: Sequence[Size], limits: Limits) -> list[tuple[int, int]]:
     """Cut a sequence into (start, stop) as late as the limits allow.
 
-    A single group may be over the tokens by its rounding up; it stands alone, where its true
+    A single group may be over the tokens by its rounding up; it is alone, where its true
     length counts.
     """
     cuts: list[tuple[int, int]] = []

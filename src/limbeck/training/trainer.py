@@ -6,7 +6,7 @@ Both inner sums run over all micro-batches of the step and all ranks, so that ne
 the way a step is cut into micro-batches and ranks changes what is learned.
 
 The host waits for the device once per step: after the step's work was begun and before it changes a
-weight, it reads the parts' values, which tell whether the loss is finite and what the progress shows.
+weight, it reads the parts' values, which say whether the loss is finite and what the progress shows.
 """
 
 from __future__ import annotations
