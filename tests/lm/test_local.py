@@ -27,6 +27,7 @@ from limbeck.lm.load import Loaded
 from limbeck.lm.local import LocalModel, Row, batches, draw, position_limit, prompt_ids, stop_tokens
 from limbeck.records import Example
 from limbeck.training.collate import tokenise
+from limbeck.training.groups import singles
 
 from .families import DECODER, TEXTS, build_tokenizer, seeded, tiny_model
 
@@ -363,7 +364,7 @@ def test_prompt_ids_are_those_of_training(family: str, bos: bool) -> None:
     given = ["Ada has 3 apples.\n", "coin", "ends<eos>"]
     rows = tokenise(
         own.tokenizer,
-        [Example(problem_id="p", prompt=text, completion="so") for text in given],
+        singles(Example(problem_id="p", prompt=text, completion="so") for text in given),
         encoder_decoder=own.encoder_decoder,
         max_length=100,
     ).rows
