@@ -509,7 +509,7 @@ print("equal")
 
 
 def test_two_processes(tmp_path):
-    """Gradients under DistributedDataParallel and FSDP2 are the mean over both; a sharded head is not plain."""
+    """Gradients under DDP and FSDP2 are the mean over both; a sharded head is not plain."""
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, str(rank), str(tmp_path / "meeting")],
