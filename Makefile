@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Test files run on this many processes, each on one thread.
+PROCESSES ?= 2
 
 # PyPI's torch for Linux on x86-64 carries CUDA (gigabytes). For the CPU build:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -16,7 +18,7 @@ demo: $(VENV)/.ready
 	$(BIN)/limbeck run recipes/mentor-kd-tiny.yaml
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check src tests benchmarks
