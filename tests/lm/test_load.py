@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from limbeck import files
 from limbeck.errors import DiskError, ModelError, RecipeError
-from limbeck.lm.load import Loaded, load, load_tokenizer, read_config
+from limbeck.lm.load import Loaded, load, load_tokenizer, quiet, read_config
 from limbeck.lm.saving import export, merged, save
 from limbeck.lm.settings import LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer
@@ -124,6 +124,32 @@ def test_only_the_adapter_is_trainable_and_never_the_head(folder: Path) -> None:
     }
     with pytest.raises(ModelError, match=r"lora.target_modules: .*nothing_proj.*; name its layers"):
         load(folder, lora=LoraSettings(target_modules=("nothing_proj",)))
+
+
+@pytest.mark.parametrize(("family", "layer"), [("gpt2", "wte"), ("gemma2", "lm_head"), ("t5", "shared")])
+def test_an_adapter_on_a_shared_weight_is_refused(tmp_path: Path, family: str, layer: str) -> None:
+    """Folded in, it would act in the embedding and in the head; it was trained in one of them."""
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = tiny_model(family)
+    base = written(tmp_path / "base", model, tokenizer)
+    with pytest.raises(ModelError, match=f"lora.target_modules: {layer} is a layer whose weight another"):
+        load(base, lora=LoraSettings(r=2, target_modules=(layer,)))
+    with quiet():
+        found = get_peft_model(model, LoraConfig(r=2, target_modules=[layer]))
+        found.save_pretrained(tmp_path / "found", save_embedding_layers=False)
+    change(tmp_path / "found" / "adapter_config.json", base_model_name_or_path=str(base))
+    for trainable in (False, True):
+        with pytest.raises(ModelError, match=f"found: its adapter is on {layer}, whose weight another"):
+            load(tmp_path / "found", trainable=trainable)
+
+
+def test_an_adapter_on_a_head_of_its_own_may_be_folded_in(folder: Path, tmp_path: Path) -> None:
+    loaded = nudge(load(folder, lora=LoraSettings(r=2, target_modules=("lm_head", "embed_tokens"))), 0.1)
+    save(loaded, tmp_path / "adapter")
+    ids = torch.tensor([[5, 6, 7]])
+    before = loaded.model.eval()(ids).logits
+    assert torch.allclose(load(tmp_path / "adapter").model.eval()(ids).logits, before, atol=1e-5)
 
 
 @pytest.mark.parametrize(

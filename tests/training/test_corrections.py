@@ -175,6 +175,37 @@ def test_rows_without_a_loss_count_nothing():
     assert {f for (f,) in feed_of(nothing, "by-length").correction.factors} == {1.0}
 
 
+def test_steps_without_a_scored_row_change_nothing():
+    """Long rows that are mostly not scored share steps by length in which no token counts."""
+    rows = [
+        Row(row.problem_id, row.input_ids, row.labels, scored=n % 3 == 0 or len(row.labels) < 140)
+        for n, row in enumerate(rows_of(like_svamp()))
+    ]
+    groups = [RowGroup(row.problem_id, (row,)) for row in rows]
+    feed, reference = feed_of(groups, "by-length"), feed_of(groups, "random")
+    scored = {row.key: scored_tokens(row, encoder_decoder=False) for row in rows if row.scored}
+
+    def share_of_long(feed, epochs):
+        """The weight of the tokens of long rows in an epoch, over that of all."""
+        long, total = 0.0, 0.0
+        for epoch in range(100, 100 + epochs):
+            for step in feed.sampler.steps(epoch):
+                drawn = [(g, feed.groups[g].rows[0].key) for micro in step for g in micro]
+                counted = [(g, scored[key]) for g, key in drawn if key in scored]
+                if not counted:
+                    continue
+                if feed.correction:
+                    whole = len(counted) * feed.correction.expected
+                    weights = [(n, n * feed.correction.factors[g][0] / whole) for g, n in counted]
+                else:
+                    weights = [(n, n / sum(n for _, n in counted)) for _, n in counted]
+                long += sum(weight for n, weight in weights if n >= 110)
+                total += sum(weight for _, weight in weights)
+        return long / total
+
+    assert share_of_long(feed, 10) == pytest.approx(share_of_long(reference, 40), rel=0.1)
+
+
 def test_scored_tokens_are_those_that_a_loss_counts():
     """Nothing predicts the first token of a decoder-only row; weights count as they weigh."""
     row = Row("a", [5, 6, 7], [5, 6, 7], [0.5, 0.5, 2.0])

@@ -262,24 +262,42 @@ def test_a_part_that_counts_nothing_in_an_epoch_is_an_error(
     assert history(tmp_path / "run")[-1]["step"] == 7
 
 
-def test_half_an_epoch_after_a_resumption_is_no_whole_one(fit, make_model, make_examples, naive):
-    """What the part counted before the stop is not known, so nothing is said."""
+@dataclass(frozen=True)
+class InRow(Naive):
+    """Counts something in the batch of one row; with the default in none."""
+
+    key: tuple = (1, 1)
+    seen: list = field(default_factory=list)
+
+    def count(self, batch, *, encoder_decoder):
+        self.seen.append(tuple(batch["keys"][0].tolist()))
+        return torch.tensor(float(self.key in map(tuple, batch["keys"].tolist())))
+
+
+@pytest.mark.parametrize("step", [0, 3, None])
+def test_an_epoch_that_was_resumed_is_counted_whole(fit, make_model, make_examples, tmp_path, naive, step):
+    """What the part counts is in a step before the stop, in one after it, or nowhere."""
 
     def stop(step, steps, loss):
         if step == 3:
             raise KeyboardInterrupt
 
-    given = {"epochs": 1, "batch_size": 2, "checkpoints": 2}
+    def training(part, **more):
+        given = {"epochs": 1, "batch_size": 2, "checkpoints": 2, **more}
+        return fit(make_model("llama"), make_examples(8), parts=(Naive("tokens"), part), **given)
+
+    watched = InRow("pairs")
+    with pytest.raises(TrainingError, match="counted nothing in a whole epoch"):
+        training(watched, folder=tmp_path / "watched")
+    part = watched if step is None else InRow("pairs", key=watched.seen[step])
     with pytest.raises(KeyboardInterrupt):
-        fit(
-            make_model("llama"),
-            make_examples(8),
-            parts=(Naive("tokens"), Once("pairs", at=1)),
-            progress=stop,
-            **given,
-        )
-    done = fit(make_model("llama"), make_examples(8), parts=(Naive("tokens"), Once("pairs")), **given)
-    assert (done.resumed_from, done.steps) == (2, 4)
+        training(part, progress=stop)
+    if step is None:
+        with pytest.raises(TrainingError, match=r"pairs: this part .* counted nothing"):
+            training(part)
+    else:
+        done = training(part)
+        assert (done.resumed_from, done.steps) == (2, 4)
 
 
 def without_a_model(parts, model, batch, counts):
@@ -600,7 +618,8 @@ def test_groups_of_one_are_examples(fit, make_model, make_examples, tmp_path, tr
 
 def test_a_question_with_one_rationale_takes_part_with_it(fit, make_model, seen):
     groups = [*questions(4, 3), *questions(1, 1, seed=9)]
-    done = fit(make_model("llama"), groups, draw=Draw({"": 2}), epochs=1, batch_size=8)
+    draw = Draw({"": 2})
+    done = fit(make_model("llama"), groups, parts=(Naive("tokens"),), draw=draw, epochs=1, batch_size=8)
     assert not done.dropped
     assert sum(len(rows) for rows in seen) == 4 * 2 + 1
 

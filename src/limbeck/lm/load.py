@@ -8,6 +8,7 @@ drawn at random) is refused.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ ADAPTER = "adapter_config.json"
 
 BASE = "base"
 """In an adapter's folder: its base model, where that is in no folder of its own."""
+
+SHARED = "whose weight another layer shares (an embedding and the head), so folding it in would change both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +310,8 @@ def _with_adapter(
             "error", "Found missing adapter keys"
         )  # they would stay at their random start
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
+    if name := _on_a_shared_weight(model):
+        raise ModelError(f"{folder}: its adapter is on {name}, {SHARED}; train one without that layer")
     if merge:  # peft had frozen the base model
         return model.merge_and_unload().requires_grad_(True), tokenizer, ""
     return model, tokenizer, "" if Path(base) == folder / BASE else base
@@ -363,9 +368,25 @@ def _add_lora(model: Any, lora: LoraSettings, seed: int, name: str) -> Any:
     )
     with seeded(seed), quiet():
         try:
-            return get_peft_model(model, settings)
+            adapted = get_peft_model(model, settings)
         except ValueError as error:
             raise ModelError(f"{name}: lora.target_modules: {first_line(error)}; name its layers") from None
+    if layer := _on_a_shared_weight(adapted):
+        raise ModelError(f"{name}: lora.target_modules: {layer} is a layer {SHARED}; leave it out")
+    return adapted
+
+
+def _on_a_shared_weight(model: Any) -> str:
+    """The name of a layer that has an adapter and shares its weight with another, or ""."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # seconds of import, needed only here
+
+    owners = Counter(id(own) for module in model.modules() for own in module.parameters(recurse=False))
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            own = module.get_base_layer().parameters(recurse=False)
+            if any(owners[id(parameter)] > 1 for parameter in own):
+                return str(name).rpartition(".")[2]
+    return ""
 
 
 @contextmanager
@@ -402,6 +423,8 @@ def quiet(wanted: bool = True) -> Iterator[None]:
             # sets itself for Mixtral's experts do match (they name parameters, not modules).
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.* is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)
+            # We refuse what it warns of.
+            warnings.filterwarnings("ignore", ".*a tied layer is part of the adapter", UserWarning)
             yield
     finally:
         library_log.set_verbosity(level)

@@ -304,20 +304,32 @@ def plain_head(model: nn.Module) -> bool:
     Raises:
         RuntimeError: the model has no output embeddings.
     """
-    inner = unwrap(model)
-    head = _head(inner)
-    if type(head) is not nn.Linear:
-        return False
-    return _unchanged(head) and _probe(inner, head)
+    head = linear_head(model)
+    return head is not None and not _has_hooks(head) and _probe(unwrap(model), head)
 
 
-def _unchanged(head: Any) -> bool:
-    """Whether a linear layer has no bias, all of its weight, and nothing that interferes."""
+def linear_head(model: nn.Module) -> nn.Linear | None:
+    """The output head if it is a linear layer without a bias that has all of its weight; cheap to ask.
+
+    Raises:
+        RuntimeError: the model has no output embeddings.
+    """
+    head = _head(model)
+    return head if type(head) is nn.Linear and _is_whole(head) else None
+
+
+def _is_whole(head: Any) -> bool:
+    """Whether a linear layer has no bias, all of its weight, and its own forward."""
     weight = head.weight
     # A shard is another type (DTensor, a view) or has another shape (FSDP, ZeRO).
     whole = type(weight) is nn.Parameter and weight.shape == (head.out_features, head.in_features)
-    hooks = head._forward_pre_hooks or head._forward_hooks or head._backward_pre_hooks or head._backward_hooks
-    return whole and head.bias is None and not hooks and "forward" not in vars(head)
+    return whole and head.bias is None and "forward" not in vars(head)
+
+
+def _has_hooks(head: Any) -> bool:
+    """Whether somebody interferes with a layer."""
+    before = head._forward_pre_hooks or head._backward_pre_hooks
+    return bool(before or head._forward_hooks or head._backward_hooks)
 
 
 def _probe(inner: nn.Module, head: nn.Linear) -> bool:

@@ -149,10 +149,15 @@ def _at_random(steps: Iterator[NDArray[Any]], counts: Floats, widths: NDArray[An
 
 
 def _by_length(steps: Iterator[NDArray[Any]], expected: Floats, classes: NDArray[Any]) -> Floats:
-    """Mean of 1 / (expected tokens of the step) for each row: that of all rows of groups of its size."""
+    """Mean of 1 / (expected tokens of the step) for each row: that of all scored rows of groups of its size.
+
+    Rows that are not scored have no share in it: a step may hold them alone, and expects no token then.
+    """
     totals, times = np.zeros(classes.max() + 1), np.zeros(classes.max() + 1)
     for step in steps:
-        np.add.at(totals, classes[step], 1 / max(expected[step].sum(), 1e-9))
-        np.add.at(times, classes[step], 1)
-    found: Floats = (totals / np.maximum(times, 1))[classes]
+        own = classes[step[expected[step] > 0]]
+        np.add.at(totals, own, 1 / max(expected[step].sum(), 1e-9))
+        np.add.at(times, own, 1)
+    means = np.divide(totals, times, out=np.ones_like(totals), where=times > 0)
+    found: Floats = means[classes]
     return found

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from limbeck.objectives.align import (
     align_batch,
     head_weight,
     is_encoder_decoder,
+    linear_head,
     plain_head,
     run,
     token_count,
@@ -43,7 +44,7 @@ from limbeck.training.collate import Batch
 
 
 class Part(Protocol):
-    """One named term of the loss; it is a `TokenPart`, a `PairPart` or a `StatePart` besides."""
+    """One named term of the loss; it is one of `TokenPart`, `PairPart` and `StatePart` besides."""
 
     @property
     def name(self) -> str:
@@ -250,14 +251,14 @@ def loss(
     found = run(model, batch, rows.places_M, withhold=plain or not terms, states=bool(of_states))
     total, sums = _of_terms(terms, found, head_weight(model) if plain else None)
     for part in of_states:
-        if found.states_BH is not None:
-            sums[part.name] = part.of_states(batch, found.states_BH)
-            total = total + sums[part.name] * (part.weight * scales[part.name])
+        assert found.states_BH is not None
+        sums[part.name] = part.of_states(batch, found.states_BH)
+        total = total + sums[part.name] * (part.weight * scales[part.name])
     return total, {part.name: (sums[part.name] * scales[part.name]).detach() for part in used}
 
 
 def check(parts: Parts) -> None:
-    """Refuse two parts of one name, and a part of no known kind.
+    """Refuse two parts of one name, and a part of no known kind or of several.
 
     Raises:
         ValueError: as said.
@@ -266,8 +267,8 @@ def check(parts: Parts) -> None:
     if len(set(names)) != len(names):
         raise ValueError(f"the loss parts are called {', '.join(names)}; their names must differ")
     for part in parts:
-        if not isinstance(part, TokenPart | PairPart | StatePart):
-            raise ValueError(f"{part.name}: a loss part needs of_tokens, of_pairs or of_states")
+        if sum(isinstance(part, kind) for kind in (TokenPart, PairPart, StatePart)) != 1:
+            raise ValueError(f"{part.name}: a loss part needs one of of_tokens, of_pairs and of_states")
 
 
 def _used(parts: Parts) -> Parts:
@@ -350,12 +351,18 @@ def _rows_of(used: Parts, batch: Batch, *, encoder_decoder: bool) -> _Rows:
     return _Rows(parts, torch.cat([pairs.places_2N, places_N[others]]), scored, where_M, weights_M, pairs)
 
 
-_PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_PLAIN: WeakKeyDictionary[nn.Module, tuple[ReferenceType[nn.Module], bool]] = WeakKeyDictionary()
 
 
 def _is_plain(model: nn.Module) -> bool:
-    """`plain_head`, asked once per model, whatever is wrapped around it."""
-    inner = unwrap(model)
-    if inner not in _PLAIN:
-        _PLAIN[inner] = plain_head(inner)
-    return _PLAIN[inner]
+    """`plain_head`, asked once per model and head, whatever is wrapped around it.
+
+    A head may change after the question: an adapter put on it, its weight sharded.
+    """
+    inner, head = unwrap(model), linear_head(model)
+    if head is None:
+        return False
+    known = _PLAIN.get(inner)
+    if known is None or known[0]() is not head:
+        known = _PLAIN[inner] = (ref(head), plain_head(inner))
+    return known[1]

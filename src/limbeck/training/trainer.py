@@ -36,7 +36,7 @@ from limbeck.training.checkpoints import Keeper, newest, remove_incomplete, step
 from limbeck.training.collate import Batch, padding, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
-from limbeck.training.parts import Parts, loss
+from limbeck.training.parts import Part, Parts, loss
 from limbeck.training.sampler import Sharing
 from limbeck.training.settings import TrainSettings
 
@@ -150,7 +150,7 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         if ranks.world() > 1:
             told = [self.accelerator.reduce(told[0], "sum")]
         step = self.state.global_step + 1
-        if step % self._steps_per_epoch == 0 and len(self._epoch_counts) == self._steps_per_epoch:
+        if step % self._steps_per_epoch == 0:
             told.append(torch.stack(self._epoch_counts).sum(0))
         values, *counts = torch.stack(told).tolist()
         value = self._total(values)
@@ -158,13 +158,21 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
             named = ", ".join(f"{part.name} {v:g}" for part, v in zip(self.parts, values, strict=True))
             raise TrainingError(f"step {step}: loss is not finite ({named}); {REMEDY}")
         for part, count in zip(self.parts, *(counts or [[1.0] * len(values)]), strict=True):
-            if count == 0:
+            if count == 0 and not self._counted_before(part):
                 raise TrainingError(
                     f"{part.name}: this part of the loss counted nothing in a whole epoch, so it would train "
                     "nothing; give the examples what it needs or set its weight to 0"
                 )
         self._logged.append([value, *values])
         return value
+
+    def _counted_before(self, part: Part) -> bool:
+        """Whether a part counted something in this epoch before the training was resumed in it."""
+        feed, per_epoch = self.train_feed, self._steps_per_epoch
+        epoch, before = self.state.global_step // per_epoch, per_epoch - len(self._epoch_counts)
+        micros = (micro for step in feed.sampler.steps(epoch)[:before] for micro in step)
+        both = self.encoder_decoder
+        return any(part.count(feed[epoch, micro], encoder_decoder=both) > 0 for micro in micros)
 
     def _total(self, values: Sequence[float]) -> float:
         return sum(part.weight * value for part, value in zip(self.parts, values, strict=True))
