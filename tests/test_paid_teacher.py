@@ -172,3 +172,15 @@ def test_a_new_setting_of_a_teacher_asks_nothing_again() -> None:
     later = recipe.model_copy(update={"teacher": Later.model_validate(given)})
     assert plan({"teacher": teacher_identity(later)}) == now
     assert now.settings == {"teacher": {"kind": "api", "base_url": "http://a/v1", "model": "big"}}
+
+
+def test_a_paid_exam_says_what_it_cost(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]
+) -> None:
+    out = tmp_path / "run"
+    answer = limbeck(
+        "run", tmp_path / "r.yaml", "--yes", "--out", out, "--set", "teacher.exam=true", "--until", "teacher"
+    )
+    assert answer.status == 0, answer.err
+    metrics = json.loads((out / "teacher/exam/metrics.json").read_text())
+    assert metrics["cost_usd"] == pytest.approx(len(asked) * (50 * 1 + 10 * 10) / 1e6)

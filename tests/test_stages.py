@@ -296,3 +296,24 @@ def test_until_is_checked_before_anything_runs(
     recipe.write_text(RECIPE.replace("  method: ./mine.py\n", "") + students)
     answer = limbeck("run", recipe, "--out", tmp_path / "run", "--until", until)
     assert answer.status == 2 and said in answer.err and not (tmp_path / "run").exists()
+
+
+def test_demonstrations_that_are_cut_are_told_of(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    shots = [{"question": f"{n} " + "word " * 60, "rationale": "So. The answer is yes."} for n in range(3)]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, shots)))
+    prompt = f"{{examples: {tmp_path / 'long.jsonl'}}}"
+    student = f"student={{method: answers-only, model: tiny-causal-xs, prompt: {prompt}"
+    for length, said in ((150, True), (2000, False)):
+        more = f"{student}, train: {{epochs: 1, max_length: {length}}}}}"
+        answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", more, "--set", "task.train=4")
+        assert answer.status == 0, answer.err
+        assert ("4 of 4 prompts were cut to train.max_length = 150" in answer.err) is said
+
+
+def test_the_temperature_of_a_greedy_exam_changes_nothing(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    method = ("--out", tmp_path / "run", "--set", "student.method=answers-only")
+    assert limbeck("run", recipe, *method).status == 0
+    answer = limbeck("run", recipe, *method, "--set", "exam.temperature=0.2")
+    assert "answers-only/seed0/exam: done before, kept" in answer.err

@@ -207,7 +207,7 @@ def import_data(
         Literal["refuse", "first"], typer.Option(help="What to do with a question that has two gold answers.")
     ] = "refuse",
 ) -> None:
-    """Turn published data into files that a recipe reads; every answer is graded anew and audited."""
+    """Turn published data into files that a recipe reads; every answer is graded again and audited."""
     from limbeck.published import known_format
     from limbeck.published.found import Request, write_import
     from limbeck.published.showing import show_import

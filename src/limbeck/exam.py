@@ -178,6 +178,7 @@ def metrics(
         "tokens_per_s": tokens / seconds if timed and seconds > 0 else 0.0,
         "seconds": seconds,
         "votes": votes,
+        "cost_usd": sum(completion.cost_usd for completion in completions),
     }
 
 

@@ -190,5 +190,5 @@ def test_a_key_on_jsonl_and_a_broken_saved_folder(tmp_path: Path) -> None:
         list(read_rows(f"{write(tmp_path / 'good.jsonl')}#k"))
     datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "one"))
     (tmp_path / "one/state.json").write_text("{broken", encoding="utf-8")
-    with pytest.raises(DataError, match=r"one: this saved data set cannot be read \(.*\); save it anew"):
+    with pytest.raises(DataError, match=r"one: this saved data set cannot be read \(.*\); save it again"):
         list(read_rows(tmp_path / "one"))

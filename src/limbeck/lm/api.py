@@ -33,7 +33,7 @@ from limbeck.lm.reply import Reply, Trouble, Usage, read_reply, refused
 log = logging.getLogger(__name__)
 
 GRACE_S = 20.0
-"""How long a stopped collection waits for answers under context: they are paid for."""
+"""How long a stopped collection waits for answers under way: they are paid for."""
 
 Keep = Callable[[Receipt], None]
 
@@ -354,7 +354,7 @@ class _Crew:
         return outcome
 
     def last(self) -> Iterator[Receipt]:
-        """Send nothing more; yield what is under context, for as long as `GRACE_S`."""
+        """Send nothing more; yield what is under way, for as long as `GRACE_S`."""
         self.stop.set()
         if self.flying:
             log.warning("stopping: up to %.0f s for %d answers under way", GRACE_S, self.flying)

@@ -1,4 +1,4 @@
-"""What was found in published data: graded anew, audited against its authors' verdicts, and written."""
+"""What was found in published data: graded again, audited against its authors' verdicts, and written."""
 
 from __future__ import annotations
 

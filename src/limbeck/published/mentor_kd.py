@@ -14,7 +14,7 @@ mentor's to training questions. The folder `aug` or `main` and the endings
 What the authors parsed stands in `completion`, and their verdict on it in
 `initial_correct`. In `aug` it is what followed "-->" in the mentor's text, which was
 cut off the chain; in `main` it is the teacher's second reply, to "Therefore, the
-answer is". The text is put together again as it was written, and graded anew.
+answer is". The text is put together again as it was written, and graded again.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def _parquet(file: Path) -> Iterator[Placed]:
             rows = [row for batch in table.iter_batches() for row in batch.to_pylist()]
     except pyarrow.ArrowException as error:
         raise DataError(
-            file, f"not a readable parquet file ({str(error).splitlines()[0]}); write it anew"
+            file, f"not a readable parquet file ({str(error).splitlines()[0]}); write it again"
         ) from None
     except OSError as error:
         raise DiskError(file, error) from error
@@ -228,7 +228,7 @@ def _saved(folder: Path) -> Iterator[Placed]:
         ) from None
     except Exception as error:  # broken parts of such a folder raise whatever their parsers raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(folder, f"this saved data set cannot be read ({reason}); save it anew") from None
+        raise DataError(folder, f"this saved data set cannot be read ({reason}); save it again") from None
     if isinstance(found, datasets.DatasetDict):
         raise DataError(
             folder, f"holds several splits; name one, such as {folder / next(iter(found), 'train')}"
