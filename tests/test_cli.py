@@ -212,3 +212,35 @@ def test_grade_audits_our_files_and_given_data(limbeck: Limbeck, tmp_path: Path)
     alien.write_text('{"problem_id": "nobody", "completion": "The answer is 1."}\n')
     refused = limbeck("grade", alien, "--task", recipe)
     assert refused.status == 2 and "alien.jsonl:1" in refused.err
+
+
+def test_methods_with_wrong_contents_are_one_sentence(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    head = "from limbeck.methods import Method\nfrom limbeck.recipe import Settings\n"
+    wrong = {
+        "METHOD = 3": "holds no METHOD",
+        "raise SystemExit(0)": "SystemExit",
+        head + "METHOD = Method('a', 'b', dict, print)": "METHOD.settings is no class of settings",
+        head + "METHOD = Method('a', 'b', Settings, None)": "METHOD.story is no function",
+        head + "METHOD = Method('a', 'b', Settings, print, uses=lambda settings: None)": "return Uses",
+    }
+    for text, said in wrong.items():
+        (tmp_path / "mine.py").write_text(text)
+        answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", "student={method: ./mine.py}")
+        assert answer.status == 2 and said in answer.err and answer.err.count("\n") == 1, answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_export_replaces_nothing(limbeck: Limbeck, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    answer = limbeck("export", "some/model", "--out", tmp_path / "mine")
+    assert answer.status == 2 and "is there already" in answer.err
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+
+
+def test_paths_may_be_text_in_python(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    import limbeck as package
+
+    assert package.load_recipe(str(recipe)).name == package.load_recipe(recipe).name
+    folder = package.run(str(recipe), out=str(tmp_path / "run"), until="problems")
+    assert (folder / "problems" / "test.jsonl").exists()

@@ -148,3 +148,14 @@ def test_what_was_half_done_or_damaged_begins_again(old: Path, story: Story) -> 
     assert ran == ["problems", "seed0"]
     assert "problems: runs again, because out.txt is missing or has another size" in said
     assert "because another version of Limbeck had not finished it" in "\n".join(said)
+
+
+def test_prompts_of_its_own_are_noticed(old: Path) -> None:
+    said: list[str] = []
+    with open_run(old, "x", said.append) as run:
+        problems = run.stage("problems", plan({"seed": 0}), {}, lambda folder: None)
+        student = plan(
+            Student(train=Train(learning_rate=0.002, epochs=10)), seed=0, asking={"prompt": {"system": "S"}}
+        )
+        run.stage("students/a/seed0", student, {"problems": problems.fingerprint}, lambda folder: None)
+    assert "seed0: runs again, because its prompts are no longer the usual ones" in "\n".join(said)

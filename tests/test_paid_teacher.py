@@ -132,3 +132,55 @@ def test_a_cap_is_a_sum_of_money(
 ) -> None:
     answer = limbeck("collect", tmp_path / "r.yaml", f"--max-cost={cap}", "--out", tmp_path / "run")
     assert answer.status == 2 and "not a sum of money" in answer.err and not asked
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["prompt.instruction=Briefly.", "prompt.system=You count.", "prompt.examples=SHOTS", "system=You count."],
+)
+def test_another_prompt_asks_again(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]], changed: str
+) -> None:
+    shots = tmp_path / "shots.jsonl"
+    shots.write_text('{"question": "Is it?", "rationale": "It is. The answer is yes."}\n')
+    recipe, out = tmp_path / "r.yaml", tmp_path / "run"
+    setting = f"teacher.{changed.replace('SHOTS', str(shots))}"
+    assert limbeck("collect", recipe, "--yes", "--out", out).status == 0
+    assert limbeck("collect", recipe, "--yes", "--out", out, "--set", setting).status == 0
+    assert len(asked) == 24
+    if "SHOTS" in changed:
+        shots.write_text('{"question": "Is it so?", "rationale": "It is not. The answer is no."}\n')
+        assert limbeck("collect", recipe, "--yes", "--out", out, "--set", setting).status == 0
+        assert len(asked) == 36, "what stands in the file counts"
+    assert limbeck("collect", recipe, "--out", out).status == 0
+
+
+def test_a_new_setting_of_a_teacher_asks_nothing_again() -> None:
+    from limbeck.recipe import ApiTeacherSettings, check_recipe
+    from limbeck.run_folder import plan
+    from limbeck.stages.teacher import teacher_identity
+
+    class Later(ApiTeacherSettings):
+        think: bool = False
+
+    given = {"kind": "api", "base_url": "http://a/v1", "model": "big", "timeout_s": 5, "exam": False}
+    recipe = check_recipe(
+        {"name": "x", "task": {"name": "coin-flip"}, "teacher": given, "student": {"method": "finetune-cot"}},
+        "x",
+    )
+    now = plan({"teacher": teacher_identity(recipe)})
+    later = recipe.model_copy(update={"teacher": Later.model_validate(given)})
+    assert plan({"teacher": teacher_identity(later)}) == now
+    assert now.settings == {"teacher": {"kind": "api", "base_url": "http://a/v1", "model": "big"}}
+
+
+def test_a_paid_exam_says_what_it_cost(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]
+) -> None:
+    out = tmp_path / "run"
+    answer = limbeck(
+        "run", tmp_path / "r.yaml", "--yes", "--out", out, "--set", "teacher.exam=true", "--until", "teacher"
+    )
+    assert answer.status == 0, answer.err
+    metrics = json.loads((out / "teacher/exam/metrics.json").read_text())
+    assert metrics["cost_usd"] == pytest.approx(len(asked) * (50 * 1 + 10 * 10) / 1e6)

@@ -431,3 +431,44 @@ def test_the_revision_is_that_of_our_own_source_tree(tmp_path: Path, monkeypatch
     other.parent.mkdir(parents=True)
     other.write_text("")
     assert revision(other) == "", "a copy that the repository does not know"
+
+
+def test_a_stage_that_runs_again_and_was_killed_is_not_done(tmp_path: Path) -> None:
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with open_run(tmp_path, "x", print) as run:
+        run.stage("a", plan({}), {}, write("one", []))
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path, "x", print, again=["a"]) as run:
+        run.stage("a", plan({}), {}, killed)
+    with open_run(tmp_path, "x", print) as run:
+        assert not run.is_done("a", plan({}), {}), "the former result in old/ is not what `stage` would take"
+
+
+def test_a_stage_around_earlier_ones_leaves_them_in_place(tmp_path: Path, lines: list[str]) -> None:
+    def story(rate: int, again: tuple[str, ...] = ()) -> list[str]:
+        log: list[str] = []
+        with open_run(tmp_path, "x", lines.append, again=again) as run:
+            first = run.stage("a/round0", plan({"rate": rate}), {}, write("first", log))
+            inner = run.stage("a/round0/exam", plan({}), {"a": first.fingerprint}, write("inner", log))
+            last = run.stage("a", plan({"rate": rate}), {"a": first.fingerprint}, write("last", log))
+            outer = run.stage("a/exam", plan({}), {"a": last.fingerprint}, write("outer", log))
+            assert all((one.folder / "out.txt").exists() for one in (first, inner, last, outer))
+        return log
+
+    everything = ["first", "inner", "last", "outer"]
+    assert story(1) == everything and story(1) == []
+    assert story(2) == everything and story(2) == []
+    assert story(1) == [], "and they come back"
+    assert story(1, again=("a",)) == everything and story(1) == []
+
+
+class Grouped(BaseModel):
+    inner: Inner | None = None
+
+
+def test_a_group_of_settings_that_is_new_is_named(tmp_path: Path, lines: list[str]) -> None:
+    run = Run(tmp_path, lines.append)
+    for lora in (None, Inner()):
+        run.stage("a", plan(Grouped(inner=lora)), {}, write("x", []))
+    assert any("a: runs again, because inner changed from its default to {}" in line for line in lines)

@@ -174,3 +174,146 @@ def test_a_recipe_may_train_only_a_mentor(limbeck: Limbeck, recipe: Path, tmp_pa
     answer = limbeck("run", recipe, "--out", out)
     assert answer.status == 0, answer.err
     assert (out / "mentors/mentor/exam/metrics.json").exists() and not (out / "students").exists()
+
+
+ROUND_THEN_LAST = PAIRS.replace(
+    "second = train(context, replace(student, round=1), data, parts, start=first)",
+    "second = train(context, student, data, parts, start=first)",
+)
+
+
+def test_a_last_training_after_rounds(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ROUND_THEN_LAST)
+    out = tmp_path / "run"
+    answer = limbeck("run", recipe, "--out", out)
+    assert answer.status == 0, answer.err
+    assert (out / "students/mine/seed0/round0/model").is_dir()
+    assert (out / "students/mine/seed0/exam/metrics.json").exists()
+
+
+LABELS = """
+from limbeck.methods import Method, Uses
+from limbeck.rationales import select
+from limbeck.stages import SoftLabelSettings, mentor, rationale_data, soft_labels, taught, train
+
+
+def story(context, student, settings):
+    teaching = mentor(context, settings.mentor)
+    pick = lambda split: (found := taught(context, settings.mentor, split)).picked(select(found.all, 1))
+    data = rationale_data(context, student, pick, INPUTS)
+
+    def parts():
+        from limbeck.training.parts import CrossEntropy, SoftLabelKL
+
+        return CrossEntropy(0.5), SoftLabelKL(labels.open(), 0.5)
+
+    labels = soft_labels(context, teaching, student, data, settings)
+    train(context, student, data, parts, tokenizer=teaching.path)
+
+
+METHOD = Method(
+    "labels", "none", SoftLabelSettings, story, uses=lambda s: Uses(mentor=s.mentor, soft_labels=True)
+)
+"""
+
+
+def test_another_mentor_trains_its_students_again(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(
+        RECIPE + "mentor: {model: tiny-causal-xs, rationales: 1, train: {epochs: 1}, exam: false}\n"
+    )
+    out = tmp_path / "run"
+    (tmp_path / "mine.py").write_text(LABELS.replace(", INPUTS", ""))
+    answer = limbeck("run", recipe, "--out", out)
+    assert answer.status == 2 and "mentor is no input of the examples" in answer.err
+    (tmp_path / "mine.py").write_text(LABELS.replace("INPUTS", "inputs=teaching.inputs"))
+    assert limbeck("run", recipe, "--out", out).status == 0
+    answer = limbeck("run", recipe, "--out", out, "--set", "mentor.train.epochs=2")
+    assert "students/mine/seed0: runs again, because its input mentor changed" in answer.err
+
+
+def test_prompts_are_refused_before_anything_is_trained(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    one = "{method: finetune-cot, prompt: {examples: none.jsonl}}"
+    answer = limbeck(
+        "run",
+        recipe,
+        "--out",
+        tmp_path / "run",
+        "--set",
+        f"students={{a: {{}}, b: {one}}}",
+        "--set",
+        "student.method=finetune-cot",
+    )
+    assert answer.status == 2 and "none.jsonl: no such file of demonstrations" in answer.err
+    assert not (tmp_path / "run/students").exists() and not (tmp_path / "run/collected").exists()
+
+
+def test_a_teachers_template_without_an_instruction(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    template = "teacher.prompt.template='Q: {question}\\nA:'"
+    method = "student.method=answers-only"
+    answer = limbeck("collect", recipe, "--out", tmp_path / "run", "--set", template, "--set", method)
+    assert answer.status == 0, answer.err
+
+
+def test_a_killed_evaluation_goes_on_and_lends_nothing_to_another(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(RECIPE.replace("./mine.py", "answers-only"))
+    assert limbeck("run", recipe, "--out", tmp_path / "run").status == 0
+    student, out = tmp_path / "run/students/answers-only/seed0", tmp_path / "exam"
+    common = ("evaluate", student, "--task", recipe, "--out", out)
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("limbeck.exam.write_exam", killed)
+        with pytest.raises(KeyboardInterrupt):
+            import limbeck as package
+
+            package.evaluate(student, recipe, out=out)
+    assert limbeck(*common, "--set", "exam.max_tokens=2").status == 0
+    assert {len(one["completion"].split()) <= 2 for one in lines(out / "predictions.jsonl")} == {True}
+    assert max(one["tokens"] for one in lines(out / "predictions.jsonl")) <= 2
+    assert {one.name for one in out.iterdir()} == {"metrics.json", "predictions.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("until", "said"),
+    [
+        ("mentor/mentor", "there is no such stage; choose one of"),
+        ("mentors/large", "there are mentors/mentor"),
+        ("students", "means several; name one of students/a, students/b"),
+    ],
+)
+def test_until_is_checked_before_anything_runs(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path, until: str, said: str
+) -> None:
+    students = (
+        "students: {a: {method: finetune-cot}, b: {method: finetune-cot}}\nmentor: {model: tiny-causal-xs}\n"
+    )
+    recipe.write_text(RECIPE.replace("  method: ./mine.py\n", "") + students)
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", "--until", until)
+    assert answer.status == 2 and said in answer.err and not (tmp_path / "run").exists()
+
+
+def test_demonstrations_that_are_cut_are_told_of(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    shots = [{"question": f"{n} " + "word " * 60, "rationale": "So. The answer is yes."} for n in range(3)]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, shots)))
+    prompt = f"{{examples: {tmp_path / 'long.jsonl'}}}"
+    student = f"student={{method: answers-only, model: tiny-causal-xs, prompt: {prompt}"
+    for length, said in ((150, True), (2000, False)):
+        more = f"{student}, train: {{epochs: 1, max_length: {length}}}}}"
+        answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", more, "--set", "task.train=4")
+        assert answer.status == 0, answer.err
+        assert ("4 of 4 prompts were cut to train.max_length = 150" in answer.err) is said
+
+
+def test_the_temperature_of_a_greedy_exam_changes_nothing(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    method = ("--out", tmp_path / "run", "--set", "student.method=answers-only")
+    assert limbeck("run", recipe, *method).status == 0
+    answer = limbeck("run", recipe, *method, "--set", "exam.temperature=0.2")
+    assert "answers-only/seed0/exam: done before, kept" in answer.err

@@ -1,4 +1,4 @@
-"""What the command does, as functions: `limbeck.run`, `limbeck.collect`, `limbeck.exam` …
+"""What the command does, as functions: `limbeck.run`, `limbeck.collect`, `limbeck.grade` …
 
 Every import that costs time happens inside the function that needs it, so that importing this is fast.
 """
@@ -82,7 +82,7 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
 
 def grade(
     file: Path | str,
-    task: str,
+    task: Path | str,
     overrides: Sequence[str] = (),
     *,
     keep: Keep | None = None,
@@ -100,7 +100,7 @@ def grade(
     """
     from limbeck.rationales import grade_file
 
-    about = about_task(task, overrides)
+    about = about_task(str(task), overrides)
     return grade_file(
         Path(file),
         about.task,
@@ -120,7 +120,7 @@ class Exam:
 
 def evaluate(
     model: Path | str,
-    task: str,
+    task: Path | str,
     overrides: Sequence[str] = (),
     *,
     out: Path | str,
@@ -146,7 +146,7 @@ def evaluate(
     from limbeck.lm import Sampling
     from limbeck.tasks.settings import task_kind
 
-    about, folder = about_task(task, overrides), Path(out)
+    about, folder = about_task(str(task), overrides), Path(out)
     exam, count = about.exam, votes or about.exam.votes
     _refuse_run_folder(folder)
     temperature = exam.temperature if count > 1 else 0.0
@@ -178,8 +178,12 @@ def evaluate(
 
 
 def _refuse_run_folder(out: Path) -> None:
+    from limbeck.exam import LOG
+
     inside = [folder for folder in (out, *out.resolve().parents) if (folder / "run.lock").exists()]
-    if inside or (out.exists() and any(out.iterdir()) and not (out / "metrics.json").exists()):
+    there = [one.name for one in out.iterdir()] if out.is_dir() else []
+    ours = any(name == "metrics.json" or name.startswith(LOG) for name in there)  # an exam, or a killed one
+    if inside or out.is_file() or (there and not ours):
         raise InputError(f"{out}: is part of a run or holds other files; name a new folder with --out")
 
 
@@ -211,8 +215,16 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | N
 
 
 def export(model: Path | str, out: Path | str) -> Path:
-    """An ordinary model folder from a student's: an adapter is merged into its base."""
+    """An ordinary model folder from a student's: an adapter is merged into its base.
+
+    Raises:
+        InputError: `out` is there already.
+    """
+    from limbeck import ranks
     from limbeck.lm.saving import export as export_folder
 
-    export_folder(Path(model_folder(str(model))), Path(out))
-    return Path(out)
+    folder = Path(out)
+    if ranks.main() and folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InputError(f"{out}: is there already; name a new folder with --out")
+    export_folder(Path(model_folder(str(model))), folder)
+    return folder

@@ -78,7 +78,8 @@ def main() -> None:
         sys.exit(error.exit_status)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer makes this of Ctrl-C
-            print("limbeck: interrupted; the same command goes on where it stopped", file=sys.stderr)
+            same = "the same command without --again" if "--again" in sys.argv else "the same command"
+            print(f"limbeck: interrupted; {same} goes on where it stopped", file=sys.stderr)
         raise
     except OSError as error:
         if debug:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from limbeck.lm.chunks import Chunks
 from limbeck.lm.remember import Remembered
 from limbeck.progress import SILENT, Track
 from limbeck.records import Prediction, Problem, write_json, write_jsonl
+from limbeck.run_folder import fingerprint
 from limbeck.statistics import wilson
 from limbeck.tasks.answers import AnswerKind, grade, same
 from limbeck.tasks.asking import ABOUT, Asking, about_model
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from limbeck.lm.load import Loaded
 
 LOG = "completions.log"
-"""In an exam's or a writing stage's folder: whole chunks of a local model's completions, until it is done."""
+"""In an exam's or a writing stage's folder: whole chunks of a local model's completions, until it is done.
+That of `examine_model`, which is no stage, has a hash of what was asked behind it."""
 
 
 def examine(
@@ -175,6 +178,7 @@ def metrics(
         "tokens_per_s": tokens / seconds if timed and seconds > 0 else 0.0,
         "seconds": seconds,
         "votes": votes,
+        "cost_usd": sum(completion.cost_usd for completion in completions),
     }
 
 
@@ -193,7 +197,8 @@ def examine_model(
     """Load a model by name or folder and examine it; its prompts are those it was trained with.
 
     Args:
-        folder: keeps whole chunks of completions until the exam is over, so that a killed one goes on.
+        folder: keeps whole chunks of completions until the exam is over, so that a killed one goes on;
+            they are used for the same model, problems and settings alone.
 
     Returns:
         Predictions, metrics, and the model's parameters.
@@ -209,9 +214,19 @@ def examine_model(
     asking = asking_of(model, form)
     loaded = load(model, device=device)
     prompts = student_prompts(loaded, asking, problems, sampling.max_tokens)
-    complete = Chunks(LocalModel(loaded, max_rows=max_rows), folder / LOG)
+    asked = fingerprint([_files_of(model), [asdict(one) for one in prompts], asdict(sampling), max_rows])
+    complete = Chunks(LocalModel(loaded, max_rows=max_rows), folder / f"{LOG}-{asked[:16]}")
     predictions, summary = examine(complete, problems, kind, prompts, sampling, track=track)
     return predictions, summary, sum(one.numel() for one in loaded.model.parameters())
+
+
+def _files_of(model: str) -> list[Any]:
+    """A model's name, and the size and time of its files, which another training changes."""
+    found = [(one, one.stat()) for one in sorted(Path(model).glob("*")) if one.is_file()]
+    return [
+        str(Path(model).resolve()) if found else model,
+        *([one.name, at.st_size, at.st_mtime_ns] for one, at in found),
+    ]
 
 
 def answer_one(

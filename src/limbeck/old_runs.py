@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from limbeck.tasks.generated import GENERATED
+
 VERSION = "0.1.0"
 
-RENAMED = {"task.knobs": "task.parameters"}
+RENAMED = {"task.knobs": "task.parameters", "teacher.where": "teacher.base_url"}
 """Settings that were renamed since."""
 
 
@@ -31,12 +33,17 @@ def difference(state: Mapping[str, Any], settings: Mapping[str, Any], inputs: Ma
     """
     if state["state"] != "done":
         return "another version of Limbeck had not finished it"
-    old, new = _flat(state["settings"]), _flat(settings)
+    old, new = flat(state["settings"]), flat(settings)
+    task = GENERATED.get(str(new.get("task.name")))
+    if task is not None:  # its defaults are in no recipe
+        new = {f"task.parameters.{name}": value for name, value in task.parameters.items()} | new
+    if "asking" in settings:
+        return "its prompts are no longer the usual ones"  # 0.1.0 knew no others
     for key, value in old.items():
         name = next((key.replace(a, b, 1) for a, b in RENAMED.items() if key.startswith(a)), key)
         if name in new and new[name] != value:
             return f"{name} changed from {value!r} to {new[name]!r}"
-        if value is None and any(other.startswith(f"{name}.") for other in new):
+        if value in (None, {}) and name not in new and any(other.startswith(f"{name}.") for other in new):
             return f"{name} was not set before"
         group = name.rpartition(".")[0]
         if group and group in new and new[group] is None:
@@ -56,10 +63,11 @@ def converted(
     return {**ours, "id": state["fingerprint"], "limbeck": VERSION, "state": "done", **kept}
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names, such as `train.epochs`; an empty group stays."""
+    if not isinstance(value, dict) or (prefix and not value):
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
+        found.update(flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
     from limbeck.methods import Chosen
@@ -32,14 +32,14 @@ class Request:
         yes: the user agreed to the teacher's cost beforehand.
         max_cost: never pay more than this in all, in dollars; overrides the recipe's cap.
         until: end well after this stage.
-        again: stages that run again although nothing changed.
+        again: a stage that runs again although nothing changed, or several.
     """
 
-    out: Path | None = None
+    out: Path | str | None = None
     yes: bool = False
     max_cost: float | None = None
     until: str | None = None
-    again: tuple[str, ...] = ()
+    again: str | Sequence[str] = ()
 
 
 @contextmanager
@@ -60,11 +60,37 @@ def open_context(
     from limbeck.stages.teacher import make_teacher
 
     recipe, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
-    folder = request.out or Path("runs") / recipe.name
-    with open_run(folder, recipe.name, _to_stderr, until=request.until, again=request.again) as opened:
+    _check_until(request.until, recipe, chosen)
+    folder = Path(request.out or Path("runs") / recipe.name)
+    again = (request.again,) if isinstance(request.again, str) else request.again
+    with open_run(folder, recipe.name, _to_stderr, until=request.until, again=again) as opened:
         teacher = make_teacher(recipe, opened, agreed=request.yes, max_cost=request.max_cost)
         track = tracker(opened.say) if ranks.main() else SILENT
         yield Context(opened, recipe, teacher, track), chosen
+
+
+def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]) -> None:
+    """Refuse a stage that cannot come up, before everything is run and paid in vain.
+
+    Raises:
+        RecipeError: naming what could be meant.
+    """
+    head, _, name = (until or "").strip("/").partition("/")
+    learners = {"students": [*recipe.students], "mentors": [*recipe.mentors]}
+    places = {
+        "problems",
+        "teacher",
+        *(f"{one}{end}" for one in ("collected", "rationales") for end in ("", "-dev")),
+    }
+    if head in learners:
+        known = ", ".join(f"{head}/{one}" for one in learners[head]) or "none"
+        if not name and len(learners[head]) > 1:  # stages of others come up between them
+            raise RecipeError(f"--until {until}: means several; name one of {known}")
+        if name and name.partition("/")[0] not in learners[head]:
+            raise RecipeError(f"--until {until}: the recipe has no such stage; there are {known}")
+    elif head and head not in places and not any(one.method.source for one in chosen.values()):
+        known = ", ".join([*sorted(places), *(f"{role}/NAME" for role in learners)])
+        raise RecipeError(f"--until {until}: there is no such stage; choose one of {known}")
 
 
 def prepare(context: Context, chosen: Mapping[str, Chosen]) -> None:

@@ -216,7 +216,7 @@ class Recipe(Settings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and check a recipe.
 
     Args:
@@ -227,7 +227,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: not YAML, an unknown key, a wrong type or value.
         DiskError: the file cannot be read.
     """
-    raw = _with_base(path)
+    raw = _with_base(Path(path))
     for override in overrides:
         _override(raw, override)
     return check_recipe(raw, str(path))

@@ -247,11 +247,11 @@ class Run:
         if self._is_again(name):
             return False
         mark = _mark(name, plan, inputs)
-        for folder in (self.folder / name, *self._former(name)):
-            state = _read_state(folder)
-            if state and _fits(state, mark, plan, inputs) and state["state"] == "done":
-                return not _damaged(folder, state)
-        return False
+        state = _read_state(self.folder / name)
+        if state and _fits(state, mark, plan, inputs) and not _damaged(self.folder / name, state):
+            return bool(state["state"] == "done")  # half done, it goes on, whatever old/ holds
+        kept = self._newest(name, plan, inputs, mark)
+        return kept is not None and bool((_read_state(kept) or {})["state"] == "done")
 
     def describe(self, recipe_yaml: str, facts: Mapping[str, Any]) -> None:
         """Write `recipe.yaml` and `run.json`: what runs here, with versions, git revision and time."""
@@ -350,7 +350,7 @@ class Run:
         folder = self.folder / name
         state = _read_state(folder)
         if state is None:
-            if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            if folder.exists() and _files(folder):
                 self._retire(name, "unknown")
                 self.say(f"{name}: a folder without stage.json was there; it was moved to old/")
         elif not _fits(state, mark, plan, inputs):
@@ -360,7 +360,7 @@ class Run:
         elif state["state"] == "done" and (lost := _damaged(folder, state)):
             self._retire(name, "damaged")
             self.say(f"{name}: runs again, because {lost} is missing or has another size")
-        if not (folder / "stage.json").exists() and not folder.exists():
+        if not (folder / "stage.json").exists():
             self._bring_back(name, plan, inputs, mark)
         state = _read_state(folder)
         if state and old_runs.is_old(state):
@@ -368,30 +368,51 @@ class Run:
 
     def _bring_back(self, name: str, plan: Plan, inputs: Mapping[str, str], mark: str) -> None:
         """Take the newest result of this plan out of `old/`."""
+        kept = self._newest(name, plan, inputs, mark)
+        if kept:
+            _move(kept, self.folder / name)
+            self.say(f"{name}: these settings ran before; their result is brought back from old/")
+
+    def _newest(self, name: str, plan: Plan, inputs: Mapping[str, str], mark: str) -> Path | None:
+        """The newest result of this plan in `old/`."""
         states = {kept: state for kept in self._former(name) if (state := _read_state(kept))}
         kept = [one for one, state in states.items() if _fits(state, mark, plan, inputs)]
         kept = [one for one in kept if not _damaged(one, states[one])]
-        if kept:
-            newest = max(kept, key=lambda one: states[one].get("again", 0))
-            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            newest.rename(self.folder / name)
-            self.say(f"{name}: these settings ran before; their result is brought back from old/")
+        return max(kept, key=lambda one: states[one].get("again", 0), default=None)
 
     def _former(self, name: str) -> list[Path]:
         """The folders in `old/` of a stage."""
         return sorted(path.parent for path in (self.folder / "old" / name).glob("*/stage.json"))
 
     def _retire(self, name: str, label: str) -> None:
+        """Move a stage's folder to `old/`; stages inside it that came up before it in this run stay."""
         target = self.folder / "old" / name / label
         number = 1
         while target.exists():
             number += 1
             target = target.with_name(f"{label}-{number}")
+        earlier = [one for one in self._came if one != name and _below(one, name)]
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / name).rename(target)
+            _move(self.folder / name, target)
+            for inner in sorted(earlier, key=len):  # an outer one takes its inner ones along
+                inside = target / Path(inner).relative_to(name)
+                if inside.exists():
+                    _move(inside, self.folder / inner)
         except OSError as error:
             raise DiskError(target, error) from error
+
+
+def _move(folder: Path, place: Path) -> None:
+    """Move a folder; where the place holds stages of its own already, they stay there."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        folder.rename(place)
+        return
+    for entry in sorted(
+        folder.iterdir(), key=lambda one: one.name == "stage.json"
+    ):  # the last one makes it count
+        if not (place / entry.name).exists():
+            entry.rename(place / entry.name)
 
 
 def _silent(line: str) -> None:
@@ -651,9 +672,11 @@ def _difference(state: Mapping[str, Any], plan: Plan, inputs: Mapping[str, str])
     if old_runs.is_old(state):
         return old_runs.difference(state, plan.full, inputs)
     former = state["plan"]
-    old, new, full = _flat(former["settings"]), _flat(plan.settings), _flat(plan.full)
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
+    old, new, full = old_runs.flat(former["settings"]), old_runs.flat(plan.settings), old_runs.flat(plan.full)
+    names = old.keys() | new.keys()
+    for key in sorted(names):
+        group = any(other.startswith(f"{key}.") for other in names)  # what changed inside it says more
+        if old.get(key) != new.get(key) and not group:
             return f"{key} changed from {_shown(key, old)} to {_shown(key, new, full)}"
     before = state["inputs"]
     for key in sorted(before.keys() | inputs.keys()):
@@ -669,12 +692,3 @@ def _shown(key: str, settings: Mapping[str, Any], full: Mapping[str, Any] | None
     if key in settings:
         return repr(settings[key])
     return f"its default, {full[key]!r}" if full and key in full else "its default"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat

@@ -277,10 +277,11 @@ def test_another_format_is_taken_only_where_nothing_was_made_for_this_one() -> N
             own.with_format("chat")
 
 
-def test_a_plan_without_settings_names_the_format_alone() -> None:
-    assert Asking("arrow").plan() == {"format": "arrow"}
+def test_a_plan_holds_only_what_is_not_usual() -> None:
+    assert Asking("arrow").plan() == {}
+    assert teacher_asking(PromptSettings(), "number").plan(teacher_asking(PromptSettings(), "number")) == {}
     plan = FULL.plan()
     assert plan["needs"] == ["knowledge"] and set(plan["prompt"]) == {  # type: ignore[arg-type]
         *("template", "instruction", "system", "demonstrations", "shots")
     }
-    assert Asking("chat", system="S").plan() == {"format": "chat", "prompt": {"system": "S"}}
+    assert Asking("chat", system="S").plan() == {"prompt": {"system": "S"}}

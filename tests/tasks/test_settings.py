@@ -8,6 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from limbeck.errors import RecipeError
+from limbeck.run_folder import plan
 from limbeck.tasks.settings import FilesTask, GeneratedTask, TaskSettings, built_in, task_kind
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(TaskSettings)
@@ -77,3 +78,11 @@ def test_a_built_in_task_with_its_defaults() -> None:
     assert built_in("coin-flip") == GeneratedTask(name="coin-flip")
     with pytest.raises(RecipeError, match="choose one of last-letters"):
         built_in("coinflip")
+
+
+def test_a_parameter_written_out_at_its_default_is_the_same_task() -> None:
+    usual, written = (
+        ADAPTER.validate_python({"name": "shuffled-objects", "parameters": given})
+        for given in ({"swaps": 3}, {"people": 3, "swaps": 3})
+    )
+    assert usual == written and plan(usual) == plan(written)

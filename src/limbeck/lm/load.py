@@ -335,6 +335,11 @@ def _base_of(folder: Path, config: Any) -> str:
             f"{folder}: no base model is named; set base_model_name_or_path in adapter_config.json"
         )
     inside = base == BASE and (folder / BASE).is_dir()
+    if not inside and Path(base).is_absolute() and not Path(base).is_dir():
+        raise ModelError(
+            f"{folder}: its base model is no longer at {base}; "
+            "put it back, or set base_model_name_or_path in adapter_config.json"
+        )
     return str(folder / BASE) if inside else str(base)
 
 

@@ -14,8 +14,7 @@ from limbeck import ranks
 from limbeck.errors import DiskError
 from limbeck.files import whole_folder
 from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, first_line, load, quiet
-
-ABOUT = "limbeck.json"
+from limbeck.tasks.asking import ABOUT, about_model
 
 
 def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = None) -> None:
@@ -68,12 +67,10 @@ def export(folder: Path, out: Path, *, dtype: Dtype | None = None) -> None:
         dtype: of the weights; None: what `limbeck.json` names, or else float32.
 
     Raises:
-        ModelError: not a model folder, or its base model cannot be found.
+        ModelError: not a model folder, its base model cannot be found, or its `limbeck.json` is damaged.
         DiskError: `out` cannot be written.
     """
-    about: Any = {}
-    if (folder / ABOUT).is_file():
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    about = about_model(folder)
     found = load(folder, dtype=dtype or about.get("dtype", "float32"), device="cpu")
     save(found, out, about=about or None)
 

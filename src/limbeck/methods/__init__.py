@@ -101,9 +101,10 @@ def find_method(name: str, place: str = "method", folder: Path = Path()) -> Meth
     for entry in entry_points(group="limbeck.methods", name=name):
         try:
             found = entry.load()
-        except Exception as error:  # whatever the package raises, the user must see which one
+        except (Exception, SystemExit) as error:  # whatever the package raises, the user must see which one
             raise RecipeError(f"{place}: {name}: {entry.value} cannot be loaded ({error})") from error
-        method = found if isinstance(found, Method) else _method_of(found, f"{place}: {entry.value}")
+        where = f"{place}: {entry.value}"
+        method = _checked(found, where) if isinstance(found, Method) else _method_of(found, where)
         return replace(method, source=_source_of(method))
     known = ", ".join([*built_in(), *installed()])
     raise RecipeError(f"{place}: no method {name!r}; choose one of {known}, or name a .py file")
@@ -119,7 +120,7 @@ def _from_file(path: Path, place: str) -> Method:
     sys.modules[label] = module  # dataclasses and pydantic look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the file raises, the user must see which file
+    except (Exception, SystemExit) as error:  # whatever the file raises, the user must see which file
         raise RecipeError(f"{place}: {path}: {type(error).__name__}: {error}") from error
     method = _method_of(module, f"{place}: {path}")
     return replace(method, source=hashlib.sha256(path.read_bytes()).hexdigest())
@@ -129,6 +130,18 @@ def _method_of(module: Any, place: str) -> Method:
     method = getattr(module, "METHOD", None)
     if not isinstance(method, Method):
         raise RecipeError(f"{place}: holds no METHOD; write METHOD = Method(...) at its end")
+    return _checked(method, place)
+
+
+def _checked(method: Method, place: str) -> Method:
+    """Refuse what would fail when the student's turn comes."""
+    if not (isinstance(method.settings, type) and issubclass(method.settings, BaseModel)):
+        raise RecipeError(
+            f"{place}: METHOD.settings is no class of settings; derive one from limbeck.recipe.Settings"
+        )
+    for name in ("story", "uses", "check", "plan"):
+        if not callable(getattr(method, name)):
+            raise RecipeError(f"{place}: METHOD.{name} is no function; give it one")
     return method
 
 
@@ -166,6 +179,8 @@ def choose(student: StudentSettings, place: str, folder: Path) -> Chosen:
         settings = method.settings.model_validate(student.settings)
     except ValidationError as error:
         raise RecipeError(f"{place}.settings.{complaint(error, method.settings)}") from None
+    if not isinstance(method.uses(settings), Uses):
+        raise RecipeError(f"{place}.method: METHOD.uses gives no Uses; return Uses(...)")
     return Chosen(method, settings)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from limbeck.errors import ModelError, RecipeError
 from limbeck.recipe import LearnerSettings
+from limbeck.stages.asking import asking_learner, asking_teacher
 from limbeck.stages.context import Context
-from limbeck.stages.pairs import check_pair
+from limbeck.stages.pairs import check_chat, check_pair
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import check_file
 
@@ -32,6 +33,8 @@ def check(context: Context, pairs: Mapping[str, str]) -> None:
     learners |= {f"students.{name}": one for name, one in recipe.students.items()}
     for place, learner in learners.items():
         _check_learner(context, place, learner)
+    if recipe.teacher.kind != "given":
+        asking_teacher(context)  # reads its demonstrations
     files = [one.file for one in recipe.mentors.values()]
     files += [recipe.teacher.file] if recipe.teacher.kind == "given" else []
     for file in files:
@@ -51,6 +54,11 @@ def _check_learner(context: Context, place: str, learner: LearnerSettings) -> No
             "set dtype float32 with train.precision bf16, or use lora"
         )
     check_model(place, learner.model)
+    examples = learner.prompt.examples
+    if examples is not None and examples.file is not None:
+        asking_learner(context, learner, place)
+    if learner.format == "chat":
+        check_chat(learner, place)
 
 
 def check_model(place: str, name: str) -> None:

@@ -43,6 +43,8 @@ def examine(
         seed=context.recipe.seed,
     )
     asked = getattr(problems(context), split)
+    if exam.votes == 1:  # greedy: the temperature decides nothing
+        exam = exam.model_copy(update={"temperature": ExamSettings().temperature})
 
     def work(folder: Path) -> None:
         opened = model.open(folder, exam.batch_size, exam.max_tokens)
@@ -54,7 +56,7 @@ def examine(
         for line in opened.account():
             context.run.say(line)
         if ranks.main():
-            write_exam(folder, predictions, summary, _facts(context, model, split))
+            write_exam(folder, predictions, summary, _facts(context, model, split, summary["cost_usd"]))
 
     more: dict[str, Any] = {} if split == "test" else {"split": split}
     return context.run.stage(
@@ -73,6 +75,7 @@ def examine(
     )
 
 
-def _facts(context: Context, model: Model, split: str) -> ExamFacts:
+def _facts(context: Context, model: Model, split: str, cost: float) -> ExamFacts:
     """Who sat this exam, for the report."""
-    return ExamFacts(**model.facts, split=split, task=context.recipe.task.name, kind=context.kind)
+    facts = {**model.facts, **({"cost_usd": cost} if cost else {})}
+    return ExamFacts(**facts, split=split, task=context.recipe.task.name, kind=context.kind)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.errors import InputError
 from limbeck.exam import LOG
 from limbeck.lm import Prompt
 from limbeck.lm.chunks import Chunks
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
     from limbeck.lm.load import Loaded
 
 
+ROLES = ("student", "mentor", "verifier")
+"""Of who is trained."""
+
+
 @dataclass(frozen=True, slots=True)
 class Learner:
     """Who is trained.
 
     Attributes:
-        role: student, mentor, or what a method outside the package calls it.
+        role: student, mentor or verifier, as in `exam_facts`.
         name: in the recipe.
         own: the plan of its method: settings beyond those of every learner that decide the result.
         source: fingerprint of its method's file, when that is not part of Limbeck.
@@ -47,6 +52,10 @@ class Learner:
     own: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     round: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise InputError(f"role: there is no role {self.role!r}; choose one of {', '.join(ROLES)}")
 
     @property
     def place(self) -> str:
@@ -69,7 +78,7 @@ class Learner:
         """
         names = LearnerSettings.model_fields.keys() - {"device", "prompt"}
         shared = LearnerSettings.model_construct(**{name: getattr(self.settings, name) for name in names})
-        asking = {name: value for name, value in self.asking.plan().items() if name != "format"}
+        asking = self.asking.plan()  # the format is among the settings
         more |= {"asking": asking} if asking else {}
         return plan(shared, version=version, source=self.source, seed=self.seed, **self.own, **more)
 

@@ -1,4 +1,7 @@
-"""Which mentor's soft labels a student can learn from: both must read texts as the same tokens."""
+"""What tokenizers must be able to do: chat templates, and a mentor's soft labels for a student.
+
+A student can learn from a mentor's soft labels only if both read texts as the same tokens.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from limbeck.errors import ModelError, RecipeError
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Problem
 from limbeck.tasks.asking import Asking
+
+SAMPLE = Problem(id="sample", question="Which of these is it?", answer="A", options=("one", "two"))
 
 
 def check_pair(student: LearnerSettings, mentor: LearnerSettings, place: str) -> None:
@@ -45,13 +50,27 @@ def check_tokenizers(ours: Any, theirs: Any, asking: Asking, texts: Sequence[str
     from limbeck.soft_labels.tokenizers import tokenizers_agree
 
     tokenizers_agree(ours, theirs, texts)
-    sample = asking.pieces(
-        Problem(id="sample", question="Which of these is it?", answer="A", options=("one", "two"))
-    )
+    sample = asking.pieces(SAMPLE)
     if asking.text(ours, sample) != asking.text(theirs, sample):
         raise ModelError(
             f"{name} and its mentor have different chat templates; choose a mentor of the student's family"
         )
+
+
+def check_chat(learner: LearnerSettings, place: str) -> None:
+    """Refuse a model whose tokenizer has no chat template that works, as far as it can be had now.
+
+    Raises:
+        ModelError: naming the learner.
+    """
+    tokenizer = None if is_from_scratch(learner.model) else tokenizer_of(learner.model)
+    if tokenizer is None:
+        return
+    asking = Asking("chat", system=learner.prompt.system or "")
+    try:
+        asking.text(tokenizer, asking.pieces(SAMPLE))
+    except ModelError as error:
+        raise ModelError(f"{place}.{error}") from None
 
 
 def is_from_scratch(name: str) -> bool:

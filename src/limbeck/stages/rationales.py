@@ -198,6 +198,7 @@ def rationale_data(
     *,
     grouped: bool = False,
     draw: Draw | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> Data:
     """Examples of the rationales that a method picks: question -> reasoning and the *gold* answer.
 
@@ -206,6 +207,7 @@ def rationale_data(
     Args:
         grouped: all rationales of a problem are one group; otherwise each is a group of its own.
         draw: see `Data`.
+        inputs: what the training depends on beyond the rationales, such as `mentor.inputs`.
     """
     train = pick("train")
     dev = pick("dev") if learner.settings.train.choose == "dev-loss" else Picked((), {})
@@ -214,7 +216,8 @@ def rationale_data(
         examples = rationale_examples(context, learner, picked.rationales)
         return by_problem(examples) if grouped else singles(examples)
 
-    return Data(groups(train), groups(dev), {**problems(context).inputs, **train.inputs, **dev.inputs}, draw)
+    named = {**problems(context).inputs, **train.inputs, **dev.inputs, **(inputs or {})}
+    return Data(groups(train), groups(dev), named, draw)
 
 
 def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rationale]) -> list[Example]:

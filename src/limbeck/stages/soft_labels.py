@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field
 
 from limbeck import ranks
+from limbeck.errors import InputError
 from limbeck.recipe import Settings
 from limbeck.run_folder import fingerprint, path_fingerprint, plan
 from limbeck.soft_labels.settings import CodecSettings
@@ -80,10 +81,16 @@ def soft_labels(
     Nothing is written for a student that is trained already, or that asks the mentor live or not at all.
 
     Raises:
+        InputError: the examples do not name the mentor as an input, so that another mentor would not
+            train the student again.
         ModelError: mentor and student read texts differently.
     """
     from limbeck.soft_labels.cache import missing
 
+    if settings.kl_weight and mentor.stage.fingerprint not in data.inputs.values():
+        raise InputError(
+            f"soft_labels: {mentor.name} is no input of the examples; add inputs=mentor.inputs there"
+        )
     if not settings.kl_weight or is_trained(context, learner, data):
         return SoftLabelStage(context, mentor, learner, settings, ())
     _agree(mentor, learner, data)

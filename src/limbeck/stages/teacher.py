@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from limbeck.errors import InputError, RecipeError
 from limbeck.exam import LOG
 from limbeck.lm import Complete, Prompt, Sampling
@@ -31,7 +33,8 @@ from limbeck.stages.context import Context
 from limbeck.stages.examining import examine
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.models import Opened, Question
-from limbeck.tasks.asking import Asking
+from limbeck.tasks.asking import Asking, teacher_asking
+from limbeck.tasks.settings import PromptSettings
 
 Agree = Callable[[Sequence[Prompt], Sampling], None]
 
@@ -68,7 +71,10 @@ class TeacherModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"teacher": teacher_identity(self.context.recipe)}
+        """Its settings and its prompts, as far as they are not the usual ones."""
+        recipe, usual = self.context.recipe, teacher_asking(PromptSettings(), self.context.kind)
+        asking = asking_teacher(self.context).plan(usual)
+        return {"teacher": teacher_identity(recipe), **({"asking": asking} if asking else {})}
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -208,12 +214,26 @@ def _consent() -> None:
         raise InputError("not agreed: nothing was asked of the teacher and nothing was paid")
 
 
-def teacher_identity(recipe: Recipe) -> dict[str, Any]:
-    """The teacher's settings that decide what it says: not its price, its waiting times or its exam."""
+SAYS = {
+    "api": ("base_url", "model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"),
+    "local": ("model", "dtype"),
+    "offline": ("wrong_answer", "wrong_step"),
+    "given": ("file", "source"),
+}
+"""By kind of teacher: the settings that decide what it says, not its price, its waiting times or its exam."""
+
+
+def teacher_identity(recipe: Recipe) -> BaseModel:
+    """The teacher's settings that decide what it says, all others at their default; how it is asked is
+    not among them."""
     teacher = recipe.teacher
+    fields, known = type(teacher).model_fields, {"kind", *SAYS[teacher.kind]}
+    usual = {
+        name: one.get_default(call_default_factory=True) for name, one in fields.items() if name not in known
+    }
     if isinstance(teacher, ApiTeacherSettings):
-        return {"kind": "api", **teacher.identity}
-    return teacher.model_dump(mode="json", exclude={"exam", "device"})
+        usual["base_url"] = teacher.remember_as or teacher.base_url
+    return teacher.model_copy(update=usual)
 
 
 def teacher_name(recipe: Recipe) -> str:

@@ -42,6 +42,7 @@ class Data:
         dev: for a checkpoint chosen by dev loss; empty otherwise.
         inputs: fingerprints of the stages that the examples come from.
         draw: how many examples of each role a group gives each epoch; None: all of them.
+        settings: what else decides the training, for its plan.
     """
 
     train: Sequence[Group]
@@ -122,6 +123,7 @@ def _train(
     loaded = _load(learner, data.train, start, tokenizer)
     text = partial(rendered, loaded.tokenizer, learner, encoder_decoder=loaded.encoder_decoder)
     groups, dev = text(data.train), text(data.dev)
+    _report_cut(context, learner, loaded.tokenizer, data.train, groups)
     if ranks.main():
         write_jsonl(folder / "examples.jsonl", (example for group in groups for example in group.examples))
     by_accuracy = settings.train.choose == "dev-accuracy"
@@ -203,6 +205,26 @@ def _dev_exam(context: Context, loaded: Loaded, asking: Asking, model: object) -
     complete = LocalModel(loaded, max_rows=exam.batch_size)
     _, summary = examine(complete, dev, context.kind, prompts, Sampling(max_tokens=exam.max_tokens))
     return {"accuracy": summary["accuracy"]}
+
+
+def _report_cut(
+    context: Context, learner: Learner, tokenizer: Any, whole: Sequence[Group], cut: Sequence[Group]
+) -> None:
+    """Say how many prompts lost demonstrations or passages: exams may show all of them."""
+    pairs = [
+        (before.prompt, after.prompt)
+        for one, other in zip(whole, cut, strict=True)
+        for before, after in zip(one.examples, other.examples, strict=True)
+    ]
+    count = sum(
+        not isinstance(pieces, str) and text != learner.asking.text(tokenizer, pieces)
+        for pieces, text in pairs
+    )
+    if count:
+        context.run.say(
+            f"{learner.shown}: {count} of {len(pairs)} prompts were cut to train.max_length = "
+            f"{learner.settings.train.max_length} tokens; raise it, or show fewer demonstrations"
+        )
 
 
 def _report_too_long(context: Context, learner: Learner, data: Data, done: Training) -> None:

@@ -231,16 +231,20 @@ class Asking:
             "needs": list(self.needs),
         }
 
-    def plan(self) -> dict[str, JsonValue]:
-        """What decides the prompts, for a stage's plan: `about` without what is the format's default."""
-        mine, usual = self.about(), Asking(self.format).about()
+    def plan(self, usual: Asking | None = None) -> dict[str, JsonValue]:
+        """What decides the prompts, for a stage's plan: `about` without what is usual.
+
+        Args:
+            usual: how one would be asked whose recipe says nothing; None: the format's default.
+        """
+        mine, theirs = self.about(), (usual or Asking(self.format)).about()
         changed = {
             name: value
             for name, value in mine["prompt"].items()  # type: ignore[union-attr]
-            if value != usual["prompt"][name]  # type: ignore[index]
+            if value != theirs["prompt"][name]  # type: ignore[index]
         }
         needs: dict[str, JsonValue] = {"needs": mine["needs"]} if self.needs else {}
-        return {"format": self.format, **({"prompt": changed} if changed else {}), **needs}
+        return {**({"prompt": changed} if changed else {}), **needs}
 
     @classmethod
     def of_about(cls, about: Mapping[str, Any], place: str | Path) -> Self:
@@ -326,7 +330,8 @@ def teacher_asking(
         form: "chat" for a local model with a chat template.
         demonstrations: from `demonstrations.chosen`.
     """
-    usual = teacher_instruction(kind)
+    own = settings.template is not None and "instruction" not in Template.read(settings.template).names
+    usual = "" if own else teacher_instruction(kind)
     return Asking(
         form,
         settings.template or TEACHER_TEMPLATE,

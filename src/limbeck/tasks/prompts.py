@@ -159,11 +159,15 @@ def chat(tokenizer: ChatTokenizer, turns: Sequence[str], system: str = "") -> st
     one that the template wrote is taken off, so that training and exam never see it twice.
 
     Raises:
-        ModelError: the tokenizer has no chat template.
+        ModelError: the tokenizer has no chat template, or a broken one.
     """
     if tokenizer.chat_template is None:
         raise ModelError("format: this model's tokenizer has no chat template; use format plain")
-    text = _with_system(tokenizer, [turn.strip() for turn in turns], system.strip())
+    try:
+        text = _with_system(tokenizer, [turn.strip() for turn in turns], system.strip())
+    except TemplateError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"format: this model's chat template fails ({reason}); use format plain") from None
     start = tokenizer.bos_token
     if start and tokenizer("", verbose=False)["input_ids"][:1] == [tokenizer.bos_token_id]:
         return text.removeprefix(start)

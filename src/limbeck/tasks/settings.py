@@ -7,7 +7,7 @@ A built-in task:                       Your own data:
       train: 4000                            kind: choice
       dev: 200                               train: train.json
       test: 500                              test: test.json
-      parameters: {steps: 3}                      dev: 0.1
+      parameters: {steps: 3}                 dev: 0.1
                                              columns: {question: input, rationale: chain}
                                              leaks: refuse
 
@@ -35,6 +35,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -89,9 +90,16 @@ class GeneratedTask(_Settings):
         return name
 
     @model_validator(mode="after")
-    def _knobs_fit(self) -> Self:
+    def _parameters_fit(self) -> Self:
         settle_parameters(GENERATED[self.name], self.parameters)
         return self
+
+    @field_validator("parameters")
+    @classmethod
+    def _without_defaults(cls, given: Mapping[str, int], info: ValidationInfo) -> Mapping[str, int]:
+        """One that is written out at its default is the same task."""
+        usual = GENERATED[info.data["name"]].parameters if "name" in info.data else {}
+        return {name: value for name, value in given.items() if value != usual.get(name)}
 
 
 class FilesTask(_Settings):
@@ -205,7 +213,9 @@ class PromptSettings(_Settings):
         None, description="text with places such as {question}; null: the usual one (see tasks/templates.py)"
     )
     instruction: str | None = Field(
-        None, description="what to do; null: for a teacher to reason step by step, for others nothing"
+        None,
+        description="what to do; null: for a teacher to reason step by step, where its template has the "
+        "place, for others nothing",
     )
     system: str | None = Field(None, min_length=1, description="system prompt")
     examples: ExamplesSettings | None = Field(None, description="demonstrations shown before the question")
