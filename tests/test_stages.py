@@ -317,3 +317,30 @@ def test_the_temperature_of_a_greedy_exam_changes_nothing(
     assert limbeck("run", recipe, *method).status == 0
     answer = limbeck("run", recipe, *method, "--set", "exam.temperature=0.2")
     assert "answers-only/seed0/exam: done before, kept" in answer.err
+
+
+def broken(limbeck: Limbeck, recipe: Path, tmp_path: Path, old: str, new: str) -> Any:
+    """What the command says of the second method with one change."""
+    assert old in PAIRS
+    (tmp_path / "mine.py").write_text(PAIRS.replace(old, new))
+    return limbeck("run", recipe, "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("one for one in found.all if one.dropped is None", "one for one in found.all", "was dropped (wrong"),
+        ("replace(student, round=1)", "replace(student, round=0)", "trains it twice"),
+        ("SpanKL(0.5)", "SpanKL(-0.5)", "its weight is -0.5; give a number from 0 up"),
+        ("SpanKL(0.5)", "SpanKL(0.5, name='loss')", "a column of the history already"),
+        ("SpanKL(0.5)", "SpanKL(0.5, name='cross_entropy')", "their names must differ"),
+        ("return CrossEntropy(), SpanKL(0.5)", "return CrossEntropy()", "cannot be used (TypeError"),
+        ("SpanKL(0.5)", "SpanKl(0.5)", "cannot be used (NameError"),
+    ],
+)
+def test_mistakes_in_a_method_are_one_sentence(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    answer = broken(limbeck, recipe, tmp_path, old, new)
+    last = answer.err.strip().splitlines()[-1]
+    assert answer.status == 2 and last.startswith("limbeck: ") and words in last, answer.err

@@ -356,6 +356,9 @@ def _each(settings: dict[str, Any], role: str, only: str, place: str) -> dict[st
     own = settings.get(f"{role}s") or {only: {}}
     if not isinstance(own, dict) or not all(isinstance(value, dict | None) for value in own.values()):
         raise RecipeError(f"{place}: {role}s: must map each {role}'s name to a group of its settings")
+    for name in own:
+        if not isinstance(name, str):
+            raise RecipeError(f"{place}: {role}s: the name {name!r} is not text in YAML; put it in quotes")
     return {str(name): _merged(shared, value or {}) for name, value in own.items()}
 
 

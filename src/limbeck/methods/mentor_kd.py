@@ -69,13 +69,9 @@ def mentor_kd(context: Context, student: Learner, settings: MentorKdSettings) ->
     labels = soft_labels(context, teaching, student, data, settings)
 
     def parts() -> Parts:
-        from limbeck.training.parts import CrossEntropy, SoftLabelKL
+        from limbeck.training.parts import CrossEntropy
 
-        weight = settings.kl_weight
-        cross_entropy = CrossEntropy(1 - weight)
-        if not weight:
-            return (cross_entropy,)
-        return cross_entropy, SoftLabelKL(labels.open(), weight, squared=settings.temperature_squared)
+        return CrossEntropy(1 - settings.kl_weight), *labels.parts()
 
     examine(context, train(context, student, data, parts, tokenizer=teaching.path))
 

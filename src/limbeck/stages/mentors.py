@@ -166,12 +166,13 @@ def _marked(
 
 
 def new_rationales(context: Context, name: str, teacher: Sequence[Rationale]) -> list[Rationale]:
-    """The mentor's rationales that repeat none of those of the teacher that a student is given.
+    """The mentor's kept rationales that repeat none of those of the teacher that a student is given.
 
     A student that sees fewer of the teacher's gets the mentor's equal ones instead; without any of
     the teacher's, these are all that are kept.
     """
-    return _marked(context, name, mentor_rationales(context, name).all, teacher)
+    marked = _marked(context, name, mentor_rationales(context, name).all, teacher)
+    return [one for one in marked if one.dropped is None]
 
 
 def mentor_audit(

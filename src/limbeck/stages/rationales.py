@@ -51,13 +51,13 @@ class Rationales:
         return {f"rationales of {self.label}": self.stage.fingerprint}
 
     def picked(self, chosen: Sequence[Rationale]) -> Picked:
-        """Some of them, to train on.
+        """Some of them, to train on; `rationales.select` chooses among those that were kept.
 
         Raises:
-            DataError: none.
+            DataError: none, or one that was dropped.
         """
         if not chosen:
-            message = f"no rationale of {self.label} was kept; it says why they were dropped"
+            message = f"no rationale of {self.label} was picked; it says how many were kept, and why not all"
             raise DataError(self.stage.folder / "audit.json", message)
         return Picked(chosen, self.inputs)
 
@@ -213,11 +213,26 @@ def rationale_data(
     dev = pick("dev") if learner.settings.train.choose == "dev-loss" else Picked((), {})
 
     def groups(picked: Picked) -> list[Group]:
+        refuse_dropped(picked)
         examples = rationale_examples(context, learner, picked.rationales)
         return by_problem(examples) if grouped else singles(examples)
 
     named = {**problems(context).inputs, **train.inputs, **dev.inputs, **(inputs or {})}
     return Data(groups(train), groups(dev), named, draw)
+
+
+def refuse_dropped(picked: Picked) -> None:
+    """Refuse to train on what grading dropped: it would get the gold answer after wrong reasoning.
+
+    Raises:
+        DataError: naming the first one.
+    """
+    for one in picked.rationales:
+        if one.dropped is not None:
+            message = (
+                f"was dropped ({one.dropped}) and is picked to train on; pick those whose dropped is None"
+            )
+            raise DataError(f"rationale {one.index} of problem {one.problem_id}", message)
 
 
 def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rationale]) -> list[Example]:

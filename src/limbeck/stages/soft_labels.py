@@ -26,7 +26,7 @@ from limbeck.stages.training import Data, is_trained, rendered
 
 if TYPE_CHECKING:
     from limbeck.training.collate import Row
-    from limbeck.training.parts import SoftLabels
+    from limbeck.training.parts import SoftLabelKL, SoftLabels
 
 VERSION = 1
 """Raised by hand when this code stores other distributions of the same mentor."""
@@ -63,6 +63,13 @@ class SoftLabelStage:
     learner: Learner
     settings: SoftLabelSettings
     folders: tuple[Path, ...]
+
+    def parts(self) -> tuple[SoftLabelKL, ...]:
+        """The loss part of the settings' weight; none where the weight is 0."""
+        from limbeck.training.parts import SoftLabelKL
+
+        weight, squared = self.settings.kl_weight, self.settings.temperature_squared
+        return (SoftLabelKL(self.open(), weight, squared=squared),) if weight else ()
 
     def open(self) -> SoftLabels:
         """Map the files, or load the mentor."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import ranks
+from limbeck.errors import RecipeError
 from limbeck.exam import examine, student_prompts
 from limbeck.lm import Sampling
 from limbeck.records import Example, write_json, write_jsonl
@@ -75,6 +76,13 @@ def train(
         start: goes on from this model instead of the learner's base.
         tokenizer: model folder whose tokenizer a model from scratch takes; None: made from the examples.
     """
+    place = f"trained {learner.place}"
+    if place in context.memo:
+        raise RecipeError(
+            f"{learner.shown}: its method trains it twice in {learner.place}; give each training its round: "
+            "dataclasses.replace(student, round=0), then round=1 with start="
+        )
+    context.memo[place] = True
     settings, inputs = _planned(context, learner, data, start)
 
     def work(folder: Path) -> None:
@@ -86,6 +94,25 @@ def train(
 
     stage = context.run.stage(learner.place, settings, inputs, work, everyone=True)
     return Trained(stage, learner, read_json(stage.folder / FACTS) or {})
+
+
+def made_parts(learner: Learner, parts: Callable[[], Parts]) -> Parts:
+    """The loss parts of a method.
+
+    Raises:
+        RecipeError: they cannot be made, or do not go together.
+    """
+    from limbeck.training.parts import check
+
+    try:
+        made = tuple(parts())
+        check(made)
+    except (AttributeError, NameError, TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise RecipeError(
+            f"{learner.shown}: the loss parts of method {learner.method} cannot be used ({problem})"
+        ) from error
+    return made
 
 
 def is_trained(context: Context, learner: Learner, data: Data, start: Trained | None = None) -> bool:
@@ -133,7 +160,7 @@ def _train(
             loaded.tokenizer,
             groups,
             dev,
-            parts(),
+            made_parts(learner, parts),
             settings.train,
             folder,
             seed=learner.seed,

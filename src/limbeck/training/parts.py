@@ -14,6 +14,7 @@ logits (`objectives.tokens`), which never exist whole where the model's head is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -63,6 +64,9 @@ class Part(Protocol):
 
 Parts = tuple[Part, ...]
 """An objective."""
+
+RESERVED = ("", "loss", "step", "epoch", "learning_rate", "grad_norm")
+"""Names that a part cannot have: columns of history.jsonl."""
 
 
 @runtime_checkable
@@ -258,12 +262,18 @@ def loss(
 
 
 def check(parts: Parts) -> None:
-    """Refuse two parts of one name, and a part of no known kind or of several.
+    """Refuse parts without names of their own, odd weights, and a part of no known kind or of several.
 
     Raises:
         ValueError: as said.
     """
     names = [part.name for part in parts]
+    for part in parts:
+        if part.name in RESERVED:
+            raise ValueError(f"a loss part is called {part.name!r}, which is a column of the history already")
+        number = isinstance(part.weight, int | float) and not isinstance(part.weight, bool)
+        if not number or not 0 <= part.weight < math.inf:
+            raise ValueError(f"{part.name}: its weight is {part.weight!r}; give a number from 0 up")
     if len(set(names)) != len(names):
         raise ValueError(f"the loss parts are called {', '.join(names)}; their names must differ")
     for part in parts:
