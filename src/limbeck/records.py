@@ -127,7 +127,7 @@ class Example(Record):
     answer_span: tuple[int, int] | None = None
     role: str = ""
     scored: bool = True
-    weight: float = 1.0
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
 
 
 R = TypeVar("R", bound=Record)
