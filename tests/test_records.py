@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from limbeck.errors import DataError, DiskError
 from limbeck.records import Example, Problem, read_jsonl, write_json, write_jsonl
@@ -64,3 +65,10 @@ def test_what_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}\n')
     with pytest.raises(DataError, match="UTF-8"):
         list(read_jsonl(tmp_path / "latin.jsonl", Problem))
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_cannot_divide_is_refused(weight: float) -> None:
+    """A loss is divided by the sum of the weights."""
+    with pytest.raises(ValidationError, match="weight"):
+        Example(problem_id="1", prompt="a", completion="b", weight=weight)

@@ -140,6 +140,18 @@ def test_groups_parts_and_rounds(limbeck: Limbeck, recipe: Path, tmp_path: Path)
     assert "round 1" in answer.out, "rounds are rows of the results"
 
 
+def test_answers_that_are_not_found_are_told(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    lost = """
+    first = data.train[0].examples[0].model_copy(update={"answer_span": (0, 0)})
+    group = replace(data.train[0], examples=(first, *data.train[0].examples[1:]))
+    data = replace(data, train=[group, *data.train[1:]])
+    first ="""
+    (tmp_path / "mine.py").write_text(PAIRS.replace("\n    first =", lost, 1))
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", "--until", "students/mine/seed0/round0")
+    assert answer.status == 0, answer.err
+    assert "of 1 examples the answer was not found among their tokens" in answer.err
+
+
 def test_a_changed_method_file_trains_again(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PAIRS)
     out = tmp_path / "run"

@@ -61,14 +61,6 @@ class Rationale(Record):
     about: str = ""
 
 
-class Passage(Record):
-    """A piece of knowledge."""
-
-    id: str
-    title: str = ""
-    text: str
-
-
 class Prediction(Record):
     """What one model answered to one problem in an exam.
 
@@ -127,7 +119,7 @@ class Example(Record):
     answer_span: tuple[int, int] | None = None
     role: str = ""
     scored: bool = True
-    weight: float = 1.0
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
 
 
 R = TypeVar("R", bound=Record)

@@ -15,7 +15,7 @@ from limbeck.errors import DiskError, RecipeError, TrainingError
 from limbeck.records import Example
 from limbeck.training.collate import collate, tokenise
 from limbeck.training.groups import Draw, Group, singles
-from limbeck.training.parts import CrossEntropy
+from limbeck.training.parts import CrossEntropy, SpanKL
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 
@@ -604,6 +604,31 @@ def test_an_ablation_sees_the_same_pairs_in_the_same_order(fit, make_model, tmp_
     }.items():
         fit(make_model("llama"), questions(7, 4), parts=parts, folder=tmp_path / name, **given)
     assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+
+
+def test_pairs_of_two_drawn_count_on_dev_too(fit, make_model, history, tmp_path):
+    """All three rationales of a question are no pair; so dev gets two of them, always the same."""
+    groups = [
+        Group(
+            group.key,
+            tuple(
+                one.model_copy(
+                    update={"completion": f"{one.completion} w7", "answer_span": (start, start + 2)}
+                )
+                for one in group.examples
+                for start in [len(one.completion) + 1]
+            ),
+        )
+        for group in questions(4, 3)
+    ]
+    parts = (CrossEntropy(), SpanKL(1.0))
+    for rate, folder in ((1e-9, "still"), (1e-2, "moving")):
+        given = {"parts": parts, "draw": Draw({"": 2}), "epochs": 2, "learning_rate": rate}
+        fit(make_model("llama"), groups, groups[:2], folder=tmp_path / folder, **given)
+    dev = [row for row in history(tmp_path / "still") if "dev_loss" in row]
+    assert dev[0]["dev_span_divergence"] > 0
+    assert dev[0]["dev_span_divergence"] == pytest.approx(dev[1]["dev_span_divergence"], rel=1e-4)
+    assert history(tmp_path / "moving")[-1]["dev_loss"] < dev[0]["dev_loss"]
 
 
 def test_groups_of_one_are_examples(fit, make_model, make_examples, tmp_path, trainable):

@@ -144,6 +144,7 @@ def _train(
 ) -> None:
     """Load the learner, train it on rendered examples, save it as an ordinary model folder."""
     from limbeck.lm.saving import save
+    from limbeck.training.parts import PairPart
     from limbeck.training.trainer import train as run_training
 
     settings = learner.settings
@@ -153,6 +154,7 @@ def _train(
     _report_cut(context, learner, loaded.tokenizer, data.train, groups)
     if ranks.main():
         write_jsonl(folder / "examples.jsonl", (example for group in groups for example in group.examples))
+    made = made_parts(learner, parts)
     by_accuracy = settings.train.choose == "dev-accuracy"
     with context.track(f"training {learner.shown}", 0) as advance:
         done = run_training(
@@ -160,7 +162,7 @@ def _train(
             loaded.tokenizer,
             groups,
             dev,
-            made_parts(learner, parts),
+            made,
             settings.train,
             folder,
             seed=learner.seed,
@@ -169,6 +171,11 @@ def _train(
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
         )
     _report_too_long(context, learner, data, done)
+    if done.without_span and any(isinstance(part, PairPart) and part.weight for part in made):
+        context.run.say(
+            f"{learner.shown}: of {done.without_span} examples the answer was not found among their tokens, "
+            "so they are in no pair"
+        )
     about: dict[str, Any] = {"task": context.recipe.task.name, "kind": context.kind, "dtype": settings.dtype}
     save(loaded, folder / "model", about=about | learner.asking.about())
     if ranks.main():

@@ -96,7 +96,7 @@ class Tokenised:
     Attributes:
         groups: in the order of the groups that were given.
         too_long: examples over `max_length`.
-        dropped: groups that then had no example left, or too few of a role to draw from.
+        dropped: groups that then had no example left.
         without_span: examples whose `answer_span` could not be found among their tokens.
     """
 

@@ -131,12 +131,23 @@ def train_feed(
 
 
 def dev_feed(
-    groups: Sequence[RowGroup], settings: TrainSettings, *, seed: int, pad: int, encoder_decoder: bool
+    groups: Sequence[RowGroup],
+    settings: TrainSettings,
+    *,
+    draw: Draw,
+    seed: int,
+    pad: int,
+    encoder_decoder: bool,
 ) -> Feed | None:
-    """What this rank reads in an evaluation: whole micro-batches and whole groups, or None without any."""
+    """What this rank reads in an evaluation: whole micro-batches, or None without any group.
+
+    A group gives what is drawn of it in epoch 0, always the same: the loss on dev is the one that is
+    trained, and a part that wants two of many rationales finds two.
+    """
     if not groups:
         return None
-    sizes = [size_of(group, ALL, encoder_decoder=encoder_decoder) for group in groups]
+    sizes = [size_of(group, draw, encoder_decoder=encoder_decoder) for group in groups]
     limits = Limits(settings.batch_size, settings.batch_tokens)
     sharing = Sharing(ranks.world(), ranks.rank(), ranks.world())
-    return Feed(groups, GroupSampler(sizes, limits, seed=seed, sharing=sharing), pad, encoder_decoder)
+    sampler = GroupSampler(sizes, limits, seed=seed, sharing=sharing)
+    return Feed(groups, sampler, pad, encoder_decoder, draw)

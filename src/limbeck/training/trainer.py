@@ -297,7 +297,8 @@ def train(
 
     Args:
         groups: what to train on; each is seen once per epoch, and `prompt` is rendered text.
-        dev_groups: evaluated whole at every checkpoint; may be empty.
+        dev_groups: evaluated at every checkpoint, always on what `draw` gives of them in the first epoch;
+            may be empty.
         parts: the loss; those weighted 0 are neither run nor logged.
         draw: what a group gives each epoch; None: all of it.
         dev_exam: its results are in the history as `dev_<name>`.
@@ -326,8 +327,8 @@ def train(
     with undisturbed(model):
         device = next(model.parameters()).device
         args = arguments(settings, folder / "checkpoints", seed, device, sharing.turns)
-        about: Any = {"seed": seed, "pad": padding(tokenizer), "encoder_decoder": both}
-        feed = train_feed(found.groups, settings, sharing, draw=draw, corrected=corrected, **about)
+        about: Any = {"draw": draw, "seed": seed, "pad": padding(tokenizer), "encoder_decoder": both}
+        feed = train_feed(found.groups, settings, sharing, corrected=corrected, **about)
         held_out = dev_feed(dev.groups, settings, **about)
         per_epoch = feed.sampler.steps_per_epoch
         set_steps(args, settings, per_epoch, evaluate=bool(dev.groups or dev_exam))
