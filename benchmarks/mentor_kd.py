@@ -33,7 +33,7 @@ from torch.nn.functional import kl_div
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limbeck.exam import examine, student_prompts
-from limbeck.lm import Prompt, Sampling
+from limbeck.lm import Sampling
 from limbeck.lm.load import Loaded, load
 from limbeck.lm.local import LocalModel
 from limbeck.lm.tiny import build_model
@@ -43,9 +43,10 @@ from limbeck.soft_labels.cache import Cached
 from limbeck.soft_labels.settings import CodecSettings
 from limbeck.soft_labels.tokenizers import vocabulary_of
 from limbeck.soft_labels.writing import write_cache
-from limbeck.tasks.asking import Asking
+from limbeck.tasks.asking import Asking, teacher_asking
 from limbeck.tasks.generated import OfflineTeacher, generate
-from limbeck.tasks.prompts import FORMATS, teacher_prompt
+from limbeck.tasks.prompts import FORMATS
+from limbeck.tasks.settings import PromptSettings
 from limbeck.training.collate import Row, collate, padding, tokenise
 from limbeck.training.groups import singles
 from limbeck.training.parts import CrossEntropy, SoftLabelKL
@@ -70,7 +71,7 @@ def problems_of(split: Any, count: int) -> list[Problem]:
 def examples_of(problems: Sequence[Problem], per_problem: int) -> list[Example]:
     """Correct rationales of the offline teacher."""
     teacher, shape = OfflineTeacher(TASK, 0.0, 0.0, 0), FORMATS[FORM]
-    prompts = [Prompt(problem.id, problem.id, teacher_prompt(problem, "yes-no")) for problem in problems]
+    prompts = teacher_asking(PromptSettings(), "yes-no").prompts(problems)
     by_id = {problem.id: problem for problem in problems}
     return [
         Example(

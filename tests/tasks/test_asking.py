@@ -19,7 +19,7 @@ from limbeck.tasks.asking import (
     teacher_asking,
 )
 from limbeck.tasks.cutting import first_words
-from limbeck.tasks.prompts import FORMATS, chat, render, teacher_prompt
+from limbeck.tasks.prompts import FORMATS, chat, question_with_options, teacher_instruction
 from limbeck.tasks.settings import PromptSettings
 
 PROBLEMS = [
@@ -54,19 +54,18 @@ def tokenizer_with(template: str) -> Any:
 def test_by_default_prompts_are_those_of_0_1_0(form: str, problem: Problem) -> None:
     """Letter for letter: the prompts of students in all formats, and of the teacher."""
     tokenizer, asking = tokenizer_with(ROLES), learner_asking(PromptSettings(), form)
-    old = render(tokenizer, form, FORMATS[form].prompt(problem))
+    written = FORMATS[form].prompt(problem)
+    old = chat(tokenizer, [written]) if form == "chat" else written
     assert asking.text(tokenizer, asking.pieces(problem)) == old
     assert asking.text(tokenizer, asking.pieces(problem), room=1) == old, "nothing in it may be cut"
     (prompt,) = asking.prompts([problem], tokenizer)
     assert (prompt.id, prompt.problem_id, prompt.text, prompt.system) == (problem.id, problem.id, old, "")
     for kind in KINDS:
         teacher = teacher_asking(PromptSettings(), kind)
-        assert teacher.plain(teacher.pieces(problem)) == teacher_prompt(problem, kind)
-        assert teacher.prompts_for_chat([problem]) == teacher.prompts([problem])
+        asked = f"{question_with_options(problem)}\n\n{teacher_instruction(kind)}"
+        assert teacher.plain(teacher.pieces(problem)) == teacher.prompts([problem])[0].text == asked
         local = teacher_asking(PromptSettings(), kind, form="chat")
-        assert local.prompts([problem], tokenizer)[0].text == render(
-            tokenizer, "chat", teacher_prompt(problem, kind)
-        )
+        assert local.prompts([problem], tokenizer)[0].text == chat(tokenizer, [asked])
 
 
 def test_what_the_prompts_of_0_1_0_were() -> None:
@@ -101,9 +100,11 @@ def test_a_prompt_with_everything() -> None:
             }[form]
         )
     teacher = teacher_asking(settings, "number", demonstrations=SHOTS[:1])
-    (prompt,) = teacher.prompts_for_chat(PROBLEMS[:1])
-    assert prompt.system == "Be exact."
-    assert prompt.text == "What is 1 + 1?\nIt is 2. The answer is 2.\n\nWhat is 3 + 4?\n\nAdd."
+    assert teacher.system == "Be exact."
+    assert (
+        teacher.plain(teacher.pieces(PROBLEMS[0]))
+        == "What is 1 + 1?\nIt is 2. The answer is 2.\n\nWhat is 3 + 4?\n\nAdd."
+    )
 
 
 @pytest.mark.parametrize(

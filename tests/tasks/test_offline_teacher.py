@@ -11,8 +11,9 @@ from limbeck.errors import RecipeError, TeacherError
 from limbeck.lm import Complete, Completion, Prompt, Sampling
 from limbeck.records import Problem
 from limbeck.tasks.answers import grade, split_answer
+from limbeck.tasks.asking import teacher_asking
 from limbeck.tasks.generated import GENERATED, OfflineTeacher, generate
-from limbeck.tasks.prompts import teacher_prompt
+from limbeck.tasks.settings import PromptSettings
 
 NAMES_OF_TASKS = list(GENERATED)
 FOUR = Sampling(n=4, temperature=0.7)
@@ -21,9 +22,7 @@ FOUR = Sampling(n=4, temperature=0.7)
 def ask(
     name: str, problems: list[Problem], sampling: Sampling, **teacher: float
 ) -> list[tuple[Problem, Completion]]:
-    prompts = [
-        Prompt(problem.id, problem.id, teacher_prompt(problem, GENERATED[name].kind)) for problem in problems
-    ]
+    prompts = teacher_asking(PromptSettings(), GENERATED[name].kind).prompts(problems)
     by_id = {problem.id: problem for problem in problems}
     model: Complete = OfflineTeacher(name, **teacher)  # type: ignore[arg-type]
     return [(by_id[completion.prompt_id], completion) for completion in model(prompts, sampling)]

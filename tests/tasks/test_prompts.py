@@ -6,7 +6,7 @@ from limbeck.errors import ModelError, RecipeError
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind, extract, split_answer
 from limbeck.tasks.options import options_in
-from limbeck.tasks.prompts import FORMATS, question_with_options, render, teacher_prompt
+from limbeck.tasks.prompts import FORMATS, chat, known_format, question_with_options, teacher_instruction
 
 SUM = Problem(id="1", question="What is 3 + 4?", answer="7")
 CHOICE = Problem(id="2", question="Who has it?", answer="B", options=("Ann", "Ben"))
@@ -73,28 +73,18 @@ def test_options_are_added_once() -> None:
 
 
 def test_the_teacher_is_told_how_to_close() -> None:
-    for kind, problem, wanted in (
-        ("number", SUM, "digits"),
-        ("choice", CHOICE, "letter"),
-        ("yes-no", SUM, "yes or no"),
-    ):
-        text = teacher_prompt(problem, kind)  # type: ignore[arg-type]
-        assert text.startswith(question_with_options(problem))
+    for kind, wanted in (("number", "digits"), ("choice", "letter"), ("yes-no", "yes or no")):
+        text = teacher_instruction(kind)  # type: ignore[arg-type]
         assert "step by step" in text and "The answer is X." in text and wanted in text
-        assert extract("number", text.removeprefix(SUM.question)).how != "marker", (
-            "the instruction is no answer"
-        )
+        assert extract("number", text).how != "marker", "the instruction is no answer"
 
 
-def test_render_uses_the_chat_template_for_chat_only() -> None:
-    speaking, mute = FakeTokenizer("{{ messages }}"), FakeTokenizer(None)
-    assert render(speaking, "chat", "Hello?\n") == "<user>Hello?<assistant>"
-    assert render(mute, "plain", "Hello?\n") == "Hello?\n"
-    assert render(speaking, "arrow", "Hello?\n###\n") == "Hello?\n###\n"
+def test_a_chat_needs_a_template_and_a_format_must_be_known() -> None:
+    assert chat(FakeTokenizer("{{ messages }}"), ["Hello?\n"]) == "<user>Hello?<assistant>"
     with pytest.raises(ModelError, match="no chat template"):
-        render(mute, "chat", "Hello?")
+        chat(FakeTokenizer(None), ["Hello?"])
     with pytest.raises(RecipeError, match="choose one of plain, arrow, chat"):
-        render(mute, "prose", "Hello?")
+        known_format("prose")
 
 
 @pytest.mark.parametrize("adds_start", [True, False])
@@ -108,5 +98,5 @@ def test_the_start_token_is_never_doubled(adds_start: bool) -> None:
     if not adds_start:
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
     tokenizer.chat_template = "<bos>" + tokenizer.chat_template
-    ids = tokenizer(render(tokenizer, "chat", "Why?"))["input_ids"]
+    ids = tokenizer(chat(tokenizer, ["Why?"]))["input_ids"]
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id

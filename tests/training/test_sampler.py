@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limbeck.errors import RecipeError
-from limbeck.training.sampler import GroupSampler, Limits, Sharing, Size, cut, cut_sizes, on_grid
+from limbeck.training.sampler import GroupSampler, Limits, Sharing, Size, cut_sizes, on_grid
 
 BOTH = pytest.mark.parametrize("batches", ["by-length", "random"])
 
@@ -190,7 +190,7 @@ def test_a_group_over_the_budget_is_refused(batches):
 def test_rounding_on_the_grid_does_not_break_a_batch_of_one():
     """61 tokens fit a budget of 61, though they round up to 64."""
     assert on_grid(61) == 64
-    assert cut([(64,), (64,)], 8, 61) == [(0, 1), (1, 2)]
+    assert cut_sizes([Size(1, (64,)), Size(1, (64,))], Limits(8, 61)) == [(0, 1), (1, 2)]
     assert cut_sizes([Size(1, (8,)), Size(3, (64,)), Size(1, (8,))], Limits(8, 190)) == [
         (0, 1),
         (1, 2),

@@ -140,23 +140,6 @@ def read_config(name_or_path: str | Path) -> Any:
         return AutoConfig.from_pretrained(place, trust_remote_code=False)
 
 
-def load_tokenizer(name_or_path: str | Path) -> tuple[Any, bool]:
-    """The tokenizer as `load` completes it, and whether its model is an encoder-decoder; without the weights.
-
-    Raises:
-        ModelError: no such model, or a broken folder.
-    """
-    place = _place(str(name_or_path))
-    config = read_config(name_or_path)
-    if isinstance(place, Path) and (place / ADAPTER).exists():
-        own = (place / "tokenizer_config.json").exists()
-        place = place if own else _place(_base_of(place, _adapter_config(place)))
-    with quiet(isinstance(place, Path)), _explained(place, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    complete_tokenizer(tokenizer)
-    return tokenizer, bool(config.is_encoder_decoder)
-
-
 def _device(name: str) -> torch.device:
     """Under several ranks "auto" and "cuda" are each rank's own GPU."""
     if name == "auto":

@@ -33,13 +33,11 @@ def cross_entropy(targets_N: Tensor) -> Step:
 
     def step(logits_CV: Tensor, where: Where, weights_C1: Tensor, *, gradient: bool) -> Tensor:
         targets_C1 = targets_N[where].unsqueeze(1)
-        top_C1 = logits_CV.amax(-1, keepdim=True)
-        wanted_C1 = logits_CV.gather(1, targets_C1)
-        q_CV = logits_CV.softmax(-1)
+        log_p_CV = logits_CV.log_softmax(-1)
+        values_C1 = -log_p_CV.gather(1, targets_C1)
         if gradient:
-            torch.mul(q_CV, weights_C1, out=logits_CV)
-            logits_CV.scatter_add_(1, targets_C1, -weights_C1)
-        # The largest probability is 1 / Σ exp(z − top).
-        return top_C1 - wanted_C1 - q_CV.amax(-1, keepdim=True).log()
+            torch.exp(log_p_CV, out=logits_CV)
+            logits_CV.scatter_add_(1, targets_C1, -torch.ones_like(values_C1)).mul_(weights_C1)
+        return values_C1
 
     return step

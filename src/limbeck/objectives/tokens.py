@@ -157,8 +157,10 @@ class _TokenLoss(torch.autograd.Function):
         enabled: bool,
     ) -> tuple[Tensor, Tensor]:
         to_source, to_head = (enabled and needed for needed in ctx.needs_input_grad[:2])
-        # The kept gradient has the size of one token's, so that no type of the products underflows.
-        unit = scales_T.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+        # The kept gradient has the size of one token's, so that no type of the products underflows;
+        # a power of two takes no digit from it.
+        mantissa, exponent = scales_T.abs().amax().clamp_min(torch.finfo(torch.float32).tiny).frexp()
+        unit = torch.ldexp(torch.ones_like(mantissa), exponent)
         blocks = _Blocks(terms, scales_T / unit, to_source or to_head)
         with torch.autocast(source_MX.device.type, enabled=False):
             if head_VH is None:

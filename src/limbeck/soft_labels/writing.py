@@ -44,7 +44,8 @@ from limbeck.soft_labels.cache import (
 from limbeck.soft_labels.live import Live
 from limbeck.soft_labels.settings import CodecSettings
 from limbeck.training.collate import Row, collate
-from limbeck.training.sampler import cut, on_grid, snake
+from limbeck.training.feed import lengths_of
+from limbeck.training.sampler import Limits, Size, cut_sizes, on_grid_size, snake
 
 PROGRESS = "progress.jsonl"
 SHARD_BATCHES = 16
@@ -130,14 +131,9 @@ def text_of(rows: Sequence[Row]) -> str:
 
 def _batches(rows: Sequence[Row], encoder_decoder: bool, batch_tokens: int) -> list[list[Row]]:
     """Rows of similar length share a batch; one that is over the limit has a batch of its own."""
-    grid = [
-        tuple(
-            map(on_grid, (len(row.input_ids), len(row.labels)) if encoder_decoder else (len(row.input_ids),))
-        )
-        for row in rows
-    ]
-    order = snake(grid)
-    cuts = cut([grid[i] for i in order], len(rows), batch_tokens)
+    sizes = [on_grid_size(Size(1, lengths_of(row, encoder_decoder=encoder_decoder))) for row in rows]
+    order = snake([size.lengths for size in sizes])
+    cuts = cut_sizes([sizes[i] for i in order], Limits(len(rows), batch_tokens))
     return [[rows[i] for i in order[start:stop]] for start, stop in cuts]
 
 

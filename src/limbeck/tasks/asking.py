@@ -197,14 +197,6 @@ class Asking:
             made.append(Prompt(problem.id, problem.id, text))
         return made
 
-    def prompts_for_chat(self, problems: Iterable[Problem]) -> list[Prompt]:
-        """One prompt per problem for an endpoint that applies a chat template itself: plain text,
-        demonstrations included, with the system prompt apart."""
-        return [
-            Prompt(problem.id, problem.id, self.plain(self.pieces(problem)), self.system)
-            for problem in problems
-        ]
-
     def with_format(self, name: str) -> Self:
         """The same in another format, each with the format's own template.
 

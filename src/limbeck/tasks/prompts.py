@@ -136,21 +136,6 @@ def teacher_instruction(kind: AnswerKind) -> str:
     )
 
 
-def teacher_prompt(problem: Problem, kind: AnswerKind) -> str:
-    """The question and the usual instruction, nothing else."""
-    return f"{question_with_options(problem)}\n\n{teacher_instruction(kind)}"
-
-
-def render(tokenizer: ChatTokenizer, format_name: str, prompt: str) -> str:
-    """The text that is tokenised for a prompt: itself, or one user turn of the chat template.
-
-    Raises:
-        RecipeError: no such format.
-        ModelError: format `chat` and the tokenizer has no chat template.
-    """
-    return chat(tokenizer, [prompt]) if known_format(format_name).name == "chat" else prompt
-
-
 def chat(tokenizer: ChatTokenizer, turns: Sequence[str], system: str = "") -> str:
     """Turns of user, assistant, user, … in the tokenizer's chat template, ready for the assistant.
 

@@ -245,20 +245,33 @@ def loss(
         ValueError: two parts of one name, every weight 0, or a batch for a model of the other kind.
         RuntimeError: the model does not make its logits by one call of its output embeddings.
     """
-    used = _used(parts)
+    check(parts)
+    parts = weighted(parts)
     device = batch["labels"].device
-    scales = {part.name: 1.0 / _at_least_one(counts[part.name].to(device)) for part in used}
-    rows = _rows_of(used, batch, encoder_decoder=is_encoder_decoder(model))
+    scales = {part.name: 1.0 / _at_least_one(counts[part.name].to(device)) for part in parts}
+    rows = _rows_of(parts, batch, encoder_decoder=is_encoder_decoder(model))
     terms = {part.name: rows.term(part, batch, part.weight * scales[part.name]) for part in rows.parts}
     plain = _is_plain(model)
-    of_states = [part for part in used if isinstance(part, StatePart)]
+    of_states = [part for part in parts if isinstance(part, StatePart)]
     found = run(model, batch, rows.places_M, withhold=plain or not terms, states=bool(of_states))
     total, sums = _of_terms(terms, found, head_weight(model) if plain else None)
     for part in of_states:
         assert found.states_BH is not None
         sums[part.name] = part.of_states(batch, found.states_BH)
         total = total + sums[part.name] * (part.weight * scales[part.name])
-    return total, {part.name: (sums[part.name] * scales[part.name]).detach() for part in used}
+    return total, {part.name: (sums[part.name] * scales[part.name]).detach() for part in parts}
+
+
+def weighted(parts: Parts) -> Parts:
+    """Those with a weight: an ablation is a weight of 0, and costs nothing.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kept = tuple(part for part in parts if part.weight)
+    if not kept:
+        raise ValueError("every loss part has weight 0, so there is nothing to learn")
+    return kept
 
 
 def check(parts: Parts) -> None:
@@ -279,15 +292,6 @@ def check(parts: Parts) -> None:
     for part in parts:
         if sum(isinstance(part, kind) for kind in (TokenPart, PairPart, StatePart)) != 1:
             raise ValueError(f"{part.name}: a loss part needs one of of_tokens, of_pairs and of_states")
-
-
-def _used(parts: Parts) -> Parts:
-    """The parts that weigh something."""
-    check(parts)
-    used = tuple(part for part in parts if part.weight)
-    if not used:
-        raise ValueError("every loss part has weight 0, so there is nothing to learn")
-    return used
 
 
 def _at_least_one(count: Tensor) -> Tensor:
@@ -334,11 +338,11 @@ class _Rows:
         return Term(part.of_tokens(batch, self.scored), scale, self.weights_M, self.where_M, rows)
 
 
-def _rows_of(used: Parts, batch: Batch, *, encoder_decoder: bool) -> _Rows:
+def _rows_of(parts: Parts, batch: Batch, *, encoder_decoder: bool) -> _Rows:
     """What must be computed for these parts, each row once."""
-    of_tokens = [part for part in used if isinstance(part, TokenPart)]
-    of_pairs = [part for part in used if isinstance(part, PairPart)]
-    parts = [part for part in used if isinstance(part, TokenPart | PairPart)]
+    of_tokens = [part for part in parts if isinstance(part, TokenPart)]
+    of_pairs = [part for part in parts if isinstance(part, PairPart)]
+    parts = tuple(part for part in parts if isinstance(part, TokenPart | PairPart))
     scored = align_batch(batch, encoder_decoder=encoder_decoder)
     if not of_pairs:
         places_N = scored.places() if of_tokens else batch["labels"].new_empty(0)

@@ -263,11 +263,6 @@ def snake(grid: Sequence[Lengths]) -> list[int]:
     return sorted(range(len(grid)), key=key)
 
 
-def cut(grid: Sequence[Lengths], batch_size: int, batch_tokens: int) -> list[tuple[int, int]]:
-    """Cut a sequence of single rows into (start, stop) as late as the limits allow."""
-    return cut_sizes([Size(1, length) for length in grid], Limits(batch_size, batch_tokens))
-
-
 def cut_sizes(sizes: Sequence[Size], limits: Limits) -> list[tuple[int, int]]:
     """Cut a sequence into (start, stop) as late as the limits allow.
 

@@ -36,7 +36,7 @@ from limbeck.training.checkpoints import Keeper, newest, remove_incomplete, step
 from limbeck.training.collate import Batch, padding, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
-from limbeck.training.parts import Part, Parts, loss
+from limbeck.training.parts import Part, Parts, loss, weighted
 from limbeck.training.sampler import Sharing
 from limbeck.training.settings import TrainSettings
 
@@ -107,7 +107,7 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
             self._epoch_counts = []
         self._epoch_counts.append(counts_P)
         self._step_values = []
-        return batches, self._denominators(counts_P)
+        return batches, self._named(counts_P)
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -119,10 +119,8 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         counts_PM = [[part.count(batch, encoder_decoder=both) for batch in batches] for part in self.parts]
         return torch.stack([torch.stack(counts_M).sum() for counts_M in counts_PM])
 
-    def _denominators(self, counts_P: Tensor) -> dict[str, Tensor]:
-        """What each part's sums are divided by: its count, or 1 where it counted nothing."""
-        divisors_P = torch.where(counts_P > 0, counts_P, 1.0)
-        return {part.name: divisor for part, divisor in zip(self.parts, divisors_P, strict=True)}
+    def _named(self, counts_P: Tensor) -> dict[str, Tensor]:
+        return {part.name: count for part, count in zip(self.parts, counts_P, strict=True)}
 
     def compute_loss(
         self,
@@ -212,7 +210,7 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         counts_P = torch.stack(counts).sum(0).float().to(self.args.device)
         if ranks.world() > 1:
             counts_P = self.accelerator.reduce(counts_P, "sum")
-        return self._denominators(counts_P)
+        return self._named(counts_P)
 
     def _dev_loss(self) -> dict[str, float]:
         """Loss and parts, divided by their counts over the whole of dev; empty without dev examples."""
@@ -312,7 +310,7 @@ def train(
     """
     ranks.barrier()  # begins their group, before the library would with a timeout of minutes
     check_choice(settings, dev_groups, dev_exam)
-    parts, draw = running(parts), draw or ALL
+    parts, draw = weighted(parts), draw or ALL
     sharing = Sharing(settings.accumulate, ranks.rank(), ranks.world())
     both = is_encoder_decoder(model)
     given: Any = {
@@ -353,19 +351,6 @@ def train(
         dropped=found.dropped,
         without_span=found.without_span,
     )
-
-
-def running(parts: Parts) -> Parts:
-    """The parts that are trained on.
-
-    Raises:
-        ValueError: there is none, or two have the same name.
-    """
-    kept = tuple(part for part in parts if part.weight)
-    names = [part.name for part in kept]
-    if not kept or len(set(names)) < len(names):
-        raise ValueError(f"a loss needs parts with a weight and with names of their own, got {names}")
-    return kept
 
 
 def release(trainer: PartsTrainer) -> None:
