@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from limbeck.errors import RecipeError
+from limbeck.records import Problem
 from limbeck.tasks import TASKS
 from limbeck.tasks.answers import canonical
 from limbeck.tasks.generated import GENERATED, generate
@@ -109,7 +110,7 @@ def test_default_texts_are_short_enough_for_small_models(name: str) -> None:
     assert max(map(len, questions)) <= 45
 
 
-def test_knobs_make_problems_harder() -> None:
+def test_parameters_make_problems_harder() -> None:
     assert len(generate("last-letters", "test", 1, 0, words=6)[0].answer) == 6
     assert generate("coin-flip", "test", 1, 0, people=10)[0].question.count(".") == 11
     hard = generate("shuffled-objects", "test", 1, 0, people=5, swaps=4)[0]
@@ -123,6 +124,23 @@ def test_knobs_make_problems_harder() -> None:
     )
 
 
+def test_the_largest_number_bounds_a_story() -> None:
+    def numbers(problems: list[Problem]) -> list[int]:
+        return [int(n) for one in problems for n in [*re.findall(r"\d+", one.question), one.answer]]
+
+    small = generate("arithmetic", "train", 300, 0, largest=30)
+    assert 25 < max(numbers(small)) <= 30 < max(numbers(generate("arithmetic", "train", 300, 0)))
+    assert {GENERATED["arithmetic"].read(one.question) is None for one in small} == {False}
+
+
+def test_problems_of_the_first_release_stay() -> None:
+    """A parameter that came later changes none of them, also where it is written out."""
+    assert [one.id for one in generate("arithmetic", "train", 2, 0, largest=99)] == [
+        "arithmetic-0fa8b5e0e3302122",
+        "arithmetic-f9823d358a9aeeb6",
+    ]
+
+
 def test_a_space_too_small_says_how_many_exist() -> None:
     with pytest.raises(
         RecipeError, match=r"task\.train: only about (\d+) different problems .*words=1, 4000"
@@ -132,13 +150,13 @@ def test_a_space_too_small_says_how_many_exist() -> None:
     assert 0.7 * len(NAMES) < found < 0.9 * len(NAMES), "about eight tenths of all names train"
 
 
-def test_unknown_names_and_knobs_are_refused_with_the_fix() -> None:
+def test_unknown_names_and_parameters_are_refused_with_the_fix() -> None:
     with pytest.raises(
         RecipeError, match="no built-in task 'arithmetik'; choose one of last-letters, coin-flip"
     ):
         generate("arithmetik", "train", 1, 0)
     with pytest.raises(
-        RecipeError, match=r"task\.parameters\.step: arithmetic has no such parameter; it has steps"
+        RecipeError, match=r"task\.parameters\.step: arithmetic has no such parameter; it has steps, largest"
     ):
         generate("arithmetic", "train", 1, 0, step=3)
     with pytest.raises(RecipeError, match=r"task\.parameters\.steps: 0 is out of range; choose from 1 to 8"):

@@ -11,10 +11,11 @@ from limbeck.tasks.puzzle import Slip, listed
 from limbeck.tasks.words import SHORT_NAMES, THINGS
 
 LARGEST = 99
-"""No number of a story is larger."""
+"""No number of a story is larger, whatever the parameters."""
 
-_TWENTY = 20
-"""At most so many come or go in one step."""
+_START = 50
+_OPERAND = 20
+"""A story starts with at most so many; so many come or go in one step. Less where `largest` is small."""
 
 
 @dataclass(frozen=True)
@@ -133,16 +134,17 @@ def _tell(phrasing: int, puzzle: Arithmetic, starts: list[int], results: list[in
 
 
 def draw(rng: Random, parameters: Mapping[str, int]) -> Arithmetic:
-    """A story of `steps` steps; numbers stay whole and between 2 and `LARGEST`."""
-    start = rng.randint(5, 50)
+    """A story of `steps` steps; numbers stay whole and between 2 and `largest`."""
+    largest = parameters["largest"]
+    start = rng.randint(5, min(_START, (largest + 1) // 2))
     value = start
     steps: list[Step] = []
     while len(steps) < parameters["steps"]:
         sign = rng.choice("++--*/")
         deed = rng.choice([place for place, deed in enumerate(DEEDS) if deed.sign == sign])
-        step = Step(deed, DEEDS[deed].fixed or rng.randint(2, _TWENTY))
+        step = Step(deed, DEEDS[deed].fixed or rng.randint(2, min(_OPERAND, largest // 3)))
         result = step.apply(value)
-        if result is not None and result > 1:
+        if result is not None and 1 < result <= largest:
             value = result
             steps.append(step)
     return Arithmetic(rng.choice(SHORT_NAMES), rng.choice(THINGS), start, tuple(steps))

@@ -28,7 +28,12 @@ _OF_TEN: dict[str, range] = {"train": range(0, 8), "dev": range(8, 9), "test": r
 
 @dataclass(frozen=True)
 class Generated:
-    """A built-in task: what it asks, its parameters with their defaults, and the range of each."""
+    """A built-in task: what it asks, its parameters with their defaults, and the range of each.
+
+    Attributes:
+        added: parameters that came after the task's first release. At their default they take no part
+            in the seed, so that its problems stay what they were.
+    """
 
     name: str
     kind: AnswerKind
@@ -37,6 +42,7 @@ class Generated:
     ranges: Mapping[str, tuple[int, int]]
     draw: Callable[[Random, Mapping[str, int]], Puzzle]
     read: Callable[[str], Puzzle | None]
+    added: frozenset[str] = frozenset()
 
 
 GENERATED: dict[str, Generated] = {
@@ -73,10 +79,11 @@ GENERATED: dict[str, Generated] = {
             "arithmetic",
             "number",
             "a short story that adds, subtracts, multiplies and halves",
-            {"steps": 3},
-            {"steps": (1, 8)},
+            {"steps": 3, "largest": arithmetic.LARGEST},
+            {"steps": (1, 8), "largest": (12, arithmetic.LARGEST)},
             arithmetic.draw,
             arithmetic.read,
+            frozenset({"largest"}),
         ),
     )
 }
@@ -132,7 +139,12 @@ def generate(name: str, split: Split, count: int, seed: int, **parameters: int) 
         settings = settle_parameters(task, parameters)
     except ValueError as error:
         raise RecipeError(f"task.{error}") from None
-    rng = Random(f"{name} {split} {seed} {sorted(settings.items())}")
+    in_seed = {
+        parameter: value
+        for parameter, value in settings.items()
+        if parameter not in task.added or value != task.parameters[parameter]
+    }
+    rng = Random(f"{name} {split} {seed} {sorted(in_seed.items())}")
     problems: dict[str, Problem] = {}
     idle = 0
     while len(problems) < count:
