@@ -270,7 +270,7 @@ def compare(
     baseline: Annotated[str | None, typer.Option(help="Pair all others with this one only.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Pair runs on the same problems: difference, 95% interval, McNemar test."""
+    """Pair runs on the same problems: difference, 95% interval and p over seeds and problems, verdict."""
     from limbeck import report
     from limbeck.report import console
 
