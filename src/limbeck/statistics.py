@@ -246,7 +246,7 @@ def from_units(strata: Sequence[Sequence[Shares]]) -> Estimate:
     parts = [[_parts(side) for side in stratum] for stratum in strata]
     per_problem = [np.sum([side.mean(axis=0) for side in stratum], axis=0) for stratum in strata]
     weight = len(strata) ** -2
-    problems = weight * sum(map(_problem_variance, per_problem))
+    problems = weight * sum(map(problem_variance, per_problem))
     left = weight * sum(part.left for stratum in parts for part in stratum)
     units: list[float] = []
     freedom: list[int] = []
@@ -278,7 +278,7 @@ def _parts(side: Shares) -> _Parts:
     return _Parts(units, squares, left)
 
 
-def _problem_variance(gained: Shares) -> float:
+def problem_variance(gained: Shares) -> float:
     """Variance of the mean of per-problem values with a 1 and a −1 added, as in `paired_interval`."""
     count = len(gained) + 2
     mean = float(gained.sum()) / count

@@ -17,6 +17,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from limbeck.protocol.judging import Side, difference
 from limbeck.statistics import ALPHA, Shares, from_units, sign_flip_p
 
 PROBLEMS = 500
@@ -44,10 +45,7 @@ def exams(
             seeds, deviations, (MIDDLE - gap / 2, MIDDLE + gap / 2), strict=True
         ):
             easy = math.sqrt(1 - own) * shared + math.sqrt(own) * rng.standard_normal(PROBLEMS)
-            accuracies = np.clip(middle + deviation * rng.standard_normal(count), 0.01, 0.99)
-            ability = [math.sqrt(2) * NormalDist().inv_cdf(accuracy) for accuracy in accuracies]
-            chance = rng.standard_normal((count, PROBLEMS))
-            pair.append((np.array(ability)[:, None] + easy + chance > 0).astype(np.float64))
+            pair.append(_exams(rng, middle, deviation, count, easy))
         yield pair[0], pair[1]
 
 
@@ -65,6 +63,62 @@ def found_over_problems_alone(size: int, seeds: tuple[int, int], deviation: floa
     drawn = exams(np.random.default_rng(0), seeds, (deviation, deviation))
     pairs = (next(drawn) for _ in range(size))
     return sum(sign_flip_p(_gains(a, b)) < ALPHA for a, b in pairs) / size
+
+
+COUNTS = ((2, 2, 5), (1, 3, 3), (1, 5, 5), (3, 1, 1), (3, 2, 3), (5, 1, 3))
+"""Problem draws, mentors and students of protocols."""
+SPREADS = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.042), (0.0, 0.042, 0.042), (0.06, 0.042, 0.042), (0.06, 0.13, 0.042))
+"""Deviations between draws, mentors and students. Half of the draws' is common to both methods."""
+MENTORS = {"the same mentor": ("m", "m"), "B has a mentor": (None, "m"), "no mentor": (None, None)}
+
+
+def protocols(
+    rng: np.random.Generator,
+    counts: tuple[int, int, int],
+    spreads: tuple[float, float, float],
+    mentors: tuple[str | None, str | None],
+    gap: float = 0.0,
+) -> Iterator[tuple[Side, Side]]:
+    """Endless pairs of contestants whose expected accuracies differ by `gap`.
+
+    Over all problem draws, where a verdict speaks of all; else over those at hand.
+    """
+    draws, groups, students = counts
+    while True:
+        easy = rng.standard_normal((draws, PROBLEMS))
+        common = rng.standard_normal(draws)
+        own = rng.standard_normal((2, draws))
+        own = own if draws > 2 else own - own.mean(axis=1, keepdims=True)
+        pair = []
+        for number, mentor in enumerate(mentors):
+            middle = MIDDLE + gap * (number - 0.5)
+            rows = []
+            for draw in range(draws):
+                here = middle + spreads[0] * math.sqrt(0.5) * (common[draw] + own[number, draw])
+                lucky = rng.standard_normal(groups) * (spreads[1] if mentor else 0.0)
+                rows.append([_exams(rng, here + one, spreads[2], students, easy[draw]) for one in lucky])
+            pair.append(Side("ab"[number], mentor, rows))
+        yield pair[0], pair[1]
+
+
+def _exams(rng: np.random.Generator, middle: float, spread: float, count: int, easy: Shares) -> Shares:
+    accuracies = np.clip(middle + spread * rng.standard_normal(count), 0.01, 0.99)
+    ability = [math.sqrt(2) * NormalDist().inv_cdf(accuracy) for accuracy in accuracies]
+    chance = rng.standard_normal((count, len(easy)))
+    return (np.array(ability)[:, None] + easy + chance > 0).astype(np.float64)
+
+
+def found_by_protocols(
+    size: int,
+    counts: tuple[int, int, int],
+    spreads: tuple[float, float, float],
+    mentors: tuple[str | None, str | None],
+    gap: float = 0.0,
+) -> float:
+    """The share of `size` protocols whose p is below 0.05."""
+    drawn = protocols(np.random.default_rng(0), counts, spreads, mentors, gap)
+    pairs = (next(drawn) for _ in range(size))
+    return sum(difference(a, b)[0].p() < ALPHA for a, b in pairs) / size
 
 
 def _gains(a: Shares, b: Shares) -> list[int]:
@@ -101,6 +155,16 @@ def main() -> None:
         for seeds in (*SIZES, (10, 10)):
             shares = [found(size, seeds, (one, one), gap=gap) for one in DEVIATIONS]
             _row(f"{seeds[0]} and {seeds[1]}", shares)
+    print("protocols; columns: deviations between draws/mentors/students, in points")
+    headings = ("/".join(f"{100 * one:.0f}" for one in spreads) for spreads in SPREADS)
+    print(" " * 36 + "".join(f"{heading:>9}" for heading in headings))
+    for gap in (0.0, *GAPS):
+        print(f"power: a true difference of {100 * gap:.0f} points" if gap else "false alarms")
+        for counts in COUNTS:
+            for name, mentors in MENTORS.items():
+                shares = [found_by_protocols(size // 2, counts, one, mentors, gap) for one in SPREADS]
+                title = f"{counts[0]} draws × {counts[1]} × {counts[2]}, {name}"
+                print(f"  {title:34}" + "".join(f"{100 * one:9.1f}" for one in shares), flush=True)
 
 
 if __name__ == "__main__":

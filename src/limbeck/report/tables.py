@@ -80,8 +80,8 @@ def results_table(exams: Sequence[Contestant]) -> Fitting:
 
 def _results(rows: Sequence[Row], headings: Sequence[str]) -> Table:
     equal = len({row["problems"] for row in rows}) == 1
-    table = _table(f"Exam of {rows[0]['problems']:,} problems" if equal else "Exams", results_notes(rows))
-    _add_columns(table, ["name"], headings)
+    table = titled(f"Exam of {rows[0]['problems']:,} problems" if equal else "Exams", results_notes(rows))
+    add_columns(table, ["name"], headings)
     for row in rows:
         style = "bold" if row["seeds"] > 1 else ""
         table.add_row(*map(Text, [row_label(row), *result_cells(row, headings)]), style=style)
@@ -99,10 +99,10 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Fitting:
 
 
 def _comparisons(comparisons: Sequence[Comparison], *, counts: bool) -> Table:
-    table = _table("Paired comparison", comparison_notes(comparisons))
+    table = titled("Paired comparison", comparison_notes(comparisons))
     p_heading = "p (Holm)" if len(comparisons) > 1 else "p"
     headings = ["B − A [95%]", p_heading, "B better?", *(["both/A/B/none"] if counts else [])]
-    _add_columns(table, ["A", "B"], headings)
+    add_columns(table, ["A", "B"], headings)
     for comparison in comparisons:
         for one in (comparison, *comparison.by_seed):
             p = p_value(one.p if one.p_holm is None else one.p_holm)
@@ -118,7 +118,8 @@ def _comparisons(comparisons: Sequence[Comparison], *, counts: bool) -> Table:
     return table
 
 
-def _table(title: str, notes: Sequence[str]) -> Table:
+def titled(title: str, notes: Sequence[str]) -> Table:
+    """An empty table with its title above and notes below."""
     return Table(
         title=Text(title, style="bold"),
         title_justify="left",
@@ -130,7 +131,7 @@ def _table(title: str, notes: Sequence[str]) -> Table:
     )
 
 
-def _add_columns(table: Table, names: Sequence[str], figures: Sequence[str]) -> None:
+def add_columns(table: Table, names: Sequence[str], figures: Sequence[str]) -> None:
     """On a narrow terminal long names fold first, then figures; nothing is cut."""
     for heading in names:
         table.add_column(heading, overflow="fold", min_width=8)
