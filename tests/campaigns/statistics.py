@@ -129,11 +129,7 @@ def _row(name: str, shares: list[float]) -> None:
     print(f"  {name:34}" + "".join(f"{100 * share:7.1f}" for share in shares), flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--size", type=int, default=2000, help="comparisons per figure")
-    size = parser.parse_args().size
-    print(f"{size:,} comparisons per figure, {PROBLEMS} problems; % with p < {ALPHA}")
+def _seeds(size: int) -> None:
     print("seeds of A and B; deviation between seeds, in points")
     print(" " * 36 + "".join(f"{100 * one:7.1f}" for one in DEVIATIONS))
     print("false alarms: equal methods")
@@ -155,6 +151,9 @@ def main() -> None:
         for seeds in (*SIZES, (10, 10)):
             shares = [found(size, seeds, (one, one), gap=gap) for one in DEVIATIONS]
             _row(f"{seeds[0]} and {seeds[1]}", shares)
+
+
+def _protocols(size: int) -> None:
     print("protocols; columns: deviations between draws/mentors/students, in points")
     headings = ("/".join(f"{100 * one:.0f}" for one in spreads) for spreads in SPREADS)
     print(" " * 36 + "".join(f"{heading:>9}" for heading in headings))
@@ -162,9 +161,21 @@ def main() -> None:
         print(f"power: a true difference of {100 * gap:.0f} points" if gap else "false alarms")
         for counts in COUNTS:
             for name, mentors in MENTORS.items():
-                shares = [found_by_protocols(size // 2, counts, one, mentors, gap) for one in SPREADS]
+                shares = [found_by_protocols(size, counts, one, mentors, gap) for one in SPREADS]
                 title = f"{counts[0]} draws × {counts[1]} × {counts[2]}, {name}"
                 print(f"  {title:34}" + "".join(f"{100 * one:9.1f}" for one in shares), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--size", type=int, default=2000, help="comparisons per figure")
+    parser.add_argument("--part", choices=("seeds", "protocols"), help="both when not given")
+    given = parser.parse_args()
+    print(f"{given.size:,} comparisons per figure, {PROBLEMS} problems; % with p < {ALPHA}")
+    if given.part != "protocols":
+        _seeds(given.size)
+    if given.part != "seeds":
+        _protocols(given.size)
 
 
 if __name__ == "__main__":

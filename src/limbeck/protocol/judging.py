@@ -169,7 +169,7 @@ def _over_draws(a: Side, b: Side) -> Estimate:
 def _over_runs(a: Side, b: Side) -> Estimate:
     """t over the runs' differences, draws as strata.
 
-    Not Satterthwaite's degrees of freedom: with two of them for the runs it would be wrong in 6 to 8 % of cases.
+    Not Satterthwaite's degrees of freedom: where runs bring two it would be wrong in 6 to 8 % of cases.
     """
     gained = [[_per_run(b, p) - _per_run(a, p)] for p in range(len(a.rows))]
     return replace(from_units(gained), freedom=sum(len(one) - 1 for [one] in gained))

@@ -81,8 +81,8 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
         _compare(folder / FILE, body, place)
     else:
         _refuse_other(folder)
-        for one in planned(recipe, claims):
-            load_splits(one.recipe.task, one.recipe.seed)  # what cannot be drawn must not become a protocol
+        for draw in range(claims.problem_draws):
+            load_splits(recipe.task, recipe.seed + draw)  # what cannot be drawn must not become a protocol
         _write(folder / FILE, body, planned(recipe, claims))
     runs = planned(recipe, claims)
     teachers = {name: one.uses.mentor for name, one in chosen.items()}

@@ -241,7 +241,7 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     if "t" in tests:
         notes.append(
             "Three seeds or more on both sides: interval and p count seeds and problems, "
-            "t with Satterthwaite's degrees of freedom."
+            "t with Satterthwaite's degrees of freedom. Mentor and training problems are taken as they are."
         )
     if tests != {"t"}:
         notes.append(
