@@ -167,7 +167,7 @@ def test_wrong_protocols_are_refused_and_nothing_is_written(
         (["claims=null"], "claims: this setting is needed"),
         (["claims.compare=[[answers, magic]]"], "nobody is examined as 'magic'; choose one of answers, cot"),
         (["claims.students=1"], "decide nothing"),
-        (["claims.studnets=5"], "claims.studnets: unknown setting; did you mean students?"),
+        (["claims.mentor=5"], "claims.mentor: unknown setting; did you mean mentors?"),
         (["claims.problem_draws=99999"], "claims.problem_draws"),
         (["task.test=500", "task.parameters={people: 1}"], "different problems"),
         (["seed=4294967295"], "leaves no room"),
