@@ -102,9 +102,9 @@ def test_a_protocol_survives_a_kill_and_an_interrupt(recipe: Path, tmp_path: Pat
     one = begin(recipe, out)
     wait_for(second / "problems" / "stage.json")
     one.send_signal(signal.SIGINT)
-    _, told = one.communicate(timeout=PATIENCE_S)
+    _, said = one.communicate(timeout=PATIENCE_S)
     assert one.returncode == 130
-    assert b"the same command goes on where it stopped" in told
+    assert b"the same command goes on where it stopped" in said
     let_go(second / "run.lock")
     assert (out / "done" / "draw1-mentor1.json").is_file()
     answered = {path: path.stat().st_mtime_ns for path in first.rglob("predictions.jsonl")}
