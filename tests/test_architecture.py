@@ -16,7 +16,7 @@ FLOORS = [
     {"rationales", "rationale_files", "exam", "training", "soft_labels", "published", "report"},
     {"stages"},
     {"methods"},
-    {"opening", "actions", "cli", "__main__"},
+    {"opening", "protocol", "actions", "cli", "__main__"},
 ]
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -33,7 +33,7 @@ def test_help_is_quick_because_it_loads_nothing_heavy() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip().endswith("[]")
-    commands = "run collect grade import evaluate compare report ask tasks methods"
+    commands = "run collect grade import evaluate compare claims report ask tasks methods"
     for command in commands.split():
         assert re.search(rf"^  {command} ", answer.stdout, re.M)
 

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from limbeck.statistics import (
     Interval,
+    accuracy_interval,
+    from_units,
     gains,
     holm,
     mcnemar_p,
@@ -20,8 +23,12 @@ from limbeck.statistics import (
     paired_interval,
     seeds_interval,
     sign_flip_p,
+    t_p,
+    t_quantile,
+    verdict,
     wilson,
 )
+from tests.campaigns import statistics as campaign
 
 
 @pytest.mark.parametrize(
@@ -191,6 +198,113 @@ def test_seeds_interval_covers_new_problems() -> None:
         low, high = seeds_interval(right, 3)
         covered += low <= 0.6 * 0.95 + 0.4 * 0.2 <= high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "p"),
+    [  # mpmath's betainc with 30 digits
+        (0.01, 1, 0.9936340144701835),
+        (12.706204736174698, 1, 0.05000000000000003),
+        (300, 1, 0.0021220580484409717),
+        (0.3, 1.7, 0.79680291839745),
+        (4.3, 2, 0.05005715411709159),
+        (2.776, 3.9, 0.05146327344161644),
+        (1.0, 2.5, 0.4040610272782735),
+        (40, 2.5, 0.00014195634290493383),
+        (2.0, 7.3, 0.08394103933410321),
+        (1e-06, 30, 0.9999992087356302),
+        (12.7, 30, 1.3358175050038543e-13),
+        (1.96, 499.5, 0.05055134579442678),
+        (4.3, 5000, 1.7405044545479993e-05),
+    ],
+)
+def test_student_against_high_precision(t: float, freedom: float, p: float) -> None:
+    assert t_p(t, freedom) == pytest.approx(p, rel=1e-10, abs=0)
+    assert t_p(-t, freedom) == t_p(t, freedom)
+    assert t_quantile(1 - p / 2, freedom) == pytest.approx(t, rel=1e-3 if p < 1e-12 else 1e-8)
+
+
+def test_student_limits() -> None:
+    assert (t_p(0.0, 3.0), t_p(math.inf, 3.0), t_p(1e200, 3.0)) == (1.0, 0.0, 0.0)
+    assert t_quantile(0.5, 3.0) == pytest.approx(0.0, abs=1e-12)
+    assert t_p(1.959963985, 1e9) == pytest.approx(0.05, rel=1e-5)
+    for t, freedom in [(1.0, 0.0), (1.0, -1.0), (math.nan, 3.0), (1.0, math.nan)]:
+        with pytest.raises(ValueError, match="degrees of freedom"):
+            t_p(t, freedom)
+    with pytest.raises(ValueError, match="no quantile"):
+        t_quantile(1.0, 3.0)
+
+
+def same_everywhere(accuracies: list[float], problems: int) -> np.ndarray:
+    """Seeds that solve the first problems, as many as their accuracy says."""
+    return np.array([[float(i < share * problems) for i in range(problems)] for share in accuracies])
+
+
+def test_seeds_that_differ_widely_are_judged_as_welch_does() -> None:
+    """With very many problems nothing but the seeds' means is left: the t test for unequal variances."""
+    a, b = [0.2, 0.5, 0.65], [0.7, 0.72, 0.71, 0.75]
+    found = from_units([[-same_everywhere(a, 100_000), same_everywhere(b, 100_000)]])
+    part_a, part_b = (float(np.var(side, ddof=1)) / len(side) for side in (a, b))
+    freedom = (part_a + part_b) ** 2 / (part_a**2 / 2 + part_b**2 / 3)
+    assert found.value == pytest.approx(np.mean(b) - np.mean(a))
+    assert found.error == pytest.approx(math.sqrt(part_a + part_b), rel=1e-3)
+    assert found.freedom == pytest.approx(freedom, rel=1e-3)
+    assert found.p() == pytest.approx(t_p(found.value / found.error, freedom), rel=1e-2)
+
+
+def test_seeds_that_agree_leave_the_problems() -> None:
+    """The paired interval of one exam a side, if all seeds of a side answer the same."""
+    luck = random.Random(1)
+    a, b = ([float(luck.random() < share) for _ in range(400)] for share in (0.5, 0.6))
+    found = from_units([[-np.array([a] * 3), np.array([b] * 4)]])
+    low, high = paired_interval([int(y - x) for x, y in zip(a, b, strict=True)])
+    assert found.interval() == pytest.approx((low, high), abs=1e-3)
+    assert found.freedom == pytest.approx(402, abs=1)
+
+
+def test_the_error_is_without_bias_and_never_zero() -> None:
+    """Seeds, shared problems and chance: the mean of error² is the variance of the difference."""
+    drawn = campaign.exams(np.random.default_rng(7), (4, 6), (0.03, 0.05), own=0.3)
+    found = [from_units([[-a, b]]) for a, b in itertools.islice(drawn, 1500)]
+    truth = float(np.var([one.value for one in found]))
+    assert float(np.mean([one.error**2 for one in found])) == pytest.approx(truth, rel=0.1)
+    equal = from_units([[-np.ones((3, 50)), np.ones((3, 50))]])
+    assert equal.error > 0 and equal.p() == 1.0
+    with pytest.raises(ValueError, match="two units or more"):
+        from_units([[np.ones((1, 50)), np.ones((3, 50))]])
+
+
+@pytest.mark.parametrize("seeds", campaign.SIZES)
+@pytest.mark.parametrize("deviation", campaign.DEVIATIONS)
+def test_false_alarms_are_rare_whatever_the_seeds_do(seeds: tuple[int, int], deviation: float) -> None:
+    assert campaign.found(1500, seeds, (deviation, deviation)) <= 0.06
+
+
+def test_a_difference_of_ten_points_is_found() -> None:
+    assert campaign.found(200, (3, 3), (0.02, 0.02), gap=0.10) > 0.8
+    assert campaign.found(200, (5, 5), (0.042, 0.042), gap=0.10) > 0.75
+
+
+def test_a_test_of_problems_alone_takes_luck_of_seeds_for_a_difference() -> None:
+    assert campaign.found_over_problems_alone(60, (3, 3), 0.0) < 0.15
+    assert campaign.found_over_problems_alone(60, (3, 3), 0.042) > 0.25
+    assert campaign.found_over_problems_alone(60, (3, 3), 0.13) > 0.6
+
+
+def test_the_rule_of_the_verdict() -> None:
+    assert verdict(0.1, 0.049, decides=True) == "holds"
+    assert verdict(-0.1, 0.049, decides=True) == "does not hold"
+    assert verdict(0.1, 0.05, decides=True) == "undecided"
+    assert verdict(0.1, 1e-12, decides=False) == verdict(-0.1, 1e-12, decides=False) == "undecided"
+
+
+def test_an_accuracy_counts_its_seeds() -> None:
+    wide = accuracy_interval(same_everywhere([0.578, 0.774, 0.83], 500))
+    assert wide.low < 0.45 and wide.high > 0.98
+    two = same_everywhere([0.6, 0.8], 500)
+    assert accuracy_interval(two) == seeds_interval([int(count) for count in two.sum(axis=0)], 2)
+    assert accuracy_interval(np.ones((3, 40))) == pytest.approx((wilson(40, 40).low, 1.0), abs=0.05)
+    assert accuracy_interval(np.ones((3, 40))).high == 1.0
 
 
 def test_holm_by_hand() -> None:

@@ -12,11 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck.actions import collect, compare, evaluate, export, extract, grade, run
+    from limbeck.actions import claims, collect, compare, evaluate, export, extract, grade, run
     from limbeck.recipe import load_recipe
 
 __all__ = [
     "__version__",
+    "claims",
     "collect",
     "compare",
     "evaluate",

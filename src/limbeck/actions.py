@@ -19,6 +19,7 @@ from limbeck.opening import (
     open_context,
     prepare,
     problems_of,
+    to_stderr,
 )
 
 if TYPE_CHECKING:
@@ -197,6 +198,45 @@ def compare(*runs: Path | str, baseline: str | None = None) -> list[dict[str, An
     from limbeck import report
 
     return report.comparison_rows(report.compare(report.contestants([Path(one) for one in runs]), baseline))
+
+
+def claims(
+    recipe: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | str | None = None,
+    processes: int | None = None,
+) -> Path:
+    """Run the protocol of a recipe's `claims:`, or what of it is left, and judge every claim.
+
+    Args:
+        recipe: a YAML file; with the first call it becomes a protocol, which does not change any more.
+        out: the protocol's folder; `runs/<recipe name>-claims` when None.
+        processes: runs side by side, in place of the recipe's number.
+
+    Returns:
+        The protocol's folder; `claims.json` in it has the verdicts, `claims.txt` the table.
+    """
+    from limbeck.files import whole_file
+    from limbeck.methods import resolve_methods
+    from limbeck.protocol.judging import judge, plain
+    from limbeck.protocol.table import text
+    from limbeck.protocol.workers import locked, run_all
+    from limbeck.protocol.written import open_protocol
+    from limbeck.recipe import load_recipe
+    from limbeck.records import write_json
+
+    path = Path(recipe)
+    resolved, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
+    folder = Path(out or Path("runs") / f"{resolved.name}-claims")
+    protocol = open_protocol(folder, resolved, str(path), chosen)
+    with locked(folder):
+        run_all(protocol, processes or protocol.claims.processes, to_stderr)
+        standings, found = judge(protocol)
+        write_json(folder / "claims.json", plain(protocol, standings, found))
+        with whole_file(folder / "claims.txt") as stream:
+            stream.write(text(protocol.claims, standings, found))
+    return folder
 
 
 def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | None:

@@ -270,7 +270,7 @@ def compare(
     baseline: Annotated[str | None, typer.Option(help="Pair all others with this one only.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Pair runs on the same problems: difference, 95% interval, McNemar test."""
+    """Pair runs on the same problems: difference, 95% interval and p over seeds and problems, verdict."""
     from limbeck import report
     from limbeck.report import console
 
@@ -282,6 +282,32 @@ def compare(
         print(dumps({"results": report.results_rows(found), "pairs": pairs}, indent=1))
         return
     console.print_results(runs, found, baseline)
+
+
+@app.command()
+def claims(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The protocol's folder; runs/<recipe name>-claims when not given."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side, one thread each; not given: the recipe's.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Test a recipe's claims by a protocol that is written first; goes on where it was stopped."""
+    from limbeck import actions, ranks
+
+    if ranks.world() > 1:
+        raise InputError(
+            "limbeck claims: starts its own processes; run it without torchrun, with --processes"
+        )
+    folder = actions.claims(recipe, overrides or (), out=out, processes=processes)
+    print((folder / ("claims.json" if json else "claims.txt")).read_text(encoding="utf-8"), end="")
+    if not json:
+        print(f"claims: {folder / 'claims.json'}")
 
 
 @app.command()

@@ -63,7 +63,7 @@ def open_context(
     _check_until(request.until, recipe, chosen)
     folder = Path(request.out or Path("runs") / recipe.name)
     again = (request.again,) if isinstance(request.again, str) else request.again
-    with open_run(folder, recipe.name, _to_stderr, until=request.until, again=again) as opened:
+    with open_run(folder, recipe.name, to_stderr, until=request.until, again=again) as opened:
         teacher = make_teacher(recipe, opened, agreed=request.yes, max_cost=request.max_cost)
         track = tracker(opened.say) if ranks.main() else SILENT
         yield Context(opened, recipe, teacher, track), chosen
@@ -117,7 +117,8 @@ def prepare(context: Context, chosen: Mapping[str, Chosen]) -> None:
     context.run.describe(recipe.to_yaml(), facts)
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """Say a line about what happens; standard output is for results."""
     print(line, file=sys.stderr)
 
 
@@ -157,4 +158,4 @@ def live_track() -> Track:
     from limbeck import ranks
     from limbeck.progress import SILENT, tracker
 
-    return tracker(_to_stderr) if ranks.main() else SILENT
+    return tracker(to_stderr) if ranks.main() else SILENT

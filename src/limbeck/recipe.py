@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from limbeck.errors import DiskError, RecipeError
 from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import LoraSettings
+from limbeck.protocol.settings import ClaimsSettings
 from limbeck.tasks.settings import PromptSettings, TaskSettings
 from limbeck.training.settings import TrainSettings
 
@@ -199,6 +200,27 @@ class Recipe(Settings):
         default_factory=dict, description="none: only the mentors are trained"
     )
     exam: ExamSettings = ExamSettings()
+    claims: ClaimsSettings | None = Field(
+        None, description="what `limbeck claims` tests; `run` leaves it alone"
+    )
+
+    @model_validator(mode="after")
+    def _claims_are_about_students(self) -> Self:
+        for claim in self.claims.compare if self.claims else ():
+            for name in (claim.a, claim.b):
+                mentor = name.removeprefix("mentor ")
+                alone = self.claims and self.claims.problem_draws < 3 and self.claims.mentors == 1
+                examined = mentor in self.mentors and self.mentors[mentor].exam
+                if name in self.students:
+                    continue
+                if name == mentor or not examined:
+                    known = ", ".join([*self.students, *(f"mentor {m}" for m in self.mentors)])
+                    raise ValueError(f"claims.compare: nobody is examined as {name!r}; choose one of {known}")
+                if alone:
+                    raise ValueError(
+                        f"claims.compare: {name}: one mentor decides nothing; take claims.mentors: 3"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _teacher_has_examples(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 
@@ -40,7 +41,8 @@ def test_counts_difference_and_p(exams: Pair, predict: Callable[..., Prediction]
     assert one.difference == pytest.approx(0.5)
     assert one.p == mcnemar_p(1, 6) == pytest.approx(2 * (1 + 7) / 2**7)
     assert (one.low, one.high) == paired_interval([-1] + [1] * 6 + [0] * 3)
-    assert (one.p_holm, one.seed, one.std, one.by_seed) == (None, None, None, ())
+    assert (one.p_holm, one.seed, one.std_a, one.std_b, one.by_seed) == (None, None, None, None, ())
+    assert (one.test, one.df, one.verdict) == ("McNemar", None, "undecided")
 
 
 def test_swapping_the_sides_turns_the_sign(exams: Pair, predict: Callable[..., Prediction]) -> None:
@@ -100,10 +102,61 @@ def test_several_seeds(demo: Path) -> None:
     assert all(each.verdicts and each.a == "answers-only" for each in one.by_seed)
     mean = sum(each.difference for each in one.by_seed) / 3
     assert one.difference == pytest.approx(mean)
-    assert one.std == pytest.approx((sum((each.difference - mean) ** 2 for each in one.by_seed) / 2) ** 0.5)
+    accuracies = [each.accuracy_b for each in one.by_seed]
+    assert (one.std_a, one.std_b) == (None, pytest.approx(stdev(accuracies)))
     assert one.verdicts is None
     assert one.low < one.difference < one.high
     assert one.p < 0.001
+    assert {each.verdict for each in found.values()} == {"undecided"}, "the other side has one seed"
+
+
+def test_three_seeds_a_side_count_seeds_and_problems(tmp_path: Path, run_folder: Make) -> None:
+    """The seeds of the claims table in docs/papers.md: 13 points that three seeds cannot tell from luck."""
+    luck = random.Random(0)
+    hard = [luck.random() for _ in range(500)]
+
+    def student(*accuracies: float) -> dict[int, list[bool]]:
+        return {
+            seed: [0.5 * ease + 0.5 * luck.random() < share for ease in hard]
+            for seed, share in enumerate(accuracies)
+        }
+
+    students = {"cot": student(0.83, 0.774, 0.578), "kd": student(0.872, 0.854, 0.848)}
+    (one,) = compare(contestants([run_folder(tmp_path / "a", students)]))
+    assert (one.test, one.verdict) == ("t", "undecided")
+    assert one.p > 0.1 and one.low < 0 < 0.1 < one.difference
+    assert one.df is not None and one.df < 3
+    assert one.error == pytest.approx(
+        ((one.std_a or 0) ** 2 / 3 + (one.std_b or 0) ** 2 / 3) ** 0.5, rel=0.05
+    )
+
+    students = {"cot": student(0.60, 0.62, 0.58), "kd": student(0.872, 0.854, 0.848)}
+    (better,) = compare(contestants([run_folder(tmp_path / "b", students)]))
+    (worse,) = compare(contestants([tmp_path / "b"]), baseline="kd")
+    assert (better.verdict, worse.verdict) == ("holds", "does not hold")
+    assert (better.low, better.p) == (pytest.approx(-worse.high), pytest.approx(worse.p))
+
+
+def test_fewer_than_three_seeds_never_decide(tmp_path: Path, run_folder: Make) -> None:
+    never, always = [False] * 200, [True] * 200
+    for count_a, count_b in ((1, 1), (2, 3), (3, 2), (1, 9), (3, 3)):
+        students = {"x": dict.fromkeys(range(count_a), never), "y": dict.fromkeys(range(count_b), always)}
+        (one,) = compare(contestants([run_folder(tmp_path / f"{count_a}-{count_b}", students)]))
+        assert one.p < 0.001
+        assert (one.verdict == "holds") is (min(count_a, count_b) >= 3)
+
+
+def test_the_verdict_is_by_holms_p(tmp_path: Path, run_folder: Make) -> None:
+    luck = random.Random(9)
+
+    def student(share: float) -> dict[int, list[bool]]:
+        return {seed: [luck.random() < share for _ in range(300)] for seed in range(3)}
+
+    folder = run_folder(tmp_path / "r", {"a": student(0.5), "b": student(0.5), "c": student(0.59)})
+    found = {(one.a, one.b): one for one in compare(contestants([folder]))}
+    one = found["b", "c"]
+    assert one.p < 0.05 < (one.p_holm or 0)
+    assert one.verdict == "undecided"
 
 
 def test_equal_seeds_are_paired_with_each_other(tmp_path: Path, run_folder: Make) -> None:
@@ -122,5 +175,6 @@ def test_equal_seeds_are_paired_with_each_other(tmp_path: Path, run_folder: Make
 def test_two_students_that_answer_alike_do_not_differ(tmp_path: Path, run_folder: Make) -> None:
     same = {0: [True, False] * 20, 1: [True, True] * 20}
     (one,) = compare(contestants([run_folder(tmp_path / "r", {"x": same, "y": same})]))
-    assert (one.difference, one.p, one.std) == (0.0, 1.0, 0.0)
+    assert (one.difference, one.p) == (0.0, 1.0)
+    assert one.std_a == one.std_b
     assert one.low < 0 < one.high

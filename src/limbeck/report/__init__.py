@@ -30,6 +30,7 @@ from limbeck.report.tables import (
     percent,
     result_cells,
     result_headings,
+    results_notes,
     results_rows,
     results_table,
     row_label,
@@ -123,6 +124,7 @@ def _results(exams: Sequence[Contestant]) -> dict[str, Any]:
         "result_lines": [
             (row, row_label(row).strip(), result_cells(row, headings), numbers[row["group"]]) for row in rows
         ],
+        "result_notes": results_notes(rows),
         "bar_svg": bar_svg(bars(exams)),
         "best": f"{best.label} {percent(best.value)}%",
     }

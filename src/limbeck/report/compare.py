@@ -1,9 +1,10 @@
 """Paired comparison: which one solves problems that the other does not.
 
 Two students are compared on the same problems, so that hard and easy questions
-weigh on both equally. One seed a side: exact McNemar test. Several seeds: every
-problem counts with the share of seeds that solved it, tested by the exact
-sign-flip test, which is McNemar's with one seed. Intervals: `statistics.paired_interval`.
+weigh on both equally. With three seeds or more a side, interval and p count seeds and problems:
+they say what other seeds and other problems would give (`statistics.from_units`). With fewer they
+speak of these seeds only, by the exact McNemar test or, where a side has several seeds, the exact sign-flip
+test of the shares of seeds that solved each problem; then the verdict is always "undecided".
 """
 
 from __future__ import annotations
@@ -11,11 +12,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Literal
+
+import numpy as np
 
 from limbeck.errors import DataError, InputError
 from limbeck.records import Prediction
 from limbeck.report.contestants import Contestant, by_group
-from limbeck.statistics import gains, holm, mcnemar_p, mean_and_std, paired_interval, sign_flip_p
+from limbeck.statistics import (
+    ENOUGH,
+    Shares,
+    Verdict,
+    from_units,
+    gains,
+    holm,
+    mcnemar_p,
+    mean_and_std,
+    paired_interval,
+    sign_flip_p,
+    verdict,
+)
+
+Test = Literal["t", "McNemar", "sign flips"]
+"""`t` counts seeds and problems; the exact tests problems alone, for these seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +52,11 @@ class Comparison:
     """B against A on their common problems; fractions, not per cent.
 
     `difference` is accuracy(B) − accuracy(A), means over seeds where there are
-    several. `p_holm` is p after Holm's correction for all comparisons of one call
-    (None: there was only one). `verdicts` is for one seed a side only;
-    `by_seed` pairs equal seeds (or a lone exam with every seed of the other side),
-    `seed` says which, and `std` is the spread of their differences.
+    several; `std_a` and `std_b` are the standard deviations between seeds (None: one seed).
+    `test` says what `low`, `high` and `p` count; `error` and `df` are the standard error and the degrees
+    of freedom of `t`. `p_holm` is p after Holm's correction for all comparisons of one call (None: there was
+    only one). `verdict` says whether B is better than A. `verdicts` is for one seed a side only;
+    `by_seed` pairs equal seeds (or a lone exam with every seed of the other side), `seed` says which.
     """
 
     a: str
@@ -52,10 +72,15 @@ class Comparison:
     low: float
     high: float
     p: float
+    test: Test
+    verdict: Verdict = "undecided"
     p_holm: float | None = None
+    error: float | None = None
+    df: float | None = None
+    std_a: float | None = None
+    std_b: float | None = None
     verdicts: Verdicts | None = None
     by_seed: tuple[Comparison, ...] = ()
-    std: float | None = None
     seed: int | None = None
 
 
@@ -85,10 +110,15 @@ def compare(exams: Sequence[Contestant], baseline: str | None = None) -> list[Co
         message = f"these exams are of different tasks or splits ({names}); compare those of the same"
         raise DataError(exams[0].exam, message)
     found = [_compare_groups(a, groups[a], b, groups[b]) for a, b in wanted]
-    if len(found) == 1:
-        return found
-    corrected = holm([comparison.p for comparison in found])
-    return [replace(comparison, p_holm=p) for comparison, p in zip(found, corrected, strict=True)]
+    if len(found) > 1:
+        corrected = holm([one.p for one in found])
+        found = [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+    return [replace(one, verdict=_verdict(one)) for one in found]
+
+
+def _verdict(one: Comparison) -> Verdict:
+    p = one.p if one.p_holm is None else one.p_holm
+    return verdict(one.difference, p, decides=one.test == "t")
 
 
 def pairs(exams: Sequence[Contestant]) -> list[tuple[str, str]]:
@@ -132,10 +162,15 @@ def common_problems(exams: Sequence[Contestant]) -> list[str]:
     return [problem for problem in reference if problem in common]
 
 
-def right_counts(exams: Sequence[Contestant], problems: Sequence[str]) -> list[int]:
-    """Per problem, how many of the exams solved it."""
+def right_rows(exams: Sequence[Contestant], problems: Sequence[str]) -> Shares:
+    """Exams × problems: 1 where the exam's model solved the problem, else 0."""
     solved = [{p.problem_id for p in exam.predictions if p.correct} for exam in exams]
-    return [sum(problem in right for right in solved) for problem in problems]
+    return np.array([[float(problem in right) for problem in problems] for right in solved])
+
+
+def right_counts(rows: Shares) -> list[int]:
+    """Per problem, how many of the exams solved it."""
+    return [int(count) for count in rows.sum(axis=0)]
 
 
 def _compare_groups(
@@ -147,18 +182,17 @@ def _compare_groups(
             if one.seed == other.seed or len(exams_a) == 1 or len(exams_b) == 1:
                 seed = other.seed if len(exams_b) > 1 else one.seed
                 by_seed.append(replace(_paired(one.name, [one], other.name, [other]), seed=seed))
-    spread = mean_and_std([comparison.difference for comparison in by_seed])[1] if by_seed else None
-    return replace(_paired(a, exams_a, b, exams_b), by_seed=tuple(by_seed), std=spread)
+    return replace(_paired(a, exams_a, b, exams_b), by_seed=tuple(by_seed))
 
 
 def _paired(a: str, exams_a: Sequence[Contestant], b: str, exams_b: Sequence[Contestant]) -> Comparison:
     problems = common_problems([*exams_a, *exams_b])
-    right_a, right_b = right_counts(exams_a, problems), right_counts(exams_b, problems)
+    rows_a, rows_b = right_rows(exams_a, problems), right_rows(exams_b, problems)
+    right_a, right_b = right_counts(rows_a), right_counts(rows_b)
     gained = gains(right_a, len(exams_a), right_b, len(exams_b))
     unit = len(exams_a) * len(exams_b)
     low, high = paired_interval(gained, unit)
-    verdicts = _verdicts(right_a, right_b) if unit == 1 else None
-    return Comparison(
+    one = Comparison(
         a=a,
         b=b,
         seeds_a=len(exams_a),
@@ -171,8 +205,30 @@ def _paired(a: str, exams_a: Sequence[Contestant], b: str, exams_b: Sequence[Con
         difference=sum(gained) / unit / len(problems),
         low=low,
         high=high,
-        p=mcnemar_p(verdicts.only_a, verdicts.only_b) if verdicts else sign_flip_p(gained),
-        verdicts=verdicts,
+        p=sign_flip_p(gained),
+        test="sign flips",
+        std_a=mean_and_std(rows_a.mean(axis=1).tolist())[1],
+        std_b=mean_and_std(rows_b.mean(axis=1).tolist())[1],
+    )
+    if unit == 1:
+        verdicts = _verdicts(right_a, right_b)
+        p = mcnemar_p(verdicts.only_a, verdicts.only_b)
+        return replace(one, p=p, test="McNemar", verdicts=verdicts)
+    return _over_seeds(one, rows_a, rows_b) if min(len(rows_a), len(rows_b)) > ENOUGH else one
+
+
+def _over_seeds(one: Comparison, rows_a: Shares, rows_b: Shares) -> Comparison:
+    """The comparison with interval and p for other seeds and problems."""
+    found = from_units([[-rows_a, rows_b]])
+    low, high = found.interval()
+    return replace(
+        one,
+        low=max(-1.0, low),
+        high=min(1.0, high),
+        p=found.p(),
+        test="t",
+        error=found.error,
+        df=found.freedom,
     )
 
 

@@ -5,7 +5,7 @@ Rows hold fractions and are ready for JSON; people read per cent with one decima
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from limbeck.lm.cost import dollars
-from limbeck.report.compare import Comparison, common_problems, right_counts
+from limbeck.report.compare import Comparison, common_problems, right_rows
 from limbeck.report.contestants import Contestant, by_group
-from limbeck.statistics import mean_and_std, seeds_interval, wilson
+from limbeck.statistics import ENOUGH, accuracy_interval, mean_and_std, wilson
 
 Row = dict[str, Any]
 
@@ -49,8 +49,8 @@ class Fitting:
 def results_rows(exams: Sequence[Contestant]) -> list[Row]:
     """One row per exam; a student with several seeds gets a row of means before its seeds.
 
-    `low` and `high` are 95% limits for new problems (Wilson; over seeds see
-    `statistics.seeds_interval`), `seed_std` the standard deviation between seeds. The facts
+    `low` and `high` are 95% limits: of one exam for new problems (Wilson), of a row of means see
+    `statistics.accuracy_interval`. `seed_std` is the standard deviation between seeds. The facts
     of `ExamFacts` are under their own names; in a row of means None where a seed's is not known.
     """
     rows: list[Row] = []
@@ -80,32 +80,46 @@ def results_table(exams: Sequence[Contestant]) -> Fitting:
 
 def _results(rows: Sequence[Row], headings: Sequence[str]) -> Table:
     equal = len({row["problems"] for row in rows}) == 1
-    table = _table(f"Exam of {rows[0]['problems']:,} problems" if equal else "Exams", _results_notes(rows))
-    _add_columns(table, ["name"], headings)
+    table = titled(f"Exam of {rows[0]['problems']:,} problems" if equal else "Exams", results_notes(rows))
+    add_columns(table, ["name"], headings)
     for row in rows:
         style = "bold" if row["seeds"] > 1 else ""
         table.add_row(*map(Text, [row_label(row), *result_cells(row, headings)]), style=style)
     return table
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Paired differences with intervals, tests and counts; fits 80 columns.
+def comparison_table(comparisons: Sequence[Comparison]) -> Fitting:
+    """Paired differences with intervals, tests, verdicts and counts; fits 80 columns, there without counts.
 
     p is Holm's where several comparisons were made (single seeds: plain).
     """
-    table = _table("Paired comparison", comparison_notes(comparisons))
+    counted = any(one.verdicts for each in comparisons for one in (each, *each.by_seed))
+    narrow = _comparisons(comparisons, counts=False)
+    return Fitting(_comparisons(comparisons, counts=True) if counted else narrow, narrow)
+
+
+def _comparisons(comparisons: Sequence[Comparison], *, counts: bool) -> Table:
+    table = titled("Paired comparison", comparison_notes(comparisons))
     p_heading = "p (Holm)" if len(comparisons) > 1 else "p"
-    _add_columns(table, ["A", "B"], ["B − A [95%]", p_heading, "both/A/B/none"])
+    headings = ["B − A [95%]", p_heading, "B better?", *(["both/A/B/none"] if counts else [])]
+    add_columns(table, ["A", "B"], headings)
     for comparison in comparisons:
         for one in (comparison, *comparison.by_seed):
             p = p_value(one.p if one.p_holm is None else one.p_holm)
-            counts = "/".join(map(str, asdict(one.verdicts).values())) if one.verdicts else ""
-            cells = [*comparison_labels(one), _difference(one), p, counts]
+            solved = "/".join(map(str, asdict(one.verdicts).values())) if one.verdicts else ""
+            cells = [
+                *comparison_labels(one),
+                _difference(one),
+                p,
+                _verdict(one),
+                *([solved] if counts else []),
+            ]
             table.add_row(*map(Text, cells), style="bold" if one.by_seed else "")
     return table
 
 
-def _table(title: str, notes: Sequence[str]) -> Table:
+def titled(title: str, notes: Sequence[str]) -> Table:
+    """An empty table with its title above and notes below."""
     return Table(
         title=Text(title, style="bold"),
         title_justify="left",
@@ -117,7 +131,7 @@ def _table(title: str, notes: Sequence[str]) -> Table:
     )
 
 
-def _add_columns(table: Table, names: Sequence[str], figures: Sequence[str]) -> None:
+def add_columns(table: Table, names: Sequence[str], figures: Sequence[str]) -> None:
     """On a narrow terminal long names fold first, then figures; nothing is cut."""
     for heading in names:
         table.add_column(heading, overflow="fold", min_width=8)
@@ -179,7 +193,9 @@ def comparison_headings(comparisons: Sequence[Comparison]) -> list[str]:
     """Column headings after A and B; problems only where the comparisons differ in them."""
     problems = ["problems"] if len({one.problems for one in comparisons}) > 1 else []
     corrected = ["p (Holm)"] if len(comparisons) > 1 else []
-    return [*problems, "A %", "B %", "B − A [95%]", "p", *corrected, "both", "only A", "only B", "none"]
+    freedom = ["df"] if any(one.df is not None for one in comparisons) else []
+    figures = ["A %", "B %", "B − A [95%]", *freedom, "p", *corrected, "B better?"]
+    return [*problems, *figures, "both", "only A", "only B", "none"]
 
 
 def comparison_labels(one: Comparison) -> tuple[str, str]:
@@ -199,32 +215,51 @@ def comparison_cells(one: Comparison, comparisons: Sequence[Comparison]) -> list
         "B %": percent(one.accuracy_b),
         "B − A [95%]": _difference(one),
         "p": p_value(one.p),
+        "df": "" if one.df is None else f"{one.df:.1f}",
         "p (Holm)": "" if one.p_holm is None else p_value(one.p_holm),
+        "B better?": _verdict(one),
         **dict(zip(("both", "only A", "only B", "none"), counts, strict=True)),
     }
     return [cells[heading] for heading in comparison_headings(comparisons)]
 
 
 def _difference(one: Comparison) -> str:
-    spread = "" if one.std is None else f" ± {percent(one.std)}"
-    return f"{signed_percent(one.difference)}{spread} [{signed_percent(one.low)}, {signed_percent(one.high)}]"
+    return f"{signed_percent(one.difference)} [{signed_percent(one.low)}, {signed_percent(one.high)}]"
+
+
+def _verdict(one: Comparison) -> str:
+    """The verdict's words; none for a single seed's line, which is a part of the one above it."""
+    return "" if one.seed is not None else one.verdict
 
 
 def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
-    """How the figures were made, and on how many problems where the exams differ."""
-    notes = [
-        "B − A above 0: B is better. Interval: Bonett-Price. p: exact McNemar test, two-sided. "
-        "Counts: problems solved by both, only A, only B, none."
-    ]
+    """How the figures were made, on how many problems, and the spread between seeds."""
+    notes = ["B − A above 0: B is better. Counts: problems solved by both, only A, only B, none."]
     if len({one.problems for one in comparisons}) == 1:
         notes[0] = f"On {comparisons[0].problems:,} problems. {notes[0]}"
-    if any(one.by_seed for one in comparisons):
+    tests = {one.test for one in comparisons}
+    if "t" in tests:
         notes.append(
-            "Several seeds: per problem the share of seeds that solved it, exact sign-flip test; "
-            "± is the standard deviation between seeds."
+            "Three seeds or more on both sides: interval and p count seeds and problems, "
+            "t with Satterthwaite's degrees of freedom. Mentor and training problems are taken as they are."
         )
+    if tests != {"t"}:
+        notes.append(
+            f"Fewer than three seeds on a side: interval (Bonett-Price) and p (exact, {_exact(tests)}) "
+            "speak of these seeds only, so the verdict is undecided."
+        )
+    p = "p (Holm)" if len(comparisons) > 1 else "p"
+    notes.append(
+        f"Verdict: holds or does not hold where seeds are counted and {p} is below 0.05, else undecided."
+    )
     if len(comparisons) > 1:
         notes.append(f"p (Holm): corrected for {len(comparisons)} comparisons; p of single seeds is not.")
+    sides = [
+        side
+        for one in comparisons
+        for side in ((one.a, one.seeds_a, one.std_a), (one.b, one.seeds_b, one.std_b))
+    ]
+    notes.append(between_seeds(sides))
     notes += [
         f"{one.a} and {one.b}: compared on the {one.problems:,} problems they have in common "
         f"(of {one.problems_a:,} and {one.problems_b:,})."
@@ -232,6 +267,19 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
         if (one.problems, one.problems) != (one.problems_a, one.problems_b)
     ]
     return notes
+
+
+def _exact(tests: Collection[str]) -> str:
+    return " or ".join(test for test in ("McNemar", "sign flips") if test in tests)
+
+
+def between_seeds(sides: Iterable[tuple[str, int, float | None]]) -> str:
+    """The note of (name, seeds, standard deviation between them); a name may come again."""
+    spread = {name: (seeds, std) for name, seeds, std in sides if std is not None}
+    if not spread:
+        return "between seeds: ± not known, nobody has several seeds."
+    each = [f"{name} ± {percent(std)} ({seeds} seeds)" for name, (seeds, std) in spread.items()]
+    return f"between seeds, in points: {', '.join(each)}."
 
 
 def row_label(row: Row) -> str:
@@ -307,8 +355,8 @@ def _exam_row(contestant: Contestant) -> Row:
 
 def _mean_row(group: str, members: Sequence[Contestant]) -> Row:
     problems = common_problems(members)
-    right = right_counts(members, problems)
-    low, high = seeds_interval(right, len(members))
+    right = right_rows(members, problems)
+    low, high = accuracy_interval(right)
     rows = [_exam_row(contestant) for contestant in members]
     means = ("extraction_failed", "truncated", "mean_tokens", "tokens_per_s", "correct")
     return {
@@ -320,8 +368,8 @@ def _mean_row(group: str, members: Sequence[Contestant]) -> Row:
         "seeds": len(members),
         "under_mean": False,
         "problems": len(problems),
-        "accuracy": sum(right) / len(members) / len(problems),
-        "seed_std": mean_and_std([row["accuracy"] for row in rows])[1],
+        "accuracy": float(right.mean()),
+        "seed_std": mean_and_std(right.mean(axis=1).tolist())[1],
         "low": low,
         "high": high,
     }
@@ -339,5 +387,13 @@ def _mean(values: Iterable[float]) -> float:
     return mean_and_std(list(values))[0]
 
 
-def _results_notes(rows: Sequence[Row]) -> list[str]:
-    return ["mean: over seeds, ± standard deviation"] if any(row["seeds"] > 1 for row in rows) else []
+def results_notes(rows: Sequence[Row]) -> list[str]:
+    """What the intervals of the rows count, and the spread between seeds."""
+    notes = []
+    sizes = {row["seeds"] for row in rows if row["seeds"] > 1}
+    if any(size > ENOUGH for size in sizes):
+        notes.append("mean: over seeds; its interval counts seeds and problems.")
+    if any(size <= ENOUGH for size in sizes):
+        notes.append("mean of two seeds: its interval counts problems and speaks of these seeds only.")
+    means = [(row["name"], row["seeds"], row["seed_std"]) for row in rows]
+    return [*notes, between_seeds(means)]

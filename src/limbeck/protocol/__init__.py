@@ -1,0 +1,8 @@
+"""Protocols: claims are written down first, then problems, mentors and students are drawn, then it is judged.
+
+settings.py   the `claims:` part of a recipe
+written.py    the protocol file, and the runs that it consists of
+workers.py    the runs as processes of one thread, side by side; worker.py is one of them
+judging.py    differences, intervals and verdicts over problem draws, mentors and students
+table.py      what is printed
+"""

@@ -1,0 +1,201 @@
+"""The protocol: a file that is written before the first run and not changed afterwards.
+
+It holds the whole recipe with every default, the seeds of every run, and hashes of the data and of methods
+outside the package. A recipe that says something else, or a changed file, is refused: what is claimed, and
+how often is looked, must not depend on what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from limbeck.errors import DataError, InputError, RecipeError
+from limbeck.files import whole_file
+from limbeck.methods import Chosen
+from limbeck.old_runs import flat
+from limbeck.protocol.settings import ClaimsSettings
+from limbeck.recipe import Recipe
+from limbeck.records import write_json
+from limbeck.run_folder import fingerprint, git_revision, read_json, versions
+from limbeck.tasks.sources import load_splits, source_fingerprint
+
+FILE = "protocol.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One run of a protocol: one mentor of one problem draw, with all its students. Numbers count from 0."""
+
+    name: str
+    draw: int
+    mentor: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What is tested, and by which runs."""
+
+    folder: Path
+    recipe: Recipe
+    claims: ClaimsSettings
+    runs: list[Planned]
+    digest: str
+    teachers: Mapping[str, str | None]
+    """Student -> the mentor that it learns from."""
+
+    def run_folder(self, one: Planned) -> Path:
+        return self.folder / "runs" / one.name
+
+    def recipe_file(self, one: Planned) -> Path:
+        return self.folder / "recipes" / f"{one.name}.yaml"
+
+
+def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str, Chosen]) -> Protocol:
+    """Write the protocol, or check that it is the one that was written.
+
+    Args:
+        folder: of the protocol; made when missing.
+        recipe: resolved, with `claims`.
+        place: the recipe's path, which opens error texts.
+        chosen: each student's method.
+
+    Raises:
+        RecipeError: the recipe has no claims, cannot be drawn that often, or is not the one of the protocol.
+        DataError: the protocol file was changed, or the data were.
+        InputError: the folder holds something else.
+    """
+    claims = _checked(recipe, place)
+    body = {
+        "recipe": _plain(recipe),
+        "methods": {name: one.method.source for name, one in chosen.items() if one.method.source},
+        "data": source_fingerprint(recipe.task),
+    }
+    if (folder / FILE).exists():
+        _compare(folder / FILE, body, place)
+    else:
+        _refuse_other(folder)
+        for draw in range(claims.problem_draws):
+            load_splits(recipe.task, recipe.seed + draw)  # what cannot be drawn must not become a protocol
+        _write(folder / FILE, body, planned(recipe, claims))
+    runs = planned(recipe, claims)
+    teachers = {name: one.uses.mentor for name, one in chosen.items()}
+    digest = (read_json(folder / FILE) or {})["digest"]
+    protocol = Protocol(folder, recipe, claims, runs, digest, teachers)
+    for one in runs:
+        with whole_file(protocol.recipe_file(one)) as stream:
+            stream.write(one.recipe.to_yaml())
+    return protocol
+
+
+def _refuse_other(folder: Path) -> None:
+    there = [one for one in folder.iterdir() if one.name[0] != "."] if folder.is_dir() else []
+    if there or folder.is_file():
+        raise InputError(f"{folder}: holds other files and no {FILE}; name a new folder with --out")
+
+
+def planned(recipe: Recipe, claims: ClaimsSettings) -> list[Planned]:
+    """The runs: every problem draw, mentor and student has a seed that no other one has.
+
+    The recipe's own seeds come first, the following ones are counted up from them.
+    """
+    runs = []
+    for draw in range(claims.problem_draws):
+        for mentor in range(claims.mentors):
+            number = draw * claims.mentors + mentor
+            first = number * claims.students
+            name = f"draw{draw + 1}-mentor{mentor + 1}"
+            raw = recipe.model_dump(mode="json")
+            raw.update(name=f"{recipe.name}-{name}", seed=recipe.seed + draw, claims=None)
+            for one in raw["mentors"].values():
+                one["seed"] += number
+            for one in raw["students"].values():
+                begin = one["seeds"][0] + first
+                one["seeds"] = list(range(begin, begin + claims.students))
+            runs.append(Planned(name, draw, mentor, Recipe.model_validate(raw)))
+    return runs
+
+
+def _checked(recipe: Recipe, place: str) -> ClaimsSettings:
+    claims = recipe.claims
+    if claims is None:
+        raise RecipeError(
+            f"{place}: claims: this setting is needed; add what is compared (docs/statistics.md)"
+        )
+    if recipe.teacher.kind == "api":
+        raise RecipeError(
+            f"{place}: teacher.kind: a protocol pays no teacher; `limbeck collect` its rationales, then "
+            "give them as teacher: {kind: given, file: ...}"
+        )
+    if recipe.task.source == "files" and claims.problem_draws > 1:
+        raise RecipeError(
+            f"{place}: claims.problem_draws: problems from files are one draw; set it to 1, or take a "
+            "built-in task"
+        )
+    most = claims.problem_draws * claims.mentors * claims.students
+    seeds = [recipe.seed, *(one.seed for one in recipe.mentors.values())]
+    seeds += [one.seeds[0] for one in recipe.students.values()]
+    if max(seeds) + most >= 2**32:
+        raise RecipeError(f"{place}: seed: {max(seeds)} leaves no room for {most} seeds after it; lower it")
+    return claims
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON, without how many processes work on it: that decides no result."""
+    raw: dict[str, Any] = recipe.model_dump(mode="json")
+    del raw["claims"]["processes"]
+    return raw
+
+
+def _write(path: Path, body: Mapping[str, Any], runs: list[Planned]) -> None:
+    listed = [
+        {
+            "name": one.name,
+            "problems": one.recipe.seed,
+            "mentors": {name: mentor.seed for name, mentor in one.recipe.mentors.items()},
+            "students": {name: list(student.seeds) for name, student in one.recipe.students.items()},
+        }
+        for one in runs
+    ]
+    about = {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "git": git_revision(),
+        **body,
+        "runs": listed,
+    }
+    write_json(path, {**about, "digest": fingerprint(about)})
+    path.chmod(0o444)
+
+
+def _compare(path: Path, body: Mapping[str, Any], place: str) -> None:
+    """Refuse a protocol that was changed, and a recipe, method or data that are not the protocol's."""
+    written = read_json(path) or {}
+    about = {key: value for key, value in written.items() if key != "digest"}
+    if written.get("digest") != fingerprint(about):
+        raise DataError(
+            path, "was changed after it was written; put it back, or name a new folder with --out"
+        )
+    try:
+        before = flat(_plain(Recipe.model_validate(about["recipe"])))
+    except ValidationError:
+        raise DataError(path, "was written by another version of Limbeck; go on with that one") from None
+    now = flat(body["recipe"])
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise RecipeError(
+                f"{place}: {key}: is {now.get(key)!r}, but {path} was written with {before.get(key)!r}; a "
+                "protocol does not change any more: put the recipe back, or name a new folder with --out"
+            )
+    for part, what in (("methods", "the file of method"), ("data", "the data")):
+        for key in sorted(about[part].keys() | body[part].keys()):
+            if about[part].get(key) != body[part].get(key):
+                raise DataError(
+                    path, f"{what} {key} changed since; put it back, or name a new folder with --out"
+                )

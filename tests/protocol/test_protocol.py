@@ -1,0 +1,193 @@
+"""`limbeck claims` for real and in small: written first, killed and interrupted, judged at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from limbeck.protocol.settings import ClaimsSettings
+from limbeck.protocol.workers import ONE_THREAD
+from limbeck.protocol.written import planned
+from limbeck.recipe import check_recipe, load_recipe
+
+Limbeck = Callable[..., object]
+
+SMALL = """
+name: small
+seed: 7
+task: {name: coin-flip, train: 16, dev: 0, test: 12, parameters: {people: 2}}
+teacher: {kind: offline, exam: false}
+student: {model: tiny-causal-xs, seeds: [3], train: {epochs: 2}}
+students:
+  answers: {method: answers-only}
+  cot: {method: finetune-cot}
+exam: {max_tokens: 16}
+claims:
+  problem_draws: 2
+  students: 2
+  compare: [[answers, cot]]
+"""
+PATIENCE_S = 240
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_no_two_draws_share_a_seed() -> None:
+    raw = {
+        "name": "x",
+        "seed": 5,
+        "task": {"name": "coin-flip"},
+        "mentors": {"large": {"seed": 40}, "small": {}},
+        "students": {"a": {"method": "answers-only", "seeds": [100, 9]}, "b": {"method": "answers-only"}},
+        "claims": {"problem_draws": 2, "mentors": 2, "students": 3, "compare": [["a", "b"]]},
+    }
+    recipe = check_recipe(raw, "x")
+    assert isinstance(recipe.claims, ClaimsSettings)
+    runs = planned(recipe, recipe.claims)
+    assert [one.name for one in runs] == ["draw1-mentor1", "draw1-mentor2", "draw2-mentor1", "draw2-mentor2"]
+    assert [one.recipe.seed for one in runs] == [5, 5, 6, 6]
+    assert [one.recipe.mentors["large"].seed for one in runs] == [40, 41, 42, 43]
+    seeds = [seed for one in runs for seed in one.recipe.students["a"].seeds]
+    assert seeds == list(range(100, 112))
+    assert {one.recipe.claims for one in runs} == {None}
+
+
+def begin(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "limbeck", "claims", str(recipe), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} does not come"
+        time.sleep(0.02)
+
+
+def let_go(lock: Path) -> None:
+    """Wait until nobody holds a lock: the process that did has ended."""
+    try:
+        with FileLock(lock).acquire(timeout=20):
+            pass
+    except Timeout:
+        pytest.fail(f"{lock} is still held: a run outlived its protocol")
+
+
+def test_a_protocol_survives_a_kill_and_an_interrupt(recipe: Path, tmp_path: Path, limbeck: Limbeck) -> None:
+    out = tmp_path / "protocol"
+    first, second = (out / "runs" / f"draw{number}-mentor1" for number in (1, 2))
+
+    one = begin(recipe, out)
+    wait_for(first / "problems" / "stage.json")
+    written = (out / "protocol.json").read_bytes()
+    assert not (out / "claims.json").exists()
+    one.kill()
+    one.communicate()
+    let_go(first / "run.lock")
+
+    one = begin(recipe, out)
+    wait_for(second / "problems" / "stage.json")
+    one.send_signal(signal.SIGINT)
+    _, said = one.communicate(timeout=PATIENCE_S)
+    assert one.returncode == 130
+    assert b"the same command goes on where it stopped" in said
+    let_go(second / "run.lock")
+    assert (out / "done" / "draw1-mentor1.json").is_file()
+    answered = {path: path.stat().st_mtime_ns for path in first.rglob("predictions.jsonl")}
+    assert len(answered) == 4
+
+    answer = limbeck("claims", recipe, "--out", out, "--json")
+    assert answer.status == 0, answer.err
+    assert "1 of 2 runs are done already" in answer.err
+    assert "draw1-mentor1: started" not in answer.err
+    assert {path: path.stat().st_mtime_ns for path in answered} == answered
+    found = json.loads(answer.out)
+    (claim,) = found["claims"]
+    assert (claim["a"], claim["b"], claim["level"]) == ("answers", "cot", "students")
+    assert claim["verdict"] in ("holds", "does not hold", "undecided")
+    assert {one["name"]: one["exams"] for one in found["standings"]} == {"answers": 4, "cot": 4}
+    assert (out / "protocol.json").read_bytes() == written
+    ordinary = limbeck("compare", first, "--json")
+    assert ordinary.status == 0 and json.loads(ordinary.out)["pairs"]
+
+    # finished: nothing runs again, and the table is the same
+    answer = limbeck("claims", recipe, "--out", out)
+    assert answer.status == 0 and "started" not in answer.err
+    assert "cot is better than answers" in answer.out
+
+    # exams that are not those that were finished are run again
+    lost = next(iter(answered))
+    (lost.parent / "stage.json").unlink()
+    lost.write_text("")
+    answer = limbeck("claims", recipe, "--out", out)
+    assert answer.status == 0, answer.err
+    assert "draw1-mentor1: started" in answer.err and "draw2-mentor1: started" not in answer.err
+
+    # what is claimed does not change any more
+    for change, complaint in (
+        ("exam.max_tokens=17", "exam.max_tokens: is 17, but"),
+        ("claims.compare=[[cot, answers]]", "claims.compare: is"),
+        ("claims.students=3", "claims.students: is 3, but"),
+    ):
+        answer = limbeck("claims", recipe, "--out", out, "--set", change)
+        assert (answer.status, answer.out) == (2, "")
+        assert complaint in answer.err and "does not change any more" in answer.err
+    assert limbeck("claims", recipe, "--out", out, "--set", "claims.processes=3").status == 0
+    file = out / "protocol.json"
+    os.chmod(file, 0o644)
+    file.write_text(file.read_text().replace('"max_tokens": 16', '"max_tokens": 17'))
+    answer = limbeck("claims", recipe, "--out", out, "--set", "exam.max_tokens=17")
+    assert answer.status == 2 and "protocol.json: was changed after it was written" in answer.err
+
+
+def test_runs_have_one_thread(recipe: Path) -> None:
+    assert ONE_THREAD["OMP_NUM_THREADS"] == "1"
+    assert load_recipe(recipe).claims is not None
+
+
+def test_wrong_protocols_are_refused_and_nothing_is_written(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck
+) -> None:
+    out = tmp_path / "out"
+    for changes, complaint in (
+        (["claims=null"], "claims: this setting is needed"),
+        (["claims.compare=[[answers, magic]]"], "nobody is examined as 'magic'; choose one of answers, cot"),
+        (["claims.students=1"], "decide nothing"),
+        (["claims.mentor=5"], "claims.mentor: unknown setting; did you mean mentors?"),
+        (["claims.problem_draws=99999"], "claims.problem_draws"),
+        (["task.test=500", "task.parameters={people: 1}"], "different problems"),
+        (["seed=4294967295"], "leaves no room"),
+        (["teacher={kind: api, model: x, base_url: 'http://localhost:1'}"], "a protocol pays no teacher"),
+        (["task={name: t, kind: text, train: a.jsonl, test: b.jsonl}"], "problems from files are one draw"),
+    ):
+        settings = [part for change in changes for part in ("--set", change)]
+        answer = limbeck("claims", recipe, "--out", out, *settings)
+        assert (answer.status, answer.out) == (2, ""), complaint
+        assert complaint in answer.err, answer.err
+        assert not out.exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("hours of work")
+    answer = limbeck("claims", recipe, "--out", tmp_path / "mine")
+    assert answer.status == 2 and "holds other files" in answer.err
+    assert [one.name for one in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_that_fails_is_named_with_its_reason(recipe: Path, tmp_path: Path, limbeck: Limbeck) -> None:
+    answer = limbeck("claims", recipe, "--out", tmp_path / "out", "--set", "student.model=/no/such/model")
+    assert answer.status == 1
+    assert "draw1-mentor1: ended with status 2" in answer.err and "/no/such/model" in answer.err
+    assert not (tmp_path / "out" / "claims.json").exists()
