@@ -26,8 +26,8 @@ SAID = {
     "divergence": ["top-64 + tail", "64 tokens, 151936 logits each: memory"],
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
     "loss_memory": ["1024 tokens, 2048 logits each", "ours with divergence"],
-    "mentor_kd": ["published", "ours", "time ratio:", "bytes per token"],
-    "step": ["t5 ", "llama ", "time ratio", "added peak memory ratio"],
+    "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped:", "bytes per token"],
+    "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],
 }
 """Words that a benchmark prints when it came to its end."""
 
