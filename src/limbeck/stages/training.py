@@ -176,7 +176,12 @@ def _train(
             f"{learner.shown}: of {done.without_span} examples the answer was not found among their tokens, "
             "so they are in no pair"
         )
-    about: dict[str, Any] = {"task": context.recipe.task.name, "kind": context.kind, "dtype": settings.dtype}
+    about: dict[str, Any] = {
+        "task": context.recipe.task.name,
+        "kind": context.kind,
+        "dtype": settings.dtype,
+        "max_tokens": context.recipe.exam.max_tokens,
+    }
     save(loaded, folder / "model", about=about | learner.asking.about())
     if ranks.main():
         write_json(folder / FACTS, facts_of(loaded, data, done))
