@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 import limbeck
-from limbeck.lm import Prompt, Sampling
+from limbeck.lm import Sampling
 from limbeck.lm.load import load
 from limbeck.lm.local import LocalModel
 from limbeck.lm.saving import export, save
 from limbeck.lm.settings import LoraSettings
 from limbeck.lm.tiny import ROLES, build_tokenizer
+from limbeck.records import Problem
 from limbeck.tasks.asking import Asking
 
 from .families import TEXTS, tiny_model
 from .serving import transformers_serve
 
 MAX_TOKENS = 24
+
+SERVED = int(os.environ.get("LIMBECK_SERVED", "40"))
+"""Questions that the server is asked of each student's exam of 100."""
 
 CHAT = (
     "{{ bos_token }}"
@@ -127,7 +131,7 @@ def test_a_chat_server_writes_what_the_exams_saw(run: Path, tmp_path: Path) -> N
             pytest.skip(f"transformers serve needs {package}")
     with transformers_serve(None, tmp_path) as url:
         for student in STUDENTS[:3]:
-            sat = exam(run, student)
+            sat = exam(run, student)[:SERVED]
             found = [served(url, str(model_of(run, student)), one["question"]) for one in sat]
             equal = sum(one["completion"] == text for one, text in zip(sat, found, strict=True))
             assert equal >= 0.99 * len(sat), f"{student}: {equal} of {len(sat)}"
@@ -140,3 +144,71 @@ def served(url: str, model: str, question: str) -> str:
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)["choices"][0]["message"]["content"] or ""
+
+
+def test_the_template_writes_a_whole_row_and_nothing_it_was_not_trained_on(run: Path) -> None:
+    folder = model_of(run, "arrow")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked, answered = {"role": "user", "content": " Why? "}, {"role": "assistant", "content": "So --> no"}
+    assert tokenizer.apply_chat_template([asked], tokenize=False) == "<bos> Why? \n###\n"
+    whole = tokenizer.apply_chat_template([asked, answered], tokenize=False)
+    assert whole == "<bos> Why? \n###\nSo --> no<eos>"
+    for turns in ([answered], [{"role": "system", "content": "Be kind."}, asked], [asked, answered, asked]):
+        with pytest.raises(TemplateError, match="one question at a time: send one message, with role user"):
+            tokenizer.apply_chat_template(turns, tokenize=False)
+
+
+def test_limbeck_goes_on_with_the_template_of_the_base_model(run: Path, tmp_path: Path) -> None:
+    """A student of a student in format chat is asked by the base's template once, not by two."""
+    again = load(model_of(run, "chat-parts"))
+    assert again.tokenizer.chat_template == CHAT
+    save(
+        again, tmp_path / "copy", about=json.loads((model_of(run, "chat-parts") / "limbeck.json").read_text())
+    )
+    for name in ("chat_template.jinja", "limbeck.json", "generation_config.json"):
+        assert (tmp_path / "copy" / name).read_text() == (model_of(run, "chat-parts") / name).read_text(), (
+            name
+        )
+
+
+def test_a_run_says_that_a_chat_model_is_trained_without_its_template(run: Path) -> None:
+    said = [line for line in (run / "run.log").read_text().splitlines() if "chat template" in line]
+    base = run.parent / "base"
+    expected = [
+        f"{name} (seed 0): {base} has a chat template, and format {form} trains it without; "
+        "set format: chat, unless that is meant"
+        for name, form in (("plain", "plain"), ("arrow", "arrow"), ("plain-parts", "plain"))
+    ]
+    assert [line.partition(" ")[2].lstrip() for line in said] == expected
+
+
+@pytest.mark.parametrize("form", ["plain", "arrow", "chat"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "bart", "t5"])
+def test_every_family_writes_by_generate_what_its_exam_would_see(
+    family: str, form: str, tmp_path: Path
+) -> None:
+    loaded = load(base_model(tmp_path / "base", family), device="cpu")
+    asking = Asking(form, system="Be brief.", instruction="Step by step.")
+    save(loaded, tmp_path / "student", about={**asking.about(), "max_tokens": MAX_TOKENS})
+    problems = [Problem(id=str(n), question=f"How many apples are {n} + {n}?", answer="1") for n in range(25)]
+    prompts = asking.prompts(problems, loaded.tokenizer)
+    done = {one.prompt_id: one.text for one in LocalModel(loaded)(prompts, Sampling(max_tokens=MAX_TOKENS))}
+    kind = AutoModelForSeq2SeqLM if loaded.encoder_decoder else AutoModelForCausalLM
+    found = generated(tmp_path / "student", [one.question for one in problems], kind)
+    assert [done[one.id] for one in problems] == found
+    assert len(set(found)) > 5
+
+
+def test_an_exported_adapter_writes_by_generate_what_its_exam_would_see(tmp_path: Path) -> None:
+    lora = LoraSettings(r=4, alpha=8, dropout=0)
+    loaded = load(base_model(tmp_path / "base"), lora=lora, device="cpu")
+    about = {**Asking("arrow").about(), "max_tokens": MAX_TOKENS}
+    save(loaded, tmp_path / "adapter", about=about)
+    export(tmp_path / "adapter", tmp_path / "whole")
+    questions = [f"Is {n} even?" for n in range(10)]
+    problems = [Problem(id=str(n), question=text, answer="no") for n, text in enumerate(questions)]
+    prompts = Asking("arrow").prompts(problems, loaded.tokenizer)
+    done = {one.prompt_id: one.text for one in LocalModel(loaded)(prompts, Sampling(max_tokens=MAX_TOKENS))}
+    assert generated(tmp_path / "whole", questions) == [done[str(n)] for n in range(10)]
+    for name in ("generation_config.json", "chat_template.jinja"):
+        assert (tmp_path / "adapter" / name).read_text() == (tmp_path / "whole" / name).read_text(), name

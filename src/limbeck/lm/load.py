@@ -249,6 +249,7 @@ def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
     complete_tokenizer(tokenizer)
     _fit_embeddings(place, model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
+    start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
     # Of published defaults only the tokens stay: sampling, penalties and forced tokens would make
     # `generate` write what no exam saw.
     model.generation_config = GenerationConfig(
@@ -256,7 +257,9 @@ def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
         bos_token_id=defaults.bos_token_id,
         eos_token_id=defaults.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        decoder_start_token_id=model.config.decoder_start_token_id if model.config.is_encoder_decoder else None,
+        decoder_start_token_id=model.config.decoder_start_token_id
+        if model.config.is_encoder_decoder
+        else None,
     )
 
 

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from limbeck.records import Example, Pieces
+from limbeck.records import Pieces
 from limbeck.tasks.asking import BASE_TEMPLATE, Asking
 
 QUESTION = "\ue000question\ue000"
