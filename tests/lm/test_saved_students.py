@@ -67,14 +67,14 @@ exam: {{max_tokens: {MAX_TOKENS}}}
 STUDENTS = ["plain", "arrow", "chat", "plain-parts", "chat-parts"]
 
 
-def base_model(folder: Path, family: str = "llama") -> Path:
+def base_model(folder: Path, family: str = "llama", template: str = CHAT) -> Path:
     """A random model with a chat template, several stop tokens and defaults that sample."""
     model, tokenizer = tiny_model(family)
     if family == "llama":
         tokenizer = build_tokenizer(TEXTS, bos=True)  # writes <bos> itself, as Llama's does
         model.resize_token_embeddings(len(tokenizer) + 5)
         model.config.max_position_embeddings = 4096
-    tokenizer.chat_template = CHAT
+    tokenizer.chat_template = template
     stops = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(ROLES))]
     model.generation_config = GenerationConfig(
         **PUBLISHED, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
@@ -180,6 +180,25 @@ def test_a_run_says_that_a_chat_model_is_trained_without_its_template(run: Path)
         for name, form in (("plain", "plain"), ("arrow", "arrow"), ("plain-parts", "plain"))
     ]
     assert [line.partition(" ")[2].lstrip() for line in said] == expected
+
+
+def test_a_run_says_where_the_saved_template_cannot_follow(tmp_path: Path) -> None:
+    """The base model's template looks into the question, so what is around it cannot be written out."""
+    usual = "'<|system|>You are a helpful assistant.'"
+    assert usual in CHAT
+    looks = f"({usual} if 'not. Is' in messages[0]['content'] else '<|system|>Look!')"
+    base = base_model(tmp_path / "base", template=CHAT.replace(usual, looks))
+    recipe = RECIPE.replace("BASE", str(base)).replace("train: 40", "train: 8")
+    others = ("  plain", "  arrow", "  chat-")
+    kept = [line for line in recipe.splitlines() if not line.startswith(others)]
+    (tmp_path / "recipe.yaml").write_text("\n".join(kept))
+    limbeck.run(tmp_path / "recipe.yaml", out=tmp_path / "run")
+    log = (tmp_path / "run" / "run.log").read_text().splitlines()
+    (said,) = [line for line in log if "template" in line]
+    assert "the chat template in its folder makes another prompt than the training's for" in said
+    examples = (tmp_path / "run" / "students" / "chat" / "seed0" / "examples.jsonl").read_text().splitlines()
+    count = sum("not. Is" in line for line in examples)
+    assert 0 < count < len(examples) and f"for {count} of {len(examples)} examples; ask it by" in said
 
 
 @pytest.mark.parametrize("form", ["plain", "arrow", "chat"])
