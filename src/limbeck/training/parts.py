@@ -259,7 +259,8 @@ class Router:
 
     def of_router(self, batch: Batch, router: Tensor) -> Tensor:
         """The model's value, once per token."""
-        return router * batch["attention_mask"].sum()
+        total: Tensor = router * batch["attention_mask"].sum()
+        return total
 
 
 def with_router(parts: Parts, model: nn.Module) -> Parts:
@@ -301,19 +302,20 @@ def loss(
     rows = _rows_of(parts, batch, encoder_decoder=is_encoder_decoder(model))
     terms = {part.name: rows.term(part, batch, part.weight * scales[part.name]) for part in rows.parts}
     plain = _is_plain(model)
-    of_states = [part for part in parts if isinstance(part, StatePart)]
-    found = run(model, batch, rows.places_M, withhold=plain or not terms, states=bool(of_states))
+    states = any(isinstance(part, StatePart) for part in parts)
+    found = run(model, batch, rows.places_M, withhold=plain or not terms, states=states)
     total, sums = _of_terms(terms, found, head_weight(model) if plain else None)
-    for part in of_states:
-        assert found.states_BH is not None
-        sums[part.name] = part.of_states(batch, found.states_BH)
-        total = total + sums[part.name] * (part.weight * scales[part.name])
     for part in parts:
-        if isinstance(part, RouterPart):
+        if isinstance(part, StatePart):
+            assert found.states_BH is not None
+            sums[part.name] = part.of_states(batch, found.states_BH)
+        elif isinstance(part, RouterPart):
             if found.router is None:
                 raise RuntimeError(f"{part.name}: the model returned no router loss")
             sums[part.name] = part.of_router(batch, found.router)
-            total = total + sums[part.name] * (part.weight * scales[part.name])
+        else:
+            continue
+        total = total + sums[part.name] * (part.weight * scales[part.name])
     return total, {part.name: (sums[part.name] * scales[part.name]).detach() for part in parts}
 
 
