@@ -424,6 +424,8 @@ def quiet(wanted: bool = True) -> Iterator[None]:
             # sets itself for Mixtral's experts do match (they name parameters, not modules).
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.* is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)
+            # They never were tied (FLAN-T5), although the library's config says so.
+            warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
             # We refuse what it warns of.
             warnings.filterwarnings("ignore", ".*a tied layer is part of the adapter", UserWarning)
             yield

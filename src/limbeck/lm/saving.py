@@ -71,7 +71,8 @@ def merged(loaded: Loaded) -> Loaded:
     """The model with its adapter folded into its weights; `loaded` is used up by that."""
     if not loaded.lora:
         return loaded
-    return replace(loaded, model=loaded.model.merge_and_unload(), lora=False, base="")
+    with quiet():
+        return replace(loaded, model=loaded.model.merge_and_unload(), lora=False, base="")
 
 
 def export(folder: Path, out: Path, *, dtype: Dtype | None = None) -> None:

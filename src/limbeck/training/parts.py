@@ -255,7 +255,8 @@ class Router:
 
     def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
         """Tokens that the model reads."""
-        return batch["attention_mask"].sum().float()
+        tokens: Tensor = batch["attention_mask"].sum()
+        return tokens.float()
 
     def of_router(self, batch: Batch, router: Tensor) -> Tensor:
         """The model's value, once per token."""
