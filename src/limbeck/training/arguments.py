@@ -98,8 +98,8 @@ def warmup_steps(settings: TrainSettings, total: int) -> int:
         return math.ceil(total * settings.warmup)
     if settings.warmup >= total:
         raise RecipeError(
-            f"train.warmup: {settings.warmup:.0f} steps, and the training has {total}, so that it would never "
-            "reach its learning rate; give fewer, or a share below 1"
+            f"train.warmup: {settings.warmup:.0f} steps, and the training has {total}, so that it would "
+            "never reach its learning rate; give fewer, or a share below 1"
         )
     return int(settings.warmup)
 

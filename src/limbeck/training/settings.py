@@ -48,7 +48,7 @@ class TrainSettings(BaseModel):
         0.0,
         ge=0,
         allow_inf_nan=False,
-        description="steps in which the rate rises from 0: below 1 their share of all, from 1 up their number",
+        description="steps in which the rate rises from 0: below 1 a share of all, from 1 up their number",
     )
     weight_decay: float = Field(
         0.01, ge=0, allow_inf_nan=False, description="of matrices; norms and biases are never decayed"
