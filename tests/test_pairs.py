@@ -14,7 +14,8 @@ from limbeck.lm.saving import save
 from limbeck.lm.tiny import build_tokenizer
 from limbeck.recipe import MentorSettings, StudentSettings
 from limbeck.stages import pairs
-from limbeck.stages.pairs import check_pair
+from limbeck.stages.pairs import check_chat, check_pair
+from limbeck.tasks.asking import Asking
 
 TEXTS = ["The coin is heads up and then it is flipped by Ana."] * 9
 
@@ -60,6 +61,20 @@ def test_another_chat_template_is_refused_where_the_format_is_chat(tmp_path: Pat
     pair(one, other)
     with pytest.raises(ModelError, match="one and its mentor have different chat templates"):
         pair(one, other, "chat")
+
+
+def test_a_saved_students_chat_template_is_its_base_models(tmp_path: Path) -> None:
+    """Others find the template of its own prompts in the folder; a training puts prompts together itself."""
+    one = unpadded(tmp_path / "one", "{{ messages[0]['content'] }}:")
+    save(load(one, device="cpu"), tmp_path / "student", about=Asking("arrow").about())
+    pair(one, tmp_path / "student", "chat")
+    none = unpadded(tmp_path / "none")
+    save(load(none, device="cpu"), tmp_path / "plain", about=Asking().about())
+    student = StudentSettings.model_validate(
+        {"method": "finetune-cot", "model": str(tmp_path / "plain"), "format": "chat"}
+    )
+    with pytest.raises(ModelError, match="this model's tokenizer has no chat template"):
+        check_chat(student, "students.s")
 
 
 def test_other_kinds_are_refused(tmp_path: Path) -> None:

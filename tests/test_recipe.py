@@ -7,6 +7,7 @@ import pytest
 from limbeck.errors import RecipeError
 from limbeck.methods import resolve_methods
 from limbeck.recipe import check_recipe, load_recipe, read_yaml
+from limbeck.tasks.settings import FilesTask
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
 MINIMAL = "name: x\ntask: {name: arithmetic}\nstudent: {method: answers-only}\n"
@@ -164,17 +165,51 @@ def test_the_published_settings_of_mentor_kd() -> None:
         "strategyqa": 1e-4,
         "asdiv": 1e-4,
         "csqa": 1e-4,
+        "gsm8k": 1e-4,
+        "t5": 2e-4,
+        "xl": 1e-4,
     }
     found = {name: load_recipe(folder / "mentor-kd" / f"{name}.yaml") for name in rates}
     found["tracking"] = load_recipe(folder / "mentor-kd.yaml")
     for name, one in found.items():
         mentor, student = one.mentors["large"], one.students["mentor-kd"]
         assert (mentor.train.learning_rate, student.train.learning_rate) == (rates.get(name, 1e-4), 2e-4)
-        assert {(t.epochs, t.batch_size, t.max_length) for t in (mentor.train, student.train)} == {
-            (20, 8, 512)
+        everybody = [mentor.train, *(student.train for student in one.students.values())]
+        assert {(t.epochs, t.batch_size, t.max_length, t.clip, t.schedule) for t in everybody} == {
+            (20, 8, 512, 0, "constant")
+        }
+        assert one.students["finetune-cot"].train.learning_rate == 3e-4
+        assert {(m.format, m.prompt.template) for m in (mentor, *one.students.values())} == {
+            ("arrow", "{question}\n")
         }
         assert (student.settings["kl_weight"], student.settings["temperature"]) == (0.3, 2.0)
         assert (mentor.writes.per_problem, mentor.writes.temperature, mentor.writes.top_k) == (3, 0.7, 50)
+
+
+def test_the_published_models_of_mentor_kd() -> None:
+    folder = Path(__file__).parent.parent / "recipes" / "mentor-kd"
+    t5 = load_recipe(folder / "t5.yaml")
+    models = [t5.mentors["large"], t5.students["mentor-kd"], t5.students["larger"]]
+    assert [one.model for one in models] == [f"google-t5/t5-{size}" for size in ("large", "small", "base")]
+    xl = load_recipe(folder / "xl.yaml")
+    models = [xl.mentors["large"], xl.students["mentor-kd"], xl.students["larger"]]
+    assert [(one.model, one.dtype, one.lora and one.lora.r) for one in models] == [
+        ("google/flan-t5-xxl", "bfloat16", 128),
+        ("google/flan-t5-xl", "bfloat16", 64),
+        ("google/flan-t5-xxl", "bfloat16", 128),
+    ]
+    for one in models:
+        assert one.lora is not None
+        assert (one.lora.alpha, one.lora.dropout, one.lora.target_modules) == (32, 0.05, ("q", "v"))
+
+
+def test_the_published_settings_of_finetune_cot() -> None:
+    """And no problem is held out for a choice that nobody makes."""
+    found = load_recipe(Path(__file__).parent.parent / "recipes" / "flan-t5.yaml")
+    assert isinstance(found.task, FilesTask) and found.task.dev == 0
+    for one in found.students.values():
+        assert (one.train.learning_rate, one.train.batch_size, one.train.epochs) == (3e-4, 8, 20)
+        assert (one.train.clip, one.train.choose, one.train.warmup) == (0, "last", 0)
 
 
 def test_set_changes_one_of_several_aliases(tmp_path: Path) -> None:

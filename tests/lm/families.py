@@ -91,6 +91,15 @@ FAMILIES: dict[str, Family] = {
         | {"word_embed_proj_dim": 16, "max_position_embeddings": 128, "dropout": 0.0},
     ),
     "phi3": _decoder("Phi3", resid_pdrop=0.0),
+    "bart": Family(
+        "BartConfig",
+        "BartForConditionalGeneration",
+        {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "init_std": 0.35, "dropout": 0.0}
+        | {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 128}
+        | {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "decoder_start_token_id": 1}
+        | {"forced_eos_token_id": 1},
+        0.3,
+    ),
     "t5": Family("T5Config", "T5ForConditionalGeneration", T5 | {"feed_forward_proj": "relu"}, 0.05),
     "flan-t5": Family(
         "T5Config",

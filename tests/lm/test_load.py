@@ -62,7 +62,9 @@ def test_from_scratch_saved_and_loaded(tmp_path: Path) -> None:
     assert same(state(made), state(again)) and again.encoder_decoder and again.name == "student"
     assert again.tokenizer.get_vocab() == made.tokenizer.get_vocab()
     about = json.loads((tmp_path / "out" / "model" / "limbeck.json").read_text("utf-8"))
+    template = about.pop("base_chat_template")
     assert about == {"format": "plain", "max_tokens": 64, "task": "ä"}
+    assert template == made.tokenizer.chat_template == again.tokenizer.chat_template
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"], "nothing half-written is left"
     assert not list((tmp_path / "out").rglob("*.bin"))
 
@@ -226,12 +228,15 @@ def test_an_adapter_with_a_new_padding_row_comes_back(folder: Path, tmp_path: Pa
     assert same(state(again), state(loaded))
 
 
-def test_published_defaults_that_the_library_would_not_save(folder: Path, tmp_path: Path) -> None:
-    """A temperature without sampling (Llama 2): changing the padding token must not make saving fail."""
-    change(folder / "generation_config.json", temperature=0.9, top_p=0.6)
+def test_of_published_defaults_only_the_tokens_are_saved(folder: Path, tmp_path: Path) -> None:
+    """A temperature without sampling (Llama 2) could not even be saved once the padding token changed."""
+    change(folder / "generation_config.json", temperature=0.9, top_p=0.6, eos_token_id=[1, 5])
     loaded = load(with_tokens(folder, pad_token="<|system|>"))
     save(loaded, tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "generation_config.json").read_text())["temperature"] == 0.9
+    kept = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+    del kept["transformers_version"]
+    pad = loaded.tokenizer.pad_token_id
+    assert kept == {"do_sample": False, "eos_token_id": [1, 5], "pad_token_id": pad}
 
 
 def test_the_start_of_a_decoder_may_stand_in_the_generation_config(tmp_path: Path) -> None:
@@ -424,7 +429,8 @@ def test_what_export_writes_is_in_the_type_it_was_trained_in(folder: Path, tmp_p
         for name in ("half", "full")
     ]
     assert kinds == [{torch.bfloat16}, {torch.float32}]
-    assert json.loads((tmp_path / "half" / "limbeck.json").read_text()) == {"dtype": "bfloat16"}
+    about = [json.loads((tmp_path / name / "limbeck.json").read_text()) for name in ("adapter", "half")]
+    assert about[0] == about[1] and about[1]["dtype"] == "bfloat16"
 
 
 def test_a_base_that_is_gone_or_not_named(folder: Path, tmp_path: Path) -> None:

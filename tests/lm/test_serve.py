@@ -2,18 +2,15 @@
 
 import importlib.util
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,6 +21,8 @@ from limbeck.lm import Prompt, Sampling
 from limbeck.lm.api import ApiTeacher, open_teacher
 from limbeck.lm.cost import ApiSettings, Prices
 from limbeck.lm.remember import ledger_of
+
+from .serving import transformers_serve
 
 # Killed and interrupted processes, on a stand-in that counts
 
@@ -186,33 +185,9 @@ def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"transformers serve needs {package}")
     home = tmp_path_factory.mktemp("serve")
-    (home / "cache").mkdir()
     build_model(home / "model")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    # the folder of this Python, so that it is the console script of the same environment
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(home / "model")]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(home / "cache"), "HF_HOME": str(home)}
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | offline)
-    try:
-        wait_until_healthy(f"http://127.0.0.1:{port}/health", process, home / "log")
-        yield f"http://127.0.0.1:{port}/v1", str(home / "model")
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def wait_until_healthy(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
-        assert process.poll() is None, f"the server ended: {log.read_text()[-2000:]}"
-        with suppress(OSError), urllib.request.urlopen(url, timeout=2):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"no server within 90 s: {log.read_text()[-2000:]}")
+    with transformers_serve(home / "model", home) as url:
+        yield url, str(home / "model")
 
 
 QUESTIONS = [Prompt(word, word, f"what is {word} plus one") for word in NUMBERS]

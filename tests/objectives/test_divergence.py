@@ -262,6 +262,26 @@ def test_labels_stored_in_half_precision(codec):
     torch.testing.assert_close(total, torch.zeros(61), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+@pytest.mark.parametrize("first", [0.5, 0.9, 0.99, 0.999])
+def test_half_precision_moves_a_sure_mentors_divergence_more_than_its_gradient(first, tau):
+    """What the report says of the logged value: rounding makes a tail where next to nothing is left."""
+    draw, words = generator(1), 2000
+    falling = torch.softmax(-0.5 * torch.arange(1.0, words), 0) * (1 - first)
+    chances = torch.cat([torch.tensor([first]), falling]).clamp_min(1e-30)
+    mentor = chances.log() * tau + 0.3 * torch.randn(400, words, generator=draw)
+    for noise in (0.3, 1.0):
+        logits = (mentor + noise * torch.randn(400, words, generator=draw)).requires_grad_()
+        soft = top_k(mentor, tau, words, 64)
+        stored = replace(soft, log_p_NK=soft.log_p_NK.half())
+        targets = torch.zeros(400, dtype=torch.int64)
+        exact, rounded = (run(logits, targets, labels, tau, share=1.0) for labels in (soft, stored))
+        assert -1e-4 < (rounded[1] - exact[1]) / 400 < 2.5e-3
+        assert (rounded[2] - exact[2]).norm() < 0.01 * exact[2].norm()
+        if noise == 0.3 and tau == 2:
+            assert rounded[1] > 1.1 * exact[1], "the value is a tenth too high and more"
+
+
 def test_tokens_that_the_mentor_rules_out():
     """A probability of 0 adds nothing, though its logarithm is not finite."""
     logits, targets, soft, _ = case((3, 47, 41))

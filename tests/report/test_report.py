@@ -181,6 +181,19 @@ def test_an_unfinished_student_is_named_and_its_curve_drawn(demo: Path, tmp_path
     assert page.data()["names"] == ["teacher", "answers-only", "cot-3"]
 
 
+def test_a_divergence_is_said_to_be_a_bound(demo: Path, tmp_path: Path) -> None:
+    """What a codec does to the number stands where the number is shown, and only there."""
+    said = (
+        "a lower bound of the full one: compare it at the same k only. Stored in half precision it is up to"
+    )
+    assert said not in report([demo], tmp_path / "without.html").text
+    log = demo / "students/cot-3/seed1/history.jsonl"
+    rows = [json.loads(line) | {"divergence": 0.02} for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = report([demo], tmp_path / "with.html")
+    assert "divergence" in page.texts and said in page.text
+
+
 def test_one_exam_without_run_or_history(tmp_path: Path, exam_folder: Make, predict: Predict) -> None:
     exam = exam_folder(tmp_path / "flan", [predict(n, n > 2) for n in range(5)])
     page = report([exam], tmp_path / "report.html")

@@ -516,8 +516,9 @@ def test_progress_is_told_after_every_step(fit, make_model, make_examples, tmp_p
     assert [loss for _, _, loss in told] == pytest.approx(losses, rel=1e-5)
 
 
-def test_warmup_of_a_constant_rate(fit, make_model, make_examples, tmp_path, history):
-    fit(make_model("llama"), make_examples(10), epochs=1, batch_size=1, warmup=0.35, learning_rate=8e-4)
+@pytest.mark.parametrize("warmup", [0.35, 4])
+def test_warmup_of_a_constant_rate(fit, make_model, make_examples, tmp_path, history, warmup):
+    fit(make_model("llama"), make_examples(10), epochs=1, batch_size=1, warmup=warmup, learning_rate=8e-4)
     rates = [row["learning_rate"] for row in history(tmp_path / "run")]
     assert rates == pytest.approx([0, 2e-4, 4e-4, 6e-4] + [8e-4] * 6)
 

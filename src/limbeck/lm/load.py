@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
 )
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as library_log
@@ -32,6 +33,8 @@ from limbeck import ranks
 from limbeck.errors import ModelError, RecipeError
 from limbeck.lm.settings import LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, read_tokenizer, seeded
+from limbeck.tasks.asking import about_model
+from limbeck.tasks.chat_template import own_template
 
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -87,6 +90,9 @@ def load(
     new `<pad>` (a row of embeddings is added if there is no spare one). Labels
     here never depend on it, but trainers elsewhere mask every padding token, and
     a saved model that pads with end-of-sequence would forget there how to stop.
+
+    The generation config keeps its tokens alone, so that `generate` is greedy as exams are. The chat
+    template of a saved student is its base model's again (see `tasks.chat_template`).
 
     Args:
         name_or_path: a model's name on the hub, a model folder, the folder of a
@@ -203,8 +209,11 @@ def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None 
             f"{place}: the weights lack {len(missing)} tensors, such as {missing[0]}; "
             "give a complete language model"
         )
-    with _explained(tokenizer_folder or place, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder or place, trust_remote_code=False)
+    tokenizer_place = tokenizer_folder or place
+    with _explained(tokenizer_place, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_place, trust_remote_code=False)
+    if isinstance(tokenizer_place, Path):
+        tokenizer.chat_template = own_template(about_model(tokenizer_place), tokenizer.chat_template)
     _complete_tokens(place, model, tokenizer)
     return model, tokenizer
 
@@ -240,14 +249,18 @@ def _complete_tokens(place: Path | str, model: Any, tokenizer: Any) -> None:
     complete_tokenizer(tokenizer)
     _fit_embeddings(place, model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
-    if defaults.pad_token_id != tokenizer.pad_token_id:
-        defaults.pad_token_id = tokenizer.pad_token_id
-        try:
-            defaults.validate(strict=True)
-        except ValueError:
-            # Some published defaults set a temperature without sampling. Changed defaults are
-            # checked on saving, and a trained model must not fail there.
-            defaults.do_sample = True
+    start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
+    # Of published defaults only the tokens stay: sampling, penalties and forced tokens would make
+    # `generate` write what no exam saw.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=defaults.bos_token_id,
+        eos_token_id=defaults.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=model.config.decoder_start_token_id
+        if model.config.is_encoder_decoder
+        else None,
+    )
 
 
 def complete_tokenizer(tokenizer: Any) -> None:
@@ -411,6 +424,8 @@ def quiet(wanted: bool = True) -> Iterator[None]:
             # sets itself for Mixtral's experts do match (they name parameters, not modules).
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.* is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)
+            # They never were tied (FLAN-T5), although the library's config says so.
+            warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
             # We refuse what it warns of.
             warnings.filterwarnings("ignore", ".*a tied layer is part of the adapter", UserWarning)
             yield

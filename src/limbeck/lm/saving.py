@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from transformers import GenerationConfig
 
 from limbeck import ranks
 from limbeck.errors import DiskError
 from limbeck.files import whole_folder
 from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, first_line, load, quiet
-from limbeck.tasks.asking import ABOUT, about_model
+from limbeck.lm.local import stop_tokens
+from limbeck.tasks.asking import ABOUT, BASE_TEMPLATE, Asking, about_model
+from limbeck.tasks.chat_template import student_template
+
+MAX_TOKENS = 512
+"""New tokens of a student whose `limbeck.json` does not say what its exam gave it, as `limbeck ask` gives."""
 
 
 def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = None) -> None:
@@ -25,14 +32,21 @@ def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = N
     written once inside the same folder, as `base/`. For one ordinary folder save `merged(loaded)`, or
     `export` later.
 
+    A student is saved with all that others need to ask it as its exam did: a generation config that
+    decodes greedily to the exam's `max_tokens`, and a chat template that writes the prompts of its
+    training (see `tasks.chat_template`). An adapter is read with its base model's generation config by
+    other programs: export it for them.
+
     Under several ranks, rank 0 writes and the others do nothing.
 
     Args:
         loaded: the model; it is not changed.
         folder: where; safetensors weights.
-        about: written next to the weights as `limbeck.json`.
+        about: of a student, written next to the weights as `limbeck.json`: how it is asked
+            (`Asking.about`), `max_tokens` of its exam, and anything else.
 
     Raises:
+        ModelError: `about` does not say how it is asked.
         DiskError: the folder cannot be written.
     """
     if not ranks.main():
@@ -43,9 +57,11 @@ def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = N
                 _save_adapter(loaded, partial)
             else:
                 loaded.model.save_pretrained(str(partial))
-            loaded.tokenizer.save_pretrained(str(partial))
+            _greedy(loaded, about).save_pretrained(str(partial))
+            _tokenizer(loaded, about).save_pretrained(str(partial))
             if about is not None:
-                text = json.dumps(about, indent=1, ensure_ascii=False)
+                kept = {**about, BASE_TEMPLATE: loaded.tokenizer.chat_template}
+                text = json.dumps(kept, indent=1, ensure_ascii=False)
                 (partial / ABOUT).write_text(f"{text}\n", "utf-8")
     except SafetensorError as error:  # how its writer reports a full disk
         raise DiskError(folder, OSError(0, first_line(error))) from error
@@ -55,7 +71,8 @@ def merged(loaded: Loaded) -> Loaded:
     """The model with its adapter folded into its weights; `loaded` is used up by that."""
     if not loaded.lora:
         return loaded
-    return replace(loaded, model=loaded.model.merge_and_unload(), lora=False, base="")
+    with quiet():
+        return replace(loaded, model=loaded.model.merge_and_unload(), lora=False, base="")
 
 
 def export(folder: Path, out: Path, *, dtype: Dtype | None = None) -> None:
@@ -73,6 +90,28 @@ def export(folder: Path, out: Path, *, dtype: Dtype | None = None) -> None:
     about = about_model(folder)
     found = load(folder, dtype=dtype or about.get("dtype", "float32"), device="cpu")
     save(found, out, about=about or None)
+
+
+def _greedy(loaded: Loaded, about: Mapping[str, object] | None) -> GenerationConfig:
+    """How the model is decoded in exams: greedily, up to its stop tokens or the exam's most tokens."""
+    config = copy.deepcopy(loaded.bare.generation_config)
+    stops = sorted(stop_tokens(loaded.bare, loaded.tokenizer))
+    config.eos_token_id = stops[0] if len(stops) == 1 else stops
+    if about is not None:
+        config.max_new_tokens = about.get("max_tokens", MAX_TOKENS)
+    return config
+
+
+def _tokenizer(loaded: Loaded, about: Mapping[str, object] | None) -> Any:
+    """The tokenizer; a student's with the chat template of its training."""
+    if about is None:
+        return loaded.tokenizer
+    asking = Asking.of_about(about, ABOUT)
+    tokenizer = copy.copy(loaded.tokenizer)
+    tokenizer.chat_template = student_template(
+        asking, loaded.tokenizer, encoder_decoder=loaded.encoder_decoder
+    )
+    return tokenizer
 
 
 def _save_adapter(loaded: Loaded, folder: Path) -> None:

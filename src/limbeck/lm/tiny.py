@@ -29,6 +29,8 @@ from transformers import (
 )
 
 from limbeck.errors import ModelError
+from limbeck.tasks.asking import about_model
+from limbeck.tasks.chat_template import own_template
 
 PAD, EOS, BOS = "<pad>", "<eos>", "<bos>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -110,12 +112,14 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a tiny model's folder.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or the folder's limbeck.json is damaged.
     """
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: its tokenizer cannot be read ({error}); make the model again") from error
+    tokenizer.chat_template = own_template(about_model(folder), tokenizer.chat_template)
+    return tokenizer
 
 
 def _frequent_words(texts: Iterable[str], max_words: int, min_count: int | None) -> list[str]:

@@ -164,11 +164,14 @@ class Pass:
         states_BH: of every row the state that has read its last label (the end of sequence), as it
             would enter the head; of a row without labels some other. None if it was not asked for.
         nothing: 0, with a gradient path through the head.
+        router: a mixture-of-experts model's own balance loss of this batch, not yet multiplied with its
+            coefficient; None where its config does not ask for it (`output_router_logits`).
     """
 
     found_MX: Tensor
     states_BH: Tensor | None
     nothing: Tensor
+    router: Tensor | None = None
 
 
 def run(
@@ -207,10 +210,12 @@ def run(
             "the batch was made for an encoder-decoder, and the model is decoder-only"
         )
     with only_places(inner, places_M, width, last_B, withhold=withhold) as calls:
-        logits_1NV: Tensor = model(**inputs, use_cache=False).logits
+        output = model(**inputs, use_cache=False)
+    logits_1NV: Tensor = output.logits
     _check_calls(inner, calls, logits_1NV, 0 if withhold else len(places_M))
     rows_MH, states_BH = calls[0]
-    return Pass(rows_MH if withhold else logits_1NV[0], states_BH, logits_1NV[0, :0].float().sum())
+    found_MX = rows_MH if withhold else logits_1NV[0]
+    return Pass(found_MX, states_BH, logits_1NV[0, :0].float().sum(), output.get("aux_loss"))
 
 
 def _last_labels(labels_BT: Tensor) -> Tensor:
@@ -369,6 +374,26 @@ def _head(model: nn.Module) -> nn.Module:
     if head is None:
         raise RuntimeError(f"{type(model).__name__} has no output embeddings, so it makes no logits to score")
     return head
+
+
+def router_coefficient(model: nn.Module) -> float | None:
+    """What a mixture-of-experts model multiplies its router loss with; None where its config asks for none.
+
+    Raises:
+        ValueError: its config asks for a router loss that it does not return by itself.
+    """
+    inner = unwrap(model)
+    config = inner.config.get_text_config(decoder=True)  # type: ignore[operator,union-attr]
+    if not config.to_dict().get("output_router_logits"):
+        return None
+    names = ("router_aux_loss_coef", "aux_loss_coef")  # the second is JetMoe's
+    found = next((value for name in names if (value := getattr(inner, name, None)) is not None), None)
+    if found is None or is_encoder_decoder(inner):
+        raise ValueError(
+            f"{config.model_type}: its config.json asks for a router loss (output_router_logits: true) that "
+            "this architecture does not return by itself; set it to false there"
+        )
+    return float(found)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

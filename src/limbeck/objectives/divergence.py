@@ -5,7 +5,9 @@
 p is the mentor's distribution at the same τ (`soft`), both over the tokenizer's R tokens only; rows
 of the embedding above R are padding and do not take part. Where p is the k likeliest tokens, the
 categories of both sides are these and one for all other tokens together: a lower bound of the full
-divergence, whose gradient is exact on the k.
+divergence, whose gradient is exact on the k. Stored in half precision the k may leave more to the rest
+than there is: the value then rises by up to about 0.002 nats, which is much where mentor and student
+nearly agree (+21 % was seen), while the gradient moves by less than 1 %.
 
 Source: Mentor-KD (arXiv 2410.09037), τ 2, KL without τ². Deviations: its code averages the divergence
 over padded positions too, we over scored tokens, as it does the cross-entropy.

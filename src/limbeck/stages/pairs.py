@@ -13,7 +13,8 @@ from typing import Any
 from limbeck.errors import ModelError, RecipeError
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Problem
-from limbeck.tasks.asking import Asking
+from limbeck.tasks.asking import Asking, about_model
+from limbeck.tasks.chat_template import own_template
 
 SAMPLE = Problem(id="sample", question="Which of these is it?", answer="A", options=("one", "two"))
 
@@ -104,4 +105,5 @@ def tokenizer_of(name: str) -> Any:
     except (OSError, ValueError):
         return None
     complete_tokenizer(tokenizer)
+    tokenizer.chat_template = own_template(about_model(Path(name).expanduser()), tokenizer.chat_template)
     return tokenizer

@@ -19,8 +19,9 @@ from limbeck.stages.context import Context
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.problems import problems
-from limbeck.tasks.asking import Asking
+from limbeck.tasks.asking import Asking, about_model
 from limbeck.tasks.asking import rendered as rendered_examples
+from limbeck.tasks.chat_template import differing, student_template
 from limbeck.training.groups import Draw, Group
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ VERSION = 1
 """Raised by hand when this code trains another model from the same recipe."""
 
 FACTS = "training.json"
+
+CHECKED = 200
+"""Training prompts that are compared with what the saved chat template makes of their questions."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ def _train(
     text = partial(rendered, loaded.tokenizer, learner, encoder_decoder=loaded.encoder_decoder)
     groups, dev = text(data.train), text(data.dev)
     _report_cut(context, learner, loaded.tokenizer, data.train, groups)
+    _report_chat(context, learner, loaded, data.train, groups)
     if ranks.main():
         write_jsonl(folder / "examples.jsonl", (example for group in groups for example in group.examples))
     made = made_parts(learner, parts)
@@ -176,7 +181,12 @@ def _train(
             f"{learner.shown}: of {done.without_span} examples the answer was not found among their tokens, "
             "so they are in no pair"
         )
-    about: dict[str, Any] = {"task": context.recipe.task.name, "kind": context.kind, "dtype": settings.dtype}
+    about: dict[str, Any] = {
+        "task": context.recipe.task.name,
+        "kind": context.kind,
+        "dtype": settings.dtype,
+        "max_tokens": context.recipe.exam.max_tokens,
+    }
     save(loaded, folder / "model", about=about | learner.asking.about())
     if ranks.main():
         write_json(folder / FACTS, facts_of(loaded, data, done))
@@ -259,6 +269,38 @@ def _report_cut(
             f"{learner.shown}: {count} of {len(pairs)} prompts were cut to train.max_length = "
             f"{learner.settings.train.max_length} tokens; raise it, or show fewer demonstrations"
         )
+
+
+def _report_chat(
+    context: Context, learner: Learner, loaded: Loaded, whole: Sequence[Group], cut: Sequence[Group]
+) -> None:
+    """Say that a chat model is trained without its template, and where the saved one fails the training."""
+    form, tokenizer = learner.settings.format, loaded.tokenizer
+    if form != "chat" and tokenizer.chat_template is not None and is_chat_model(learner.settings.model):
+        context.run.say(
+            f"{learner.shown}: {learner.settings.model} has a chat template, and format {form} trains it "
+            "without; set format: chat, unless that is meant"
+        )
+    asking, shown = learner.asking, learner.asking.demonstrations[: learner.asking.shots]
+    pairs = [
+        (before.prompt, str(after.prompt))
+        for one, other in zip(whole, cut, strict=True)
+        for before, after in zip(one.examples, other.examples, strict=True)
+        if not isinstance(before.prompt, str) and before.prompt.examples == shown
+    ][:CHECKED]
+    uncut = [(pieces, text) for pieces, text in pairs if text == asking.text(tokenizer, pieces)]
+    template = student_template(asking, tokenizer, encoder_decoder=loaded.encoder_decoder)
+    if count := differing(template, tokenizer, uncut, encoder_decoder=loaded.encoder_decoder):
+        context.run.say(
+            f"{learner.shown}: the chat template in its folder makes another prompt than the training's for "
+            f"{count} of {len(uncut)} examples; ask it by `limbeck ask`, or send whole prompts"
+        )
+
+
+def is_chat_model(name: str) -> bool:
+    """Whether a chat template is what a model was made for: not one from scratch, no student without it."""
+    scratch = name.startswith("tiny-") and not Path(name).exists()
+    return not scratch and about_model(name).get("format", "chat") == "chat"
 
 
 def _report_too_long(context: Context, learner: Learner, data: Data, done: Training) -> None:

@@ -36,6 +36,9 @@ from limbeck.tasks.templates import PLACES, Template, without_asked
 ABOUT = "limbeck.json"
 """File in a model folder: what it is, and what its prompts need."""
 
+BASE_TEMPLATE = "base_chat_template"
+"""In that file: the chat template of the base model's tokenizer; null: it had none."""
+
 KNOWLEDGE = "knowledge"
 """A need: passages come with every question."""
 
@@ -306,6 +309,8 @@ def about_model(path: str | Path) -> dict[str, Any]:
     room = about.get("max_tokens", 1)
     if isinstance(room, bool) or not isinstance(room, int) or room < 1:
         raise ModelError(f"{file}: max_tokens {room!r} is not a whole number above 0; {fix}")
+    if not isinstance(about.get(BASE_TEMPLATE), str | dict | None):
+        raise ModelError(f"{file}: {BASE_TEMPLATE} is no text; {fix}")
     return about
 
 

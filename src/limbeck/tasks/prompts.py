@@ -64,7 +64,7 @@ FORMATS: dict[str, Format] = {
         Format("plain", 'question, reasoning, "The answer is X."'),
         Format(
             "arrow",
-            'question, "###", reasoning, "--> X": as published by Fine-tune-CoT and Mentor-KD',
+            'question, "###", reasoning, "--> X": Fine-tune-CoT\'s for GPT-2, nearly (its T5 had no "###")',
             after_question="\n###\n",
             before_answer="--> ",
             after_answer="",

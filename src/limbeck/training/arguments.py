@@ -66,10 +66,14 @@ def arguments(
 
 
 def set_steps(args: TrainingArguments, settings: TrainSettings, per_epoch: int, *, evaluate: bool) -> None:
-    """Set when to log, evaluate and save, from the optimiser steps of an epoch."""
+    """Set the warm-up, and when to log, evaluate and save, from the optimiser steps of an epoch.
+
+    Raises:
+        RecipeError: the warm-up is as long as the training.
+    """
     total = per_epoch * settings.epochs
     every = per_epoch if settings.checkpoints == "epoch" else math.ceil(total / settings.checkpoints)
-    args.warmup_steps = math.ceil(total * settings.warmup)
+    args.warmup_steps = warmup_steps(settings, total)
     args.logging_steps = max(1, total // LOGGED_ROWS)
     args.save_strategy = SaveStrategy.STEPS
     args.save_steps = every
@@ -82,6 +86,22 @@ def set_steps(args: TrainingArguments, settings: TrainSettings, per_epoch: int, 
             settings.choose
         ]
         args.greater_is_better = settings.choose == "dev-accuracy"
+
+
+def warmup_steps(settings: TrainSettings, total: int) -> int:
+    """In how many of all steps the learning rate rises.
+
+    Raises:
+        RecipeError: in all of them, so that it would never be reached.
+    """
+    if settings.warmup < 1:
+        return math.ceil(total * settings.warmup)
+    if settings.warmup >= total:
+        raise RecipeError(
+            f"train.warmup: {settings.warmup:.0f} steps, and the training has {total}, so that it would "
+            "never reach its learning rate; give fewer, or a share below 1"
+        )
+    return int(settings.warmup)
 
 
 def fingerprint(

@@ -8,8 +8,9 @@ share of a micro-batch, whatever is combined: `(CrossEntropy(), SpanKL(0.1), Tri
 weighted 0 costs nothing, because it never runs.
 
 What a part sees decides its protocol: scored tokens (`TokenPart`), pairs of answer-span tokens
-(`PairPart`), or the last state of every row (`StatePart`). The first two share one pass over the
-logits (`objectives.tokens`), which never exist whole where the model's head is a plain matrix.
+(`PairPart`), the last state of every row (`StatePart`), or the model's own router loss (`RouterPart`).
+The first two share one pass over the logits (`objectives.tokens`), which never exist whole where the
+model's head is a plain matrix.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from limbeck.errors import RecipeError
 from limbeck.objectives.align import (
     Pass,
     Scored,
@@ -31,6 +33,7 @@ from limbeck.objectives.align import (
     is_encoder_decoder,
     linear_head,
     plain_head,
+    router_coefficient,
     run,
     token_count,
     unwrap,
@@ -45,7 +48,7 @@ from limbeck.training.collate import Batch
 
 
 class Part(Protocol):
-    """One named term of the loss; it is one of `TokenPart`, `PairPart` and `StatePart` besides."""
+    """One named term of the loss; it is of one of the kinds below besides."""
 
     @property
     def name(self) -> str:
@@ -93,6 +96,15 @@ class StatePart(Part, Protocol):
 
     def of_states(self, batch: Batch, states_BH: Tensor) -> Tensor:
         """Its sum; with nothing to count 0, with a gradient path to the states."""
+        ...
+
+
+@runtime_checkable
+class RouterPart(Part, Protocol):
+    """A part of the router loss that a mixture-of-experts model returns for a micro-batch."""
+
+    def of_router(self, batch: Batch, router: Tensor) -> Tensor:
+        """Its sum, from the model's value for this micro-batch."""
         ...
 
 
@@ -227,6 +239,44 @@ class Triplet:
         return values_M.sum()
 
 
+@dataclass(frozen=True)
+class Router:
+    """The router loss of a mixture-of-experts model, which keeps its experts equally busy (2101.03961).
+
+    E · Σ_e f_e · P_e over all layers and tokens of a micro-batch, padding apart: f_e the share of tokens
+    that went to expert e, P_e its mean probability. It is a product of two means, so that of a step is no
+    sum over its tokens: as in the library, experts are balanced within each micro-batch. A step's value is
+    the mean over its micro-batches by their tokens, whatever their number and that of the ranks; cut into
+    other micro-batches the same rows give another value. It is the one part of which that is true.
+    """
+
+    weight: float
+    name: str = "router"
+
+    def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
+        """Tokens that the model reads."""
+        tokens: Tensor = batch["attention_mask"].sum()
+        return tokens.float()
+
+    def of_router(self, batch: Batch, router: Tensor) -> Tensor:
+        """The model's value, once per token."""
+        total: Tensor = router * batch["attention_mask"].sum()
+        return total
+
+
+def with_router(parts: Parts, model: nn.Module) -> Parts:
+    """The parts, and the router loss where the model's config asks for it (`output_router_logits`).
+
+    Raises:
+        RecipeError: it asks for one that the model does not return.
+    """
+    try:
+        coefficient = router_coefficient(model)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    return (*parts, Router(coefficient)) if coefficient else parts
+
+
 def loss(
     parts: Parts, model: nn.Module, batch: Batch, counts: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -243,7 +293,8 @@ def loss(
 
     Raises:
         ValueError: two parts of one name, every weight 0, or a batch for a model of the other kind.
-        RuntimeError: the model does not make its logits by one call of its output embeddings.
+        RuntimeError: the model does not make its logits by one call of its output embeddings, or returns
+            no router loss.
     """
     check(parts)
     parts = weighted(parts)
@@ -252,12 +303,19 @@ def loss(
     rows = _rows_of(parts, batch, encoder_decoder=is_encoder_decoder(model))
     terms = {part.name: rows.term(part, batch, part.weight * scales[part.name]) for part in rows.parts}
     plain = _is_plain(model)
-    of_states = [part for part in parts if isinstance(part, StatePart)]
-    found = run(model, batch, rows.places_M, withhold=plain or not terms, states=bool(of_states))
+    states = any(isinstance(part, StatePart) for part in parts)
+    found = run(model, batch, rows.places_M, withhold=plain or not terms, states=states)
     total, sums = _of_terms(terms, found, head_weight(model) if plain else None)
-    for part in of_states:
-        assert found.states_BH is not None
-        sums[part.name] = part.of_states(batch, found.states_BH)
+    for part in parts:
+        if isinstance(part, StatePart):
+            assert found.states_BH is not None
+            sums[part.name] = part.of_states(batch, found.states_BH)
+        elif isinstance(part, RouterPart):
+            if found.router is None:
+                raise RuntimeError(f"{part.name}: the model returned no router loss")
+            sums[part.name] = part.of_router(batch, found.router)
+        else:
+            continue
         total = total + sums[part.name] * (part.weight * scales[part.name])
     return total, {part.name: (sums[part.name] * scales[part.name]).detach() for part in parts}
 
@@ -290,8 +348,10 @@ def check(parts: Parts) -> None:
     if len(set(names)) != len(names):
         raise ValueError(f"the loss parts are called {', '.join(names)}; their names must differ")
     for part in parts:
-        if sum(isinstance(part, kind) for kind in (TokenPart, PairPart, StatePart)) != 1:
-            raise ValueError(f"{part.name}: a loss part needs one of of_tokens, of_pairs and of_states")
+        if sum(isinstance(part, kind) for kind in (TokenPart, PairPart, StatePart, RouterPart)) != 1:
+            raise ValueError(
+                f"{part.name}: a loss part needs one of of_tokens, of_pairs, of_states and of_router"
+            )
 
 
 def _at_least_one(count: Tensor) -> Tensor:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _share_or_steps(warmup: float) -> float:
+    if warmup >= 1 and warmup != int(warmup):
+        raise ValueError("give a share of all steps below 1, or a whole number of steps")
+    return warmup
 
 
 class TrainSettings(BaseModel):
@@ -38,12 +44,11 @@ class TrainSettings(BaseModel):
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="learning rate after the warm-up: kept, or brought to 0 at the last step"
     )
-    warmup: float = Field(
+    warmup: Annotated[float, AfterValidator(_share_or_steps)] = Field(
         0.0,
         ge=0,
-        lt=1,
         allow_inf_nan=False,
-        description="share of all steps in which the rate rises from 0",
+        description="steps in which the rate rises from 0: below 1 a share of all, from 1 up their number",
     )
     weight_decay: float = Field(
         0.01, ge=0, allow_inf_nan=False, description="of matrices; norms and biases are never decayed"

@@ -3,7 +3,8 @@
     loss of an optimiser step = Σ_p weight_p · Σ sums_p / Σ counts_p
 
 Both inner sums run over all micro-batches of the step and all ranks, so that neither padding nor
-the way a step is cut into micro-batches and ranks changes what is learned.
+the way a step is cut into micro-batches and ranks changes what is learned. (The router loss of a
+mixture of experts is the one exception, see `parts.Router`.)
 
 The host waits for the device once per step: after the step's work was begun and before it changes a
 weight, it reads the parts' values, which say whether the loss is finite and what the progress shows.
@@ -36,7 +37,7 @@ from limbeck.training.checkpoints import Keeper, newest, remove_incomplete, step
 from limbeck.training.collate import Batch, padding, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
-from limbeck.training.parts import Part, Parts, loss, weighted
+from limbeck.training.parts import Part, Parts, loss, weighted, with_router
 from limbeck.training.sampler import Sharing
 from limbeck.training.settings import TrainSettings
 
@@ -297,7 +298,8 @@ def train(
         groups: what to train on; each is seen once per epoch, and `prompt` is rendered text.
         dev_groups: evaluated at every checkpoint, always on what `draw` gives of them in the first epoch;
             may be empty.
-        parts: the loss; those weighted 0 are neither run nor logged.
+        parts: the loss; those weighted 0 are neither run nor logged. The router loss of a
+            mixture-of-experts model that asks for it joins them.
         draw: what a group gives each epoch; None: all of it.
         dev_exam: its results are in the history as `dev_<name>`.
         progress: called after every optimiser step with (step, steps, loss).
@@ -310,7 +312,7 @@ def train(
     """
     ranks.barrier()  # begins their group, before the library would with a timeout of minutes
     check_choice(settings, dev_groups, dev_exam)
-    parts, draw = weighted(parts), draw or ALL
+    parts, draw = with_router(weighted(parts), model), draw or ALL
     sharing = Sharing(settings.accumulate, ranks.rank(), ranks.world())
     both = is_encoder_decoder(model)
     given: Any = {
