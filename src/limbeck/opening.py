@@ -66,8 +66,9 @@ def open_context(
     folder = Path(request.out or Path("runs") / recipe.name)
     again = (request.again,) if isinstance(request.again, str) else request.again
     with open_run(folder, recipe.name, _to_stderr, until=request.until, again=again) as opened:
-        paying = {"agreed": request.yes, "max_cost": request.max_cost, "released": request.release}
-        teacher = make_teacher(recipe, opened, **paying)
+        teacher = make_teacher(
+            recipe, opened, agreed=request.yes, max_cost=request.max_cost, released=request.release
+        )
         track = tracker(opened.say) if ranks.main() else SILENT
         yield Context(opened, recipe, teacher, track), chosen
 
