@@ -59,8 +59,8 @@ GRACE_S = 20.0
 GOODBYE_S = 5.0
 """How long closing the connections may take."""
 
-PATIENCE = 5
-"""So many requests in a row that no attempt got answered, without an answer in between, end a collection."""
+PATIENCE = 30
+"""So many failed attempts of requests that were given up, without an answer in between, end a collection."""
 
 WHOLE_KEY = 16
 """Characters from which on a key is also taken out of what a teacher wrote; shorter ones may be words."""
@@ -241,8 +241,8 @@ class ApiTeacher:
                 waiting.appendleft(outcome)
             elif isinstance(outcome, _Lost):
                 lost.append(outcome)
-                in_a_row += 1
-                if in_a_row == PATIENCE and failure is None:
+                in_a_row += self._settings.retries + 1
+                if in_a_row >= PATIENCE and failure is None:
                     failure = self._unanswered(lost)
                     crew.stop.set()
             elif outcome is not None and failure is None:
@@ -356,6 +356,8 @@ class ApiTeacher:
         }
         with self._noting:
             said = [f"{kinds.total():,} {what} ({counted(kinds)})" for what, kinds in parts.items() if kinds]
+        if order.failures and self._budget.held:
+            said.append(f"{dollars(self._budget.held)} may have been charged for requests without an answer")
         if said:
             self._say(f"teacher {self.name}: {'; '.join(said)}")
 
