@@ -247,28 +247,34 @@ def collected(server: Served, path: Path, cap: float, count: int) -> str:
 
 
 def restarts(folder: Path, times: int, count: int, seed: int) -> str:
-    """A cap that is too small, a server that charges and then breaks, the same command again and again."""
-    cap, path = 0.02, folder / "restarts.jsonl"
+    """A server that charges and then breaks, and again and again a cap that is a little higher."""
+    path, line = folder / "restarts.jsonl", ""
     with serving(seed=seed, share=0.4, kinds=PAID) as server:
-        ends = Counter(collected(server, path, cap, count).split()[0] for _ in range(times))
-        bill = server.bill
-    return _within(f"{times} starts under paid faults ({dict(ends)})", bill, cap)
+        for start in range(1, times + 1):
+            before, cap = server.bill.asked.total(), round(0.005 * start, 3)
+            end = collected(server, path, cap, count)
+            line = _within(f"{start} starts under paid faults, a higher cap each time", server.bill, cap)
+            assert "CostCapError" in end and server.bill.asked.total() > before, end
+    return line
 
 
 def lies(folder: Path, lie: str, times: int, count: int, seed: int) -> str:
     """Usage that cannot be: the collection goes on, the cap holds."""
-    cap, path = 0.02, folder / f"lie-{lie}.jsonl"
+    path, line = folder / f"lie-{lie}.jsonl", ""
     with serving(seed=seed, share=0.1, kinds=PAID, lie=lie) as server:
-        ends = [collected(server, path, cap, count) for _ in range(times)]
-        bill = server.bill
-    assert all("CostCapError" in end for end in ends), ends
-    assert bill.whole.total() >= 10, f"{lie}: the collection ended after {bill.whole.total()} whole answers"
-    return _within(f"usage {lie}, {times} starts", bill, cap)
+        for start in range(1, times + 1):
+            cap = round(0.01 * start, 2)
+            end = collected(server, path, cap, count)
+            bill = server.bill
+            assert "CostCapError" in end, end
+            assert bill.whole.total() >= 10 * start, f"usage {lie}: only {bill.whole.total()} whole answers"
+            line = _within(f"usage {lie}, {start} starts, a higher cap each time", bill, cap)
+    return line
 
 
-def kills(folder: Path, times: int, count: int, seed: int, cap: float = 0.05) -> str:
+def kills(folder: Path, times: int, count: int, seed: int) -> str:
     """SIGKILL at random moments; what is whole on disk is never asked again."""
-    path, draw = folder / f"kills-{seed}.jsonl", random.Random(seed)
+    path, draw, cap = folder / "kills.jsonl", random.Random(seed), round(0.008 * times, 3)
     with serving(seed=seed, share=0.2, kinds=PAID, seconds=0.02) as server:
         safe: dict[str, int] = {}
         done = 0

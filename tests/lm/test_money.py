@@ -89,7 +89,7 @@ def test_a_request_is_on_disk_before_it_arrives(tmp_path: Path) -> None:
 
 
 def test_an_answer_settles_its_own_attempt_and_no_other(tmp_path: Path) -> None:
-    """A lost attempt may be on the bill beside the one that was answered."""
+    """A lost attempt may be on the bill as well as the one that was answered."""
     server = Recorder([PAGE])
     list(memory_of(server, tmp_path, prices=PRICES)(PROMPTS[:1], ONE))
     poor = memory_of(server, tmp_path, prices=PRICES, max_cost_usd=2 * WORST)

@@ -57,7 +57,7 @@ def test_why_there_is_no_text(choice: dict[str, Any], reason: str) -> None:
 
 
 def test_a_choice_that_failed_is_tried_again() -> None:
-    """Routers say so inside the choice, beside what came before."""
+    """Routers say so inside the choice, after what was written so far."""
     choice = {"finish_reason": "error", "message": {"content": "So"}, "error": {"message": "provider down"}}
     trouble = read_reply(json.dumps({"choices": [choice]}))
     assert isinstance(trouble, Trouble) and trouble.passing and trouble.charged

@@ -47,7 +47,7 @@ from limbeck.lm.cost import (
 from limbeck.lm.hiding import hiding
 from limbeck.lm.remember import Remembered, receipts_of
 from limbeck.lm.reply import LATER, Reply, Trouble, Usage, read_reply, refused
-from limbeck.lm.sent import SentLog, beside
+from limbeck.lm.sent import SentLog, sent_log_of
 
 T = TypeVar("T")
 
@@ -482,7 +482,7 @@ class ApiTeacher:
 def open_teacher(
     settings: ApiSettings, path: Path, *, client: Any = None, say: Say = log.warning
 ) -> Remembered:
-    """A teacher with its memory at `path`, and beside it the log of what was sent.
+    """A teacher with its memory at `path`, and the log of what was sent next to it.
 
     What the memory paid for counts towards the cap, and what requests without an answer may have cost.
 
@@ -518,7 +518,7 @@ def release(path: Path) -> int:
 
 def _books(path: Path) -> tuple[SentLog, Ledger, tuple[int, int]]:
     """What was sent without an answer, what was paid, by how many tokens answers exceeded their bounds."""
-    sent, ledger, over = SentLog(beside(path)), Ledger(), (0, 0)
+    sent, ledger, over = SentLog(sent_log_of(path)), Ledger(), (0, 0)
     for receipt in receipts_of(path):
         ledger.add(receipt)
         line = sent.answered(receipt.sent)

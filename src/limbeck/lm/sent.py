@@ -122,6 +122,6 @@ class SentLog:
                 raise DataError(f"{self._log.path}:{number}", message) from None
 
 
-def beside(memory: Path) -> Path:
+def sent_log_of(memory: Path) -> Path:
     """Where the log of what was sent lies: next to the memory."""
     return memory.with_name(f"{memory.stem}.sent{memory.suffix}")
