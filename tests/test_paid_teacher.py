@@ -15,6 +15,7 @@ class Endpoint(BaseHTTPRequestHandler):
     """Answers every chat completion with the same rationale and counts the requests."""
 
     asked: list[dict[str, object]]
+    page = False  # instead of an answer
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -25,6 +26,8 @@ class Endpoint(BaseHTTPRequestHandler):
         answer = json.dumps(
             {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
         ).encode()
+        if self.page:
+            answer = b"<html>Bad gateway</html>"
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
@@ -87,6 +90,41 @@ def test_the_cap_stops_and_keeps_what_was_paid(
     assert 0 < sent < 12 and sent * (50 * 1 + 10 * 10) / 1e6 <= 0.002
     assert limbeck("collect", recipe, "--max-cost", "1", "--out", out).status == 0
     assert len(asked) == 12
+
+
+def test_what_was_lost_counts_until_it_is_released(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server charges and sends a page; the cap is used up until the user has looked at the bill."""
+    recipe, out = tmp_path / "r.yaml", tmp_path / "run"
+    command = ("collect", recipe, "--max-cost", "0.01", "--out", out, "--set", "teacher.backoff_s=0.001")
+    monkeypatch.setattr(Endpoint, "page", True)
+    stopped = limbeck(*command)
+    assert stopped.status == 1 and "--release" in stopped.err and "not JSON" in stopped.err
+    sent = len(asked)
+    assert sent > 5
+    monkeypatch.setattr(Endpoint, "page", False)
+    again = limbeck(*command)
+    assert (
+        again.status == 1 and f"{sent} earlier requests have no answer and may have been charged" in again.err
+    )
+    assert len(asked) == sent
+    released = limbeck(*command, "--release")
+    assert released.status == 0 and f"{sent} requests without an answer count as not charged" in released.err
+    assert len(asked) == sent + 12
+
+
+def test_release_is_for_teachers_that_are_paid(
+    limbeck: Limbeck, tmp_path: Path, asked: list[dict[str, object]]
+) -> None:
+    (tmp_path / "free.yaml").write_text(
+        "name: free\ntask: {name: coin-flip, train: 6, dev: 0, test: 2}\nteacher: {kind: offline}\n"
+        "student: {method: finetune-cot, model: tiny-causal-xs, train: {epochs: 1}}\n"
+    )
+    answer = limbeck("collect", tmp_path / "free.yaml", "--release", "--out", tmp_path / "run")
+    assert (
+        answer.status == 2 and "--release: the teacher of this recipe (offline) costs nothing" in answer.err
+    )
 
 
 def test_a_cap_without_prices_is_refused(

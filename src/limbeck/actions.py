@@ -35,7 +35,7 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
     Args:
         recipe: a YAML file.
         overrides: `a.b=value` texts.
-        request: see `opening.Request`: out, yes, max_cost, until, again.
+        request: see `opening.Request`: out, yes, max_cost, release, until, again.
 
     Returns:
         The run folder; `report.html` is in it, if anybody was examined.

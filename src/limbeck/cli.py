@@ -39,6 +39,12 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a teacher is
 MaxCost = Annotated[
     float | None, typer.Option("--max-cost", metavar="USD", help="Never pay more than this in total.")
 ]
+Release = Annotated[
+    bool,
+    typer.Option(
+        "--release", help="By the bill, requests without an answer were not charged: no longer count them."
+    ),
+]
 Until = Annotated[
     str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage, such as mentors/large.")
 ]
@@ -117,6 +123,7 @@ def run(
     out: RunFolder = None,
     yes: Yes = False,
     max_cost: MaxCost = None,
+    release: Release = False,
     until: Until = None,
     again: Again = None,
 ) -> None:
@@ -125,7 +132,14 @@ def run(
     from limbeck.report import console
 
     folder = actions.run(
-        recipe, overrides or (), out=out, yes=yes, max_cost=max_cost, until=until, again=tuple(again or ())
+        recipe,
+        overrides or (),
+        out=out,
+        yes=yes,
+        max_cost=max_cost,
+        release=release,
+        until=until,
+        again=tuple(again or ()),
     )
     if ranks.main() and until is None and (folder / "report.html").exists():
         console.print_results([folder], report.contestants([folder]), None)
@@ -139,6 +153,7 @@ def collect(
     out: RunFolder = None,
     yes: Yes = False,
     max_cost: MaxCost = None,
+    release: Release = False,
     again: Again = None,
 ) -> None:
     """Teacher rationales only: estimate first, then collect, grade and audit."""
@@ -149,7 +164,13 @@ def collect(
     if ranks.main() and load_recipe(recipe, overrides or ()).teacher.kind == "given":
         print("the rationales are given in the data: nothing to collect, they are only graded")
     folder = actions.collect(
-        recipe, overrides or (), out=out, yes=yes, max_cost=max_cost, again=tuple(again or ())
+        recipe,
+        overrides or (),
+        out=out,
+        yes=yes,
+        max_cost=max_cost,
+        release=release,
+        again=tuple(again or ()),
     )
     if ranks.main():
         console.print_audit(folder / "audit.json")

@@ -160,9 +160,15 @@ class AppendLog:
             DiskError: the file cannot be written; it is as it was.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            folder, begun = self.path.parent, self._size > 0
+            folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab", buffering=0) as stream:
                 self._write(stream, line + b"\n")
+            if (
+                self._durable and not begun
+            ):  # a new file is found after a power cut only if its folders know it
+                _to_disk(folder)
+                _to_disk(folder.parent)
         except OSError as error:
             raise DiskError(self.path, error) from error
         offset, self._end = self._end, self._end + len(line) + 1

@@ -31,6 +31,7 @@ class Request:
         out: the run folder; `runs/<recipe name>` when None.
         yes: the user agreed to the teacher's cost beforehand.
         max_cost: never pay more than this in all, in dollars; overrides the recipe's cap.
+        release: requests to the teacher without an answer were not charged, by the bill.
         until: end well after this stage.
         again: a stage that runs again although nothing changed, or several.
     """
@@ -38,6 +39,7 @@ class Request:
     out: Path | str | None = None
     yes: bool = False
     max_cost: float | None = None
+    release: bool = False
     until: str | None = None
     again: str | Sequence[str] = ()
 
@@ -64,7 +66,9 @@ def open_context(
     folder = Path(request.out or Path("runs") / recipe.name)
     again = (request.again,) if isinstance(request.again, str) else request.again
     with open_run(folder, recipe.name, to_stderr, until=request.until, again=again) as opened:
-        teacher = make_teacher(recipe, opened, agreed=request.yes, max_cost=request.max_cost)
+        teacher = make_teacher(
+            recipe, opened, agreed=request.yes, max_cost=request.max_cost, released=request.release
+        )
         track = tracker(opened.say) if ranks.main() else SILENT
         yield Context(opened, recipe, teacher, track), chosen
 

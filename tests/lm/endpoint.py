@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -20,6 +22,7 @@ TWO = Sampling(n=2, temperature=0.7, max_tokens=50)
 PRICES = Prices(usd_per_million_input=1.0, usd_per_million_output=1000.0)
 KEY = "sk-very-secret-0123456789"
 Handler = Callable[[httpx2.Request], httpx2.Response]
+SERVERS = ThreadPoolExecutor(64)
 
 
 def settings(**more: Any) -> ApiSettings:
@@ -27,13 +30,18 @@ def settings(**more: Any) -> ApiSettings:
     return ApiSettings.model_validate(base | more)
 
 
-def client(handler: Handler) -> openai.OpenAI:
-    http = httpx2.Client(transport=httpx2.MockTransport(handler))
-    return openai.OpenAI(base_url="http://teacher.test/v1", api_key=KEY, http_client=http)
+def client(handler: Handler) -> openai.AsyncOpenAI:
+    """A client of the endpoint; the handler may block, as a server may."""
+
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        return await asyncio.get_running_loop().run_in_executor(SERVERS, handler, request)
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(handle))
+    return openai.AsyncOpenAI(base_url="http://teacher.test/v1", api_key=KEY, http_client=http)
 
 
-def teacher(handler: Handler, *, spent_usd: float = 0.0, **more: Any) -> ApiTeacher:
-    return ApiTeacher(settings(**more), spent_usd=spent_usd, client=client(handler))
+def teacher(handler: Handler, **more: Any) -> ApiTeacher:
+    return ApiTeacher(settings(**more), client=client(handler))
 
 
 def answer(text: str | None = "because", tokens: int = 5, **more: Any) -> dict[str, Any]:

@@ -276,7 +276,7 @@ def test_requests_run_side_by_side_up_to_the_bound() -> None:
         with lock:
             at_once += 1
             most = max(most, at_once)
-        time.sleep(0.02)
+        time.sleep(0.1)
         with lock:
             at_once -= 1
         return ok()

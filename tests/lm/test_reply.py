@@ -27,7 +27,7 @@ def body(content: Any = "because", **more: Any) -> str:
     ],
 )
 def test_the_text_of_a_chat_answer(content: Any, text: str) -> None:
-    assert read_reply(body(content)) == Reply(text, False, None)
+    assert read_reply(body(content)) == Reply(text, False, None, without="" if text else "empty")
 
 
 def test_a_refusal_is_what_the_teacher_said() -> None:
@@ -36,10 +36,79 @@ def test_a_refusal_is_what_the_teacher_said() -> None:
     assert read_reply(json.dumps({"choices": choices})) == Reply("I cannot.", False, None)
 
 
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ({"finish_reason": "tool_calls", "message": {"content": None, "tool_calls": [{}]}}, "tool calls"),
+        ({"finish_reason": "content_filter", "message": {"content": ""}}, "content filter"),
+        ({"finish_reason": "stop", "message": {"content": None}}, "empty"),
+        ({"finish_reason": "stop", "message": {"content": " \n"}}, "empty"),
+        (
+            {"finish_reason": "stop", "message": {"content": None, "reasoning_content": "So 4."}},
+            "reasoning in a field of its own",
+        ),
+        ({"finish_reason": "length", "text": ""}, "cut off before any text"),
+        ({"finish_reason": "stop", "message": {"content": "So 4."}}, ""),
+    ],
+)
+def test_why_there_is_no_text(choice: dict[str, Any], reason: str) -> None:
+    reply = read_reply(json.dumps({"choices": [choice]}))
+    assert isinstance(reply, Reply) and reply.without == reason
+
+
+def test_a_choice_that_failed_is_tried_again() -> None:
+    """Routers say so inside the choice, after what was written so far."""
+    choice = {"finish_reason": "error", "message": {"content": "So"}, "error": {"message": "provider down"}}
+    trouble = read_reply(json.dumps({"choices": [choice]}))
+    assert isinstance(trouble, Trouble) and trouble.passing and trouble.charged
+    assert "provider down" in trouble.said
+
+
+LIES: list[dict[str, Any]] = [
+    {"prompt_tokens": 0, "completion_tokens": 0},
+    {"prompt_tokens": 9, "completion_tokens": 0},
+    {"prompt_tokens": 0, "completion_tokens": 5},
+    {"prompt_tokens": -9, "completion_tokens": 5},
+    {"prompt_tokens": 9, "completion_tokens": -5},
+    {"prompt_tokens": 9, "completion_tokens": 10**400},
+    {"prompt_tokens": 10**400, "completion_tokens": 5},
+    {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 10**400},
+    {"prompt_tokens": True, "completion_tokens": True},
+    {"prompt_tokens": 9.0, "completion_tokens": 5.5},
+    {"prompt_tokens": 9, "completion_tokens": "5"},
+]
+
+
+@pytest.mark.parametrize("usage", LIES)
+def test_a_bill_that_cannot_be_right_is_no_bill(usage: dict[str, Any]) -> None:
+    reply = read_reply(body(usage=usage))
+    assert isinstance(reply, Reply) and reply.usage is None and reply.doubted
+
+
+@pytest.mark.parametrize("hidden", [-5, 10**400, True, "80", 0.5])
+def test_hidden_tokens_are_part_of_the_charged_ones(hidden: object) -> None:
+    usage = {
+        "prompt_tokens": 9,
+        "completion_tokens": 5,
+        "completion_tokens_details": {"reasoning_tokens": hidden},
+    }
+    reply = read_reply(body(usage=usage))
+    assert isinstance(reply, Reply) and reply.usage is not None
+    assert reply.usage.hidden_tokens == (5 if hidden == 10**400 else 0)
+
+
+def test_a_long_text_has_more_than_one_token() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 1}
+    reply = read_reply(body("so " * 100, usage=usage))
+    assert isinstance(reply, Reply) and reply.usage is None and reply.doubted
+
+
 def test_length_means_truncated_at_both_endpoints() -> None:
     chat = {"finish_reason": "length", "message": {"content": None}}
     plain = {"finish_reason": "length", "text": "half"}
-    assert read_reply(json.dumps({"choices": [chat]})) == Reply("", True, None)
+    assert read_reply(json.dumps({"choices": [chat]})) == Reply(
+        "", True, None, without="cut off before any text"
+    )
     assert read_reply(json.dumps({"choices": [plain]})) == Reply("half", True, None)
 
 
@@ -69,10 +138,12 @@ def test_reasoning_is_charged_as_output(usage: Any, read: Usage | None) -> None:
     assert isinstance(reply, Reply) and reply.usage == read
 
 
-@pytest.mark.parametrize("text", ["<html>Welcome</html>", "", "[1]", "null"])
-def test_what_is_no_answer_is_final(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["<html>Welcome</html>", "", "[1]", "null", '{"choices": [{"mess', "[" * 10**5]
+)
+def test_what_is_no_answer_is_tried_again_and_may_be_charged(text: str) -> None:
     trouble = read_reply(text)
-    assert isinstance(trouble, Trouble) and not trouble.passing
+    assert isinstance(trouble, Trouble) and trouble.passing and trouble.charged
     assert "base_url" in trouble.fix
 
 
@@ -108,6 +179,35 @@ def test_a_refusal_is_final_and_says_the_fix(status: int, body: object, said: st
     trouble = refused(status, body, {})
     assert not trouble.passing
     assert said in trouble.said and fix in trouble.fix
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "charged"),
+    [
+        (400, {}, False),
+        (401, {}, False),
+        (429, {}, False),
+        (503, {"retry-after": "1"}, False),
+        (529, {"retry-after": "1"}, False),
+        (503, {}, True),
+        (408, {}, True),
+        (500, {}, True),
+        (502, {}, True),
+        (504, {"retry-after": "1"}, True),
+    ],
+)
+def test_what_a_gateway_gave_up_may_be_charged(status: int, headers: dict[str, str], charged: bool) -> None:
+    assert refused(status, "", headers).charged is charged
+
+
+def test_numbers_in_complaints_are_bounded() -> None:
+    trouble = read_reply(json.dumps({"error": {"code": 10**400, "message": "no"}}))
+    assert isinstance(trouble, Trouble) and trouble.said == "answered 500 (no)"
+    waits = [
+        refused(429, {}, {"retry-after": text}).wait_s
+        for text in ("1e300", "1e999", "Mon, 01 Jan 9999 00:00:00 GMT")
+    ]
+    assert waits == [365 * 86_400, None, 365 * 86_400]
 
 
 def test_long_complaints_are_cut() -> None:

@@ -124,13 +124,14 @@ def test_killed_twice_nothing_is_paid_again_but_what_was_under_way(tmp_path: Pat
     assert server.asked.total() <= 120 + 2 * 8, "at most what was under way at each kill"
 
 
-def test_ctrl_c_keeps_and_yields_what_was_under_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupt_keeps_and_yields_what_was_under_way(tmp_path: Path, how: signal.Signals) -> None:
     path = tmp_path / "log.jsonl"
     with served(0.5) as server:
         process = collecting(server, path)
         wait_for_answers(server, 9)
         time.sleep(0.25)  # into the middle of a round of eight
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         out, err = process.communicate(timeout=30)
     assert out.split() == ["interrupted", str(server.asked.total())], err
     assert server.asked.total() == server.answered.total() < 120

@@ -7,45 +7,100 @@ for one by one. Importing this module does not import `openai`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
 import random
+import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
 from limbeck.errors import CostCapError, RecipeError, TeacherError
 from limbeck.lm import Completion, Prompt, Sampling
-from limbeck.lm.cost import ApiSettings, Budget, Receipt, Request, dollars, tokens_about, tokens_at_most
-from limbeck.lm.remember import Remembered, ledger_of
-from limbeck.lm.reply import Reply, Trouble, Usage, read_reply, refused
+from limbeck.lm.cost import (
+    ApiSettings,
+    Budget,
+    Ledger,
+    Receipt,
+    Request,
+    Worst,
+    at_least,
+    counted,
+    dollars,
+    exact,
+    tokens_about,
+    tokens_at_least,
+    tokens_at_most,
+)
+from limbeck.lm.hiding import hiding
+from limbeck.lm.remember import Remembered, receipts_of
+from limbeck.lm.reply import LATER, Reply, Trouble, Usage, read_reply, refused
+from limbeck.lm.sent import SentLog, sent_log_of
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 GRACE_S = 20.0
 """How long a stopped collection waits for answers under way: they are paid for."""
 
+GOODBYE_S = 5.0
+"""How long closing the connections may take."""
+
+PATIENCE = 30
+"""So many failed attempts of requests that were given up, without an answer in between, end a collection."""
+
+WHOLE_KEY = 16
+"""Characters from which on a key is also taken out of what a teacher wrote; shorter ones may be words."""
+
 Keep = Callable[[Receipt], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What all requests of one collection share."""
+    """What all requests of one collection share; `failures` and `silent` count what went wrong, by kind."""
 
+    wire: _Wire
     client: Any
     sampling: Sampling
     keep: Keep | None
     stop: threading.Event
+    failures: Counter[str] = field(default_factory=Counter)
+    silent: Counter[str] = field(default_factory=Counter)
+    doubted: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Task:
+    """A request and how often it was sent in vain."""
+
+    request: Request
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A request that was not answered at any attempt, and the last failure."""
+
+    request: Request
+    trouble: Trouble
+
+
+_Outcome = Receipt | _Task | _Lost | Exception | None
+"""An answer; a request that waits for room under the cap; one given up; a failure that ends all; nothing."""
 
 
 class ApiTeacher:
@@ -53,22 +108,37 @@ class ApiTeacher:
 
     Args:
         settings: the endpoint.
-        spent_usd: what the run's earlier completions cost; it counts towards the cap.
-        client: an `openai.OpenAI` to use instead of one made from the settings.
+        spent: what the run's earlier completions cost, in dollars; it counts towards the cap.
+        sent: notes every attempt on disk before it is sent; what is unresolved in it counts towards the cap.
+        client: an `openai.AsyncOpenAI` to use instead of one made from the settings.
+        say: shows a line.
 
     Raises:
-        RecipeError: openai is not installed, the key's variable is empty, or there
-            is a cap without prices.
+        RecipeError: openai is not installed, the key's variable is empty or holds what no key does,
+            or there is a cap without prices.
     """
 
-    def __init__(self, settings: ApiSettings, *, spent_usd: float = 0.0, client: Any = None) -> None:
+    def __init__(
+        self,
+        settings: ApiSettings,
+        *,
+        spent: Fraction = Fraction(0),
+        sent: SentLog | None = None,
+        client: Any = None,
+        say: Say = log.warning,
+    ) -> None:
         if settings.max_cost_usd is not None and settings.prices is None:  # model_copy checks nothing
             raise RecipeError("teacher.max_cost_usd: a cap cannot be kept without prices; set teacher.prices")
         self._settings = settings
         self._secret = _secret(settings)
+        self._hide = hiding(self._secret)
         self._openai = _openai()
         self._client = client
-        self._budget = Budget(settings.prices, settings.max_cost_usd, spent_usd)
+        self._sent = sent
+        held = sent.held(settings.prices) if sent else Fraction(0)
+        self._budget = Budget(settings.prices, settings.max_cost_usd, spent=spent, held=held)
+        self._say = say
+        self._noting = threading.Lock()
         self._quiet_until = 0.0  # a wait that the server asks for holds for all threads
 
     @property
@@ -84,7 +154,11 @@ class ApiTeacher:
     @property
     def spent_usd(self) -> float:
         """Dollars spent, earlier completions and possibly charged failures included."""
-        return self._budget.spent_usd
+        return float(self._budget.spent + self._budget.held)
+
+    def widen(self, over_input: int, over_output: int) -> None:
+        """Reckon with a server that was seen to exceed the bounds by so many tokens."""
+        self._budget.widen(over_input, over_output)
 
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
         """Complete every prompt `sampling.n` times; see `ask`."""
@@ -99,11 +173,12 @@ class ApiTeacher:
 
         After an error, the cap or an interrupt nothing is sent any more; what is
         under way is awaited, kept and yielded (for at most `GRACE_S` after an
-        interrupt or when the reader stops; a second interrupt ends that too).
+        interrupt or when the reader stops; a second interrupt ends that too). SIGTERM
+        is an interrupt. A request that fails `retries` + 1 times ends nothing: the others go on.
 
         Raises:
-            TeacherError: a request was refused, or failed `retries` + 1 times.
-            CostCapError: the next request could pass the cap.
+            TeacherError: a request was refused, or some were not answered in `retries` + 1 attempts.
+            CostCapError: the next request could pass the cap, and nothing is under way that could make room.
             RecipeError: several greedy completions of one prompt are asked for, or a
                 prompt has a system prompt and the endpoint no place for it.
         """
@@ -111,17 +186,18 @@ class ApiTeacher:
             raise RecipeError("temperature: 0 is greedy and gives equal completions; raise it or ask for one")
         if self._settings.endpoint == "completions" and any(request.prompt.system for request in requests):
             raise RecipeError("system: has no place at the completions endpoint; write it into the text")
-        return self._ask(deque(requests), sampling, keep)
+        return self._ask(deque(map(_Task, requests)), sampling, keep)
 
     def _ask(
-        self, waiting: deque[Request], sampling: Sampling, keep: Keep | None
+        self, waiting: deque[_Task], sampling: Sampling, keep: Keep | None
     ) -> Generator[Receipt, None, None]:
-        with self._connected() as client:
-            order = _Order(client, sampling, keep, threading.Event())
-            size = min(self._settings.concurrency, len(waiting))
+        asked, lost = len(waiting), list[_Lost]()
+        with _heeding_sigterm(), self._connected() as (wire, client):
+            order = _Order(wire, client, sampling, keep, threading.Event())
+            size = min(self._settings.concurrency, asked)
             crew = _Crew(size, partial(self._complete, order), order.stop)
             try:
-                failure = yield from self._direct(crew, waiting, sampling)
+                failure = yield from self._direct(crew, waiting, sampling, lost)
             except KeyboardInterrupt:
                 yield from crew.last()
                 raise
@@ -131,75 +207,159 @@ class ApiTeacher:
                 raise
             finally:
                 crew.dismiss()
+                self._sum_up(order)
         if failure is not None:
             raise failure
         if waiting:
-            raise self._too_dear(f"{len(waiting):,} requests were not sent")
+            raise self._too_dear(len(waiting))
+        if lost:
+            raise self._unanswered(lost)
 
     def _direct(
-        self, crew: _Crew, waiting: deque[Request], sampling: Sampling
+        self, crew: _Crew, waiting: deque[_Task], sampling: Sampling, lost: list[_Lost]
     ) -> Generator[Receipt, None, Exception | None]:
-        """Hand out requests while the cap allows it; return the first failure when none is under way."""
+        """Hand out requests while the cap allows it; return the first failure when none is under way.
+
+        Near the cap fewer are under way: the next one waits until an answer turns out cheaper than its worst
+        case, and only if none can is the collection over.
+        """
         failure: Exception | None = None
+        in_a_row = 0
         while True:
             while waiting and failure is None and crew.idle:
-                worst = self._worst(waiting[0], sampling)
-                if not self._budget.reserve(worst):
-                    break  # what is under way may turn out cheaper and make room
+                worst = self._worst(waiting[0].request, sampling)
+                if not self._budget.reserve(worst.usd):
+                    break
                 crew.put(waiting.popleft(), worst)
             if not crew.flying:
                 return failure
             outcome = crew.next()
             if isinstance(outcome, Receipt):
+                in_a_row = 0
                 yield outcome
+            elif isinstance(outcome, _Task):
+                waiting.appendleft(outcome)
+            elif isinstance(outcome, _Lost):
+                lost.append(outcome)
+                in_a_row += self._settings.retries + 1
+                if in_a_row >= PATIENCE and failure is None:
+                    failure = self._unanswered(lost)
+                    crew.stop.set()
             elif outcome is not None and failure is None:
                 failure = outcome
                 crew.stop.set()
 
     @contextmanager
-    def _connected(self) -> Iterator[Any]:
+    def _connected(self) -> Iterator[tuple[_Wire, Any]]:
         """A client that leaves retries to us, with its connections closed in the end."""
         settings, given = self._settings, self._client
-        key = self._secret or "none"
-        client = given or self._openai.OpenAI(base_url=settings.base_url, api_key=key)
+        # reaching a server takes less than the whole: if it cannot be reached, nothing was sent or charged
+        timeout = self._openai.Timeout(settings.timeout_s, connect=settings.timeout_s / 2)
+        wire = _Wire()
+        client = given or self._openai.AsyncOpenAI(base_url=settings.base_url, api_key=self._secret or "none")
         try:
-            yield client.with_options(timeout=settings.timeout_s, max_retries=0)
+            yield wire, client.with_options(timeout=timeout, max_retries=0)
         finally:
-            if given is None:
-                client.close()
+            wire.close(None if given else client)
 
-    def _complete(self, order: _Order, request: Request, reserved: float) -> Receipt | None:
-        """Send one request until it is answered; None if `stop` came first."""
-        spent = 0.0
+    def _complete(self, order: _Order, task: _Task, worst: Worst) -> _Outcome:
+        """Send one request until it is answered; None if `stop` came first.
+
+        Args:
+            worst: is reserved.
+        """
+        while True:
+            if self._held_back(order.stop):
+                self._budget.settle(worst.usd, Fraction(0))
+                return None
+            outcome = self._attempt(order, task.request, worst)
+            if isinstance(outcome, Receipt):
+                return outcome
+            task.tries += 1
+            self._note(order.failures, outcome.what, f"{outcome.said}; {self._next(outcome, task.tries)}")
+            if self._over(task, outcome):
+                return _Lost(task.request, outcome)
+            self._pause(outcome, task.tries, order.stop)
+            if order.stop.is_set():
+                return None
+            worst = self._worst(task.request, order.sampling)
+            if not self._budget.reserve(worst.usd):
+                return task
+
+    def _attempt(self, order: _Order, request: Request, worst: Worst) -> Receipt | Trouble:
+        """Send a request once, after its worst case is on disk; settle or hold what was reserved for it."""
+        paid, charged, mark = Fraction(0), False, ""
         try:
-            for attempt in range(self._settings.retries + 1):
-                if self._held_back(order.stop):
-                    break
-                outcome = self._send(order, request)
-                if isinstance(outcome, Reply):
-                    receipt = self._receipt(request, order.sampling, outcome)
-                    spent = receipt.completion.cost_usd
-                    if order.keep is not None:
-                        order.keep(receipt)
-                    return receipt
-                room = self._budget.lose(reserved) if outcome.charged else True
-                self._pause(request, outcome, attempt, order.stop)
-                if not room:
-                    raise self._too_dear("an unanswered request may have been charged")
-            return None
+            if self._sent and (worst.usd or self._settings.prices is None):
+                mark = self._sent.write(request, worst, self._settings.prices is not None)
+            charged = True  # until it is known otherwise
+            outcome = self._send(order, request)
+            if isinstance(outcome, Trouble):
+                charged = outcome.charged
+                if mark and self._sent and not charged:
+                    self._sent.free(mark)
+                return outcome
+            receipt = self._receipt(order, request, outcome, worst, mark)
+            charged, paid = False, exact(receipt.completion.cost_usd)
+            if order.keep is not None:
+                order.keep(receipt)
+            if mark and self._sent:
+                self._sent.answered(mark)
+            return receipt
         finally:
-            self._budget.settle(reserved, spent)
+            if charged:
+                self._budget.hold(worst.usd)
+            else:
+                self._budget.settle(worst.usd, paid)
 
-    def _worst(self, request: Request, sampling: Sampling) -> float:
+    def _worst(self, request: Request, sampling: Sampling) -> Worst:
         bound = tokens_at_most(request.prompt.text, self._system(request))
         return self._budget.worst(bound, sampling.max_tokens)
 
-    def _too_dear(self, why: str) -> CostCapError:
-        cap = dollars(self._settings.max_cost_usd or 0.0)
+    def _too_dear(self, left: int) -> CostCapError:
+        cap, spent, held = self._settings.max_cost_usd or 0.0, self._budget.spent, self._budget.held
+        lost = ""
+        if held:
+            lost = f", {dollars(held)} held for requests without an answer, which may have been charged"
+        release = ", or --release what the bill does not show" if held else ""
         return CostCapError(
-            f"teacher.max_cost_usd: the next request could pass the cap of {cap} "
-            f"({dollars(self.spent_usd)} spent; {why}); raise the cap to go on, what arrived is kept"
+            f"teacher.max_cost_usd: the next request could pass the cap of {dollars(cap)} ({dollars(spent)} "
+            f"spent{lost}; {left:,} requests were not sent); raise the cap to go on{release}, "
+            "what arrived is kept"
         )
+
+    def _unanswered(self, lost: Sequence[_Lost]) -> TeacherError:
+        """What to say of requests that were given up."""
+        last, tries = lost[-1], self._settings.retries + 1
+        others = f" (and {len(lost) - 1:,} more prompts)" if len(lost) > 1 else ""
+        return TeacherError(
+            f"{self._where(last.request)}{others}: {last.trouble.said} at each of {tries} attempts; "
+            f"{last.trouble.fix}, what arrived is kept"
+        )
+
+    def _where(self, request: Request) -> str:
+        return f"teacher {self.name} at {self._settings.base_url}, prompt {request.prompt.id}"
+
+    def _note(self, kinds: Counter[str], kind: str, line: str) -> None:
+        """Count something that went wrong; show the first of its kind."""
+        with self._noting:
+            kinds[kind] += 1
+            if kinds[kind] == 1:
+                self._say(f"teacher {self.name}: {line}")
+
+    def _sum_up(self, order: _Order) -> None:
+        """Say how often things went wrong in a collection."""
+        parts = {
+            "failed attempts": order.failures,
+            "answers without text, kept because they are paid": order.silent,
+            "bills that cannot be right, counted at their worst case": order.doubted,
+        }
+        with self._noting:
+            said = [f"{kinds.total():,} {what} ({counted(kinds)})" for what, kinds in parts.items() if kinds]
+        if order.failures and self._budget.held:
+            said.append(f"{dollars(self._budget.held)} may have been charged for requests without an answer")
+        if said:
+            self._say(f"teacher {self.name}: {'; '.join(said)}")
 
     def _held_back(self, stop: threading.Event) -> bool:
         """Wait until the server accepts requests again; True if `stop` came first."""
@@ -207,42 +367,64 @@ class ApiTeacher:
             stop.wait(delay * random.uniform(1.0, 1.1))  # not all threads at the same moment
         return stop.is_set()
 
-    def _pause(self, request: Request, trouble: Trouble, attempt: int, stop: threading.Event) -> None:
-        """Wait before the next attempt, or raise if it was the last one."""
-        settings, wait = self._settings, trouble.wait_s
-        said, fix, tries = trouble.said, trouble.fix, settings.retries + 1
-        too_long = wait is not None and wait > settings.max_wait_s
-        if trouble.passing and not too_long and attempt + 1 < tries:
-            log.info("teacher %s: %s; attempt %d of %d", self.name, said, attempt + 1, tries)
-            if wait is not None:
-                self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
-            else:
-                longest = min(settings.backoff_s * 2**attempt, settings.max_wait_s)
-                stop.wait(longest * random.uniform(0.5, 1.0))
-            return
-        if trouble.passing:
-            said += f" and asks to wait {wait:,.0f} s" if too_long else f" at each of {tries} attempts"
-        where = f"teacher {self.name} at {settings.base_url}, prompt {request.prompt.id}"
-        raise TeacherError(f"{where}: {said}; {fix}, what arrived is kept")
+    def _over(self, task: _Task, trouble: Trouble) -> bool:
+        """Whether a request has had its last attempt.
+
+        Raises:
+            TeacherError: no other request would fare better either: this one was refused, or the server
+                asks for a wait that is too long.
+        """
+        too_long = trouble.wait_s is not None and trouble.wait_s > self._settings.max_wait_s
+        if trouble.passing and not too_long:
+            return task.tries > self._settings.retries
+        said = trouble.said
+        if trouble.passing and trouble.wait_s is not None:
+            said += f" and asks to wait {trouble.wait_s:,.0f} s"
+        raise TeacherError(f"{self._where(task.request)}: {said}; {trouble.fix}, what arrived is kept")
+
+    def _next(self, trouble: Trouble, tries: int) -> str:
+        """What is done about a failure, in words."""
+        again = f"attempt {tries} of {self._settings.retries + 1}"
+        return again if trouble.fix == LATER else f"{again}; {trouble.fix}"
+
+    def _pause(self, trouble: Trouble, tries: int, stop: threading.Event) -> None:
+        """Wait before the next attempt."""
+        settings = self._settings
+        if trouble.wait_s is not None:
+            self._quiet_until = max(self._quiet_until, time.monotonic() + trouble.wait_s)
+        else:
+            longest = min(settings.backoff_s * 2.0 ** min(tries - 1, 60), settings.max_wait_s)
+            stop.wait(longest * random.uniform(0.5, 1.0))
 
     def _send(self, order: _Order, request: Request) -> Reply | Trouble:
-        openai, chat = self._openai, self._settings.endpoint == "chat"
-        endpoint = order.client.chat.completions if chat else order.client.completions
-        outcome: Reply | Trouble
+        openai = self._openai
         try:
-            answer = endpoint.with_raw_response.create(**self._body(request, order.sampling))
-            outcome = read_reply(answer.http_response.text)
+            return read_reply(order.wire.run(self._exchange(order, request)), self._hide)
         except openai.APIStatusError as error:
-            outcome = refused(error.status_code, error.body or error.message, error.response.headers)
-        except openai.APITimeoutError:
-            outcome = Trouble(f"sent no answer within {self._settings.timeout_s:g} s", charged=True)
-        except openai.APIConnectionError as error:
+            body = error.body or error.message
+            return refused(error.status_code, body, error.response.headers, self._hide)
+        except openai.APIConnectionError as error:  # a timeout of a part among them
             cause = type(error.__cause__).__name__
-            sent = cause not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
-            outcome = Trouble(f"lost the connection ({cause})" if sent else "cannot be reached", charged=sent)
-        if isinstance(outcome, Trouble) and self._secret:
-            outcome = replace(outcome, said=outcome.said.replace(self._secret, "[key]"))
-        return outcome
+            if cause in ("ConnectError", "ConnectTimeout", "PoolTimeout"):
+                return Trouble("cannot be reached")
+            if isinstance(error, openai.APITimeoutError):
+                return self._late()
+            return Trouble(f"lost the connection ({cause})", charged=True)
+        except TimeoutError:
+            return self._late()
+
+    def _late(self) -> Trouble:
+        return Trouble(f"sent no whole answer within {self._settings.timeout_s:g} s", charged=True)
+
+    async def _exchange(self, order: _Order, request: Request) -> str:
+        """Send a request and read the whole answer, in `timeout_s` altogether: a server that
+        drips a byte now and then keeps every single read short."""
+        chat = self._settings.endpoint == "chat"
+        endpoint = order.client.chat.completions if chat else order.client.completions
+        async with asyncio.timeout(self._settings.timeout_s):
+            answer = await endpoint.with_raw_response.create(**self._body(request, order.sampling))
+        text: str = answer.http_response.text
+        return text
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         settings, text, own = self._settings, request.prompt.text, self._system(request)
@@ -265,38 +447,85 @@ class ApiTeacher:
         """The prompt's own system prompt, else the teacher's."""
         return request.prompt.system or self._settings.system
 
-    def _receipt(self, request: Request, sampling: Sampling, reply: Reply) -> Receipt:
-        bound = tokens_at_most(request.prompt.text, self._system(request))
-        prices = self._settings.prices
-        if reply.usage is None:
-            paid, shown = Usage(bound, sampling.max_tokens), tokens_about(reply.text)
+    def _receipt(self, order: _Order, request: Request, reply: Reply, worst: Worst, mark: str) -> Receipt:
+        prices, text, doubted = self._settings.prices, reply.text, reply.doubted
+        if len(self._secret) >= WHOLE_KEY:
+            text = text.replace(self._secret, "[key]")
+        least = tokens_at_least((self._system(request) or "") + request.prompt.text)
+        usage = reply.usage
+        if usage is not None and usage.input_tokens < least:
+            doubted = f"{usage.input_tokens} prompt tokens"
+            usage = None
+        if doubted:
+            self._note(order.doubted, "usage", f"an answer came with a bill that cannot be right ({doubted})")
+        if reply.without:
+            self._note(
+                order.silent, reply.without, f"an answer without text ({reply.without}); kept, it is paid"
+            )
+        if usage is None:
+            paid, shown, cost = Usage(worst.input_tokens, worst.output_tokens), tokens_about(text), worst.usd
         else:
-            paid, shown = reply.usage, reply.usage.output_tokens - reply.usage.hidden_tokens
-            self._budget.widen(paid.input_tokens - bound, paid.output_tokens - sampling.max_tokens)
-        cost = 0.0 if prices is None else prices.usd(paid.input_tokens, paid.output_tokens)
+            paid, shown = usage, usage.output_tokens - usage.hidden_tokens
+            cost = Fraction(0) if prices is None else prices.exact(usage.input_tokens, usage.output_tokens)
+            self.widen(usage.input_tokens - worst.input_tokens, usage.output_tokens - worst.output_tokens)
         return Receipt(
-            Completion(request.prompt.id, request.index, reply.text, shown, reply.truncated, cost),
+            Completion(request.prompt.id, request.index, text, shown, reply.truncated, at_least(cost)),
             input_tokens=paid.input_tokens,
             output_tokens=paid.output_tokens,
-            estimated=reply.usage is None,
+            estimated=usage is None,
             priced=prices is not None,
+            without=reply.without,
+            sent=mark,
         )
 
 
 def open_teacher(
-    settings: ApiSettings, path: Path, *, spent_usd: float = 0.0, client: Any = None
+    settings: ApiSettings, path: Path, *, client: Any = None, say: Say = log.warning
 ) -> Remembered:
-    """A teacher with its memory at `path`; what the memory paid for counts towards the cap.
+    """A teacher with its memory at `path`, and the log of what was sent next to it.
+
+    What the memory paid for counts towards the cap, and what requests without an answer may have cost.
 
     Args:
         settings: the endpoint.
         path: the log of completions.
-        spent_usd: what the run spent outside this log; it counts towards the cap too.
         client: see `ApiTeacher`.
+        say: shows a line.
     """
-    spent_usd += ledger_of(path).spent_usd(settings.prices)
-    teacher = ApiTeacher(settings, spent_usd=spent_usd, client=client)
+    sent, ledger, over = _books(path)
+    teacher = ApiTeacher(settings, spent=ledger.spent_usd(settings.prices), sent=sent, client=client, say=say)
+    teacher.widen(*over)
+    if sent.unresolved:
+        held = sent.held(settings.prices)
+        say(
+            f"teacher {teacher.name}: {len(sent.unresolved):,} earlier requests have no answer and may have "
+            f"been charged, {dollars(held)} at most; it counts towards a cap until you --release them"
+        )
     return Remembered(teacher, path, key=teacher.identity, ask=teacher.ask, durable=True)
+
+
+def release(path: Path) -> int:
+    """Count every request without an answer as not charged; give their number.
+
+    Args:
+        path: the memory.
+    """
+    sent, _, _ = _books(path)
+    number = len(sent.unresolved)
+    sent.release()
+    return number
+
+
+def _books(path: Path) -> tuple[SentLog, Ledger, tuple[int, int]]:
+    """What was sent without an answer, what was paid, by how many tokens answers exceeded their bounds."""
+    sent, ledger, over = SentLog(sent_log_of(path)), Ledger(), (0, 0)
+    for receipt in receipts_of(path):
+        ledger.add(receipt)
+        line = sent.answered(receipt.sent)
+        if line and not receipt.estimated:
+            more = receipt.input_tokens - line.input_tokens, receipt.output_tokens - line.output_tokens
+            over = max(over[0], more[0]), max(over[1], more[1])
+    return sent, ledger, over
 
 
 def seed_of(seed: int, request: Request) -> int:
@@ -312,6 +541,11 @@ def _secret(settings: ApiSettings) -> str:
     secret = os.environ.get(settings.key_env, "").strip()
     if not secret:
         raise RecipeError(f"teacher.key_env: the variable {settings.key_env} is empty; export the key in it")
+    if not (secret.isascii() and secret.isprintable()):
+        raise RecipeError(
+            f"teacher.key_env: the variable {settings.key_env} holds a character that no key has "
+            "(perhaps it was copied cut, with …); export the whole key in it"
+        )
     return secret
 
 
@@ -325,18 +559,68 @@ def _openai() -> Any:
     return openai
 
 
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, which awaits what is paid for; in the main thread, where nobody else heeds it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # a generator that was forgotten may be closed in another thread
+            if signal.getsignal(signal.SIGTERM) is interrupt:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Wire:
+    """An event loop in a thread of its own: what is awaited there can be cut off wherever it hangs."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for the result; from other threads."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self, client: Any | None) -> None:
+        """Cut off what still runs, close the client's connections, end the thread."""
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._end(client), self._loop).result(GOODBYE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(GOODBYE_S)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    async def _end(self, client: Any | None) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if client is not None:
+            await client.close()
+
+
 class _Crew:
     """Threads that complete requests; daemons, so that one that hangs does not hold the exit."""
 
     def __init__(
-        self, size: int, complete: Callable[[Request, float], Receipt | None], stop: threading.Event
+        self, size: int, complete: Callable[[_Task, Worst], _Outcome], stop: threading.Event
     ) -> None:
         self.flying = 0
         self.stop = stop
         self._size = size
         self._complete = complete
-        self._work: SimpleQueue[tuple[Request, float] | None] = SimpleQueue()
-        self._done: SimpleQueue[Receipt | Exception | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[_Task, Worst] | None] = SimpleQueue()
+        self._done: SimpleQueue[_Outcome] = SimpleQueue()
         for _ in range(size):
             threading.Thread(target=self._labour, daemon=True).start()
 
@@ -344,11 +628,11 @@ class _Crew:
     def idle(self) -> bool:
         return self.flying < self._size
 
-    def put(self, request: Request, reserved: float) -> None:
+    def put(self, task: _Task, worst: Worst) -> None:
         self.flying += 1
-        self._work.put((request, reserved))
+        self._work.put((task, worst))
 
-    def next(self, timeout: float | None = None) -> Receipt | Exception | None:
+    def next(self, timeout: float | None = None) -> _Outcome:
         outcome = self._done.get(timeout=timeout)
         self.flying -= 1
         return outcome

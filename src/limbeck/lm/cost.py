@@ -4,6 +4,10 @@ Money is in US dollars, lengths are in tokens. The tokenizer of another company
 is not known before the bill comes, so lengths of texts are bounded from above by
 their UTF-8 bytes (a byte-level vocabulary never needs more tokens than bytes) and
 guessed at four characters per token. Only the bound is used for the cap.
+
+What counts towards the cap is counted in fractions: the sum of a million small
+prices is exact. A float stands for the decimal number that it is written as, and
+a price that no float is written as is kept as the next larger one.
 """
 
 from __future__ import annotations
@@ -11,8 +15,10 @@ from __future__ import annotations
 import math
 import re
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
@@ -29,9 +35,17 @@ TEMPLATE_TOKENS = 128
 CHARACTERS_PER_TOKEN = 4
 """English prose under today's vocabularies; for guesses, never for the cap."""
 
-_DUST = 1e-9
-"""Dollars forgiven when sums of floats are compared with the cap."""
+LONGEST_TOKEN = 128
+"""Characters that the longest tokens of today's vocabularies stand for (they are white space)."""
 
+MOST_TOKENS = 2_000_000
+"""More than any model reads or writes for one answer; a larger number is no count of tokens."""
+
+MOST_COUNTED = 10**9
+"""Tokens on a line of a log, by the bytes of the longest prompts; a larger number is damage."""
+
+MOST_USD = 1e9
+"""A larger sum is a mistake."""
 
 _OURS = {
     *("model", "messages", "prompt", "stop", "seed", "temperature", "top_p"),  # in the memory's key
@@ -45,11 +59,16 @@ class Prices(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    usd_per_million_input: float = Field(ge=0, description="dollars per million prompt tokens")
-    usd_per_million_output: float = Field(ge=0, description="dollars per million written tokens")
+    usd_per_million_input: float = Field(ge=0, le=1e6, description="dollars per million prompt tokens")
+    usd_per_million_output: float = Field(ge=0, le=1e6, description="dollars per million written tokens")
+
+    def exact(self, input_tokens: int, output_tokens: int) -> Fraction:
+        """The price in dollars of so many tokens; discounts for cached input are not counted."""
+        asked, written = exact(self.usd_per_million_input), exact(self.usd_per_million_output)
+        return (input_tokens * asked + output_tokens * written) / 1_000_000
 
     def usd(self, input_tokens: float, output_tokens: float) -> float:
-        """The price in dollars of so many tokens; discounts for cached input are not counted."""
+        """As `exact`, in floats, also of mean lengths: for what is shown."""
         return (
             input_tokens * self.usd_per_million_input + output_tokens * self.usd_per_million_output
         ) / 1_000_000
@@ -78,12 +97,14 @@ class ApiSettings(BaseModel):
         description="used in the memory instead of base_url; keep it when the same model moves elsewhere",
     )
     concurrency: int = Field(8, ge=1, le=512, description="requests under way at the same time")
-    timeout_s: float = Field(600.0, gt=0, description="seconds to wait for one answer")
+    timeout_s: float = Field(600.0, gt=0, description="seconds that one attempt may take in all")
     retries: int = Field(6, ge=0, description="further attempts after a passing failure")
     backoff_s: float = Field(1.0, gt=0, description="first wait before a retry in seconds; it doubles")
     max_wait_s: float = Field(120.0, gt=0, description="longest wait before a retry in seconds")
     prices: Prices | None = Field(None, description="null: unknown, and no cap can be kept")
-    max_cost_usd: float | None = Field(None, ge=0, description="hard cap on what the run's teacher may cost")
+    max_cost_usd: float | None = Field(
+        None, ge=0, le=MOST_USD, description="hard cap on what the run's teacher may cost"
+    )
 
     @property
     def identity(self) -> dict[str, JsonValue]:
@@ -140,8 +161,10 @@ class Receipt:
 
     `output_tokens` is what was charged, hidden reasoning included, while
     `completion.tokens` counts the text alone. `estimated`: the server sent no
-    usage, and the cost is the most it can have been. `priced` False: no price was
-    known, `completion.cost_usd` is 0 because nothing better can be said.
+    usage that can be right, and the cost is the most it can have been. `priced` False:
+    no price was known, `completion.cost_usd` is 0 because nothing better can be said.
+    `without` says why there is no text. `sent` is the attempt's mark in the log of what
+    was sent (see `sent.py`).
     """
 
     completion: Completion
@@ -149,93 +172,124 @@ class Receipt:
     output_tokens: int = 0
     estimated: bool = False
     priced: bool = True
+    without: str = ""
+    sent: str = ""
 
 
 @dataclass(slots=True)
 class Ledger:
-    """What was paid so far; `unpriced_*` tokens were bought while no price was known."""
+    """What was paid so far; `unpriced_*` tokens were bought while no price was known.
+
+    `without` counts answers without text, by the reason.
+    """
 
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    usd: float = 0.0
+    paid: Fraction = Fraction(0)
     estimated: int = 0
     unpriced_input_tokens: int = 0
     unpriced_output_tokens: int = 0
+    without: Counter[str] = field(default_factory=Counter)
 
     def add(self, receipt: Receipt) -> None:
         """Enter one receipt."""
         self.requests += 1
         self.input_tokens += receipt.input_tokens
         self.output_tokens += receipt.output_tokens
-        self.usd += receipt.completion.cost_usd
+        self.paid += exact(receipt.completion.cost_usd)
         self.estimated += receipt.estimated
         if not receipt.priced:
             self.unpriced_input_tokens += receipt.input_tokens
             self.unpriced_output_tokens += receipt.output_tokens
+        if not receipt.completion.text.strip():
+            self.without[receipt.without or "not kept why"] += 1
 
-    def spent_usd(self, prices: Prices | None) -> float:
+    @property
+    def usd(self) -> float:
+        """Dollars paid, to be shown."""
+        return float(self.paid)
+
+    def spent_usd(self, prices: Prices | None) -> Fraction:
         """Dollars spent; what was bought without a known price is counted at `prices`."""
-        late = prices.usd(self.unpriced_input_tokens, self.unpriced_output_tokens) if prices else 0.0
-        return self.usd + late
+        late = prices.exact(self.unpriced_input_tokens, self.unpriced_output_tokens) if prices else 0
+        return self.paid + late
 
     def __str__(self) -> str:
         estimated = f", {self.estimated:,} of them estimated from above" if self.estimated else ""
         unpriced = self.unpriced_input_tokens + self.unpriced_output_tokens
         without = f", and {unpriced:,} tokens without a known price" if unpriced else ""
+        silent = f"; {self.without.total():,} have no text ({counted(self.without)})" if self.without else ""
         return (
             f"{self.requests:,} completions, {self.input_tokens:,} input and {self.output_tokens:,} output "
-            f"tokens, {dollars(self.usd)}{estimated}{without}"
+            f"tokens, {dollars(self.usd)}{estimated}{without}{silent}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The most that one request can cost: its tokens by the bounds, and what they cost.
+
+    `usd` counts the bounds as they were learnt to be exceeded, the tokens do not.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    usd: Fraction
 
 
 class Budget:
     """A cap that holds while many requests are under way; safe to use from threads.
 
-    Every request is reserved at its worst case before it is sent and settled at
-    its real cost when its answer is in: spent + reserved never passes the cap. A
-    server that exceeds the bounds (it ignores the token limit, or its template is
-    longer than `TEMPLATE_TOKENS`) widens them, from the first answer that shows it.
+    Every request is reserved at its worst case before it is sent. Its answer settles it at
+    the real cost; without one it is held at its worst case, since it may have been charged:
+    spent + held + reserved never passes the cap. A server that exceeds the bounds (it ignores
+    the token limit, or its template is longer than `TEMPLATE_TOKENS`) widens them, from the
+    first answer that shows it.
     """
 
-    def __init__(self, prices: Prices | None, cap_usd: float | None, spent_usd: float = 0.0) -> None:
+    def __init__(
+        self,
+        prices: Prices | None,
+        cap_usd: float | None,
+        *,
+        spent: Fraction = Fraction(0),
+        held: Fraction = Fraction(0),
+    ) -> None:
         self._prices = prices
-        self._cap = cap_usd
-        self._reserved: list[float] = []
+        self._cap = None if cap_usd is None else exact(cap_usd)
+        self._reserved = Fraction(0)
         self._wider_input = self._wider_output = 0
         self._lock = threading.Lock()
-        self.spent_usd = spent_usd
+        self.spent = spent
+        self.held = held
 
-    def worst(self, input_bound: int, max_tokens: int) -> float:
-        """The most one request can cost, in dollars (0 where no price is known)."""
+    def worst(self, input_bound: int, max_tokens: int) -> Worst:
+        """The most one request can cost (0 where no price is known)."""
         if self._prices is None:
-            return 0.0
-        return self._prices.usd(input_bound + self._wider_input, max_tokens + self._wider_output)
+            return Worst(input_bound, max_tokens, Fraction(0))
+        usd = self._prices.exact(input_bound + self._wider_input, max_tokens + self._wider_output)
+        return Worst(input_bound, max_tokens, usd)
 
-    def reserve(self, usd: float) -> bool:
+    def reserve(self, usd: Fraction) -> bool:
         """Set `usd` aside; False (and nothing is set aside) if the cap could be passed."""
         with self._lock:
-            if not self._holds(usd):
+            if self._cap is not None and self.spent + self.held + self._reserved + usd > self._cap:
                 return False
-            self._reserved.append(usd)
+            self._reserved += usd
             return True
 
-    def lose(self, reserved: float) -> bool:
-        """Count a request as paid that may have been charged without an answer; the
-        reservation stays for the next attempt. False if that one could pass the cap."""
-        with self._lock:
-            self.spent_usd += reserved
-            return self._holds(0.0)
-
-    def settle(self, reserved: float, spent: float) -> None:
+    def settle(self, reserved: Fraction, paid: Fraction) -> None:
         """Replace a reservation by what the request did cost."""
         with self._lock:
-            self._reserved.remove(reserved)
-            self.spent_usd += spent
+            self._reserved -= reserved
+            self.spent += paid
 
-    def _holds(self, more: float) -> bool:
-        total = math.fsum([self.spent_usd, more, *self._reserved])
-        return self._cap is None or total <= self._cap + _DUST
+    def hold(self, reserved: Fraction) -> None:
+        """Hold a reservation for good: the request may have been charged, and no answer came."""
+        with self._lock:
+            self._reserved -= reserved
+            self.held += reserved
 
     def widen(self, over_input: int, over_output: int) -> None:
         """Learn by how many tokens an answer exceeded its bounds (negative: it did not)."""
@@ -321,6 +375,28 @@ def tokens_about(text: str) -> int:
     return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
 
 
-def dollars(usd: float) -> str:
+def tokens_at_least(text: str) -> int:
+    """Fewer tokens than any server can honestly count for this text; 0 for an empty one only."""
+    return math.ceil(len(text) / LONGEST_TOKEN)
+
+
+def exact(usd: float) -> Fraction:
+    """The decimal number that a float is written as, exactly."""
+    return Fraction(repr(usd))
+
+
+def at_least(usd: Fraction) -> float:
+    """The nearest float that is not written as less."""
+    near = float(usd)
+    return near if exact(near) >= usd else math.nextafter(near, math.inf)
+
+
+def counted(reasons: Counter[str]) -> str:
+    """ "7 × cut off, 5 × tool calls", the most frequent first."""
+    return ", ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common())
+
+
+def dollars(usd: float | Fraction) -> str:
     """ "$12.34", with more digits where cents would hide the sum."""
+    usd = float(usd)
     return f"${usd:,.2f}" if usd == 0 or usd >= 1 else f"${usd:.4f}"

@@ -17,14 +17,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from limbeck.errors import DataError
 from limbeck.files import AppendLog
 from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id
-from limbeck.lm.cost import Ledger, Receipt, Request
+from limbeck.lm.cost import MOST_COUNTED, MOST_USD, Ledger, Receipt, Request
 from limbeck.records import Record, first_problem
 
 ALWAYS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
@@ -43,20 +43,25 @@ class Ask(Protocol):
     ) -> Generator[Receipt, None, None]: ...
 
 
+Tokens = Annotated[int, Field(ge=0, le=MOST_COUNTED, strict=True)]
+
+
 class Entry(Record):
-    """One line of the log."""
+    """One line of the log; its numbers are bounded, since sums of money are made of them."""
 
     key: str
     prompt_id: str
-    index: int
+    index: int = Field(ge=0, strict=True)
     text: str
-    tokens: int
+    tokens: Tokens
     truncated: bool
-    cost_usd: float
-    input_tokens: int = 0
-    output_tokens: int = 0
+    cost_usd: float = Field(ge=0, le=MOST_USD, strict=True, allow_inf_nan=False)
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
     estimated: bool = False
     priced: bool = True
+    without: str = ""
+    sent: str = ""
 
     @property
     def receipt(self) -> Receipt:
@@ -64,7 +69,8 @@ class Entry(Record):
         completion = Completion(
             self.prompt_id, self.index, self.text, self.tokens, self.truncated, self.cost_usd
         )
-        return Receipt(completion, self.input_tokens, self.output_tokens, self.estimated, self.priced)
+        counts = self.input_tokens, self.output_tokens, self.estimated, self.priced
+        return Receipt(completion, *counts, self.without, self.sent)
 
 
 class Remembered:
@@ -185,14 +191,8 @@ class Remembered:
 
     def _read(self) -> None:
         """Index the log."""
-        for number, (offset, line) in enumerate(self._log.lines(), start=1):
-            try:
-                entry = _entry(line)
-                self._offsets[bytes.fromhex(entry.key)] = offset
-            except ValueError as error:
-                reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-                message = f"not a remembered completion ({reason}); delete the line to ask it again"
-                raise DataError(f"{self._log.path}:{number}", message) from None
+        for offset, entry, key in _entries(self._log):
+            self._offsets[key] = offset
             self.ledger.add(entry.receipt)
 
     def _append(self, key: bytes, receipt: Receipt) -> None:
@@ -204,6 +204,8 @@ class Remembered:
             output_tokens=receipt.output_tokens,
             estimated=receipt.estimated,
             priced=receipt.priced,
+            without=receipt.without,
+            sent=receipt.sent,
         )
         # ASCII escapes, so that even a text with half a surrogate pair can be kept
         line = json.dumps(entry.model_dump()).encode()
@@ -212,22 +214,37 @@ class Remembered:
             self.ledger.add(receipt)
 
 
+def receipts_of(path: Path) -> Iterator[Receipt]:
+    """Yield the receipts of a log; none if there is no log.
+
+    Raises:
+        DataError, DiskError: as `Remembered`.
+    """
+    return (entry.receipt for _, entry, _ in _entries(AppendLog(path)))
+
+
 def ledger_of(path: Path) -> Ledger:
     """Total what the completions of a log cost; an empty ledger if there is no log.
 
     Raises:
         DataError, DiskError: as `Remembered`.
     """
-    return Remembered(_Nobody(), path, key={}).ledger
+    ledger = Ledger()
+    for receipt in receipts_of(path):
+        ledger.add(receipt)
+    return ledger
 
 
-class _Nobody:
-    """Who is asked when a log is only read."""
-
-    name = "nobody"
-
-    def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
-        raise NotImplementedError
+def _entries(log: AppendLog) -> Iterator[tuple[int, Entry, bytes]]:
+    """Yield (offset, line, key) of a log."""
+    for number, (offset, line) in enumerate(log.lines(), start=1):
+        try:
+            entry = _entry(line)
+            yield offset, entry, bytes.fromhex(entry.key)
+        except (ValueError, RecursionError) as error:
+            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+            message = f"not a remembered completion ({reason}); delete the line to ask it again"
+            raise DataError(f"{log.path}:{number}", message) from None
 
 
 def _entry(line: bytes) -> Entry:

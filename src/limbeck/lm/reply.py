@@ -14,6 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 
+from limbeck.lm.cost import MOST_TOKENS, tokens_at_least
+from limbeck.lm.hiding import Hide
+
+FREE = (503, 529)
+"""Statuses of an overloaded server: with a time to come back it has refused the work, and charges nothing."""
+
+LATER = "run again later"
+
+LONGEST_WAIT_S = 365 * 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -26,89 +36,157 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A completion as the server sent it; `usage` None: the server did not count."""
+    """A completion as the server sent it.
+
+    `usage` None: the server did not count, or, where `doubted` says so, what it sent cannot be right.
+    `without`: why there is no text, "" where there is some.
+    """
 
     text: str
     truncated: bool
     usage: Usage | None
+    without: str = ""
+    doubted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why a request was not answered.
+    """Why a request was not answered: `what` is the kind of failure, `detail` what the server wrote.
 
     `passing`: another attempt may be answered, after `wait_s` seconds if the server
     said so. `charged`: it may be on the bill although no answer came.
     """
 
-    said: str
-    fix: str = "run again later"
+    what: str
+    detail: str = ""
+    fix: str = LATER
     passing: bool = True
     wait_s: float | None = None
     charged: bool = False
 
+    @property
+    def said(self) -> str:
+        """As part of a sentence."""
+        return f"{self.what} ({self.detail})" if self.detail else self.what
 
-def read_reply(text: str) -> Reply | Trouble:
-    """Read the body of an answer with status 200, of the chat or the completions endpoint."""
+
+def read_reply(text: str, hide: Hide = str) -> Reply | Trouble:
+    """Read the body of an answer with status 200, of the chat or the completions endpoint.
+
+    Args:
+        text: the body.
+        hide: takes the key out of what is quoted.
+    """
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         fix = "check teacher.base_url, which often ends in /v1"
-        return Trouble(f"answered with something that is not JSON ({_line(text)})", fix, passing=False)
+        return Trouble("answered with something that is not JSON", _line(text, hide), fix, charged=True)
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
         error = body.get("error")  # routers send a failed answer under status 200
         code = error.get("code") if isinstance(error, dict) else None
-        status = code if isinstance(code, int) and code >= 400 else 500
-        return replace(refused(status, error or text, {}), charged=True)
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+        return replace(refused(status, error or text, {}, hide), charged=True)
+    if choice.get("finish_reason") == "error" or choice.get("error"):
+        return replace(refused(500, choice.get("error") or text, {}, hide), charged=True)
     content, message = choice.get("text"), choice.get("message")
     if isinstance(message, dict):
         content = message.get("content") or message.get("refusal")
-    return Reply(_text(content), choice.get("finish_reason") == "length", _usage(body.get("usage")))
+    said = _text(content)
+    try:
+        usage, doubted = _usage(body.get("usage"), said), ""
+    except ValueError as error:
+        usage, doubted = None, _line(error, hide)
+    return Reply(said, choice.get("finish_reason") == "length", usage, _without(said, choice), doubted)
 
 
-def refused(status: int, body: object, headers: Mapping[str, str]) -> Trouble:
-    """What an error status means: whether to try again, when, and what to fix."""
+def refused(status: int, body: object, headers: Mapping[str, str], hide: Hide = str) -> Trouble:
+    """What an error status means: whether to try again, when, what to fix, and whether it may be charged.
+
+    A gateway that gives up says nothing of the model behind it, which may have done the work. Only what was
+    refused (400 to 499, or overload with a time to come back) costs nothing.
+    """
     inner = body.get("error", body) if isinstance(body, dict) else body
     fields = inner if isinstance(inner, dict) else {}
-    said = f"answered {status} ({_line(fields.get('message') or fields.get('detail') or inner)})"
+    what, detail = f"answered {status}", _line(fields.get("message") or fields.get("detail") or inner, hide)
     if status == 402 or "insufficient_quota" in (fields.get("code"), fields.get("type")):
-        return Trouble(said, "add credit at the provider, then run again", passing=False)
+        return Trouble(what, detail, "add credit at the provider, then run again", passing=False)
     if status in (408, 409, 429) or status >= 500:
-        return Trouble(said, wait_s=_retry_after(headers))
+        wait = _retry_after(headers)
+        free = status in (409, 429) or (status in FREE and wait is not None)
+        return Trouble(what, detail, wait_s=wait, charged=not free)
     fixes = {
         401: "check the key in the variable that teacher.key_env names",
         403: "check the rights of the key in the variable that teacher.key_env names",
         404: "check teacher.base_url and teacher.model",
     }
     default = "fix what it names; teacher.omit and teacher.max_tokens_field adapt the parameters"
-    return Trouble(said, fixes.get(status, default), passing=False)
+    return Trouble(what, detail, fixes.get(status, default), passing=False)
 
 
 def _text(content: object) -> str:
     """The text of a content field: a string, null, or a list of typed parts."""
     if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        content = "".join(str(part.get("text", "")) for part in parts)
+        parts = [
+            part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"
+        ]
+        content = "".join(part for part in parts if isinstance(part, str))
     text = content if isinstance(content, str) else ""
     # half of a surrogate pair (a text cut inside an emoji) cannot be written as UTF-8
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _usage(usage: object) -> Usage | None:
-    if not isinstance(usage, dict):
-        return None
-    asked, written, total = (usage.get(f"{what}_tokens") for what in ("prompt", "completion", "total"))
-    if not isinstance(asked, int) or not isinstance(written, int):
+def _without(text: str, choice: Mapping[str, object]) -> str:
+    """Why an answer has no text; "" where it has."""
+    if text.strip():
+        return ""
+    message = choice.get("message")
+    fields = message if isinstance(message, dict) else {}
+    reasons = {
+        "tool calls": fields.get("tool_calls") or fields.get("function_call"),
+        "content filter": choice.get("finish_reason") == "content_filter",
+        "reasoning in a field of its own": fields.get("reasoning_content") or fields.get("reasoning"),
+        "cut off before any text": choice.get("finish_reason") == "length",
+    }
+    return next((reason for reason, here in reasons.items() if here), "empty")
+
+
+def _usage(usage: object, text: str) -> Usage | None:
+    """The bill of an answer; None where the server sent none.
+
+    Raises:
+        ValueError: it sent one that cannot be right.
+    """
+    counts = usage if isinstance(usage, dict) else {}
+    asked, written, total = (_count(counts, f"{what}_tokens") for what in ("prompt", "completion", "total"))
+    if asked is None or written is None:
         return None
     # some servers leave hidden reasoning out of completion_tokens, none leaves it out of the total
-    charged = max(written, total - asked) if isinstance(total, int) else written
-    details = usage.get("completion_tokens_details")
+    charged = max(written, total - asked) if total is not None else written
+    if asked == 0 or charged < tokens_at_least(text):
+        raise ValueError(f"{asked} prompt and {charged} completion tokens")
+    details = counts.get("completion_tokens_details")
     hidden = details.get("reasoning_tokens") if isinstance(details, dict) else 0
-    return Usage(asked, charged, min(hidden, charged) if isinstance(hidden, int) else 0)
+    known = hidden if isinstance(hidden, int) and not isinstance(hidden, bool) else 0
+    return Usage(asked, charged, min(max(known, 0), charged))
+
+
+def _count(usage: Mapping[str, object], name: str) -> int | None:
+    """A number of tokens; None where there is none.
+
+    Raises:
+        ValueError: it is no whole number, negative, or more than any model writes.
+    """
+    count = usage.get(name)
+    if count is None:
+        return None
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_TOKENS:
+        raise ValueError(f"{name} {str(count)[:20]}")
+    return count
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -117,13 +195,18 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         with suppress(ValueError, KeyError):
             seconds = float(headers[header]) / unit
             if math.isfinite(seconds):
-                return max(0.0, seconds)
-    with suppress(ValueError, KeyError):
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+                return min(max(0.0, seconds), LONGEST_WAIT_S)
+    with suppress(ValueError, KeyError, TypeError, OverflowError):
+        seconds = parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
+        return min(max(0.0, seconds), LONGEST_WAIT_S)
     return None
 
 
-def _line(text: object) -> str:
-    """Anything as one short line."""
-    line = " ".join(str(text).split())
+def _line(text: object, hide: Hide) -> str:
+    """Anything as one short line; the key is taken out before it is cut."""
+    try:
+        whole = str(text)
+    except RecursionError:
+        whole = "something deeply nested"
+    line = " ".join(hide(whole).split())
     return line if len(line) <= 300 else line[:299] + "…"

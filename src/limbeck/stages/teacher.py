@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from limbeck import ranks
 from limbeck.errors import InputError, RecipeError
 from limbeck.exam import LOG
 from limbeck.lm import Complete, Prompt, Sampling
-from limbeck.lm.api import open_teacher
+from limbeck.lm.api import open_teacher, release
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.cost import estimate
 from limbeck.lm.remember import Remembered
@@ -112,7 +113,9 @@ def examine_teacher(context: Context) -> None:
         examine(context, TeacherModel(context), settings=settings)
 
 
-def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | None) -> Callable[[], Teacher]:
+def make_teacher(
+    recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | None, released: bool = False
+) -> Callable[[], Teacher]:
     """A function that sets the recipe's teacher up at its first call and gives the same one afterwards.
 
     Args:
@@ -120,19 +123,23 @@ def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | No
         run: its folder keeps the memory of paid-for answers, `memory/teacher.jsonl`.
         agreed: the user said yes to the cost beforehand.
         max_cost: overrides the recipe's cap, in dollars.
+        released: the user says that requests without an answer were not charged.
     """
     made: list[Teacher] = []
-    settings = recipe.teacher
+    settings, memory = recipe.teacher, run.folder / "memory" / "teacher.jsonl"
+    paid = isinstance(settings, ApiTeacherSettings)
     if max_cost is not None and not (math.isfinite(max_cost) and max_cost >= 0):
         raise RecipeError(f"--max-cost: {max_cost} is not a sum of money; give dollars, such as 5")
-    if max_cost is not None and not isinstance(settings, ApiTeacherSettings):
-        raise RecipeError(
-            f"--max-cost: the teacher of this recipe ({settings.kind}) costs nothing; leave it out"
-        )
+    for option, given in (("--max-cost", max_cost is not None), ("--release", released)):
+        if given and not paid:
+            raise RecipeError(
+                f"{option}: the teacher of this recipe ({settings.kind}) costs nothing; leave it out"
+            )
+    if released and ranks.main():
+        run.say(f"--release: {release(memory):,} requests without an answer count as not charged")
 
     def teacher() -> Teacher:
         if not made:
-            memory = run.folder / "memory" / "teacher.jsonl"
             if isinstance(settings, ApiTeacherSettings):
                 made.append(_api(settings, memory, run.say, agreed, max_cost))
             elif isinstance(settings, LocalTeacherSettings):
@@ -188,7 +195,7 @@ def _api(
 ) -> Teacher:
     cap = settings.max_cost_usd if max_cost is None else max_cost
     plain = settings.model_copy(update={"max_cost_usd": cap})
-    remembered = open_teacher(plain, memory)
+    remembered = open_teacher(plain, memory, say=say)
 
     def agree(prompts: Sequence[Prompt], sampling: Sampling) -> None:
         expected = estimate(prompts, sampling, plain.prices, remembered, system=plain.system)

@@ -1,0 +1,59 @@
+"""Nothing of a key is printed, however a server quotes it back."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
+
+PIECE = 4
+"""Characters of a key in a row that are hidden: masked keys ("sk-…wxyz") show no fewer."""
+
+LOOKED_AT = 20_000
+"""Characters of a text that are looked at; the rest is dropped, since only a line is shown."""
+
+Hide = Callable[[str], str]
+
+
+def hiding(secret: str) -> Hide:
+    """A function that replaces every piece of the key in a text by "[key]".
+
+    The key is known in all forms that come up in error texts: as it is, inside JSON and Python strings
+    (with its quotes and backslashes escaped, also twice), in URLs and in HTML. Text first, cut afterwards: a
+    piece of a key that was cut in two is still a piece.
+    """
+    forms = {
+        secret,
+        " ".join(secret.split()),
+        quote(secret, safe=""),
+        quote_plus(secret),
+        html.escape(secret),
+    }
+    for _ in range(2):
+        forms |= {_inside(json.dumps(form)) for form in forms} | {_inside(repr(form)) for form in forms}
+    size = min(PIECE, len(secret))
+    pieces = (
+        {form[at : at + size] for form in forms for at in range(len(form) - size + 1)} if secret else set()
+    )
+
+    def hide(text: str) -> str:
+        if not pieces:
+            return text
+        shown: list[str] = []
+        text, at, end = text[:LOOKED_AT], 0, 0  # end: of the run of pieces that is left out
+        while at < len(text):
+            if text[at : at + size] in pieces:
+                if end < at or not shown or shown[-1] != "[key]":
+                    shown.append("[key]")
+                end = at + size
+            elif at >= end:
+                shown.append(text[at])
+            at += 1
+        return "".join(shown)
+
+    return hide
+
+
+def _inside(quoted: str) -> str:
+    return quoted[1:-1]
