@@ -94,11 +94,11 @@ FAMILIES: dict[str, Family] = {
     "bart": Family(
         "BartConfig",
         "BartForConditionalGeneration",
-        {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "init_std": 0.35, "dropout": 0.0}
+        {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "init_std": 0.2, "dropout": 0.0}
         | {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 128}
         | {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "decoder_start_token_id": 1}
         | {"forced_eos_token_id": 1},
-        0.3,
+        0.5,
     ),
     "t5": Family("T5Config", "T5ForConditionalGeneration", T5 | {"feed_forward_proj": "relu"}, 0.05),
     "flan-t5": Family(

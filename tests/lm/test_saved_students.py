@@ -77,7 +77,10 @@ def base_model(folder: Path, family: str = "llama", template: str = CHAT) -> Pat
     tokenizer.chat_template = template
     stops = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(ROLES))]
     model.generation_config = GenerationConfig(
-        **PUBLISHED, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
+        **PUBLISHED,
+        eos_token_id=stops,
+        pad_token_id=tokenizer.pad_token_id,
+        forced_eos_token_id=tokenizer.eos_token_id,  # BART's: the last token allowed is replaced by it
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
