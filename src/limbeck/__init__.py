@@ -12,13 +12,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck.actions import collect, compare, evaluate, export, extract, grade, run
+    from limbeck.actions import collect, compare, convert, evaluate, export, extract, grade, run
     from limbeck.recipe import load_recipe
 
 __all__ = [
     "__version__",
     "collect",
     "compare",
+    "convert",
     "evaluate",
     "export",
     "extract",

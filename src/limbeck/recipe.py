@@ -51,7 +51,7 @@ def _are_different_folders(named: Mapping[str, Any]) -> Mapping[str, Any]:
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class OfflineTeacherSettings(Settings):
@@ -84,7 +84,7 @@ class LocalTeacherSettings(Settings):
     kind: Literal["local"] = "local"
     model: str = Field(description="name or folder of the model")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    device: Device = Field("auto", description='"auto", "cpu" or "cuda"; CUDA_VISIBLE_DEVICES says which')
+    device: Device = Field("auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"')
     prompt: PromptSettings = PromptSettings()
     exam: bool = Field(True, description="examine the teacher on the test split too")
 
@@ -147,7 +147,7 @@ class LearnerSettings(Settings):
     prompt: PromptSettings = Field(PromptSettings(), description="of training and of every exam")
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Device = Field("auto", description='"auto", "cpu" or "cuda"; CUDA_VISIBLE_DEVICES says which')
+    device: Device = Field("auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"')
     train: TrainSettings = TrainSettings()
 
     @model_validator(mode="after")

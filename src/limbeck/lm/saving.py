@@ -11,9 +11,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from limbeck import ranks
-from limbeck.errors import DiskError
+from limbeck.errors import DiskError, first_line
 from limbeck.files import whole_folder
-from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, first_line, load, quiet
+from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, load, quiet
 from limbeck.tasks.asking import ABOUT, about_model
 
 
