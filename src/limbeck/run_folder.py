@@ -631,9 +631,24 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _read_state(folder: Path) -> dict[str, Any] | None:
+    """A stage's `stage.json`; None where there is none, or one that no version of Limbeck writes."""
     state = read_json(folder / "stage.json") or {}
-    whole = {"state", "fingerprint"} <= state.keys() and (old_runs.is_old(state) or "id" in state)
-    return state if whole else None
+    needed = {"state", "fingerprint", *(() if old_runs.is_old(state) else ("id", "plan", "inputs"))}
+    typed = all(isinstance(state[name], kind) for name, kind in _SHAPE.items() if name in state)
+    if not (typed and needed <= state.keys()):
+        return None
+    plan, sizes = state.get("plan", _EMPTY), state.get("files", {})
+    whole = isinstance(plan.get("settings"), dict) and isinstance(plan.get("version"), int)
+    return state if whole and all(isinstance(size, int) for size in sizes.values()) else None
+
+
+_EMPTY: dict[str, Any] = {"settings": {}, "version": 1}
+_SHAPE = {
+    **dict.fromkeys(("state", "fingerprint", "id", "limbeck", "name"), str),
+    **dict.fromkeys(("plan", "inputs", "files", "settings"), dict),
+    "again": int,
+}
+"""What the entries of a `stage.json` are; somebody may have edited one."""
 
 
 def _files(folder: Path) -> dict[str, int]:
