@@ -76,7 +76,7 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
     from limbeck import stages
 
     with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
-        prepare(context, chosen)
+        prepare(context, chosen, trains=False)
         return stages.rationales(context).stage.folder
 
 

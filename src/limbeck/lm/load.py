@@ -141,6 +141,27 @@ def read_config(name_or_path: str | Path) -> Any:
         return checked_config(place)
 
 
+def parameters_of(name_or_path: str | Path) -> int:
+    """How many parameters a model has, with those of an adapter's base; its weights are not read.
+
+    Raises:
+        ModelError: no such model, a broken folder, not a model that writes text, weights that are pickles.
+    """
+    place = _place(str(name_or_path))
+    if isinstance(place, Path) and (place / ADAPTER).exists():
+        refuse_pickles(place)
+        place = _place(_base_of(place, _adapter_config(place)))
+    config = read_config(place)
+    kind = _architecture(place, config)
+    if isinstance(place, Path):
+        refuse_pickles(place)
+        if not any(place.glob("*.safetensors")):
+            raise ModelError(f"{place}: there are no weights (*.safetensors); give a complete model folder")
+    with quiet(), _explained(place, "config.json"), torch.device("meta"):
+        model = kind.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def _device(name: str) -> torch.device:
     """Under several ranks "auto" and "cuda" are each rank's own GPU."""
     if name == "auto":
