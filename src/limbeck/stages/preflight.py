@@ -39,10 +39,12 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
         raise RecipeError(
             "students: the recipe trains nobody; add `student: {method: finetune-cot}`, or a mentor"
         )
+    learners = list(_learners(context))
+    for place, learner, _ in learners:
+        _check_learner(place, learner)
     _check_teacher(context)
     saved = training = 0
-    for place, learner, folders in _learners(context):
-        _check_learner(place, learner)
+    for place, learner, folders in learners:
         left = [folder for folder in folders if not _is_done(context, folder)]
         if left and trains:
             model = _check_model(f"{place}.model", learner.model)
