@@ -52,10 +52,21 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(word in text for word in words)
 
 
+LONGEST = 1_000
+
+
 class LimbeckError(Exception):
-    """Base of all; the command prints its text and exits with `exit_status`."""
+    """Base of all; the command prints its text and exits with `exit_status`.
+
+    A text of more than `LONGEST` characters loses its middle: what is quoted of a file may be as long as the file.
+    """
 
     exit_status = 1
+
+    def __init__(self, text: str = "") -> None:
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST - 300]} … {text[-250:]}"
+        super().__init__(text)
 
 
 class InputError(LimbeckError):

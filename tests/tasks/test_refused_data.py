@@ -66,6 +66,18 @@ def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     assert refusal(path) == f"{path}: two columns are called 'q'; rename one"
 
 
+def test_a_damaged_parquet_file_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["a?"] * 99, "answer": ["7"] * 99}), path)
+    content = path.read_bytes()
+    for place in range(4, 60, 5):
+        path.write_bytes(content[:place] + b"\xff\xff" + content[place + 2 :])
+        try:
+            list(read_rows(path))
+        except DataError as error:
+            assert "not a readable parquet file" in str(error) or "cannot be read" in str(error)
+
+
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "tsv", "parquet"])
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 def test_a_pipe_or_a_device_is_no_data(tmp_path: Path, ending: str) -> None:

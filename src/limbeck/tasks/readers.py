@@ -225,6 +225,10 @@ def _parquet(file: Path) -> Iterator[Placed]:
             raise
         raise DataError(file, f"not a readable parquet file ({first_line(error)}); write it again") from None
     except OSError as error:
+        if error.errno is None:  # how pyarrow says that the content is damaged
+            raise DataError(
+                file, f"not a readable parquet file ({first_line(error)}); write it again"
+            ) from None
         raise DiskError(file, error) from error
     return _numbered(str(file), rows)
 
