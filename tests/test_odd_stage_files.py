@@ -1,4 +1,4 @@
-"""A `stage.json` that somebody or something changed: the stage runs again, and nothing is said to be unexpected."""
+"""A `stage.json` that somebody or something changed: the stage runs again, and nothing is "unexpected"."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def refusal(path: Path, *overrides: str) -> str:
     return text
 
 
-# --- names and keys (A20) ------------------------------------------------------------------------------------
+# --- names and keys (A20) ------------
 
 
 @pytest.mark.parametrize("key", ["no", "off", "010", "yes", "1.5", "2024-01-01", "null", "~"])
@@ -70,7 +70,7 @@ def test_names_that_are_one_folder_on_some_systems_are_refused(recipe: Path) -> 
         assert "one folder on macOS" in refusal(recipe, f"students={{{one}: {{}}, {other}: {{}}}}")
 
 
-# --- numbers (A21) -------------------------------------------------------------------------------------------
+# --- numbers (A21) ------------
 
 
 def number_settings() -> list[tuple[type[Settings], str]]:
@@ -87,7 +87,9 @@ def number_settings() -> list[tuple[type[Settings], str]]:
     return found
 
 
-@pytest.mark.parametrize(("settings", "name"), number_settings(), ids=lambda one: getattr(one, "__name__", one))
+@pytest.mark.parametrize(
+    ("settings", "name"), number_settings(), ids=lambda one: getattr(one, "__name__", one)
+)
 @pytest.mark.parametrize("value", [True, False, float("inf"), float("nan"), "inf", 10**30, 1e30, "1e400"])
 def test_no_setting_takes_what_is_no_number(settings: type[Settings], name: str, value: object) -> None:
     with pytest.raises(ValidationError) as caught:
@@ -132,7 +134,7 @@ def test_a_number_that_is_none_is_named_with_its_setting(recipe: Path, override:
     assert setting in refusal(recipe, override)
 
 
-# --- hangs (A22) ---------------------------------------------------------------------------------------------
+# --- hangs (A22) ------------
 
 
 def bomb(first: str, inner: str) -> str:
@@ -176,7 +178,7 @@ def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
     assert "a pipe or a device" in refusal(tmp_path / "r.yaml")
 
 
-# --- what ended in "unexpected ..." (A23) --------------------------------------------------------------------
+# --- what ended in "unexpected ..." (A23) ------------
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_a_value_that_does_not_fit_its_tag_is_refused_with_its_line(
 ) -> None:
     recipe.write_text(f"name: x\nseed: {value}\n")
     answer = limbeck("run", recipe)
-    assert answer.status == 2 and f"r.yaml:2: " in answer.err and f"cannot be read as {kind}" in answer.err
+    assert answer.status == 2 and "r.yaml:2: " in answer.err and f"cannot be read as {kind}" in answer.err
     recipe.write_text(MINIMAL)
     assert limbeck("run", recipe, "--set", f"seed={value}").status == 2
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 PACKAGE = str(Path(__file__).parent)
 
 
@@ -58,7 +57,7 @@ LONGEST = 1_000
 class LimbeckError(Exception):
     """Base of all; the command prints its text and exits with `exit_status`.
 
-    A text of more than `LONGEST` characters loses its middle: what is quoted of a file may be as long as the file.
+    A text of more than `LONGEST` characters loses its middle: what it quotes of a file may be very long.
     """
 
     exit_status = 1

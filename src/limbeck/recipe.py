@@ -84,7 +84,9 @@ class LocalTeacherSettings(Settings):
     kind: Literal["local"] = "local"
     model: str = Field(description="name or folder of the model")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    device: Device = Field("auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"')
+    device: Device = Field(
+        "auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"'
+    )
     prompt: PromptSettings = PromptSettings()
     exam: bool = Field(True, description="examine the teacher on the test split too")
 
@@ -147,7 +149,9 @@ class LearnerSettings(Settings):
     prompt: PromptSettings = Field(PromptSettings(), description="of training and of every exam")
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Device = Field("auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"')
+    device: Device = Field(
+        "auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"'
+    )
     train: TrainSettings = TrainSettings()
 
     @model_validator(mode="after")
@@ -356,7 +360,9 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     given = first["input"]
     secret = where.startswith("teacher")  # a key may be anywhere there, most likely in the wrong place
     shown = (
-        f" (given: {repr(given)[:60]})" if isinstance(given, str | int | float | bool | None) and not secret else ""
+        f" (given: {repr(given)[:60]})"
+        if isinstance(given, str | int | float | bool | None) and not secret
+        else ""
     )
     return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}"
 

@@ -1,7 +1,8 @@
 """YAML as recipes need it: what would be guessed, would hang or would be lost in it is refused with its line.
 
-Refused are a key that is no text (`no:` is false in YAML, `010` is 8), a key given twice, a value that does not
-fit its tag (`!!int ''`), aliases that multiply to more than `MOST_VALUES`, and numbers too long to be meant.
+Refused are a key that is no text (`no:` is false in YAML, `010` is 8), a key given twice, a value that does
+not fit its tag (`!!int ''`), aliases that multiply to more than `MOST_VALUES`, and numbers too long to be
+meant.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file.
 
     Raises:
-        RecipeError: no such file, or it is not what a recipe can be; with `file:line` where a line is to blame.
+        RecipeError: no such file, or no recipe; with `file:line` where a line is to blame.
         DiskError: it cannot be read.
     """
     refuse_special(path)
@@ -112,7 +113,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 # Sets have no order, and no setting is of the other kinds that YAML has.
-_KNOWN = {TEXT, None, *(f"tag:yaml.org,2002:{kind}" for kind in "null bool int float timestamp seq map".split())}
+_KNOWN = {
+    TEXT,
+    None,
+    *(f"tag:yaml.org,2002:{kind}" for kind in ["null", "bool", "int", "float", "timestamp", "seq", "map"]),
+}
 _Loader.yaml_constructors = {k: v for k, v in _Loader.yaml_constructors.items() if k in _KNOWN}
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 

@@ -1,4 +1,4 @@
-"""The base of all settings, of the recipe and of methods: frozen, closed, and with numbers that mean something."""
+"""The base of all settings, of recipe and methods: frozen, closed, with numbers that mean something."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 LARGEST = 2**32
-"""No setting means a larger number (seeds are below it); one that is larger is a slip, and would run for ever."""
+"""No setting means a larger number (seeds are below it): that is a slip, and would run for ever."""
 
 
 def _with_sane_numbers(schema: Any) -> Any:
@@ -20,7 +20,7 @@ def _with_sane_numbers(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     if schema.get("type") in ("int", "float"):
-        return core_schema.no_info_wrap_validator_function(_refuse_slips, schema)  # type: ignore[arg-type]
+        return core_schema.no_info_wrap_validator_function(_refuse_slips, schema)
     if schema.get("type") == "function-wrap" and schema["function"].get("function") is _refuse_slips:
         return schema
     return {key: value if key in _NO_SCHEMA else _with_sane_numbers(value) for key, value in schema.items()}

@@ -37,6 +37,11 @@ from limbeck.tasks.settings import Columns, FilesTask
 from limbeck.tasks.sources import load_splits
 
 SECONDS = 5.0
+"""Of processor time, for one trial."""
+
+HANGS = 20.0
+"""Seconds after which a trial is ended."""
+
 LONGEST_SENTENCE = 1_000
 
 Trial = Callable[[random.Random, Path], None]
@@ -46,15 +51,17 @@ Trial = Callable[[random.Random, Path], None]
 
 
 TEXTS = [
-    "", " ", "\n", "\0", "\ufeff", "\u2028", "\x85", "\u202e", "\ud800", "é", "😀" * 20, "[/b]", "[red]x", "{question}",
-    "nan", "inf", "-0", "1e400", "007", "1/0", "½", "٣", "1,2,3", "$", "%", "(A)", "(A) (B)", "A or B", "not not no",
-    "####", "-->", "\\boxed{", "\\frac{1}{0}", "The answer is", "The answer is 1e99.", "answer: answer: 7", "2^-99",
-    "04/21/2021", "10 million billion trillion", "'" * 9, '"', "#KEY", "../../x", "/dev/zero", "x" * 300, "_", ".", "..",
+    "", " ", "\n", "\0", "\ufeff", "\u2028", "\x85", "\u202e", "\ud800", "é", "😀" * 20, "[/b]", "[red]x",
+    "{question}", "nan", "inf", "-0", "1e400", "007", "1/0", "½", "٣", "1,2,3", "$", "%", "(A)", "(A) (B)",
+    "A or B", "not not no", "####", "-->", "\\boxed{", "\\frac{1}{0}", "The answer is",
+    "The answer is 1e99.", "answer: answer: 7", "2^-99", "04/21/2021", "10 million billion trillion",
+    "'" * 9, '"', "#KEY", "../../x", "/dev/zero", "x" * 300, "_", ".", "..",
 ]  # fmt: skip
 
 REPEATED = [
-    "therefore, ", "\n", " ", "1 ", "1 + 2 = 3. ", "(", ")", "(A) ", "A. x\n", "not ", "and so, ", "\\boxed{", "####", "-",
-    "1,", "123,", "1/", "1.", "the answer is ", "[", "{", '"', "\\", "é", "\u2028", "yes, no, ", "= ", "is ", "I hope ", "A or ",
+    "therefore, ", "\n", " ", "1 ", "1 + 2 = 3. ", "(", ")", "(A) ", "A. x\n", "not ", "and so, ",
+    "\\boxed{", "####", "-", "1,", "123,", "1/", "1.", "the answer is ", "[", "{", '"', "\\", "é", "\u2028",
+    "yes, no, ", "= ", "is ", "I hope ", "A or ",
 ]  # fmt: skip
 
 NUMBERS: list[Any] = [
@@ -87,7 +94,9 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of every value in a tree of lists and objects."""
     if path:
         yield path
-    for key, inner in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+    for key, inner in (
+        tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    ):
         yield from places(inner, (*path, key))
 
 
@@ -121,7 +130,9 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     """The file with a few bytes changed, cut, doubled or put in."""
     for _ in range(draw.randint(1, 3)):
         place, end = sorted((draw.randint(0, len(content)), draw.randint(0, len(content))))
-        piece = draw.choice([b"\xff", b"\0", b"\n", b'"', b",", b"{", b"[", b"\\ud800", b"9" * 5_000, b"[" * 3_000, b""])
+        piece = draw.choice(
+            [b"\xff", b"\0", b"\n", b'"', b",", b"{", b"[", b"\\ud800", b"9" * 5_000, b"[" * 3_000, b""]
+        )
         how = draw.randrange(4)
         if how == 0:
             content = content[:place] + piece + content[place + 1 :]
@@ -144,7 +155,13 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     ],
     "choice": [
         {"id": 1, "question": "Which?", "answer": "A", "options": ["red", "blue"], "rationale": "So (A)."},
-        {"id": 2, "question": "Who?", "answer": 1, "options": {"text": ["x", "y"], "label": ["A", "B"]}, "rationale": "B."},
+        {
+            "id": 2,
+            "question": "Who?",
+            "answer": 1,
+            "options": {"text": ["x", "y"], "label": ["A", "B"]},
+            "rationale": "B.",
+        },
     ],
     "yes-no": [
         {"id": 1, "question": "Is it?", "answer": "yes", "rationale": "It is. So the answer is yes."},
@@ -154,7 +171,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"id": 1, "question": "Spell it.", "answer": "nk", "rationale": 'It is "nk".'},
         {"id": 2, "question": "And now?", "answer": "Ann", "rationale": "The answer is Ann."},
     ],
-}  # fmt: skip
+}
 
 ENDINGS = ["jsonl", "jsonl", "json", "json", "csv", "tsv", "parquet"]
 
@@ -200,7 +217,7 @@ def _parquet(rows: list[dict[str, Any]], names: list[str]) -> bytes:
 
 
 def record(draw: random.Random, folder: Path) -> None:
-    """One changed record in a file: as data with its rationales graded, as rationales, or as demonstrations."""
+    """One changed record in a file: as data, graded; as rationales; or as demonstrations."""
     kind: Any = draw.choice(list(ROWS))
     rows: Any = ROWS[kind]
     for _ in range(draw.randint(0, 3)):
@@ -226,7 +243,9 @@ def record(draw: random.Random, folder: Path) -> None:
     elif use == 1:
         good = folder / "good.jsonl"
         good.write_bytes(written(ROWS[kind], "jsonl"))
-        grade_file(path, task.model_copy(update={"train": str(good)}), 0, keep="correct", drop_false_equations=True)
+        grade_file(
+            path, task.model_copy(update={"train": str(good)}), 0, keep="correct", drop_false_equations=True
+        )
     else:
         splits = load_splits(task, 0)
         given = [Completion(one.problem_id, one.number, one.text) for one in splits.given]
@@ -239,7 +258,14 @@ def record(draw: random.Random, folder: Path) -> None:
 
 TASK: dict[str, Any] = {"name": "coin-flip", "train": 5, "dev": 1, "test": 2, "parameters": {"people": 2}}
 PRICES = {"usd_per_million_input": 1, "usd_per_million_output": 2}
-TRAIN = {"epochs": 1, "learning_rate": 3e-4, "clip": 1.0, "warmup": 0.1, "choose": "last", "checkpoints": "epoch"}
+TRAIN = {
+    "epochs": 1,
+    "learning_rate": 3e-4,
+    "clip": 1.0,
+    "warmup": 0.1,
+    "choose": "last",
+    "checkpoints": "epoch",
+}
 RECIPES: list[dict[str, Any]] = [
     {"name": "x", "task": TASK, "student": {"method": "answers-only", "train": TRAIN}},
     {
@@ -247,45 +273,72 @@ RECIPES: list[dict[str, Any]] = [
         "task": TASK,
         "teacher": {"kind": "offline", "wrong_answer": 0.1, "prompt": {"system": "s", "instruction": "i"}},
         "rationales": {"per_problem": 2, "temperature": 0.7, "keep": "correct"},
-        "mentors": {"large": {"model": "tiny-causal-s", "rationales": 2, "writes": {"per_problem": 2, "top_k": 5}}},
+        "mentors": {
+            "large": {"model": "tiny-causal-s", "rationales": 2, "writes": {"per_problem": 2, "top_k": 5}}
+        },
         "student": {"model": "tiny-causal-xs", "seeds": [0, 1], "train": TRAIN},
         "students": {
             "a": {"method": "finetune-cot", "settings": {"rationales": 1}},
-            "b": {"method": "mentor-kd", "settings": {"mentor": "large", "kl_weight": 0.3, "temperature": 2.0}},
+            "b": {
+                "method": "mentor-kd",
+                "settings": {"mentor": "large", "kl_weight": 0.3, "temperature": 2.0},
+            },
         },
         "exam": {"max_tokens": 32, "votes": 3, "temperature": 0.7, "batch_size": 8},
     },
     {
         "name": "x",
         "seed": 3,
-        "task": {"kind": "number", "train": "data.jsonl", "test": "exam.jsonl", "dev": 0, "columns": {"id": "id"}},
-        "teacher": {"kind": "api", "base_url": "http://127.0.0.1:9", "model": "m", "prices": PRICES, "max_cost_usd": 1},
-        "student": {"method": "finetune-cot", "model": "tiny-seq2seq", "lora": {"r": 2, "alpha": 4}, "format": "arrow"},
+        "task": {
+            "kind": "number",
+            "train": "data.jsonl",
+            "test": "exam.jsonl",
+            "dev": 0,
+            "columns": {"id": "id"},
+        },
+        "teacher": {
+            "kind": "api",
+            "base_url": "http://127.0.0.1:9",
+            "model": "m",
+            "prices": PRICES,
+            "max_cost_usd": 1,
+        },
+        "student": {
+            "method": "finetune-cot",
+            "model": "tiny-seq2seq",
+            "lora": {"r": 2, "alpha": 4},
+            "format": "arrow",
+        },
     },
     {
         "name": "x",
         "task": TASK,
         "teacher": {"kind": "given", "source": "s"},
-        "student": {"method": "finetune-cot", "prompt": {"template": "Q: {question}\nA:\n", "examples": {"k": 2}}},
+        "student": {
+            "method": "finetune-cot",
+            "prompt": {"template": "Q: {question}\nA:\n", "examples": {"k": 2}},
+        },
     },
-]  # fmt: skip
+]
 
 LINES = [
-    "? [a]\n: 1", "a: &a [*a]", "b: *nowhere", "no: 1", "010: 1", "x: !!bool x", "x: !!int ''", "x: !!python/name:os.system",
-    "<<: 3", "<<: [1]", "x: 2024-13-45", "x: 1:1:1", "x: 0x" + "f" * 90, "x: " + "[" * 2_000, "--- \n", "...", "%YAML 9.9",
-    "x: !!binary é", "\tx: 1", "x: |\n", "'", "- x", "x: {", "base: r.yaml", "base: nowhere.yaml", "base: /dev/zero",
+    "? [a]\n: 1", "a: &a [*a]", "b: *nowhere", "no: 1", "010: 1", "x: !!bool x", "x: !!int ''",
+    "x: !!python/name:os.system", "<<: 3", "<<: [1]", "x: 2024-13-45", "x: 1:1:1", "x: 0x" + "f" * 90,
+    "x: " + "[" * 2_000, "--- \n", "...", "%YAML 9.9", "x: !!binary é", "\tx: 1", "x: |\n", "'", "- x",
+    "x: {", "base: r.yaml", "base: nowhere.yaml", "base: /dev/zero",
     "a0: &a0 [1, 1]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)),
 ]  # fmt: skip
 
 SETTINGS = [
-    "name", "seed", "task.train", "task.dev", "task.parameters.people", "teacher", "teacher.kind", "rationales.per_problem",
-    "student.train.epochs", "student.train.learning_rate", "student.seeds", "student.model", "student.method", "students",
-    "student.settings", "mentors", "mentor.model", "exam.votes", "exam.temperature", "student.lora", "student.prompt.template",
+    "name", "seed", "task.train", "task.dev", "task.parameters.people", "teacher", "teacher.kind",
+    "rationales.per_problem", "student.train.epochs", "student.train.learning_rate", "student.seeds",
+    "student.model", "student.method", "students", "student.settings", "mentors", "mentor.model",
+    "exam.votes", "exam.temperature", "student.lora", "student.prompt.template",
 ]  # fmt: skip
 
 
 def recipe(draw: random.Random, folder: Path) -> None:
-    """One changed recipe: in its settings, its text, its bytes or on the command line; up to the preflight."""
+    """One changed recipe: in its settings, text, bytes or on the command line; up to the preflight."""
     tree: Any = draw.choice(RECIPES)
     for _ in range(draw.randint(0, 2)):
         with suppress(IndexError):
@@ -303,7 +356,9 @@ def recipe(draw: random.Random, folder: Path) -> None:
     path = folder / "r.yaml"
     path.write_bytes(content)
     for name in ("data", "exam"):
-        (folder / f"{name}.jsonl").write_bytes(written([{**ROWS["number"][0], "question": f"{name}?"}], "jsonl"))
+        (folder / f"{name}.jsonl").write_bytes(
+            written([{**ROWS["number"][0], "question": f"{name}?"}], "jsonl")
+        )
     overrides = []
     if draw.random() < 0.3:
         shown = draw.choice([json.dumps(value(draw)), draw.choice(LINES).partition(": ")[2], text(draw)])
@@ -348,7 +403,7 @@ def _limited() -> Iterator[None]:
         raise _Hangs
 
     former = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 4 * SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, HANGS)
     try:
         yield
     finally:

@@ -54,5 +54,7 @@ def test_a_hang_and_a_slow_trial_are_seen(monkeypatch: pytest.MonkeyPatch) -> No
             pass
 
     monkeypatch.setattr(mutations, "SECONDS", 0.1)
+    monkeypatch.setattr(mutations, "HANGS", 0.5)
     assert run(hangs, "x", 0, range(1), Found()).failures == ["x:0: hangs"]
+    monkeypatch.setattr(mutations, "HANGS", 60.0)
     assert "took" in run(slow, "x", 0, range(1), Found()).failures[0]

@@ -1,4 +1,4 @@
-"""Models that hard use has found: code from elsewhere, sizes that build for hours, weights that are pickles."""
+"""Models that hard use has found: code from elsewhere, sizes that build for hours, pickles."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def change(file: Path, **settings: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
 
-# --- what is explained, and what is not (A27) ----------------------------------------------------------------
+# --- what is explained, and what is not (A27) ------------
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,20 @@ def test_a_lack_of_memory_is_one_sentence(limbeck: Limbeck, monkeypatch: pytest.
 
     monkeypatch.setattr(actions, "export", hungry)
     answer = limbeck("export", "model", "--out", "out")
-    assert answer.status == 1 and answer.err.startswith("limbeck: out of memory (") and "unexpected" not in answer.err
+    assert (
+        answer.status == 1
+        and answer.err.startswith("limbeck: out of memory (")
+        and "unexpected" not in answer.err
+    )
 
 
-# --- code from elsewhere (A28) -------------------------------------------------------------------------------
+# --- code from elsewhere (A28) ------------
 
 
 @pytest.mark.parametrize("setting", ["attn_implementation", "_attn_implementation", "experts_implementation"])
-@pytest.mark.parametrize("value", ["org/repo", "org/repo:kernel", "paged|org/repo", {"": "sdpa", "text_config": "a/b"}])
+@pytest.mark.parametrize(
+    "value", ["org/repo", "org/repo:kernel", "paged|org/repo", {"": "sdpa", "text_config": "a/b"}]
+)
 def test_a_config_cannot_fetch_code(folder: Path, setting: str, value: object) -> None:
     change(folder / "config.json", **{setting: value})
     for read in (load, read_config):
@@ -94,13 +100,13 @@ def test_code_is_refused_in_a_part_of_a_config_and_where_its_package_is_missing(
     with pytest.raises(ModelError, match="code from elsewhere"):
         read_config(folder)
     change(folder / "config.json", text_config=None, attn_implementation="flash_attention_2")
-    with pytest.raises(ModelError, match="code from elsewhere .attn_implementation: flash_attention_2"):
+    with pytest.raises(ModelError, match=r"code from elsewhere .attn_implementation: flash_attention_2"):
         read_config(folder)
     change(folder / "config.json", attn_implementation="eager")
     assert load(folder, device="cpu").model.config._attn_implementation == "eager"
 
 
-# --- sizes (A22) ---------------------------------------------------------------------------------------------
+# --- sizes (A22) ------------
 
 
 @pytest.mark.parametrize("setting", ["num_hidden_layers", "num_experts", "num_labels"])
@@ -122,7 +128,7 @@ def test_a_pipe_in_a_model_folder_is_refused(folder: Path, name: str) -> None:
         load(folder)
 
 
-LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+LOOPS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
 
 
 def test_a_chat_template_with_nested_loops_is_refused_within_seconds(folder: Path) -> None:
@@ -134,7 +140,7 @@ def test_a_chat_template_with_nested_loops_is_refused_within_seconds(folder: Pat
     assert time.monotonic() - clock < 10
 
 
-# --- pickles -------------------------------------------------------------------------------------------------
+# --- pickles ------------
 
 
 def pickled(folder: Path, names: list[str]) -> dict[str, torch.Tensor]:
@@ -158,12 +164,16 @@ def pickled(folder: Path, names: list[str]) -> dict[str, torch.Tensor]:
         ["model.pth"],
     ],
 )
-def test_pickled_weights_are_refused_and_converted(folder: Path, tmp_path: Path, limbeck: Limbeck, names: list[str]) -> None:
+def test_pickled_weights_are_refused_and_converted(
+    folder: Path, tmp_path: Path, limbeck: Limbeck, names: list[str]
+) -> None:
     before = load(folder, device="cpu").model.state_dict()
     weights = pickled(folder, names)
     with pytest.raises(ModelError) as caught:
         load(folder)
-    assert f"could hold code; turn its weights into safetensors with: limbeck convert {folder} --out" in str(caught.value)
+    assert f"could hold code; turn its weights into safetensors with: limbeck convert {folder} --out" in str(
+        caught.value
+    )
     answer = limbeck("convert", folder, "--out", tmp_path / "new")
     assert answer.status == 0, answer.err
     assert not list((tmp_path / "new").glob("*.[bp][it][nh]")), "no pickle is copied"
@@ -198,7 +208,11 @@ def test_code_in_a_pickle_is_never_run(folder: Path, tmp_path: Path, limbeck: Li
     pickled(folder, ["pytorch_model.bin"])
     torch.save({"a": Bomb(tmp_path / "ran")}, folder / "pytorch_model.bin")
     answer = limbeck("convert", folder, "--out", tmp_path / "new")
-    assert answer.status == 2 and "cannot be read as weights only" in answer.err and "\n" not in answer.err.strip()
+    assert (
+        answer.status == 2
+        and "cannot be read as weights only" in answer.err
+        and "\n" not in answer.err.strip()
+    )
     assert not (tmp_path / "ran").exists() and not (tmp_path / "new").exists()
 
 
@@ -210,7 +224,11 @@ def test_what_cannot_be_converted_is_named(folder: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="parts are those of tensor parallel training"):
         convert(folder, tmp_path / "new")
     (folder / "consolidated.01.pth").unlink()
-    for content, says in (([1], "no tensors by name"), ({"step": 3}, "step is no tensor"), ({}, "no tensors")):
+    for content, says in (
+        ([1], "no tensors by name"),
+        ({"step": 3}, "step is no tensor"),
+        ({}, "no tensors"),
+    ):
         torch.save(content, folder / "consolidated.00.pth")
         with pytest.raises(ModelError, match=says):
             convert(folder, tmp_path / "new")
@@ -233,7 +251,7 @@ def test_a_pickled_adapter_is_refused_and_converted(folder: Path, tmp_path: Path
     assert load(tmp_path / "new", trainable=True, device="cpu").lora
 
 
-# --- devices (A29) -------------------------------------------------------------------------------------------
+# --- devices (A29) ------------
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this is a Mac")
@@ -245,10 +263,11 @@ def test_mps_is_a_device_that_this_machine_does_not_have(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ 1 / 0 }}", "{{ messages + 1 }}", "{{ range(10 ** 9) }}", "{{ messages[9].x }}", "{% for %}"]
+    "template",
+    ["{{ 1 / 0 }}", "{{ messages + 1 }}", "{{ range(10 ** 9) }}", "{{ messages[9].x }}", "{% for %}"],
 )
 def test_whatever_a_chat_template_raises_is_one_sentence(folder: Path, template: str) -> None:
     tokenizer = load(folder, device="cpu").tokenizer
     tokenizer.chat_template = template
-    with pytest.raises(ModelError, match="this model's chat template fails .*; use format plain"):
+    with pytest.raises(ModelError, match=r"this model's chat template fails .*; use format plain"):
         Asking("chat").text(tokenizer, Asking("chat").pieces(Problem(id="p", question="q?", answer="1")))

@@ -16,7 +16,11 @@ from transformers import AutoConfig, PretrainedConfig
 from limbeck.errors import ModelError
 from limbeck.files import refuse_special
 
-LIMITS = ((re.compile("layer|num_blocks|n_blocks"), 1_000), (re.compile("expert"), 10_000), (re.compile("label"), 10**6))
+LIMITS = (
+    (re.compile("layer|num_blocks|n_blocks"), 1_000),
+    (re.compile("expert"), 10_000),
+    (re.compile("label"), 10**6),
+)
 """What is built one by one, by what its name holds, and more of it than any model has."""
 
 KERNELS = "flash"

@@ -1,4 +1,4 @@
-"""Weights in PyTorch's older formats: pickles, which could hold code; read as weights only, written as safetensors.
+"""Weights that are pickles, which could hold code: read as weights only, written as safetensors.
 
 Read are `*.bin` and `*.pth`, whole or in parts: Hugging Face's `pytorch_model.bin` and
 `pytorch_model-00001-of-00002.bin`, and the `consolidated.00.pth` of models as their authors publish them.
@@ -103,7 +103,9 @@ def downloaded(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: no such folder, and not to be had from the hub ({first_line(error)})") from error
+        raise ModelError(
+            f"{name}: no such folder, and not to be had from the hub ({first_line(error)})"
+        ) from error
 
 
 def _tensors(file: Path) -> dict[str, torch.Tensor]:
@@ -114,7 +116,9 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
         if not is_explainable(error):
             raise
         reason = first_line(error)
-        raise ModelError(f"{file}: cannot be read as weights only ({reason}); get the weights again") from error
+        raise ModelError(
+            f"{file}: cannot be read as weights only ({reason}); get the weights again"
+        ) from error
     for wrapper in ("state_dict", "model", "module"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]

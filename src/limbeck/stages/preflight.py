@@ -1,7 +1,7 @@
 """What is looked at before the first stage, so that nothing is made or paid for in vain.
 
-The models' folders and configs, their tokenizers, the devices, the teacher's key and package, and room on the
-disk. What only finished stages need is not asked for: a finished run opens on a machine without key and network.
+The models' folders and configs, their tokenizers, the devices, the teacher's key and package, and room on
+the disk. What only finished stages need is not asked for: a finished run opens without key and network.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def _check_teacher(context: Context) -> None:
         return
     _check_device("teacher", teacher.device)
     if is_from_scratch(teacher.model):
-        raise ModelError(f"teacher.model: {teacher.model} is made from scratch; name a model that was trained")
+        raise ModelError(
+            f"teacher.model: {teacher.model} is made from scratch; name a model that was trained"
+        )
     _check_model("teacher.model", teacher.model)
 
 

@@ -27,8 +27,8 @@ import yaml
 from pydantic import ValidationError
 
 from limbeck.errors import DataError, DiskError, LeakError
-from limbeck.safe_yaml import parse
 from limbeck.records import Demonstration, Problem, Rationale, first_problem
+from limbeck.safe_yaml import parse
 from limbeck.tasks.answers import AnswerKind, extract, split_answer
 from limbeck.tasks.options import list_options, options_in
 from limbeck.tasks.prompts import FORMATS, question_with_options

@@ -55,7 +55,9 @@ def _last_number(text: str) -> Number | None:
 
 
 def _first_number(text: str) -> Number | None:
-    return next((number for match in _NUMBER.finditer(_without_dates(text)) if (number := _number(match))), None)
+    return next(
+        (number for match in _NUMBER.finditer(_without_dates(text)) if (number := _number(match))), None
+    )
 
 
 def _candidates(text: str) -> list[re.Match[str]]:
@@ -154,7 +156,9 @@ def guess_number(text: str, options: Sequence[str]) -> str | None:
     start, _, value = last
     parts = bare.split("=")[1:]
     result = next((found[2] for part in reversed(parts) if (found := _first_number(part))), None)
-    if result not in (None, value) and any(number == result for _, _, number in numbers_in(_sentence_at(bare, start))):
+    if result not in (None, value) and any(
+        number == result for _, _, number in numbers_in(_sentence_at(bare, start))
+    ):
         value = result
     return write_number(value)
 

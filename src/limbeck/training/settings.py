@@ -44,12 +44,8 @@ class TrainSettings(Settings):
         lt=1,
         description="share of all steps in which the rate rises from 0",
     )
-    weight_decay: float = Field(
-        0.01, ge=0, description="of matrices; norms and biases are never decayed"
-    )
-    clip: float = Field(
-        1.0, ge=0, description="largest norm of the gradient; 0 does not clip"
-    )
+    weight_decay: float = Field(0.01, ge=0, description="of matrices; norms and biases are never decayed")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     max_length: int = Field(
         512,
         ge=2,
