@@ -17,9 +17,10 @@ The text of an error is one sentence: where, what is wrong, and how to fix it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-PACKAGE = str(Path(__file__).parent)
+PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 def first_line(error: BaseException) -> str:

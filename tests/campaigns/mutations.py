@@ -118,7 +118,7 @@ def changed(tree: Any, draw: random.Random) -> Any:
     elif how == 3 and isinstance(owner, dict):
         owner[draw.choice(list(owner))] = old
     elif how == 4:
-        for _ in range(draw.choice([5, 60, 400])):
+        for _ in range(draw.choice([5, 60, 200])):
             old = [old]
         owner[key] = old
     else:

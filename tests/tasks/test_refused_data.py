@@ -78,6 +78,24 @@ def test_a_damaged_parquet_file_is_no_fault_of_the_disk(tmp_path: Path) -> None:
             assert "not a readable parquet file" in str(error) or "cannot be read" in str(error)
 
 
+def test_a_parquet_file_whose_column_names_are_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["a?"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"question", b"quest\xffon"))
+    assert "not a readable parquet file" in refusal(path)
+
+
+def test_a_value_in_very_many_lists_is_named_at_any_depth(tmp_path: Path) -> None:
+    """What Python can still read it cannot always write again."""
+    path = tmp_path / "data.jsonl"
+    for depth in range(400, 1_100):
+        path.write_text('{"question": ' + "[" * depth + "]" * depth + "}\n")
+        try:
+            list(read_rows(path))
+        except DataError as error:
+            assert "nested too deeply" in str(error)
+
+
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "tsv", "parquet"])
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 def test_a_pipe_or_a_device_is_no_data(tmp_path: Path, ending: str) -> None:

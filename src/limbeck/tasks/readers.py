@@ -164,6 +164,8 @@ def _object(place: str, row: object) -> Placed:
         raise DataError(
             place, "holds half a character (a lone surrogate such as \\ud800); fix or remove it"
         ) from None
+    except RecursionError:
+        raise DataError(place, "values are nested too deeply; fix it there") from None
     return place, row
 
 
@@ -220,7 +222,7 @@ def _parquet(file: Path) -> Iterator[Placed]:
             for batch in table.iter_batches():
                 columns = [_values(file, name, batch.column(name)) for name in names]
                 rows += [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ArithmeticError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, MemoryError):
             raise
         raise DataError(file, f"not a readable parquet file ({first_line(error)}); write it again") from None
