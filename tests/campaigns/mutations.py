@@ -39,8 +39,8 @@ from limbeck.tasks.sources import load_splits
 SECONDS = 5.0
 """Of processor time, for one trial."""
 
-HANGS = 20.0
-"""Seconds after which a trial is ended."""
+HANGS = 120.0
+"""Seconds after which a trial is ended; a busy machine may stand still for some."""
 
 LONGEST_SENTENCE = 1_000
 
@@ -274,7 +274,7 @@ RECIPES: list[dict[str, Any]] = [
         "teacher": {"kind": "offline", "wrong_answer": 0.1, "prompt": {"system": "s", "instruction": "i"}},
         "rationales": {"per_problem": 2, "temperature": 0.7, "keep": "correct"},
         "mentors": {
-            "large": {"model": "tiny-causal-s", "rationales": 2, "writes": {"per_problem": 2, "top_k": 5}}
+            "large": {"model": "tiny-causal-s", "rationales": 2, "writes": {"per_problem": 3, "top_k": 5}}
         },
         "student": {"model": "tiny-causal-xs", "seeds": [0, 1], "train": TRAIN},
         "students": {
@@ -313,10 +313,10 @@ RECIPES: list[dict[str, Any]] = [
     {
         "name": "x",
         "task": TASK,
-        "teacher": {"kind": "given", "source": "s"},
+        "teacher": {"kind": "offline", "exam": False},
         "student": {
             "method": "finetune-cot",
-            "prompt": {"template": "Q: {question}\nA:\n", "examples": {"k": 2}},
+            "prompt": {"template": "{examples}\n\nQ: {question}\nA:\n", "examples": {"k": 2}},
         },
     },
 ]
@@ -337,6 +337,16 @@ SETTINGS = [
 ]  # fmt: skip
 
 
+def in_folder(content: bytes, folder: Path) -> Path:
+    """The recipe as a file, with the data that it names next to it."""
+    for number, name in enumerate(("data", "exam")):
+        row = {**ROWS["number"][0], "question": f"{name}?", "id": number}
+        (folder / f"{name}.jsonl").write_bytes(written([row], "jsonl"))
+        content = content.replace(f"{name}.jsonl".encode(), str(folder / f"{name}.jsonl").encode())
+    (folder / "r.yaml").write_bytes(content)
+    return folder / "r.yaml"
+
+
 def recipe(draw: random.Random, folder: Path) -> None:
     """One changed recipe: in its settings, text, bytes or on the command line; up to the preflight."""
     tree: Any = draw.choice(RECIPES)
@@ -353,12 +363,7 @@ def recipe(draw: random.Random, folder: Path) -> None:
         content = "\n".join(lines).encode("utf-8", "replace")
     if draw.random() < 0.2:
         content = damaged(content, draw)
-    path = folder / "r.yaml"
-    path.write_bytes(content)
-    for name in ("data", "exam"):
-        (folder / f"{name}.jsonl").write_bytes(
-            written([{**ROWS["number"][0], "question": f"{name}?"}], "jsonl")
-        )
+    path = in_folder(content, folder)
     overrides = []
     if draw.random() < 0.3:
         shown = draw.choice([json.dumps(value(draw)), draw.choice(LINES).partition(": ")[2], text(draw)])

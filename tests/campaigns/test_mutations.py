@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from limbeck.errors import DataError, DiskError, TeacherError
+from limbeck.opening import Request, open_context, prepare
 
 from . import mutations
 from .mutations import TRIALS, Found, run
@@ -17,6 +19,13 @@ def test_whatever_is_changed_is_read_or_refused_in_one_sentence(name: str, size:
     found = run(TRIALS[name], name, 0, range(size), Found())
     assert found.failures == []
     assert found.outcomes["read"] > size // 100 and found.outcomes.total() == size
+
+
+@pytest.mark.parametrize("tree", mutations.RECIPES, ids=["plain", "mentor", "files", "shots"])
+def test_every_recipe_is_good_before_it_is_changed(tree: object, tmp_path: Path) -> None:
+    path = mutations.in_folder(yaml.safe_dump(tree).encode(), tmp_path)
+    with open_context(path, [], Request(out=tmp_path / "run")) as (context, chosen):
+        prepare(context, chosen, trains=False)
 
 
 def test_a_trial_follows_from_its_number(tmp_path: Path) -> None:
