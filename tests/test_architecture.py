@@ -11,7 +11,19 @@ SOURCE = Path(__file__).parent.parent / "src" / "limbeck"
 
 # From the ground up; a module imports from its own floor or a lower one.
 FLOORS = [
-    {"errors", "files", "records", "exam_facts", "objectives", "progress", "ranks", "statistics"},
+    {
+        "errors",
+        "settings",
+        "safe_yaml",
+        "time_limit",
+        "files",
+        "records",
+        "exam_facts",
+        "objectives",
+        "progress",
+        "ranks",
+        "statistics",
+    },
     {"recipe", "old_runs", "run_folder", "tasks", "lm"},
     {"rationales", "rationale_files", "exam", "training", "soft_labels", "published", "report"},
     {"stages"},

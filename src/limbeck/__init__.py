@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck.actions import claims, collect, compare, evaluate, export, extract, grade, run
+    from limbeck.actions import claims, collect, compare, convert, evaluate, export, extract, grade, run
     from limbeck.recipe import load_recipe
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "claims",
     "collect",
     "compare",
+    "convert",
     "evaluate",
     "export",
     "extract",

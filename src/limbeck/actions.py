@@ -77,7 +77,7 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
     from limbeck import stages
 
     with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
-        prepare(context, chosen)
+        prepare(context, chosen, trains=False)
         return stages.rationales(context).stage.folder
 
 
@@ -254,6 +254,30 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | N
     return extract_answer(kind, text, options).answer
 
 
+def convert(model: Path | str, out: Path | str) -> Path:
+    """A copy of a model folder, its weights in `.bin` or `.pth` turned into safetensors without running code.
+
+    Args:
+        model: a folder, or a model's name on the hub.
+        out: the new folder.
+
+    Raises:
+        InputError: `out` is there already, or there are no weights to convert.
+    """
+    from limbeck.lm.pickles import convert as convert_folder
+    from limbeck.lm.pickles import downloaded
+
+    _refuse_filled(Path(out))
+    folder = Path(model).expanduser()
+    convert_folder(folder if folder.is_dir() else downloaded(str(model)), Path(out))
+    return Path(out)
+
+
+def _refuse_filled(folder: Path) -> None:
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already; name a new folder with --out")
+
+
 def export(model: Path | str, out: Path | str) -> Path:
     """An ordinary model folder from a student's: an adapter is merged into its base.
 
@@ -264,7 +288,7 @@ def export(model: Path | str, out: Path | str) -> Path:
     from limbeck.lm.saving import export as export_folder
 
     folder = Path(out)
-    if ranks.main() and folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise InputError(f"{out}: is there already; name a new folder with --out")
+    if ranks.main():
+        _refuse_filled(folder)
     export_folder(Path(model_folder(str(model))), folder)
     return folder

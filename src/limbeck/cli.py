@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from limbeck.errors import DiskError, InputError, LimbeckError
+from limbeck.errors import DiskError, InputError, LimbeckError, first_line, out_of_memory
 from limbeck.opening import model_folder
 
 INTERRUPTED = 130
@@ -95,6 +95,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if out_of_memory(error):
+            fix = "take a smaller model, batch or file, or a machine with more"
+            print(f"limbeck: out of memory ({first_line(error)}); {fix}", file=sys.stderr)
+            sys.exit(1)
         print(f"limbeck: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
         sys.exit(1)
 
@@ -252,7 +256,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Above 1: the majority of this many sampled answers.")
     ] = None,
     form: FormatName = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
 ) -> None:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
     from limbeck import actions, ranks, report
@@ -283,6 +287,17 @@ def export(
     from limbeck import actions
 
     print(f"model: {actions.export(model, out)}")
+
+
+@app.command()
+def convert(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a name on the hub.")],
+    out: Annotated[Path, typer.Option("--out", help="The new model folder.")],
+) -> None:
+    """Turn weights in .bin or .pth into safetensors; no code in them is run."""
+    from limbeck import actions
+
+    print(f"model: {actions.convert(model, out)}")
 
 
 @app.command()
@@ -346,7 +361,7 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     max_tokens: Annotated[int, typer.Option(min=1, help="At most this many new tokens.")] = 512,
     form: FormatName = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
 ) -> None:
     """Ask a student one question and print its reasoning."""
     from limbeck.exam import answer_one

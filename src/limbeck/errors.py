@@ -17,13 +17,56 @@ The text of an error is one sentence: where, what is wrong, and how to fix it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+PACKAGE = f"{Path(__file__).parent}{os.sep}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or what kind it is where it has none; short."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:;")[:200]
+
+
+def is_explainable(error: BaseException) -> bool:
+    """Whether an error that a library raised about the user's input may be told as an error of that input.
+
+    Not where memory ran out, and not where our own code raised it: that is a bug, and must be seen as one.
+    Errors of ours explain themselves.
+    """
+    if isinstance(error, LimbeckError) or out_of_memory(error):
+        return False
+    if isinstance(error, AssertionError | NameError | SystemError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or not trace.tb_frame.f_code.co_filename.startswith(PACKAGE)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, that of the CPU in torch (a RuntimeError), or a GPU's."""
+    text = str(error).casefold()
+    words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, MemoryError) or any(word in text for word in words)
+
+
+LONGEST = 1_000
 
 
 class LimbeckError(Exception):
-    """Base of all; the command prints its text and exits with `exit_status`."""
+    """Base of all; the command prints its text and exits with `exit_status`.
+
+    A text of more than `LONGEST` characters loses its middle: what it quotes of a file may be very long.
+    """
 
     exit_status = 1
+
+    def __init__(self, text: str = "") -> None:
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST - 300]} … {text[-250:]}"
+        super().__init__(text)
 
 
 class InputError(LimbeckError):

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from limbeck.errors import DiskError, RunInUseError
+from limbeck.errors import DiskError, InputError, RunInUseError
 
 BLOCK = 1 << 16
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device or a socket: reading it may never end, and never gives the same twice.
+
+    What is not there is left to whoever opens it.
+
+    Raises:
+        InputError: naming the path.
+    """
+    with suppress(OSError, ValueError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path}: a pipe or a device, not a file; write its content to a file")
 
 
 @contextmanager

@@ -97,18 +97,21 @@ def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]
         raise RecipeError(f"--until {until}: there is no such stage; choose one of {known}")
 
 
-def prepare(context: Context, chosen: Mapping[str, Chosen]) -> None:
-    """Make the problems, refuse what must fail, and only then write the recipe into the run folder.
+def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = True) -> None:
+    """Refuse what must fail, make the problems, and only then write the recipe into the run folder.
 
-    So a refused recipe leaves the folder's own in place.
+    So a refused recipe leaves the folder's own in place. `trains` False: only the teacher is asked.
     """
     from limbeck.stages.checks import check
+    from limbeck.stages.preflight import preflight
     from limbeck.stages.problems import problems
 
     recipe = context.recipe
-    problems(context)
     uses = {name: found.uses for name, found in chosen.items()}
-    check(context, {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels})
+    pairs = {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels}
+    preflight(context, pairs, trains=trains)
+    problems(context)
+    check(context)
     if recipe.students:
         for idle in sorted(recipe.mentors.keys() - {used.mentor for used in uses.values()}):
             context.run.say(f"mentors.{idle}: no student learns from it, so it is not trained")

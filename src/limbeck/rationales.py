@@ -198,7 +198,8 @@ def _reason(rationale: Rationale, keep: Keep, drop_false_equations: bool) -> str
 
 
 _NUMBER = r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?"
-_ALONE = r"(?<![\w.+*/×÷−-])(?<![+*/×÷=−-] )"  # no sign before: the first term of its equation
+_GROUP = r"(?!(?<=\d,)\d{3}(?!\d))"  # not the middle of 1,234,567: each group would be tried to the end
+_ALONE = rf"(?<![\w.+*/×÷−-])(?<![+*/×÷=−-] ){_GROUP}"  # no sign before: the first term of its equation
 _EQUATION = re.compile(rf"{_ALONE}({_NUMBER}) ?([-+*/×x÷−]) ?({_NUMBER}) ?= ?\$?({_NUMBER})(?![\d.]*[\d%])")
 
 

@@ -10,32 +10,49 @@ recipe over another one, so that a variation only says what differs.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, model_validator
 
-from limbeck.errors import DiskError, RecipeError
+from limbeck.errors import RecipeError
 from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import LoraSettings
 from limbeck.protocol.settings import ClaimsSettings
+from limbeck.safe_yaml import parse, read_yaml
+from limbeck.settings import Settings as Settings
 from limbeck.tasks.settings import PromptSettings, TaskSettings
 from limbeck.training.settings import TrainSettings
 
-NAME = r"^\w[\w.-]*$"
+LONGEST_NAME = 200
+"""Bytes. File systems hold 255; what is half written adds an ending."""
+
+
+def _fits_a_folder(name: str) -> str:
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"names a folder and has {len(name.encode())} bytes; use at most {LONGEST_NAME}")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(_fits_a_folder)]
 """Names become folders, so none may be `.` or `..`."""
+
+
+def _are_different_folders(named: Mapping[str, Any]) -> Mapping[str, Any]:
+    seen: dict[str, str] = {}
+    for name in named:
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise ValueError(f"{other} and {name} would be one folder on macOS and Windows; rename one")
+    return named
+
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-Device = Literal["auto", "cpu", "cuda"]
-
-
-class Settings(BaseModel):
-    """Base of the recipe's parts: immutable, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class OfflineTeacherSettings(Settings):
@@ -68,7 +85,9 @@ class LocalTeacherSettings(Settings):
     kind: Literal["local"] = "local"
     model: str = Field(description="name or folder of the model")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    device: Device = Field("auto", description='"auto", "cpu" or "cuda"; CUDA_VISIBLE_DEVICES says which')
+    device: Device = Field(
+        "auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"'
+    )
     prompt: PromptSettings = PromptSettings()
     exam: bool = Field(True, description="examine the teacher on the test split too")
 
@@ -131,7 +150,9 @@ class LearnerSettings(Settings):
     prompt: PromptSettings = Field(PromptSettings(), description="of training and of every exam")
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Device = Field("auto", description='"auto", "cpu" or "cuda"; CUDA_VISIBLE_DEVICES says which')
+    device: Device = Field(
+        "auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"'
+    )
     train: TrainSettings = TrainSettings()
 
     @model_validator(mode="after")
@@ -190,13 +211,15 @@ class MentorSettings(LearnerSettings):
 class Recipe(Settings):
     """Everything a run depends on."""
 
-    name: str = Field(pattern=NAME, description="names the run folder; letters, digits, . _ -")
+    name: Name = Field(description="names the run folder; letters, digits, . _ -")
     seed: Seed = Field(0, description="of problems, teacher and selection (students have their own)")
     task: TaskSettings
     teacher: TeacherSettings = OfflineTeacherSettings()
     rationales: RationaleSettings = RationaleSettings()
-    mentors: Mapping[Annotated[str, Field(pattern=NAME)], MentorSettings] = Field(default_factory=dict)
-    students: Mapping[Annotated[str, Field(pattern=NAME)], StudentSettings] = Field(
+    mentors: Annotated[Mapping[Name, MentorSettings], AfterValidator(_are_different_folders)] = Field(
+        default_factory=dict
+    )
+    students: Annotated[Mapping[Name, StudentSettings], AfterValidator(_are_different_folders)] = Field(
         default_factory=dict, description="none: only the mentors are trained"
     )
     exam: ExamSettings = ExamSettings()
@@ -271,67 +294,16 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _merged(_with_base(below, chain), raw)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file; a key given twice is an error; the last one does not win."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            raw = _apart(yaml.load(stream, Loader=_Loader))  # a SafeLoader
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path}: not a UTF-8 text file; a recipe is YAML") from None
-    except (ValueError, AttributeError, RecursionError) as error:  # dates and numbers that are none
-        raise RecipeError(f"{path}: a value cannot be read ({_short(error)}); put it in quotes") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"{path}:{line}: {error.problem}; fix the YAML there") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not a YAML text file ({type(error).__name__})") from None
-    except OSError as error:
-        if isinstance(error, FileNotFoundError | IsADirectoryError):
-            raise RecipeError(f"{path}: no such recipe file; check the path") from None
-        raise DiskError(path, error) from error
-    if not isinstance(raw, dict):
-        raise RecipeError(
-            f"{path}: a recipe is a mapping of settings, such as `name: demo`; see recipes/demo.yaml"
-        )
-    return raw
-
-
-def _apart(value: Any) -> Any:
-    """A copy in which an anchor's aliases are values of their own: `--set` must change only one of them."""
-    if isinstance(value, dict):
-        return {key: _apart(inner) for key, inner in value.items()}
-    return [_apart(inner) for inner in value] if isinstance(value, list) else value
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice in one mapping."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key.start_mark)
-        if key.value in seen:
-            problem = f"the key {key.value!r} is here twice"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-        seen.add(key.value)
-    loader.flatten_mapping(node)  # merge keys (<<) bring what the mapping itself may override
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def _override(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
         raise RecipeError(f"--set {override}: write it as --set part.setting=value")
     try:
-        value = yaml.load(text, Loader=_Loader) if text else None
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        raise RecipeError(f"--set {override}: the value is not YAML ({_short(error)}); quote it") from None
+        value = parse(text) if text else None
+    except yaml.YAMLError as error:
+        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else _short(error)
+        raise RecipeError(f"--set {override}: the value is not YAML ({problem}); quote it") from None
     place = raw
     for key in keys[:-1]:
         inner = place.get(key)
@@ -399,7 +371,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     tags = {"offline", "api", "local", "given", "generated", "files"}
     where = ".".join(
-        " ".join(str(part).split()) for part in first["loc"] if part not in tags and "[" not in str(part)
+        " ".join(str(part).split())[:60] for part in first["loc"] if part not in tags and "[" not in str(part)
     )
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
@@ -410,7 +382,9 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     given = first["input"]
     secret = where.startswith("teacher")  # a key may be anywhere there, most likely in the wrong place
     shown = (
-        f" (given: {given!r})" if isinstance(given, str | int | float | bool | None) and not secret else ""
+        f" (given: {repr(given)[:60]})"
+        if isinstance(given, str | int | float | bool | None) and not secret
+        else ""
     )
     return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}"
 

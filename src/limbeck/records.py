@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from limbeck.errors import DataError, DiskError
-from limbeck.files import whole_file
+from limbeck.files import refuse_special, whole_file
 
 
 class Record(BaseModel):
@@ -163,6 +163,7 @@ def read_jsonl(path: Path, kind: type[R], *, torn_tail: bool = False) -> Iterato
 
 def numbered_lines(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number, text) of the non-empty lines of a UTF-8 file."""
+    refuse_special(path)
     try:
         with path.open(encoding="utf-8", newline="\n") as stream:
             for number, line in enumerate(stream, start=1):

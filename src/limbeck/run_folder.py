@@ -244,7 +244,7 @@ class Run:
         return ranks.share(ranks.main() and self._is_done(name, plan, inputs))
 
     def _is_done(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> bool:
-        if self._is_again(name):
+        if self.is_again(name):
             return False
         mark = _mark(name, plan, inputs)
         state = _read_state(self.folder / name)
@@ -300,7 +300,7 @@ class Run:
         self._make_room(name, plan, inputs, mark)
         state = _read_state(folder)
         times = state.get("again", 0) if state else 0
-        if state and self._is_again(name):
+        if state and self.is_again(name):
             self._retire(name, mark[:12])
             self.say(f"{name}: runs again, as asked; the former result is in old/")
             state, times = None, times + 1
@@ -341,7 +341,7 @@ class Run:
             write_json(stage.folder / "stage.json", finished)
             self.say(f"{stage.name}: done in {seconds:.1f} s")
 
-    def _is_again(self, name: str) -> bool:
+    def is_again(self, name: str) -> bool:
         """Whether the stage is to be done again; once per run, though it may come up twice."""
         return name not in self._came and any(_below(name, wanted) for wanted in self._again)
 
@@ -631,9 +631,24 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _read_state(folder: Path) -> dict[str, Any] | None:
+    """A stage's `stage.json`; None where there is none, or one that no version of Limbeck writes."""
     state = read_json(folder / "stage.json") or {}
-    whole = {"state", "fingerprint"} <= state.keys() and (old_runs.is_old(state) or "id" in state)
-    return state if whole else None
+    needed = {"state", "fingerprint", *(() if old_runs.is_old(state) else ("id", "plan", "inputs"))}
+    typed = all(isinstance(state[name], kind) for name, kind in _SHAPE.items() if name in state)
+    if not (typed and needed <= state.keys()):
+        return None
+    plan, sizes = state.get("plan", _EMPTY), state.get("files", {})
+    whole = isinstance(plan.get("settings"), dict) and isinstance(plan.get("version"), int)
+    return state if whole and all(isinstance(size, int) for size in sizes.values()) else None
+
+
+_EMPTY: dict[str, Any] = {"settings": {}, "version": 1}
+_SHAPE = {
+    **dict.fromkeys(("state", "fingerprint", "id", "limbeck", "name"), str),
+    **dict.fromkeys(("plan", "inputs", "files", "settings"), dict),
+    "again": int,
+}
+"""What the entries of a `stage.json` are; somebody may have edited one."""
 
 
 def _files(folder: Path) -> dict[str, int]:

@@ -328,7 +328,7 @@ def no_config(folder: Path) -> None:
         (own_code, "config.json cannot be read (The repository"),
         (truncated, "the weights cannot be read (Error while deserializing header"),
         (no_weights, "the weights cannot be read (Error no file named model.safetensors"),
-        (pickled, "the weights cannot be read (Error no file named model.safetensors"),
+        (pickled, "could hold code; turn its weights into safetensors with: limbeck convert"),
         (other_shapes, "the weights cannot be read ("),
         (more_layers, "the weights lack 9 tensors, such as model.layers.2.input_layernorm.weight"),
         (no_tokenizer, "the tokenizer cannot be read ("),

@@ -534,6 +534,16 @@ def seed_of(seed: int, request: Request) -> int:
     return int.from_bytes(hashlib.blake2b(parts, digest_size=4).digest(), "big") >> 1
 
 
+def check_ready(settings: ApiSettings) -> None:
+    """Refuse, before anything is done, a teacher that could not be asked.
+
+    Raises:
+        RecipeError: the key's variable is empty, or openai is not installed.
+    """
+    _secret(settings)
+    _openai()
+
+
 def _secret(settings: ApiSettings) -> str:
     """The key, or "" where none is needed."""
     if settings.key_env is None:

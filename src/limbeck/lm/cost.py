@@ -22,9 +22,10 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.settings import Settings
 
 if TYPE_CHECKING:
     from limbeck.lm.remember import Remembered
@@ -54,10 +55,8 @@ _OURS = {
 """Request parameters that extra_body may not hold."""
 
 
-class Prices(BaseModel):
+class Prices(Settings):
     """What a teacher charges; reasoning tokens are output. Zero is a price, for servers of your own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     usd_per_million_input: float = Field(ge=0, le=1e6, description="dollars per million prompt tokens")
     usd_per_million_output: float = Field(ge=0, le=1e6, description="dollars per million written tokens")
@@ -74,10 +73,8 @@ class Prices(BaseModel):
         ) / 1_000_000
 
 
-class ApiSettings(BaseModel):
+class ApiSettings(Settings):
     """Where the teacher is, how it is asked and what it charges."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     base_url: str = Field(description="address of the endpoint, such as http://localhost:8000/v1")
     model: str = Field(min_length=1, description="the model's name as the endpoint knows it")

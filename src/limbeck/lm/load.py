@@ -20,7 +20,6 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -30,7 +29,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as library_log
 
 from limbeck import ranks
-from limbeck.errors import ModelError, RecipeError
+from limbeck.errors import ModelError, RecipeError, first_line, is_explainable
+from limbeck.lm.configs import checked_config
+from limbeck.lm.pickles import CONVERT, refuse_pickles
 from limbeck.lm.settings import LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, read_tokenizer, seeded
 from limbeck.tasks.asking import about_model
@@ -103,7 +104,7 @@ def load(
         lora: put a new adapter on the model and freeze the rest; a saved adapter is first folded
             into its base model, unless `trainable`.
         dtype: of the weights; adapters on bfloat16 weights are kept in float32.
-        device: "auto" (the first GPU if there is one), "cpu", "cuda", "cuda:1".
+        device: "auto" (the first CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
         trainable: keep a saved adapter apart, to go on training it; `lora`, if given, must be what it
             was made with. Without a saved adapter nothing changes.
         name: what records call the model; None: `name_or_path`.
@@ -143,7 +144,28 @@ def read_config(name_or_path: str | Path) -> Any:
     if isinstance(place, Path) and (place / ADAPTER).exists():
         place = _place(_base_of(place, _adapter_config(place)))
     with quiet(isinstance(place, Path)), _explained(place, "config.json"):
-        return AutoConfig.from_pretrained(place, trust_remote_code=False)
+        return checked_config(place)
+
+
+def parameters_of(name_or_path: str | Path) -> int:
+    """How many parameters a model has, with those of an adapter's base; its weights are not read.
+
+    Raises:
+        ModelError: no such model, a broken folder, not a model that writes text, weights that are pickles.
+    """
+    place = _place(str(name_or_path))
+    if isinstance(place, Path) and (place / ADAPTER).exists():
+        refuse_pickles(place)
+        place = _place(_base_of(place, _adapter_config(place)))
+    config = read_config(place)
+    kind = _architecture(place, config)
+    if isinstance(place, Path):
+        refuse_pickles(place)
+        if not any(place.glob("*.safetensors")):
+            raise ModelError(f"{place}: there are no weights (*.safetensors); give a complete model folder")
+    with quiet(), _explained(place, "config.json"), torch.device("meta"):
+        model = kind.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _device(name: str) -> torch.device:
@@ -155,7 +177,11 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise RecipeError(f"device: {name!r} is not a device; write auto, cpu, cuda or cuda:1") from None
+        raise RecipeError(f"device: {name!r} is not a device; write auto, cpu, cuda, cuda:1 or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise RecipeError(f"device: {name} is not supported; write auto, cpu, cuda or mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RecipeError("device: mps is not there, it needs macOS on Apple silicon; write auto or cpu")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise RecipeError(f"device: {name} is not there, this machine shows {count} GPUs; write auto or cpu")
@@ -197,8 +223,10 @@ def _place(text: str) -> Path | str:
 def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None = None) -> tuple[Any, Any]:
     """An ordinary model and its tokenizer, on the CPU."""
     with _explained(place, "config.json"):
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        config = checked_config(place)
     kind = _architecture(place, config)
+    if isinstance(place, Path):
+        refuse_pickles(place)
     with _explained(place, "the weights"):
         safe = {"use_safetensors": True, "trust_remote_code": False}
         model, report = kind.from_pretrained(
@@ -299,6 +327,7 @@ def _with_adapter(
     if not merge and lora is not None:
         _same_adapter(folder, config, lora)
     base = _base_of(folder, config)
+    refuse_pickles(folder)
     own = (folder / "tokenizer_config.json").exists()
     model, tokenizer = _plain(_place(base), dtype, folder if own else None)
     with seeded(0), _explained(folder, "the adapter"), warnings.catch_warnings():
@@ -396,19 +425,18 @@ def _explained(place: Path | str, what: str) -> Iterator[None]:
     try:
         yield
     # Not a list of classes: the readers of configs, weights and tokenizers raise anything
-    # from OSError to their own classes, and every one of them means the same here.
+    # from OSError to their own classes. But a bug of ours and a lack of memory say nothing of the model.
     except Exception as error:
+        if not is_explainable(error):
+            raise
         reason = first_line(error)
         if isinstance(place, str) and "connect" in reason:
             here = "no folder of this name, and the model hub cannot be reached; give a model folder"
             raise ModelError(f"{place}: {here}") from error
+        if isinstance(place, str) and "safetensors" in reason and what == "the weights":
+            raise ModelError(f"{place}: has no safetensors weights; {CONVERT.format(place)}") from error
         fix = "give a complete model folder" if isinstance(place, Path) else "check the model's name"
         raise ModelError(f"{place}: {what} cannot be read ({reason}); {fix}") from error
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".:;")[:200]
 
 
 @contextmanager

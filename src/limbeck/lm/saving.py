@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig
 
 from limbeck import ranks
-from limbeck.errors import DiskError
+from limbeck.errors import DiskError, first_line
 from limbeck.files import whole_folder
-from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, first_line, load, quiet
+from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, load, quiet
 from limbeck.lm.local import stop_tokens
 from limbeck.tasks.asking import ABOUT, BASE_TEMPLATE, Asking, about_model
 from limbeck.tasks.chat_template import student_template

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from limbeck.settings import Settings
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(Settings):
     """A low-rank adapter (LoRA, arXiv 2106.09685) trained instead of all weights.
 
     The defaults are Mentor-KD's for its large models, on all linear layers
     instead of its queries and values only.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     r: int = Field(64, ge=1, description="rank")
     alpha: float = Field(32, gt=0, description="the adapter's output is scaled by alpha / r")

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from limbeck.settings import Settings
 from limbeck.statistics import ENOUGH
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Claim(_Settings):
+class Claim(Settings):
     """B is better than A, by more than a margin. `[a, b]` is short for it."""
 
     a: str = Field(description='a student of the recipe, or "mentor NAME"')
@@ -52,7 +49,7 @@ class Claim(_Settings):
         return f"{self.b} is better than {self.a}{by}"
 
 
-class ClaimsSettings(_Settings):
+class ClaimsSettings(Settings):
     """How often problems, mentors and students are drawn, and what is claimed."""
 
     problem_draws: int = Field(1, ge=1, le=1000, description="draws of train, dev and test problems")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from limbeck.settings import Settings
 
 
-class CodecSettings(BaseModel):
+class CodecSettings(Settings):
     """What is kept of a mentor's distribution over each scored token."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["top-k", "full"] = Field(
         "top-k",

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 
 from limbeck.errors import DataError, DiskError, LeakError
 from limbeck.records import Demonstration, Problem, Rationale, first_problem
+from limbeck.safe_yaml import parse
 from limbeck.tasks.answers import AnswerKind, extract, split_answer
 from limbeck.tasks.options import list_options, options_in
 from limbeck.tasks.prompts import FORMATS, question_with_options
@@ -190,7 +191,7 @@ def _text(file: Path) -> str:
 def _value(file: Path) -> Any:
     text = _text(file)
     try:
-        return json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        return json.loads(text) if file.suffix == ".json" else parse(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(file, f"cannot be read as {file.suffix[1:]} ({reason}); fix it") from None

@@ -39,19 +39,45 @@ _LONGEST = 100
 """Longer runs of digits are babble, not answers (and slow to convert)."""
 
 
-def numbers_in(text: str) -> list[tuple[int, int, Fraction]]:
-    """All numbers of a text as (start, end, value); a minus after a number is an operator, not a sign."""
-    text = _DATE.sub(lambda date: "_" * len(date[0]), text)
-    found = []
-    for match in _NUMBER.finditer(text):
-        value = _value(match)
-        if value is None:
-            continue
-        before = text[max(0, match.start() - 9) : match.start()].rstrip()
-        if match["sign"] and before and (before[-1].isdigit() or before[-1] in ")%"):
+Number = tuple[int, int, Fraction]
+"""(start, end, value) of a number in a text."""
+
+
+def numbers_in(text: str) -> list[Number]:
+    """All numbers of a text; a minus after a number is an operator, not a sign."""
+    found = _candidates(text)
+    return [number for match in found if (number := _number(match))]
+
+
+def _last_number(text: str) -> Number | None:
+    """The last of `numbers_in`, without computing the others: rationales may hold very many."""
+    return next((number for match in reversed(_candidates(text)) if (number := _number(match))), None)
+
+
+def _first_number(text: str) -> Number | None:
+    return next(
+        (number for match in _NUMBER.finditer(_without_dates(text)) if (number := _number(match))), None
+    )
+
+
+def _candidates(text: str) -> list[re.Match[str]]:
+    """What may be a number, if it has a value."""
+    return list(_NUMBER.finditer(_without_dates(text)))
+
+
+def _without_dates(text: str) -> str:
+    return _DATE.sub(lambda date: "_" * len(date[0]), text)
+
+
+def _number(match: re.Match[str]) -> Number | None:
+    value = _value(match)
+    if value is None:
+        return None
+    if match["sign"]:
+        before = match.string[max(0, match.start() - 9) : match.start()].rstrip()
+        if before and (before[-1].isdigit() or before[-1] in ")%"):
             value = abs(value)
-        found.append((match.start(), match.end(), value))
-    return found
+    return match.start(), match.end(), value
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -60,10 +86,13 @@ def _value(match: re.Match[str]) -> Fraction | None:
         return None
     if match["plain"]:
         size = Fraction(re.sub(r"[,\s]", "", match["plain"]) + (match["power"] or ""))
-        exponent = int(match["braced"] or match["raised"] or 1)
-        if (size == 0 and exponent < 0) or len(match["plain"]) * abs(exponent) > _LONGEST:
-            return None
-        size = size**exponent * math.prod(_SCALES[word] for word in match["scale"].casefold().split())
+        if raised := match["braced"] or match["raised"]:
+            exponent = int(raised)
+            if (size == 0 and exponent < 0) or len(match["plain"]) * abs(exponent) > _LONGEST:
+                return None
+            size = size**exponent
+        for word in match["scale"].casefold().split():
+            size *= _SCALES[word]
     else:
         bottom = int(match["bottom"] or match["under"])
         if bottom == 0:
@@ -100,14 +129,14 @@ def state_number(statement: str, options: Sequence[str]) -> str | None:
     '12'
     """
     statement = re.sub(r"^([\s*=:]*[-–])\s+(?=[0-9$])", r"\1", _without_latex(statement))
-    numbers = numbers_in(statement)
-    if not numbers:
+    first = _first_number(statement)
+    if first is None:
         return None
-    _, end, value = numbers[0]
+    _, end, value = first
     if _GOES_ON.match(statement, end):
         *before, result = _RESULT.split(statement[end:])
-        results = numbers_in(result) if before else []
-        return write_number(results[0][2]) if results else None
+        stated = _first_number(result) if before else None
+        return write_number(stated[2]) if stated else None
     return write_number(value)
 
 
@@ -117,22 +146,24 @@ def guess_number(text: str, options: Sequence[str]) -> str | None:
     >>> guess_number("3 * 5 = 15. So she has 15 apples in all 3 bags (5 in each bag).", ())
     '15'
     """
-    text = _without_brackets(_without_latex(text))
-    numbers = numbers_in(text)
-    if not numbers:
+    text = _without_latex(text)
+    bare = _ASIDE.sub(lambda aside: " " * len(aside[0]), text)
+    last = _last_number(bare)
+    if last is None:  # all its numbers are in brackets, or it has none
+        bare, last = text, _last_number(text)
+    if last is None:
         return None
-    start, _, value = numbers[-1]
-    sentence = _sentence_at(text, start)
-    results = [found[0][2] for part in text.split("=")[1:] if (found := numbers_in(part))]
-    if results and results[-1] in [number for _, _, number in numbers_in(sentence)]:
-        value = results[-1]
+    start, _, value = last
+    parts = bare.split("=")[1:]
+    result = next((found[2] for part in reversed(parts) if (found := _first_number(part))), None)
+    if result not in (None, value) and any(
+        number == result for _, _, number in numbers_in(_sentence_at(bare, start))
+    ):
+        value = result
     return write_number(value)
 
 
-def _without_brackets(text: str) -> str:
-    """The text with (asides) blanked out, unless all its numbers are in them."""
-    bare = re.sub(r"\([^()]*\)", lambda aside: " " * len(aside[0]), text)
-    return bare if numbers_in(bare) else text
+_ASIDE = re.compile(r"\([^()]*+\)")
 
 
 def _sentence_at(text: str, place: int) -> str:

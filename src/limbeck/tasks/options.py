@@ -14,7 +14,7 @@ from limbeck.records import Problem
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _IN_BRACKETS = re.compile(r"\(([A-Z])\)\s*")
-_AT_LINE_START = re.compile(r"^\s*([A-Z])[.):]\s+", re.MULTILINE)
+_AT_LINE_START = re.compile(r"^[^\S\n]*([A-Z])[.):]\s+", re.MULTILINE)
 
 
 def options_in(question: str) -> tuple[str, ...]:

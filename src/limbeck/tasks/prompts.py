@@ -13,13 +13,17 @@ from typing import Protocol
 
 from jinja2 import TemplateError
 
-from limbeck.errors import ModelError, RecipeError
+from limbeck.errors import ModelError, RecipeError, first_line, is_explainable
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.options import list_options, options_in
+from limbeck.time_limit import TookTooLong, at_most
 
 DATE = "26 Jul 2024"
 """The day that templates with a date (Llama 3) are given: today's would change prompts overnight."""
+
+TEMPLATE_S = 5.0
+"""Seconds that a chat template may take for one prompt; it is a program, and can have loops in loops."""
 
 LAYOUT = "{instruction}\n\n{examples}\n\n{passages}\n\n{question}\n{options}"
 """What students' own templates begin with; nothing but the question is there by default."""
@@ -149,9 +153,16 @@ def chat(tokenizer: ChatTokenizer, turns: Sequence[str], system: str = "") -> st
     if tokenizer.chat_template is None:
         raise ModelError("format: this model's tokenizer has no chat template; use format plain")
     try:
-        text = _with_system(tokenizer, [turn.strip() for turn in turns], system.strip())
-    except TemplateError as error:
-        reason = str(error).partition("\n")[0]
+        with at_most(TEMPLATE_S):
+            text = _with_system(tokenizer, [turn.strip() for turn in turns], system.strip())
+    except TookTooLong:
+        raise ModelError(
+            f"format: this model's chat template takes more than {TEMPLATE_S:g} s; use format plain"
+        ) from None
+    except Exception as error:  # a template is a program, and raises what programs raise
+        if not is_explainable(error):
+            raise
+        reason = first_line(error)
         raise ModelError(f"format: this model's chat template fails ({reason}); use format plain") from None
     start = tokenizer.bos_token
     if start and tokenizer("", verbose=False)["input_ids"][:1] == [tokenizer.bos_token_id]:

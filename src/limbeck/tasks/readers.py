@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import DataError, DiskError
+from limbeck.errors import DataError, DiskError, first_line, is_explainable
+from limbeck.files import refuse_special
 from limbeck.records import numbered_lines
 
 Row = dict[str, Any]
@@ -41,18 +42,27 @@ def read_rows(path: str | Path) -> Iterator[Placed]:
 def locate(path: str) -> tuple[Path, str]:
     """The file of a path, and the key after "#" where there is one."""
     file = Path(path)
-    if not file.exists() and "#" in file.name:
+    if not _exists(file) and "#" in file.name:
         name, _, key = file.name.partition("#")
-        return file.with_name(name), key
+        if name:
+            return file.with_name(name), key
     return file, ""
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # such as a name that is longer than names can be
+        return False
 
 
 def _open(path: str) -> Iterable[Placed]:
     if path.startswith("hf:"):
         return _hub(path)
     file, key = locate(path)
-    if not file.exists():
-        raise DataError(path, "there is no such file; check the path")
+    if not _exists(file):
+        raise DataError(path[:200], "there is no such file; check the path")
+    refuse_special(file)
     if file.is_dir():
         return _saved(file)
     if file.suffix == ".json":
@@ -154,6 +164,8 @@ def _object(place: str, row: object) -> Placed:
         raise DataError(
             place, "holds half a character (a lone surrogate such as \\ud800); fix or remove it"
         ) from None
+    except RecursionError:
+        raise DataError(place, "values are nested too deeply; fix it there") from None
     return place, row
 
 
@@ -200,16 +212,40 @@ def _parquet(file: Path) -> Iterator[Placed]:
     import pyarrow
     import pyarrow.parquet
 
+    rows: list[Row] = []
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            rows = [row for batch in table.iter_batches() for row in batch.to_pylist()]
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            file, f"not a readable parquet file ({str(error).splitlines()[0]}); write it again"
-        ) from None
+            names = table.schema_arrow.names
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise DataError(file, f"two columns are called {twice!r}; rename one")
+            for batch in table.iter_batches():
+                columns = [_values(file, name, batch.column(name)) for name in names]
+                rows += [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    except (pyarrow.ArrowException, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise DataError(file, f"not a readable parquet file ({first_line(error)}); write it again") from None
     except OSError as error:
+        if error.errno is None:  # how pyarrow says that the content is damaged
+            raise DataError(
+                file, f"not a readable parquet file ({first_line(error)}); write it again"
+            ) from None
         raise DiskError(file, error) from error
     return _numbered(str(file), rows)
+
+
+def _values(file: Path, name: str, column: Any) -> list[Any]:
+    """A column as Python values."""
+    try:
+        found: list[Any] = column.to_pylist()
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # Text that is not UTF-8, times beyond Python's, unknown time zones, objects with a key twice.
+        reason = first_line(error)
+        raise DataError(
+            file, f"the column {name!r} holds what cannot be read ({reason}); write it as text"
+        ) from None
+    return found
 
 
 def _numbered(name: str, rows: Iterable[Row]) -> Iterator[Placed]:
@@ -227,13 +263,28 @@ def _saved(folder: Path) -> Iterator[Placed]:
             folder, "not a saved data set; give a file, or a folder written by save_to_disk"
         ) from None
     except Exception as error:  # broken parts of such a folder raise whatever their parsers raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(folder, f"this saved data set cannot be read ({reason}); save it again") from None
+        if not is_explainable(error):
+            raise
+        raise DataError(
+            folder, f"this saved data set cannot be read ({first_line(error)}); save it again"
+        ) from None
     if isinstance(found, datasets.DatasetDict):
         raise DataError(
             folder, f"holds several splits; name one, such as {folder / next(iter(found), 'train')}"
         )
-    return _numbered(str(folder), found)
+    return _loaded(str(folder), found)
+
+
+def _loaded(name: str, found: Any) -> Iterator[Placed]:
+    """The rows of a data set that the library loaded; it reads them only now."""
+    number = 0
+    try:
+        for number, row in enumerate(found, start=1):
+            yield f"{name} record {number}", row
+    except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{name} record {number + 1}", f"cannot be read ({first_line(error)}); write it as text"
+        ) from None
 
 
 def hub_folder(path: str) -> Path | None:
@@ -255,11 +306,12 @@ def _hub(path: str) -> Iterator[Placed]:
     try:
         found = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library raises dozens of kinds here, from ValueError to HTTP errors
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if not is_explainable(error):
+            raise
         raise DataError(
-            path, f"cannot be loaded ({reason}); check name, config, split and connection"
+            path, f"cannot be loaded ({first_line(error)}); check name, config, split and connection"
         ) from error
-    return _numbered(path, found)
+    return _loaded(path, found)
 
 
 READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {

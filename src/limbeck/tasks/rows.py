@@ -87,7 +87,7 @@ def _cell(place: str, row: Row, column: str, setting: str) -> Any:
     value: Any = row
     for part in column.split("."):
         if not isinstance(value, dict) or part not in value:
-            there = ", ".join(map(str, row)) or "none"
+            there = ", ".join(map(str, row))[:300] or "none"
             raise DataError(place, f"no column {column!r}; set task.columns.{setting} to one of: {there}")
         value = value[part]
     return value

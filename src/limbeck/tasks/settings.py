@@ -29,9 +29,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -40,6 +38,7 @@ from pydantic import (
     model_validator,
 )
 
+from limbeck.settings import Settings
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import GENERATED, built_in_task, settle_parameters
 from limbeck.tasks.templates import Template
@@ -50,11 +49,7 @@ Leaks = Literal["refuse", "drop", "keep"]
 _NUMERIC = re.compile(r"[-+]?(?:[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2})?")
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Columns(_Settings):
+class Columns(Settings):
     """What the columns of your data are called; "a.b" reaches into a column of objects."""
 
     question: str = "question"
@@ -66,7 +61,7 @@ class Columns(_Settings):
     rationale: str | None = Field(default=None, description="given rationales, of the training data only")
 
 
-class GeneratedTask(_Settings):
+class GeneratedTask(Settings):
     """A built-in task: how many problems of each split, and how hard they are."""
 
     name: str = Field(description="a name from `limbeck tasks`")
@@ -102,7 +97,7 @@ class GeneratedTask(_Settings):
         return {name: value for name, value in given.items() if value != usual.get(name)}
 
 
-class FilesTask(_Settings):
+class FilesTask(Settings):
     """Your own data: JSON, JSONL, CSV, TSV or parquet, or a data set as `hf:NAME[/CONFIG]:SPLIT`."""
 
     name: str = Field(default="data", description="what tables call it")
@@ -181,7 +176,7 @@ def built_in(name: str) -> GeneratedTask:
     return GeneratedTask(name=built_in_task(name).name)
 
 
-class ExamplesSettings(_Settings):
+class ExamplesSettings(Settings):
     """Demonstrations shown before the question: of a file, or of the training split; never of test."""
 
     k: int | None = Field(
@@ -206,7 +201,7 @@ class ExamplesSettings(_Settings):
         return self
 
 
-class PromptSettings(_Settings):
+class PromptSettings(Settings):
     """What is in a prompt besides the question."""
 
     template: str | None = Field(

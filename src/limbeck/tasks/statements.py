@@ -20,7 +20,8 @@ CHATTER = (
 )
 """Beginnings of sentences after the answer that say nothing about the problem."""
 
-_BEFORE = r"(?:(?:therefore|thus|so|hence|consequently|finally|then|and|now|in conclusion)\b[,\s]*)*"
+_BEFORE = r"(?:(?:therefore|thus|so|hence|consequently|finally|then|and|now|in conclusion)\b[,\s]*+){0,8}"
+"""At most eight: a student that repeats "therefore, " for ever would cost quadratic time."""
 _NOUN = r"""(?:(?:correct|right|best|final|true)\s+(?:answer\s+)?(?:choice|option)
     |(?:final|end)\s+(?:result|output|string|word)
     |(?:(?:correct|right|best|final)\s+)?answer(?:\s+(?:choice|option))?)"""

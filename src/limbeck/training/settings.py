@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
+
+from limbeck.settings import Settings
 
 
 def _share_or_steps(warmup: float) -> float:
@@ -13,7 +15,7 @@ def _share_or_steps(warmup: float) -> float:
     return warmup
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Settings):
     """Settings of one training; rate, batch and epochs are Fine-tune-CoT's (arXiv 2212.10071).
 
     An optimiser step sees `accumulate` micro-batches of `batch_size` groups, however many processes
@@ -21,10 +23,8 @@ class TrainSettings(BaseModel):
     learns the same as 1 with 8.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
     epochs: int = Field(20, ge=1, description="times every group (mostly: every example) is seen")
-    learning_rate: float = Field(3e-4, gt=0, allow_inf_nan=False, description="peak learning rate")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
     batch_size: int = Field(
         8, ge=1, description="most groups in a micro-batch; where every example is a group: examples"
     )
@@ -47,15 +47,10 @@ class TrainSettings(BaseModel):
     warmup: Annotated[float, AfterValidator(_share_or_steps)] = Field(
         0.0,
         ge=0,
-        allow_inf_nan=False,
         description="steps in which the rate rises from 0: below 1 a share of all, from 1 up their number",
     )
-    weight_decay: float = Field(
-        0.01, ge=0, allow_inf_nan=False, description="of matrices; norms and biases are never decayed"
-    )
-    clip: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="largest norm of the gradient; 0 does not clip"
-    )
+    weight_decay: float = Field(0.01, ge=0, description="of matrices; norms and biases are never decayed")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     max_length: int = Field(
         512,
         ge=2,
@@ -69,7 +64,6 @@ class TrainSettings(BaseModel):
     prompt_weight: float = Field(
         0.0,
         ge=0,
-        allow_inf_nan=False,
         description="weight of prompt tokens in the loss, decoder-only models (tailored learning: 0.1)",
     )
     choose: Literal["last", "dev-loss", "dev-accuracy"] = Field(

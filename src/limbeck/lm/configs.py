@@ -1,0 +1,76 @@
+"""What a model's config.json may say: no code from elsewhere, and no sizes that would build for hours.
+
+Read as plain JSON before any class of transformers sees it, because these classes already act on it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from limbeck.errors import ModelError
+from limbeck.files import refuse_special
+
+LIMITS = (
+    (re.compile("layer|num_blocks|n_blocks"), 1_000),
+    (re.compile("expert"), 10_000),
+    (re.compile("label"), 10**6),
+)
+"""What is built one by one, by what its name holds, and more of it than any model has."""
+
+KERNELS = "flash"
+"""transformers fetches an attention of this name from the hub where its package is not installed."""
+
+PACKAGES = ("flash_attn", "flash_attn_interface", "flash_attn_3", "flash_attn_4")
+
+
+def checked_config(place: Path | str) -> Any:
+    """The configuration of a model folder, or of a name on the hub.
+
+    Raises:
+        ModelError: it names code to be fetched, or sizes that no model has.
+        InputError: a file of the folder is a pipe or a device.
+        Exception: whatever transformers raises about a config that it cannot read.
+    """
+    if isinstance(place, Path):
+        for file in place.iterdir():
+            refuse_special(file)
+    raw, _ = PretrainedConfig.get_config_dict(place, trust_remote_code=False)
+    for name, value in _entries(raw):
+        if name.endswith("attn_implementation") or name.endswith("experts_implementation"):
+            _refuse_code(place, name, value)
+        for pattern, most in LIMITS:
+            if pattern.search(name) and isinstance(value, int) and value > most:
+                raise ModelError(
+                    f"{place}: config.json says {name} {value:,}, and no model has more than {most:,}; fix it"
+                )
+    return AutoConfig.from_pretrained(place, trust_remote_code=False)
+
+
+def _entries(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single value of a config, with the name of the setting that it is, or is part of."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            own = name if name.endswith("implementation") else str(key)
+            yield from _entries(inner, own)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _entries(inner, name)
+    else:
+        yield name, value
+
+
+def _refuse_code(place: Path | str, name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        return
+    missing = KERNELS in value and not any(importlib.util.find_spec(package) for package in PACKAGES)
+    if "/" in value or missing:
+        raise ModelError(
+            f"{place}: config.json asks for code from elsewhere ({name}: {value}), which is never run; "
+            f"remove {name}, or write sdpa"
+        )

@@ -1,0 +1,171 @@
+"""What is looked at before the first stage, so that nothing is made or paid for in vain.
+
+The models' folders and configs, their tokenizers, the devices, the teacher's key and package, and room on
+the disk. What only finished stages need is not asked for: a finished run opens without key and network.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from limbeck.errors import InputError, ModelError, RecipeError
+from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings
+from limbeck.stages.context import Context
+from limbeck.stages.pairs import check_chat, check_pair, is_from_scratch, tokenizer_of
+
+SPARE = 20_000_000
+"""Bytes that any run needs."""
+
+CHECKPOINTS = 2
+"""Whole checkpoints that are on the disk at the same time while a model is trained."""
+
+
+def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True) -> None:
+    """Refuse what would fail later.
+
+    Args:
+        pairs: student -> the mentor whose soft labels it learns from.
+        trains: False where only the teacher is asked; then a model of the hub need not be there yet.
+
+    Raises:
+        RecipeError, ModelError, InputError: naming the learner or the teacher and the setting.
+    """
+    recipe = context.recipe
+    if not recipe.students and not recipe.mentors:
+        raise RecipeError(
+            "students: the recipe trains nobody; add `student: {method: finetune-cot}`, or a mentor"
+        )
+    learners = list(_learners(context))
+    for place, learner, _ in learners:
+        _check_learner(place, learner)
+    _check_teacher(context)
+    saved = training = 0
+    for place, learner, folders in learners:
+        left = [folder for folder in folders if not _is_done(context, folder)]
+        if left and trains:
+            model = _check_model(f"{place}.model", learner.model)
+            once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
+            saved += once * len(left) - min(once * len(left), sum(map(_size, left)))
+            moments = 2 if learner.train.optimizer == "adamw" else 0
+            training = max(training, CHECKPOINTS * once * (1 + moments))
+    for student, mentor in pairs.items():
+        check_pair(recipe.students[student], recipe.mentors[mentor], f"students.{student}")
+    _check_room(context.run.folder, saved + training)
+
+
+def _learners(context: Context) -> Iterable[tuple[str, LearnerSettings, list[Path]]]:
+    """(place in the recipe, settings, folders of the trained models) of mentors and students."""
+    recipe, folder = context.recipe, context.run.folder
+    for name, mentor in recipe.mentors.items():
+        yield f"mentors.{name}", mentor, [folder / "mentors" / name]
+    for name, student in recipe.students.items():
+        own = folder / "students" / name
+        yield f"students.{name}", student, [own / f"seed{seed}" for seed in student.seeds]
+
+
+def _is_done(context: Context, folder: Path) -> bool:
+    """Whether a stage is done, as its file says; whether it fits the recipe shows when it comes up."""
+    if context.run.is_again(folder.relative_to(context.run.folder).as_posix()):
+        return False
+    try:
+        state = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(state, dict) and state.get("state") == "done"
+
+
+def _check_teacher(context: Context) -> None:
+    teacher, folder = context.recipe.teacher, context.run.folder
+    if not isinstance(teacher, ApiTeacherSettings | LocalTeacherSettings):
+        return
+    asked = ["collected", *(["teacher/exam"] if teacher.exam else [])]
+    if all(_is_done(context, folder / name) for name in asked):
+        return
+    if isinstance(teacher, ApiTeacherSettings):
+        from limbeck.lm.api import check_ready
+
+        check_ready(teacher)
+        return
+    _check_device("teacher", teacher.device)
+    if is_from_scratch(teacher.model):
+        raise ModelError(
+            f"teacher.model: {teacher.model} is made from scratch; name a model that was trained"
+        )
+    _check_model("teacher.model", teacher.model)
+
+
+def _check_learner(place: str, learner: LearnerSettings) -> None:
+    """What needs no look at a model of the hub."""
+    _check_device(place, learner.device)
+    if learner.dtype == "bfloat16" and learner.lora is None:
+        raise RecipeError(
+            f"{place}.dtype: updates of all weights get lost in bfloat16; "
+            "set dtype float32 with train.precision bf16, or use lora"
+        )
+    _check_name(place, learner.model)
+    if learner.format == "chat":
+        check_chat(learner, place)
+
+
+def _check_name(place: str, name: str) -> None:
+    """Refuse a model that does not exist: no such tiny size, no such folder, a folder without a model."""
+    model = Path(name).expanduser()
+    if name.startswith("tiny-") and not model.exists():
+        if not re.fullmatch(r"tiny-(causal|seq2seq)(-(xs|s|m|l))?", name):
+            raise ModelError(f"{place}.model: no tiny model {name!r}; add -xs, -s, -m or -l, or nothing")
+        return
+    looks_local = model.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if looks_local and not model.is_dir():
+        raise ModelError(f"{place}.model: {name}: no such folder; check the path")
+    files = ("config.json", "adapter_config.json")
+    if model.is_dir() and not any((model / file).is_file() for file in files):
+        raise ModelError(f"{place}.model: {name or '(empty)'} is a folder without config.json; name a model")
+
+
+def _check_model(place: str, name: str) -> int:
+    """Read a model's config and tokenizer; return how many parameters it has (0: a tiny one).
+
+    Raises:
+        ModelError: naming the setting.
+    """
+    if is_from_scratch(name):
+        return 0
+    from limbeck.lm.load import ADAPTER, parameters_of
+
+    try:
+        count = parameters_of(name)
+        own = Path(name).expanduser()
+        borrowed = (own / ADAPTER).is_file() and not (own / "tokenizer_config.json").is_file()
+        if not borrowed and tokenizer_of(name) is None:
+            raise ModelError(f"{name}: its tokenizer cannot be read; give a complete model")
+    except ModelError as error:
+        raise ModelError(f"{place}: {error}") from error
+    return count
+
+
+def _check_device(place: str, device: str) -> None:
+    """Refuse a GPU that this machine does not have."""
+    if device not in ("cuda", "mps"):
+        return
+    import torch
+
+    there = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+    if not there:
+        raise RecipeError(f"{place}.device: {device} is not there; write auto or cpu")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + SPARE:
+        raise InputError(
+            f"{folder}: the models and checkpoints of this run need about {(needed + SPARE) / 1e9:,.1f} GB, "
+            f"and {free / 1e9:,.1f} GB of the disk are free; free some, or name another place with --out"
+        )

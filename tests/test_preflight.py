@@ -1,0 +1,158 @@
+"""The preflight: what must fail is refused before the first stage, with exit status 2 and nothing made."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from limbeck.errors import RecipeError
+from limbeck.opening import Request, open_context
+from limbeck.stages.preflight import preflight
+
+from .lm.families import tiny_model
+
+Limbeck = Callable[..., Any]
+
+API = "{kind: api, base_url: 'http://127.0.0.1:9', model: m, key_env: PREFLIGHT_KEY, max_cost_usd: 1,"
+API += " prices: {usd_per_million_input: 1, usd_per_million_output: 1}}"
+RECIPE = "name: x\ntask: {name: coin-flip, train: 5, dev: 1, test: 2}\nstudent: {method: finetune-cot}\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PREFLIGHT_KEY", "secret")
+    path = tmp_path / "r.yaml"
+    path.write_text(f"{RECIPE}teacher: {API}\n")
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    found, tokenizer = tiny_model("llama")
+    found.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder: Path, **settings: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def refused(limbeck: Limbeck, recipe: Path, *overrides: str) -> str:
+    out = recipe.parent / "run"
+    options = [part for override in overrides for part in ("--set", override)]
+    answer = limbeck("run", recipe, "--out", out, *options)
+    made = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    assert answer.status == 2, answer.err
+    assert answer.err.splitlines()[-1].startswith("limbeck: ") and "Traceback" not in answer.err
+    assert set(made) <= {"run.lock", "run.log", "run.pid"}, f"a stage was begun: {made}"
+    return str(answer.err)
+
+
+@pytest.mark.parametrize("place", ["student.model", "mentors.large.model"])
+def test_a_mistyped_model_is_found_before_anything_is_made(
+    limbeck: Limbeck, recipe: Path, place: str
+) -> None:
+    text = refused(limbeck, recipe, f"{place}=gogle/flan-t5")
+    where = place.replace("student.", "students.finetune-cot.")
+    assert f"{where}: gogle/flan-t5: no folder of this name, and the model hub cannot be reached" in text
+
+
+def test_an_empty_key_and_a_missing_package_are_found_before_anything_is_made(
+    limbeck: Limbeck, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    assert "needs the openai package; run pip install 'limbeck[api]'" in refused(limbeck, recipe)
+    monkeypatch.undo()
+    monkeypatch.setenv("PREFLIGHT_KEY", " ")
+    assert "the variable PREFLIGHT_KEY is empty" in refused(limbeck, recipe)
+
+
+def test_a_local_teacher_is_looked_at_too(limbeck: Limbeck, recipe: Path, model: Path) -> None:
+    teacher = "teacher={kind: local, model: %s}"
+    assert "teacher.model: nobody/nothing: no folder" in refused(limbeck, recipe, teacher % "nobody/nothing")
+    assert "teacher.model: tiny-causal is made from scratch" in refused(
+        limbeck, recipe, teacher % "tiny-causal"
+    )
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    assert f"limbeck convert {model} --out" in refused(limbeck, recipe, teacher % model)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda model: (model / "model.safetensors").unlink(), "there are no weights"),
+        (lambda model: (model / "tokenizer.json").write_text("{"), "tokenizer"),
+        (lambda model: (model / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda model: change(model, attn_implementation="org/repo"), "asks for code from elsewhere"),
+        (lambda model: change(model, num_hidden_layers=10**7), "no model has more than 1,000"),
+        (lambda model: change(model, model_type="bert"), "is not a model that writes text"),
+    ],
+    ids=["no weights", "tokenizer", "config", "code", "layers", "bert"],
+)
+def test_a_broken_model_folder_is_found_before_anything_is_made(
+    limbeck: Limbeck, recipe: Path, model: Path, spoil: Callable[[Path], Any], says: str
+) -> None:
+    spoil(model)
+    text = refused(limbeck, recipe, f"student.model={model}")
+    assert "students.finetune-cot.model" in text and says in text
+
+
+def test_a_full_disk_is_found_before_anything_is_made(limbeck: Limbeck, recipe: Path, model: Path) -> None:
+    """A model of 18 terabytes, by its config; with LoRA its weights are not written."""
+    change(
+        model, hidden_size=10**6, intermediate_size=5 * 10**5, num_attention_heads=4, num_key_value_heads=4
+    )
+    save_file({"a": torch.zeros(1)}, model / "model.safetensors")
+    text = refused(limbeck, recipe, f"student.model={model}")
+    assert "the models and checkpoints of this run need about" in text and "GB of the disk are free" in text
+    overrides = [f"student.model={model}", "student.lora={r: 2}"]
+    with open_context(recipe, overrides, Request(out=recipe.parent / "run")) as (context, _):
+        preflight(context, {})
+
+
+def test_what_only_finished_stages_need_is_not_asked_for(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFLIGHT_KEY")
+    out = recipe.parent / "run"
+    for name in ("collected", "teacher/exam", "students/finetune-cot/seed0"):
+        with (
+            open_context(recipe, ["student.model=gone/away"], Request(out=out)) as (context, _),
+            pytest.raises(Exception, match=r"PREFLIGHT_KEY is empty|gone/away"),
+        ):
+            preflight(context, {})
+        (out / name).mkdir(parents=True)
+        (out / name / "stage.json").write_text('{"state": "done"}')
+    with open_context(recipe, ["student.model=gone/away"], Request(out=out)) as (context, _):
+        preflight(context, {})
+
+
+def test_collecting_needs_no_model_of_the_hub_yet(recipe: Path) -> None:
+    with open_context(recipe, ["student.model=gone/away"], Request(out=recipe.parent / "run")) as (
+        context,
+        _,
+    ):
+        preflight(context, {}, trains=False)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this is a Mac")
+def test_a_device_that_is_not_there_is_refused(recipe: Path) -> None:
+    for place in ("student", "teacher"):
+        teacher = "teacher={kind: local, model: m}"
+        with (
+            open_context(recipe, [teacher, f"{place}.device=mps"], Request(out=recipe.parent / "run")) as (
+                c,
+                _,
+            ),
+            pytest.raises(RecipeError, match=r"device: mps is not there; write auto or cpu"),
+        ):
+            preflight(c, {})
