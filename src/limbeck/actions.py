@@ -5,12 +5,12 @@ Every import that costs time happens inside the function that needs it, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.errors import InputError
+from limbeck.errors import DamagedError, InputError
 from limbeck.opening import (
     Request,
     about_task,
@@ -19,10 +19,13 @@ from limbeck.opening import (
     open_context,
     prepare,
     problems_of,
+    tell,
 )
 
 if TYPE_CHECKING:
+    from limbeck.methods import Chosen
     from limbeck.records import Prediction, Rationale
+    from limbeck.stages.context import Context
     from limbeck.tasks.answers import AnswerKind
 
 Keep = Literal["correct", "unless-wrong", "all"]
@@ -39,32 +42,49 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
     Returns:
         The run folder; `report.html` is in it, if anybody was examined.
     """
-    from limbeck import ranks, stages
-    from limbeck.report import write_report
-    from limbeck.stages.teacher import examine_teacher
-
     with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
         folder = context.run.folder
-        prepare(context, chosen)
-        examine_teacher(context)
-        for name, student in context.recipe.students.items():
-            for seed in student.seeds:
-                method = chosen[name]
-                learner = stages.student(
-                    context,
-                    name,
-                    seed,
-                    method.plan,
-                    source=method.method.source,
-                    reasons=method.uses.reasons,
-                )
-                method.method.story(context, learner, method.settings)
-        if not context.recipe.students:
-            for name in context.recipe.mentors:
-                stages.examine_mentor(context, name)
-        if ranks.main() and any(folder.glob("**/metrics.json")):
-            write_report([folder], folder / "report.html")
+        tell(context, lambda: _everything(context, chosen))
     return folder
+
+
+def _everything(context: Context, chosen: Mapping[str, Chosen]) -> None:
+    from limbeck import stages
+    from limbeck.stages.teacher import examine_teacher
+
+    prepare(context, chosen)
+    examine_teacher(context)
+    for name, student in context.recipe.students.items():
+        for seed in student.seeds:
+            method = chosen[name]
+            learner = stages.student(
+                context,
+                name,
+                seed,
+                method.plan,
+                source=method.method.source,
+                reasons=method.uses.reasons,
+            )
+            method.method.story(context, learner, method.settings)
+    if not context.recipe.students:
+        for name in context.recipe.mentors:
+            stages.examine_mentor(context, name)
+    _report(context.run.folder)
+
+
+def _report(folder: Path) -> None:
+    """Rank 0 writes the page; an exam that it finds damaged is known to all ranks."""
+    from limbeck import ranks
+    from limbeck.report import write_report
+
+    wrong = None
+    if ranks.main() and any(folder.glob("**/metrics.json")):
+        try:
+            write_report([folder], folder / "report.html")
+        except DamagedError as damaged:
+            wrong = damaged.stage, damaged.wrong
+    if wrong := ranks.share(wrong):
+        raise DamagedError(*wrong)
 
 
 def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Path:
@@ -76,8 +96,12 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
     from limbeck import stages
 
     with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
-        prepare(context, chosen)
-        return stages.rationales(context).stage.folder
+
+        def story() -> Path:
+            prepare(context, chosen)
+            return stages.rationales(context).stage.folder
+
+        return tell(context, story)
 
 
 def grade(

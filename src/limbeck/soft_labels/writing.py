@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from limbeck.errors import DataError, DiskError
-from limbeck.files import AppendLog, whole_binary_file
+from limbeck.files import AppendLog, digest, with_sum, without_sum, whole_binary_file
 from limbeck.objectives.align import align_batch, is_encoder_decoder
 from limbeck.objectives.soft import SoftTargets
 from limbeck.progress import Advance
@@ -36,7 +36,6 @@ from limbeck.soft_labels.cache import (
     Column,
     columns,
     compare,
-    digest_of,
     effective,
     kept,
     read_manifest,
@@ -289,7 +288,7 @@ def _finish(
     total = sum(sizes.values())
     about = {"rows": len(rows), "tokens": tokens}
     weight = {"bytes": total, "bytes_per_token": round(total / max(tokens, 1), 2), "files": sizes}
-    weight["sha256"] = {name: digest_of(folder / name) for name in names}
+    weight["sha256"] = {name: digest(folder / name) for name in names}
     write_json(folder / MANIFEST, {**plan, **about, **weight})
 
 

@@ -174,6 +174,10 @@ class Trained:
     def timed(self) -> bool:
         return True
 
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return (self.path,)
+
     def question(self, problem: Problem) -> Question:
         return Question(problem.id, problem.id, self.learner.asking.pieces(problem))
 

@@ -95,6 +95,10 @@ class TeacherModel:
     def timed(self) -> bool:
         return self.context.recipe.teacher.kind != "offline"  # which counts words, not tokens
 
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return ()  # a folder of the user's is an input, by its content
+
     def question(self, problem: Problem) -> Question:
         return Question(problem.id, problem.id, asking_teacher(self.context).pieces(problem))
 
