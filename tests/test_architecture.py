@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "limbeck"
 # From the ground up; a module imports from its own floor or a lower one.
 FLOORS = [
     {"errors", "files", "records", "exam_facts", "objectives", "progress", "ranks", "statistics"},
-    {"recipe", "old_runs", "run_folder", "tasks", "lm"},
+    {"recipe", "old_runs", "run_folder", "sealed", "tasks", "lm"},
     {"rationales", "rationale_files", "exam", "training", "soft_labels", "published", "report"},
     {"stages"},
     {"methods"},

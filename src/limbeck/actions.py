@@ -23,6 +23,7 @@ from limbeck.opening import (
 )
 
 if TYPE_CHECKING:
+    from limbeck.lm.load import Dtype
     from limbeck.methods import Chosen
     from limbeck.records import Prediction, Rationale
     from limbeck.stages.context import Context
@@ -153,6 +154,8 @@ def evaluate(
     votes: int | None = None,
     form: str | None = None,
     device: str = "auto",
+    dtype: Dtype | None = None,
+    replace: bool = False,
 ) -> Exam:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings.
 
@@ -160,9 +163,13 @@ def evaluate(
         model: a name, a model folder, or a student's folder.
         out: gets `predictions.jsonl` and `metrics.json`.
         form: of the prompt; None: what the model was trained with.
+        dtype: of the weights; None: what the model's folder names, as in the exam of its run, or float32.
+        replace: a finished exam in `out` may be replaced.
 
     Raises:
-        InputError: `out` is part of a run or holds other files; or the split has no problems.
+        InputError: `out` is part of a run, or holds other files or a finished exam; or the split has
+            no problems.
+        DamagedError: the model belongs to a run and changed since it was written.
     """
     from limbeck import ranks
     from limbeck.exam import examine_model, write_exam
@@ -172,11 +179,13 @@ def evaluate(
 
     about, folder = about_task(str(task), overrides), Path(out)
     exam, count = about.exam, votes or about.exam.votes
-    _refuse_run_folder(folder)
+    if ranks.main():
+        _refuse_taken(folder, replace=replace)
+    ranks.barrier()
     temperature = exam.temperature if count > 1 else 0.0
     sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
     kind = task_kind(about.task)
-    predictions, summary, parameters = examine_model(
+    predictions, summary, examined = examine_model(
         model_folder(str(model)),
         problems_of(about.task, about.seed, split)[:limit],
         kind,
@@ -184,6 +193,7 @@ def evaluate(
         folder,
         form=form,
         device=device,
+        dtype=dtype,
         max_rows=exam.batch_size,
         track=live_track(),
     )
@@ -191,7 +201,8 @@ def evaluate(
         role="exam",
         name=folder.resolve().name,
         model=str(model),
-        parameters=parameters,
+        parameters=examined.parameters,
+        dtype=examined.dtype,
         split=split,
         task=about.task.name,
         kind=kind,
@@ -201,7 +212,8 @@ def evaluate(
     return Exam(predictions, {**summary, **facts.model_dump(mode="json")})
 
 
-def _refuse_run_folder(out: Path) -> None:
+def _refuse_taken(out: Path, *, replace: bool) -> None:
+    """Leave alone what is part of a run or not ours, and a finished exam unless it may be replaced."""
     from limbeck.exam import LOG
 
     inside = [folder for folder in (out, *out.resolve().parents) if (folder / "run.lock").exists()]
@@ -209,6 +221,8 @@ def _refuse_run_folder(out: Path) -> None:
     ours = any(name == "metrics.json" or name.startswith(LOG) for name in there)  # an exam, or a killed one
     if inside or out.is_file() or (there and not ours):
         raise InputError(f"{out}: is part of a run or holds other files; name a new folder with --out")
+    if "metrics.json" in there and not replace:
+        raise InputError(f"{out}: holds a finished exam; name a new folder with --out, or add --replace")
 
 
 def compare(*runs: Path | str, baseline: str | None = None) -> list[dict[str, Any]]:
@@ -243,11 +257,13 @@ def export(model: Path | str, out: Path | str) -> Path:
 
     Raises:
         InputError: `out` is there already.
+        DamagedError: the model belongs to a run and changed since it was written.
     """
-    from limbeck import ranks
+    from limbeck import ranks, sealed
     from limbeck.lm.saving import export as export_folder
 
     folder = Path(out)
+    sealed.check(Path(model_folder(str(model))))
     if ranks.main() and folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise InputError(f"{out}: is there already; name a new folder with --out")
     export_folder(Path(model_folder(str(model))), folder)

@@ -24,9 +24,11 @@ SUM = re.compile(rb', "sum": "([0-9a-f]{16})"\}\Z')
 
 
 TICK_NS = 50_000_000
-"""Longer than the step of the clock that dates files: what is older than this has another date once written again."""
+"""Longer than the step of the clock that dates files: what is older than this gets another date when written."""
 
-_known: dict[Path, tuple[tuple[int, ...], str]] = {}  # what this process hashed: size, dates and place, SHA-256
+_Known = dict[Path, tuple[tuple[int, ...], str]]
+
+_known: _Known = {}  # what this process hashed: size, dates and place, SHA-256
 
 
 def digest(path: Path) -> str:

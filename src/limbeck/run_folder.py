@@ -472,7 +472,7 @@ class Run:
             raise DiskError(target, error) from error
 
     def _set_aside(self, name: str, label: str) -> None:
-        """Move a stage's own files to `old/`; all stages inside it stay. First the one that makes it count."""
+        """Move a stage's own files to `old/`, first the one that makes it count; stages inside it stay."""
         folder, target = self.folder / name, self._free(name, label)
         own = [one for one in (STAGE, *sealed.files(folder)) if (folder / one).exists()]
         try:

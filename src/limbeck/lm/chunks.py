@@ -62,7 +62,7 @@ class _Log:
         self._lines = 0
 
     def news(self) -> Iterator[tuple[str, Chunk]]:
-        """The whole chunks that were appended since the last call, each with its place; damaged ones are told."""
+        """The whole chunks that were appended since the last call, each with its place."""
         self.file.refresh()
         for start, line in self.file.lines(self._read):
             self._lines += 1

@@ -19,13 +19,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import ValidationError
-
-from limbeck.errors import DataError
-from limbeck.files import AppendLog
+from limbeck.files import AppendLog, with_sum, without_sum
 from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id
 from limbeck.lm.cost import Ledger, Receipt, Request
-from limbeck.records import Record, first_problem
+from limbeck.progress import notice
+from limbeck.records import Record
 
 ALWAYS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 """Of the sampling, always part of the key; any other setting only where it is not at its default."""
@@ -80,13 +78,14 @@ class Remembered:
             of which anything is missing is completed whole and what was known is
             dropped again, which is acceptable for a free model only.
         durable: wait until the disk holds each completion (fsync): for what was paid.
+        say: gets one line if lines of the log are damaged. What they held is asked again; what it
+            had cost is not known any more and counts as much as the dearest answer of the log.
 
     Attributes:
         from_memory: completions answered from the log so far.
         ledger: what all completions of the log cost, those of other runs of the command too.
 
     Raises:
-        DataError: a line of the log is damaged (a torn last line is not an error).
         DiskError: the log cannot be read, or, when a completion arrives, not written;
             what arrived before stays.
         RunInUseError: another process appended to the log.
@@ -100,6 +99,7 @@ class Remembered:
         key: Mapping[str, object],
         ask: Ask | None = None,
         durable: bool = False,
+        say: Callable[[str], None] = notice,
     ) -> None:
         self._complete = complete
         self._ask = ask
@@ -109,7 +109,7 @@ class Remembered:
         self._offsets: dict[bytes, int] = {}  # key -> where its line starts; the texts stay on disk
         self.ledger = Ledger()
         self.from_memory = 0
-        self._read()
+        self._read(say)
 
     @property
     def name(self) -> str:
@@ -183,17 +183,26 @@ class Remembered:
                 one.update(_hashable([index]))
                 yield Request(prompt, index), one.digest()
 
-    def _read(self) -> None:
-        """Index the log."""
+    def _read(self, say: Callable[[str], None]) -> None:
+        """Index the log, as far as it is whole."""
+        damaged: list[int] = []
+        dearest = Receipt(Completion("", 0, ""))
         for number, (offset, line) in enumerate(self._log.lines(), start=1):
             try:
                 entry = _entry(line)
                 self._offsets[bytes.fromhex(entry.key)] = offset
-            except ValueError as error:
-                reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-                message = f"not a remembered completion ({reason}); delete the line to ask it again"
-                raise DataError(f"{self._log.path}:{number}", message) from None
+            except ValueError:
+                damaged.append(number)
+                continue
             self.ledger.add(entry.receipt)
+            dearest = max(dearest, entry.receipt, key=lambda one: one.completion.cost_usd)
+        for _ in damaged:
+            self.ledger.add(dearest)
+        if damaged:
+            say(
+                f"{self._log.path}:{damaged[0]}: damaged, {len(damaged)} lines in all; the others are used, "
+                "what these held is asked again"
+            )
 
     def _append(self, key: bytes, receipt: Receipt) -> None:
         completion = receipt.completion
@@ -206,7 +215,7 @@ class Remembered:
             priced=receipt.priced,
         )
         # ASCII escapes, so that even a text with half a surrogate pair can be kept
-        line = json.dumps(entry.model_dump()).encode()
+        line = with_sum(json.dumps(entry.model_dump()).encode())
         with self._lock:
             self._offsets[key] = self._log.append(line)
             self.ledger.add(receipt)
@@ -216,7 +225,7 @@ def ledger_of(path: Path) -> Ledger:
     """Total what the completions of a log cost; an empty ledger if there is no log.
 
     Raises:
-        DataError, DiskError: as `Remembered`.
+        DiskError: as `Remembered`.
     """
     return Remembered(_Nobody(), path, key={}).ledger
 
@@ -231,7 +240,9 @@ class _Nobody:
 
 
 def _entry(line: bytes) -> Entry:
-    return Entry.model_validate(json.loads(line))  # pydantic's own reader refuses half surrogate pairs
+    return Entry.model_validate(
+        json.loads(without_sum(line))
+    )  # pydantic's own reader refuses half surrogate pairs
 
 
 def _decisive(sampling: Sampling) -> dict[str, object]:

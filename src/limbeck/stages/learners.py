@@ -162,6 +162,7 @@ class Trained:
             "seed": learner.seed,
             "round": learner.round,
             "model": learner.settings.model,
+            "dtype": learner.settings.dtype,
             "method": learner.method,
             **self.counted,
         }

@@ -222,6 +222,7 @@ def _write(
                 identity=expected(context, mentor, learner, settings)["identity"],
                 batch_tokens=mentor.learner.settings.train.batch_tokens,
                 progress=advance,
+                say=context.run.say,
             )
 
     context.run.stage(

@@ -142,7 +142,7 @@ def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | No
             elif isinstance(settings, LocalTeacherSettings):
                 made.append(_local(settings))
             elif isinstance(settings, OfflineTeacherSettings):
-                made.append(_offline(recipe, settings, memory))
+                made.append(_offline(recipe, settings, memory, run.say))
             else:
                 raise RecipeError("teacher.kind: given rationales have no teacher that could be asked")
         return made[0]
@@ -150,7 +150,9 @@ def make_teacher(recipe: Recipe, run: Run, *, agreed: bool, max_cost: float | No
     return teacher
 
 
-def _offline(recipe: Recipe, settings: OfflineTeacherSettings, memory: Path) -> Teacher:
+def _offline(
+    recipe: Recipe, settings: OfflineTeacherSettings, memory: Path, say: Callable[[str], None]
+) -> Teacher:
     from limbeck.tasks.generated import OfflineTeacher
 
     if recipe.task.source != "generated":
@@ -159,7 +161,8 @@ def _offline(recipe: Recipe, settings: OfflineTeacherSettings, memory: Path) -> 
         )
     offline = OfflineTeacher(recipe.task.name, settings.wrong_answer, settings.wrong_step, recipe.seed)
     own = settings.model_dump(mode="json", exclude={"exam", "prompt"})
-    remembered = Remembered(offline, memory, key=own | {"task": recipe.task.name, "seed": recipe.seed})
+    key = own | {"task": recipe.task.name, "seed": recipe.seed}
+    remembered = Remembered(offline, memory, key=key, say=say)
     return Teacher(offline.name, _plain, lambda folder: remembered)
 
 
