@@ -24,7 +24,7 @@ SUM = re.compile(rb', "sum": "([0-9a-f]{16})"\}\Z')
 
 
 TICK_NS = 50_000_000
-"""Longer than the step of the clock that dates files: what is older than this gets another date when written."""
+"""Longer than the step of the clock that dates files: what is older gets another date when written."""
 
 _Known = dict[Path, tuple[tuple[int, ...], str]]
 
