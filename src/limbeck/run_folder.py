@@ -47,6 +47,9 @@ VERSIONED = ("limbeck", "torch", "transformers", "accelerate", "peft", "datasets
 
 LOCK, HOLDER = "run.lock", "run.pid"
 
+DAMAGED, UNKNOWN = "damaged", "unknown"
+"""Folders in `old/` of what is never brought back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -200,6 +203,7 @@ class Run:
         self._again = [name.strip("/") for name in again]
         self._came: list[str] = []
         self._put_aside: list[str] = []
+        self._renewed: list[str] = []  # done again, as asked
         self._contents: dict[str, str] = {}  # what the stages that came up hold, by their fingerprint
         self._met = False  # a stage that `until` means came up
         self._working = ""
@@ -304,7 +308,7 @@ class Run:
             raise damaged
         self._put_aside.append(name)
         if ranks.main():
-            self._set_aside(name, "damaged")
+            self._set_aside(name, DAMAGED)
             self.say(f"{name}: {damaged.wrong}; it runs again, the damaged files are in old/")
         ranks.barrier()
 
@@ -340,6 +344,7 @@ class Run:
         state = _read_state(folder)
         times = state.get("again", 0) if state else 0
         if state and self._is_again(name):
+            self._renewed.append(name)
             self._retire(name, mark[:12])
             self.say(f"{name}: runs again, as asked; the former result is in old/")
             state, times = None, times + 1
@@ -396,7 +401,9 @@ class Run:
 
     def _is_again(self, name: str) -> bool:
         """Whether the stage is to be done again; once per run, though it may come up twice."""
-        return name not in self._came and any(_below(name, wanted) for wanted in self._again)
+        if name in self._came or name in self._renewed:
+            return False
+        return any(_below(name, wanted) for wanted in self._again)
 
     def _make_room(self, name: str, plan: Plan, inputs: Mapping[str, str], mark: str) -> None:
         """Move a folder of another fingerprint or a damaged one to `old/`; bring a matching one back."""
@@ -405,14 +412,14 @@ class Run:
         if state is None:
             if folder.exists() and (sealed.files(folder) or (folder / STAGE).exists()):
                 what = "its stage.json is damaged" if (folder / STAGE).exists() else "it has no stage.json"
-                self._set_aside(name, "unknown")
+                self._set_aside(name, UNKNOWN)
                 self.say(f"{name}: runs again, because {what}; what was there is in old/")
         elif not _fits(state, mark, plan, inputs):
             self._retire(name, state["fingerprint"][:12])
             reason = _difference(state, plan, inputs)
             self.say(f"{name}: runs again, because {reason}; the former result is in old/")
         elif state["state"] == "done" and (wrong := sealed.damage(folder, state)):
-            self._set_aside(name, "damaged")
+            self._set_aside(name, DAMAGED)
             self.say(f"{name}: runs again, because {wrong}; what was there is in old/")
         elif state["state"] == "done" and (other := self._other_input(state, inputs)):
             self._retire(name, state["fingerprint"][:12])
@@ -455,8 +462,9 @@ class Run:
         return max(kept, key=lambda one: states[one].get("again", 0), default=None)
 
     def _former(self, name: str) -> list[Path]:
-        """The folders in `old/` of a stage."""
-        return sorted(path.parent for path in (self.folder / "old" / name).glob("*/stage.json"))
+        """The folders in `old/` of a stage that were whole when they came there."""
+        found = (path.parent for path in (self.folder / "old" / name).glob(f"*/{STAGE}"))
+        return sorted(one for one in found if one.name.partition("-")[0] not in (DAMAGED, UNKNOWN))
 
     def _retire(self, name: str, label: str) -> None:
         """Move a stage's folder to `old/`; stages inside it that came up before it in this run stay."""
