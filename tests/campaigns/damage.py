@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.campaigns.small_run import RECIPE, Ended, forked, results
@@ -27,6 +27,9 @@ from tests.campaigns.small_run import RECIPE, Ended, forked, results
 NOTICED = re.compile(r"damaged|missing|another size|changed since|runs again, because|not valid JSON|not a ")
 UNREAD = ("run.log", "run.lock", "run.pid", "report.html")
 QUESTION = "A coin is heads up. Is the coin still heads up?"
+
+
+Whole = Callable[[str], Ended]
 
 
 def copy(calm: Path, out: Path) -> None:
@@ -64,23 +67,20 @@ def reader(name: str) -> tuple[str, ...]:
 
 
 def trial(
-    calm: Path, out: Path, recipe: Path, whole: list[Ended], name: str, harm: str, chance: random.Random
+    calm: Path, out: Path, recipe: Path, whole: Whole, name: str, harm: str, chance: random.Random
 ) -> str:
     """Damage one file of a copy; return "noticed" or "harmless", or else what went wrong.
 
     Args:
-        whole: what is shown of a copy at the same place that is not damaged.
+        whole: by a file's name, what is shown of a copy at the same place that is not damaged.
     """
     copy(calm, out)
     if not hurt(out / name, harm, chance):
         return "harmless"
-    now = shown(out)
-    if any("unexpected" in one.text for one in now):
-        return f"unexpected: {[one.text for one in now if 'unexpected' in one.text]}"
-    noticed = [one.status == 2 and bool(NOTICED.search(one.text)) for one in now]
-    same = [one.text == former.text for one, former in zip(now, whole, strict=True)]
-    if not all(seen or equal for seen, equal in zip(noticed, same, strict=True)):
-        return f"shown without a word: {[one.text for one in now]}"
+    now = shown(out, name)
+    noticed = now.status == 2 and bool(NOTICED.search(now.text))
+    if "unexpected" in now.text or not (noticed or now.text == whole(name).text):
+        return f"shown without a word: {now.text}"
     again = forked("run", recipe, "--out", out, *reader(name))
     if again.status:
         return f"the run ended with {again.status}: {again.text.strip().splitlines()[-1]}"
@@ -92,14 +92,15 @@ def trial(
     if differ:
         return f"the run ended with other files: {differ}"
     said = any(NOTICED.search(line) for line in again.text.splitlines() if "as asked" not in line)
-    return "noticed" if said or any(noticed) else "harmless"
+    return "noticed" if said or noticed else "harmless"
 
 
-def shown(out: Path) -> list[Ended]:
-    """What the report's table and the students say, as they would to a user."""
-    students = [out / "students" / one / "seed0" for one in ("both", "cot")]
-    asked = [("ask", student, QUESTION, "--max-tokens", 8) for student in students]
-    return [forked(*one) for one in [("compare", out, "--json"), *asked]]
+def shown(out: Path, name: str) -> Ended:
+    """What is said of a run by the command that reads this file: by a student, or else by the report's table."""
+    for student in ("both", "cot"):
+        if name.startswith(f"students/{student}/seed0/model/"):
+            return forked("ask", out / "students" / student / "seed0", QUESTION, "--max-tokens", 8)
+    return forked("compare", out, "--json")
 
 
 def campaign(folder: Path, size: int, seed: int, only: int | None = None) -> list[str]:
@@ -115,7 +116,12 @@ def campaign(folder: Path, size: int, seed: int, only: int | None = None) -> lis
     if only is not None:
         trials = drawn(trials, only, seed)
     copy(calm, folder / "trial")
-    whole = shown(folder / "trial")
+    parts = ("students/both/seed0/model/", "students/cot/seed0/model/", "")
+    known = {part: shown(folder / "trial", part) for part in parts}
+
+    def whole(name: str) -> Ended:
+        return known[next(part for part in parts if name.startswith(part))]
+
     counts, wrong = Counter[str](), []
     for number, (name, harm, place) in enumerate(trials, start=1):
         chance = random.Random(f"{seed} {name} {harm} {place}")

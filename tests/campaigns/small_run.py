@@ -63,7 +63,7 @@ def forked(*arguments: object, until: Callable[[], bool] = lambda: False) -> End
         if until():
             os.kill(child.pid or 0, signal.SIGKILL)
             break
-        time.sleep(0.001)
+        time.sleep(0.002)
     child.join()
     said += _read(reading)
     os.close(reading)
