@@ -164,7 +164,7 @@ def _put_back(old: Path, folder: Path) -> None:
 def _to_disk(path: Path) -> None:
     if path.is_dir() and os.name == "nt":  # a folder cannot be opened there
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs what may be written
     try:
         os.fsync(handle)
     finally:

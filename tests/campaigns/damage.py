@@ -96,7 +96,7 @@ def trial(
 
 
 def shown(out: Path, name: str) -> Ended:
-    """What is said of a run by the command that reads this file: by a student, or else by the report's table."""
+    """What is said of a run by who reads this file: a student, or else the report's table."""
     for student in ("both", "cot"):
         if name.startswith(f"students/{student}/seed0/model/"):
             return forked("ask", out / "students" / student / "seed0", QUESTION, "--max-tokens", 8)

@@ -129,9 +129,10 @@ def _of_this_mentor(stored: Sequence[Path], wanted: Mapping[str, Any]) -> None:
     """
     from limbeck.soft_labels.cache import read_manifest
 
-    for folder in stored:
-        if read_manifest(folder)["identity"].get("mentor") != wanted["identity"]["mentor"]:
-            raise DamagedError(Path(os.path.abspath(folder)), "was written by a mentor of other weights")
+    ours = wanted["identity"]["mentor"]
+    others = (one for one in stored if read_manifest(one)["identity"].get("mentor") != ours)
+    if other := ranks.share(next(others, None) if ranks.main() else None):
+        raise DamagedError(Path(os.path.abspath(other)), "was written by a mentor of other weights")
 
 
 def _agree(mentor: Trained, learner: Learner, data: Data) -> None:
