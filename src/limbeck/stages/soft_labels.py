@@ -118,7 +118,8 @@ def soft_labels(
         _write(context, mentor, learner, settings, f"{place}/{number}", lacking)
     else:
         context.run.say(f"{place}: holds all {len(rows)} rows that {learner.shown} needs")
-    return SoftLabelStage(context, mentor, learner, settings, tuple(volumes(context, place)))
+    # Rank 0 knows when the stage is done; the others may be here before.
+    return SoftLabelStage(context, mentor, learner, settings, tuple(ranks.share(volumes(context, place))))
 
 
 def _of_this_mentor(stored: Sequence[Path], wanted: Mapping[str, Any]) -> None:
