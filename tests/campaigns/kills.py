@@ -51,17 +51,17 @@ def campaign(folder: Path, size: int, seed: int) -> list[str]:
 
 
 def kill(recipe: Path, out: Path, stage: str, seconds: float, chance: random.Random) -> str:
-    """Run until a random moment of a stage; return the stage that was killed, "" if none was."""
-    before = len(log_lines(out))
-    wait, begun = chance.uniform(0, max(seconds, 0.02)), None
+    """Run until a random moment of a stage, or until it is over; return the stage that was killed, if any."""
+    before = log_lines(out)
+    if any(line.startswith(f"{stage}: done in") for line in before):
+        return ""  # an earlier kill came too late for it
+    wait, begun = chance.uniform(0, max(seconds, 0.02)), 0.0
 
     def due() -> bool:
         nonlocal begun
-        if begun is None and any(
-            (m := BEGUN.fullmatch(line)) and m[1] == stage for line in log_lines(out)[before:]
-        ):
-            begun = time.monotonic()
-        return begun is not None and time.monotonic() - begun >= wait
+        mine = [line for line in log_lines(out)[len(before) :] if line.startswith(f"{stage}: ")]
+        begun = begun or (time.monotonic() if mine else 0.0)
+        return any(": done in" in line for line in mine) or (begun > 0 and time.monotonic() >= begun + wait)
 
     ended = forked("run", recipe, "--out", out, until=due)
     if ended.status >= 0:
