@@ -207,6 +207,16 @@ def test_damaged_weights_are_trained_again_and_examined(limbeck: Limbeck, run: P
     assert (weights.read_bytes(), exam.read_bytes()) == before
 
 
+def test_a_student_whose_prompts_are_damaged_is_not_asked(limbeck: Limbeck, run: Path) -> None:
+    path = run / STUDENT / "model/limbeck.json"
+    path.write_bytes(path.read_bytes()[:40])
+    answer = limbeck("ask", run / STUDENT, "Why?")
+    assert (
+        answer.status == 2
+        and "model/limbeck.json is missing or has another size; `limbeck run`" in answer.err
+    )
+
+
 @pytest.mark.parametrize(
     "name", [f"{STUDENT}/exam/predictions.jsonl", f"{STUDENT}/exam/metrics.json", f"{STUDENT}/history.jsonl"]
 )

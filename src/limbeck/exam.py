@@ -238,7 +238,6 @@ def _loaded(model: str, dtype: Dtype | None, device: str) -> tuple[Loaded, Dtype
     """A model to ask, in the precision in which its own run examines it unless another one is named."""
     from limbeck.lm.load import load
 
-    check(Path(model))
     used: Dtype = dtype or about_model(model).get("dtype", "float32")
     return load(model, dtype=used, device=device), used
 
@@ -279,8 +278,9 @@ def asking_of(model: str, form: str | None = None) -> Asking:
     """How a model is asked: as its folder says, or in the format named.
 
     Raises:
-        ModelError, RecipeError: as `examine_model`.
+        DamagedError, ModelError, RecipeError: as `examine_model`.
     """
+    check(Path(model))
     about = about_model(model)
     if form is not None and not about:
         return Asking(known_format(form).name)
