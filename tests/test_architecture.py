@@ -24,7 +24,7 @@ FLOORS = [
         "ranks",
         "statistics",
     },
-    {"recipe", "old_runs", "run_folder", "tasks", "lm"},
+    {"recipe", "old_runs", "run_folder", "sealed", "tasks", "lm"},
     {"rationales", "rationale_files", "exam", "training", "soft_labels", "published", "report"},
     {"stages"},
     {"methods"},

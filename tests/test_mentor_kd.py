@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from limbeck import sealed
+
 Limbeck = Callable[..., Any]
 
 SMALL = """
@@ -311,6 +313,31 @@ def test_the_mentors_rationales_may_be_given(limbeck: Limbeck, recipe: Path, tmp
     assert "mentors/mentor/collected" not in answer.err, "who wrote already is not asked to write"
     for name in ("students/both/seed0/examples.jsonl", "mentors/mentor/examples.jsonl"):
         assert (tmp_path / "given" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_what_another_mentor_left_is_made_again(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """A mentor that was damaged and came out different from its second training, as it may on a GPU."""
+    out = tmp_path / "run"
+    command = ("run", recipe, "--out", out, *settings("students={both: {}}"))
+    assert limbeck(*command).status == 0
+    mentor = out / "mentors" / "mentor"
+    weights_file = mentor / "model" / "model.safetensors"
+    data = bytearray(weights_file.read_bytes())
+    data[-1] ^= 1
+    weights_file.write_bytes(data)
+    state = json.loads((mentor / "stage.json").read_text())
+    other = hashlib.sha256(data).hexdigest()
+    sealed.write(
+        mentor / "stage.json", state | {"sha256": state["sha256"] | {"model/model.safetensors": other}}
+    )
+    answer = limbeck(*command)
+    assert answer.status == 0, answer.err
+    for stage in ("mentors/mentor/exam", "mentors/mentor/collected", "students/both/seed0"):
+        assert f"{stage}: runs again, because its input mentor was made again and is not" in answer.err
+    assert answer.err.count("was written by a mentor of other weights; it runs again") == 1
+    assert len(list((mentor / "soft-labels").glob("*/*/manifest.json"))) == 1
+    again = limbeck(*command)
+    assert again.status == 0 and "started" not in again.err
 
 
 def _run(recipe: Path, out: Path, arguments: Sequence[str]) -> None:

@@ -146,7 +146,8 @@ def test_what_was_half_done_or_damaged_begins_again(old: Path, story: Story) -> 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "started"}))
     ran, said, _ = story()
     assert ran == ["problems", "seed0"]
-    assert "problems: runs again, because out.txt is missing or has another size" in said
+    lost = "problems: runs again, because out.txt is missing or has another size; what was there is in old/"
+    assert lost in said
     assert "because another version of Limbeck had not finished it" in "\n".join(said)
 
 

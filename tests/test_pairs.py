@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,10 @@ from limbeck.lm.load import load
 from limbeck.lm.saving import save
 from limbeck.lm.tiny import build_tokenizer
 from limbeck.recipe import MentorSettings, StudentSettings
-from limbeck.stages import pairs
-from limbeck.stages.pairs import check_chat, check_pair
+from limbeck.stages.pairs import check_chat, check_pair, tokenizer_of
 from limbeck.tasks.asking import Asking
 
 TEXTS = ["The coin is heads up and then it is flipped by Ana."] * 9
-
-
-@pytest.fixture(autouse=True)
-def _nothing_remembered() -> Iterator[None]:
-    yield
-    pairs.tokenizer_of.cache_clear()
-    pairs.architecture.cache_clear()
 
 
 def unpadded(folder: Path, template: str | None = None) -> Path:
@@ -96,3 +87,22 @@ def test_other_kinds_are_refused(tmp_path: Path) -> None:
 def test_a_student_from_a_folder_needs_a_mentor_from_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="from scratch; soft labels need one tokenizer"):
         pair(unpadded(tmp_path / "raw"), "tiny-causal")
+
+
+def test_a_tokenizer_that_could_not_be_read_is_looked_for_again(tmp_path: Path) -> None:
+    """A failure that is remembered would skip the check of every later student of the process."""
+    folder = tmp_path / "one"
+    with pytest.raises(ModelError, match="one: its tokenizer cannot be read"):
+        tokenizer_of(str(folder))
+    unpadded(folder)
+    assert tokenizer_of(str(folder)).get_vocab()
+
+
+def test_a_broken_tokenizer_is_refused_and_not_skipped(tmp_path: Path) -> None:
+    one, other = unpadded(tmp_path / "one"), unpadded(tmp_path / "other")
+    whole = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(whole[:-30])
+    with pytest.raises(ModelError, match="other: its tokenizer cannot be read"):
+        pair(one, other)
+    (other / "tokenizer.json").write_text(whole)
+    pair(one, other)

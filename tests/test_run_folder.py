@@ -431,6 +431,36 @@ def test_the_revision_is_that_of_our_own_source_tree(tmp_path: Path, monkeypatch
     other.parent.mkdir(parents=True)
     other.write_text("")
     assert revision(other) == "", "a copy that the repository does not know"
+    (tmp_path / "src" / "limbeck" / "new.py").write_text("")
+    assert revision(ours) == git("rev-parse", "HEAD") + "+", "code that is not committed"
+
+
+def test_the_revision_of_another_repository_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of Limbeck that somebody keeps inside a repository of their own, pyproject.toml and all."""
+
+    def git(*command: str, folder: Path = tmp_path) -> None:
+        who = ("-c", "user.name=x", "-c", "user.email=x@x")
+        subprocess.run(["git", *who, *command], cwd=folder, check=True, capture_output=True)
+
+    root = tmp_path / "third-party" / "limbeck"
+    ours = root / "src" / "limbeck" / "run_folder.py"
+    ours.parent.mkdir(parents=True)
+    ours.write_text("")
+    (root / "pyproject.toml").write_text('[project]\nname = "limbeck"\n')
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "thesis")
+    monkeypatch.setattr(run_folder, "__file__", str(ours))
+    assert git_revision.__wrapped__() == ""
+    git("init", "-q", folder=root)
+    git("add", ".", folder=root)
+    git("commit", "-qm", "ours", folder=root)
+    whole = git_revision.__wrapped__()
+    assert len(whole) == 40
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of the other repository
+    assert git_revision.__wrapped__() == whole
 
 
 def test_a_stage_that_runs_again_and_was_killed_is_not_done(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ Every import that costs time happens inside the function that needs it, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.errors import InputError
+from limbeck.errors import DamagedError, InputError
 from limbeck.opening import (
     Request,
     about_task,
@@ -19,11 +19,15 @@ from limbeck.opening import (
     open_context,
     prepare,
     problems_of,
+    tell,
     to_stderr,
 )
 
 if TYPE_CHECKING:
+    from limbeck.lm.load import Dtype
+    from limbeck.methods import Chosen
     from limbeck.records import Prediction, Rationale
+    from limbeck.stages.context import Context
     from limbeck.tasks.answers import AnswerKind
 
 Keep = Literal["correct", "unless-wrong", "all"]
@@ -40,32 +44,49 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
     Returns:
         The run folder; `report.html` is in it, if anybody was examined.
     """
-    from limbeck import ranks, stages
-    from limbeck.report import write_report
-    from limbeck.stages.teacher import examine_teacher
-
     with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
         folder = context.run.folder
-        prepare(context, chosen)
-        examine_teacher(context)
-        for name, student in context.recipe.students.items():
-            for seed in student.seeds:
-                method = chosen[name]
-                learner = stages.student(
-                    context,
-                    name,
-                    seed,
-                    method.plan,
-                    source=method.method.source,
-                    reasons=method.uses.reasons,
-                )
-                method.method.story(context, learner, method.settings)
-        if not context.recipe.students:
-            for name in context.recipe.mentors:
-                stages.examine_mentor(context, name)
-        if ranks.main() and any(folder.glob("**/metrics.json")):
-            write_report([folder], folder / "report.html")
+        tell(context, lambda: _everything(context, chosen))
     return folder
+
+
+def _everything(context: Context, chosen: Mapping[str, Chosen]) -> None:
+    from limbeck import stages
+    from limbeck.stages.teacher import examine_teacher
+
+    prepare(context, chosen)
+    examine_teacher(context)
+    for name, student in context.recipe.students.items():
+        for seed in student.seeds:
+            method = chosen[name]
+            learner = stages.student(
+                context,
+                name,
+                seed,
+                method.plan,
+                source=method.method.source,
+                reasons=method.uses.reasons,
+            )
+            method.method.story(context, learner, method.settings)
+    if not context.recipe.students:
+        for name in context.recipe.mentors:
+            stages.examine_mentor(context, name)
+    _report(context.run.folder)
+
+
+def _report(folder: Path) -> None:
+    """Rank 0 writes the page; an exam that it finds damaged is known to all ranks."""
+    from limbeck import ranks
+    from limbeck.report import write_report
+
+    wrong = None
+    if ranks.main() and any(folder.glob("**/metrics.json")):
+        try:
+            write_report([folder], folder / "report.html")
+        except DamagedError as damaged:
+            wrong = damaged.stage, damaged.wrong
+    if wrong := ranks.share(wrong):
+        raise DamagedError(*wrong)
 
 
 def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Path:
@@ -77,8 +98,12 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
     from limbeck import stages
 
     with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
-        prepare(context, chosen, trains=False)
-        return stages.rationales(context).stage.folder
+
+        def story() -> Path:
+            prepare(context, chosen, trains=False)
+            return stages.rationales(context).stage.folder
+
+        return tell(context, story)
 
 
 def grade(
@@ -130,6 +155,8 @@ def evaluate(
     votes: int | None = None,
     form: str | None = None,
     device: str = "auto",
+    dtype: Dtype | None = None,
+    replace: bool = False,
 ) -> Exam:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings.
 
@@ -137,9 +164,13 @@ def evaluate(
         model: a name, a model folder, or a student's folder.
         out: gets `predictions.jsonl` and `metrics.json`.
         form: of the prompt; None: what the model was trained with.
+        dtype: of the weights; None: what the model's folder names, as in the exam of its run, or float32.
+        replace: a finished exam in `out` may be replaced.
 
     Raises:
-        InputError: `out` is part of a run or holds other files; or the split has no problems.
+        InputError: `out` is part of a run, or holds other files or a finished exam; or the split has
+            no problems.
+        DamagedError: the model belongs to a run and changed since it was written.
     """
     from limbeck import ranks
     from limbeck.exam import examine_model, write_exam
@@ -149,11 +180,13 @@ def evaluate(
 
     about, folder = about_task(str(task), overrides), Path(out)
     exam, count = about.exam, votes or about.exam.votes
-    _refuse_run_folder(folder)
+    if ranks.main():
+        _refuse_taken(folder, replace=replace)
+    ranks.barrier()
     temperature = exam.temperature if count > 1 else 0.0
     sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
     kind = task_kind(about.task)
-    predictions, summary, parameters = examine_model(
+    predictions, summary, examined = examine_model(
         model_folder(str(model)),
         problems_of(about.task, about.seed, split)[:limit],
         kind,
@@ -161,6 +194,7 @@ def evaluate(
         folder,
         form=form,
         device=device,
+        dtype=dtype,
         max_rows=exam.batch_size,
         track=live_track(),
     )
@@ -168,7 +202,8 @@ def evaluate(
         role="exam",
         name=folder.resolve().name,
         model=str(model),
-        parameters=parameters,
+        parameters=examined.parameters,
+        dtype=examined.dtype,
         split=split,
         task=about.task.name,
         kind=kind,
@@ -178,7 +213,8 @@ def evaluate(
     return Exam(predictions, {**summary, **facts.model_dump(mode="json")})
 
 
-def _refuse_run_folder(out: Path) -> None:
+def _refuse_taken(out: Path, *, replace: bool) -> None:
+    """Leave alone what is part of a run or not ours, and a finished exam unless it may be replaced."""
     from limbeck.exam import LOG
 
     inside = [folder for folder in (out, *out.resolve().parents) if (folder / "run.lock").exists()]
@@ -186,6 +222,8 @@ def _refuse_run_folder(out: Path) -> None:
     ours = any(name == "metrics.json" or name.startswith(LOG) for name in there)  # an exam, or a killed one
     if inside or out.is_file() or (there and not ours):
         raise InputError(f"{out}: is part of a run or holds other files; name a new folder with --out")
+    if "metrics.json" in there and not replace:
+        raise InputError(f"{out}: holds a finished exam; name a new folder with --out, or add --replace")
 
 
 def compare(*runs: Path | str, baseline: str | None = None) -> list[dict[str, Any]]:
@@ -283,11 +321,13 @@ def export(model: Path | str, out: Path | str) -> Path:
 
     Raises:
         InputError: `out` is there already.
+        DamagedError: the model belongs to a run and changed since it was written.
     """
-    from limbeck import ranks
+    from limbeck import ranks, sealed
     from limbeck.lm.saving import export as export_folder
 
     folder = Path(out)
+    sealed.check(Path(model_folder(str(model))))
     if ranks.main():
         _refuse_filled(folder)
     export_folder(Path(model_folder(str(model))), folder)

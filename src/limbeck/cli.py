@@ -60,6 +60,10 @@ FormatName = Annotated[
     Literal["plain", "arrow", "chat"] | None,
     typer.Option("--format", help="Of the prompt; what the student was trained with when not given."),
 ]
+DtypeName = Annotated[
+    Literal["float32", "bfloat16"] | None,
+    typer.Option("--dtype", help="Of the weights; as the model's folder says, or float32, when not given."),
+]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run, student or exam folders.")]
 
 
@@ -257,6 +261,8 @@ def evaluate(
     ] = None,
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    dtype: DtypeName = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a finished exam in --out.")] = False,
 ) -> None:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
     from limbeck import actions, ranks, report
@@ -272,6 +278,8 @@ def evaluate(
         votes=votes,
         form=form,
         device=device,
+        dtype=dtype,
+        replace=replace,
     )
     if ranks.main():
         console.show(report.results_table(report.contestants([out])))
@@ -362,13 +370,14 @@ def ask(
     max_tokens: Annotated[int, typer.Option(min=1, help="At most this many new tokens.")] = 512,
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    dtype: DtypeName = None,
 ) -> None:
     """Ask a student one question and print its reasoning."""
     from limbeck.exam import answer_one
 
     if not question.strip() or any("\ud800" <= letter <= "\udfff" for letter in question):
         raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
-    print(answer_one(model_folder(model), question, max_tokens, form=form, device=device))
+    print(answer_one(model_folder(model), question, max_tokens, form=form, device=device, dtype=dtype))
 
 
 @app.command()

@@ -4,7 +4,8 @@ LimbeckError                    exit status 1
 ├── InputError                  exit status 2: something the user gave is wrong
 │   ├── RecipeError             a setting of the recipe or of the command line
 │   ├── DataError               a line, column or value of a data file
-│   │   └── LeakError           a question is in train and in an examined split
+│   │   ├── LeakError           a question is in train and in an examined split
+│   │   └── DamagedError        a file of a finished stage changed since it was written
 │   ├── ModelError              a model name or folder that cannot be used
 │   ├── RunInUseError           another process works in this run folder
 │   └── DiskError               a file cannot be read or written
@@ -88,6 +89,15 @@ class DataError(InputError):
 
 class LeakError(DataError):
     """A question is both in train and in a split that is examined."""
+
+
+class DamagedError(DataError):
+    """A file of a finished stage is not what the stage wrote; a run makes the stage again."""
+
+    def __init__(self, stage: Path, wrong: str) -> None:
+        super().__init__(stage, f"{wrong}; `limbeck run` with its recipe and run folder makes it again")
+        self.stage = stage
+        self.wrong = wrong
 
 
 class ModelError(InputError):

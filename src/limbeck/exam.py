@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,23 @@ from limbeck.lm.remember import Remembered
 from limbeck.progress import SILENT, Track
 from limbeck.records import Prediction, Problem, write_json, write_jsonl
 from limbeck.run_folder import fingerprint
+from limbeck.sealed import check
 from limbeck.statistics import wilson
 from limbeck.tasks.answers import AnswerKind, grade, same
 from limbeck.tasks.asking import ABOUT, Asking, about_model
 from limbeck.tasks.prompts import known_format
 
 if TYPE_CHECKING:
-    from limbeck.lm.load import Loaded
+    from limbeck.lm.load import Dtype, Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A model that was loaded to be examined: its parameters, and the type of its weights."""
+
+    parameters: int
+    dtype: Dtype
+
 
 LOG = "completions.log"
 """In an exam's or a writing stage's folder: whole chunks of a local model's completions, until it is done.
@@ -191,33 +201,45 @@ def examine_model(
     *,
     form: str | None = None,
     device: str = "auto",
+    dtype: Dtype | None = None,
     max_rows: int = 64,
     track: Track = SILENT,
-) -> tuple[list[Prediction], dict[str, Any], int]:
+) -> tuple[list[Prediction], dict[str, Any], Examined]:
     """Load a model by name or folder and examine it; its prompts are those it was trained with.
 
     Args:
+        dtype: of the weights; None: what its folder names, or float32.
         folder: keeps whole chunks of completions until the exam is over, so that a killed one goes on;
             they are used for the same model, problems and settings alone.
 
     Returns:
-        Predictions, metrics, and the model's parameters.
+        Predictions, metrics, and what was examined.
 
     Raises:
+        DamagedError: the model's folder belongs to a run and changed since it was written.
         ModelError: its folder does not say what its prompts need, or it cannot be loaded.
         InputError: its prompts need what is not here, such as knowledge.
         RecipeError: `form` does not go with its prompts.
     """
-    from limbeck.lm.load import load
     from limbeck.lm.local import LocalModel
 
     asking = asking_of(model, form)
-    loaded = load(model, device=device)
+    loaded, used = _loaded(model, dtype, device)
     prompts = student_prompts(loaded, asking, problems, sampling.max_tokens)
-    asked = fingerprint([_files_of(model), [asdict(one) for one in prompts], asdict(sampling), max_rows])
+    what = [_files_of(model), used, [asdict(one) for one in prompts], asdict(sampling), max_rows]
+    asked = fingerprint(what)
     complete = Chunks(LocalModel(loaded, max_rows=max_rows), folder / f"{LOG}-{asked[:16]}")
     predictions, summary = examine(complete, problems, kind, prompts, sampling, track=track)
-    return predictions, summary, sum(one.numel() for one in loaded.model.parameters())
+    parameters = sum(one.numel() for one in loaded.model.parameters())
+    return predictions, summary, Examined(parameters, used)
+
+
+def _loaded(model: str, dtype: Dtype | None, device: str) -> tuple[Loaded, Dtype]:
+    """A model to ask, in the precision in which its own run examines it unless another one is named."""
+    from limbeck.lm.load import load
+
+    used: Dtype = dtype or about_model(model).get("dtype", "float32")
+    return load(model, dtype=used, device=device), used
 
 
 def _files_of(model: str) -> list[Any]:
@@ -230,18 +252,23 @@ def _files_of(model: str) -> list[Any]:
 
 
 def answer_one(
-    model: str, question: str, max_tokens: int, *, form: str | None = None, device: str = "auto"
+    model: str,
+    question: str,
+    max_tokens: int,
+    *,
+    form: str | None = None,
+    device: str = "auto",
+    dtype: Dtype | None = None,
 ) -> str:
     """A model's greedy answer to one question.
 
     Raises:
         As `examine_model`.
     """
-    from limbeck.lm.load import load
     from limbeck.lm.local import LocalModel
 
     asking = asking_of(model, form)
-    loaded = load(model, device=device)
+    loaded, _ = _loaded(model, dtype, device)
     asked = Problem(id="question", question=question, answer="?")
     prompts = student_prompts(loaded, asking, [asked], max_tokens)
     return next(iter(LocalModel(loaded)(prompts, Sampling(max_tokens=max_tokens)))).text
@@ -251,8 +278,9 @@ def asking_of(model: str, form: str | None = None) -> Asking:
     """How a model is asked: as its folder says, or in the format named.
 
     Raises:
-        ModelError, RecipeError: as `examine_model`.
+        DamagedError, ModelError, RecipeError: as `examine_model`.
     """
+    check(Path(model))
     about = about_model(model)
     if form is not None and not about:
         return Asking(known_format(form).name)

@@ -28,6 +28,7 @@ class ExamFacts(Record):
     seed: int | None = Field(None, ge=0, description="of its training; null: it has none")
     round: int | None = Field(None, ge=0, description="of a method that trains in rounds; null: it does not")
     model: str = Field(description="name or folder of the model it was made from, or that was asked")
+    dtype: str | None = Field(None, description="of the weights in this exam; null: not known")
     method: str | None = Field(None, description="by which it was trained; null: it was not trained here")
     parameters: int | None = Field(None, ge=1, description="of the whole model, adapters included")
     trained_parameters: int | None = Field(None, ge=0, description="those that training changed")

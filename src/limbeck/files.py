@@ -1,11 +1,17 @@
-"""Files that survive a kill: whole files, whole folders, and logs that grow line by line."""
+"""Files that survive a kill: whole files, whole folders, and logs that grow line by line.
+
+What a file holds is known again by its SHA-256 (`digest`), a line of a log by a sum at its end (`with_sum`).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +20,68 @@ from typing import IO, Any
 from limbeck.errors import DiskError, InputError, RunInUseError
 
 BLOCK = 1 << 16
+
+SUM = re.compile(rb', "sum": "([0-9a-f]{16})"\}\Z')
+
+
+TICK_NS = 50_000_000
+"""Longer than the step of the clock that dates files: what is older gets another date when written."""
+
+_Known = dict[Path, tuple[tuple[int, ...], str]]
+
+_known: _Known = {}  # what this process hashed: size, dates and place, SHA-256
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, read once per process as long as it is not written again.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    place, version = path.resolve(), _version(path)
+    if place in _known and _known[place][0] == version:
+        return _known[place][1]
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if _version(path) == version and time.time_ns() - max(version[1:3]) > TICK_NS:
+        _known[place] = (version, found)
+    return found
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    at = path.stat()
+    return at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino
+
+
+def with_sum(line: bytes) -> bytes:
+    """A JSON object on one line, with a sum of its bytes as its last entry."""
+    return line[:-1] + b', "sum": "' + _sum(line).encode() + b'"}'
+
+
+def without_sum(line: bytes) -> bytes:
+    """The line as it was given to `with_sum`; one that has no sum as it is.
+
+    Raises:
+        ValueError: the line changed since.
+    """
+    line = line.rstrip(b"\n")
+    found = SUM.search(line)
+    if not found:
+        return line
+    plain = line[: found.start()] + b"}"
+    if _sum(plain) != found[1].decode():
+        raise ValueError("it changed since it was written")
+    return plain
+
+
+def _sum(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:16]
+
+
+def sync(folder: Path) -> None:
+    """Wait until the disk holds everything in a folder, and its name."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        _to_disk(path)
 
 
 def refuse_special(path: Path) -> None:
@@ -60,6 +128,7 @@ def _whole(path: Path, mode: str, **how: str) -> Iterator[IO[Any]]:
             os.fsync(stream.fileno())
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
+        _to_disk(path.parent)
     except OSError as error:
         raise DiskError(path, error) from error
     finally:
@@ -88,8 +157,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         _put_back(old, folder)
         partial.mkdir(parents=True)
         yield partial
-        for file in partial.rglob("*"):
-            _to_disk(file)
+        sync(partial)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
@@ -111,7 +179,7 @@ def _put_back(old: Path, folder: Path) -> None:
 def _to_disk(path: Path) -> None:
     if path.is_dir() and os.name == "nt":  # a folder cannot be opened there
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs what may be written
     try:
         os.fsync(handle)
     finally:
@@ -189,6 +257,19 @@ class AppendLog:
         offset, self._end = self._end, self._end + len(line) + 1
         self._size = self._end
         return offset
+
+    def cut(self, offset: int) -> None:
+        """Drop the lines from an offset on.
+
+        Raises:
+            DiskError: the file cannot be written.
+        """
+        try:
+            with self.path.open("ab") as stream:
+                os.ftruncate(stream.fileno(), offset)
+        except OSError as error:
+            raise DiskError(self.path, error) from error
+        self._end = self._size = offset
 
     def _write(self, stream: Any, line: bytes) -> None:
         handle = stream.fileno()

@@ -6,13 +6,13 @@ Every import that costs time happens inside the function that needs it, as in `a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from limbeck.errors import InputError, RecipeError
+from limbeck.errors import DamagedError, InputError, RecipeError
 
 if TYPE_CHECKING:
     from limbeck.methods import Chosen
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from limbeck.records import Problem
     from limbeck.stages.context import Context
     from limbeck.tasks.settings import TaskSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,17 @@ def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]
     elif head and head not in places and not any(one.method.source for one in chosen.values()):
         known = ", ".join([*sorted(places), *(f"{role}/NAME" for role in learners)])
         raise RecipeError(f"--until {until}: there is no such stage; choose one of {known}")
+
+
+def tell(context: Context, story: Callable[[], T]) -> T:
+    """Run a story. Where a stage that it reads is damaged, put that aside and begin again: what is whole
+    is kept."""
+    while True:
+        try:
+            return story()
+        except DamagedError as damaged:
+            context.run.put_aside(damaged)
+            context.memo.clear()
 
 
 def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = True) -> None:

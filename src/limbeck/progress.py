@@ -30,6 +30,11 @@ class Track(Protocol):
     def __call__(self, what: str, total: int) -> AbstractContextManager[Advance]: ...
 
 
+def notice(line: str) -> None:
+    """Show a line where no run is open that keeps a log."""
+    print(line, file=sys.stderr)
+
+
 @contextmanager
 def _silent(what: str, total: int) -> Iterator[Advance]:
     yield lambda done, note="", total=None: None

@@ -7,6 +7,8 @@ Its fingerprint is a hash of its name, its plan and of what its inputs are:
     same fingerprint, half done  -> the work goes on in the same folder
     another fingerprint          -> the old folder moves to `old/`, the work runs again;
                                     going back to old settings brings the old folder back
+    damaged (see `sealed`)       -> its files move to `old/`, the work runs again; what was built on it stays
+                                    where the work makes the same files again
 
 So a changed setting never deletes what cost money or hours.
 A plan holds no setting at its default: a new setting with a default changes no fingerprint.
@@ -36,14 +38,17 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from limbeck import __version__, old_runs, ranks
-from limbeck.errors import DiskError, InputError, RunInUseError
-from limbeck.files import whole_file
-from limbeck.records import write_json
+from limbeck import __version__, old_runs, ranks, sealed
+from limbeck.errors import DamagedError, DiskError, InputError, RunInUseError
+from limbeck.files import digest, sync, whole_file
+from limbeck.sealed import STAGE
 
 VERSIONED = ("limbeck", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 LOCK, HOLDER = "run.lock", "run.pid"
+
+DAMAGED, UNKNOWN = "damaged", "unknown"
+"""Folders in `old/` of what is never brought back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,9 @@ class Run:
         self._until = until.strip("/") if until else ""
         self._again = [name.strip("/") for name in again]
         self._came: list[str] = []
+        self._put_aside: list[str] = []
+        self._renewed: list[str] = []  # done again, as asked
+        self._contents: dict[str, str] = {}  # what the stages that came up hold, by their fingerprint
         self._met = False  # a stage that `until` means came up
         self._working = ""
 
@@ -208,6 +216,7 @@ class Run:
         work: Callable[[Path], None],
         *,
         everyone: bool = False,
+        reads: Sequence[Path] = (),
     ) -> Stage:
         """Return the stage `name`, doing its work unless it is done already.
 
@@ -220,9 +229,12 @@ class Run:
                 It opens no other stage.
             everyone: under several ranks, all do the work and rank 0 alone writes what is
                 written once; otherwise rank 0 works, as if alone, and the others wait.
+            reads: weights of other stages that the work reads. All their other files were
+                looked at when these stages came up.
 
         Raises:
             Reached: the run was asked to end here.
+            DamagedError: a file in `reads` is not what its stage wrote.
         """
         if self._met and not _below(name, self._until):
             raise Reached(self._until)
@@ -231,6 +243,7 @@ class Run:
         state = ranks.share(self._begin(name, plan, inputs) if ranks.main() else {})
         stage = Stage(name, self.folder / name, state["id"])
         if state["state"] != "done":
+            self.verify(reads)
             self._do(stage, state, work, everyone)
         if name not in self._came:
             self._came.append(name)
@@ -248,7 +261,7 @@ class Run:
             return False
         mark = _mark(name, plan, inputs)
         state = _read_state(self.folder / name)
-        if state and _fits(state, mark, plan, inputs) and not _damaged(self.folder / name, state):
+        if state and _fits(state, mark, plan, inputs) and not self._wrong(self.folder / name, state, inputs):
             return bool(state["state"] == "done")  # half done, it goes on, whatever old/ holds
         kept = self._newest(name, plan, inputs, mark)
         return kept is not None and bool((_read_state(kept) or {})["state"] == "done")
@@ -259,15 +272,45 @@ class Run:
             return
         with whole_file(self.folder / "recipe.yaml") as stream:
             stream.write(recipe_yaml)
-        before = read_json(self.folder / "run.json") or {}
+        before = sealed.read(self.folder / "run.json") or {}
         about = {
             **facts,
             "versions": versions(),
             "git": git_revision(),
             "begun_by": _begun_by(before) or _code(),
             "created": before.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
+            "sha256": sealed.sums(self.folder, ["recipe.yaml"]),
         }
-        write_json(self.folder / "run.json", about)
+        sealed.write(self.folder / "run.json", about)
+
+    def verify(self, paths: Sequence[Path]) -> None:
+        """Refuse to build on files of finished stages that are not what the stages wrote.
+
+        Args:
+            paths: files or folders; every file below is read.
+
+        Raises:
+            DamagedError: on every rank; `put_aside` is what to do then.
+        """
+        found = (one for one in map(sealed.found_damage, paths) if one)
+        if wrong := ranks.share(next(found, None) if ranks.main() else None):
+            raise DamagedError(*wrong)
+
+    def put_aside(self, damaged: DamagedError) -> None:
+        """Move a damaged stage's files to `old/`, so that the stage is done again when it comes up again.
+
+        Raises:
+            DamagedError: it is not of this run, or was damaged again as soon as it was made.
+        """
+        inside = damaged.stage.is_relative_to(os.path.abspath(self.folder))
+        name = damaged.stage.relative_to(os.path.abspath(self.folder)).as_posix() if inside else ""
+        if not inside or name in self._put_aside:
+            raise damaged
+        self._put_aside.append(name)
+        if ranks.main():
+            self._set_aside(name, DAMAGED)
+            self.say(f"{name}: {damaged.wrong}; it runs again, the damaged files are in old/")
+        ranks.barrier()
 
     def check(self) -> None:
         """Refuse, at the beginning, to do a stage again that was never done here.
@@ -301,11 +344,14 @@ class Run:
         state = _read_state(folder)
         times = state.get("again", 0) if state else 0
         if state and self.is_again(name):
+            self._renewed.append(name)
             self._retire(name, mark[:12])
             self.say(f"{name}: runs again, as asked; the former result is in old/")
             state, times = None, times + 1
         if state and state["state"] == "done":
-            self.say(f"{name}: done before, kept")
+            if name not in self._came:
+                self.say(f"{name}: done before, kept")
+            self._contents[state["id"]] = sealed.content(state)
             return state
         if state:
             self.say(f"{name}: going on where it stopped")
@@ -315,7 +361,7 @@ class Run:
         begun |= {"fingerprint": mark, "id": fingerprint([mark, times]) if times else mark}
         begun |= {"again": times} if times else {}
         begun |= {"limbeck": _version("limbeck"), "state": "started"}
-        write_json(folder / "stage.json", begun)
+        sealed.write(folder / STAGE, begun)
         return begun
 
     def _do(
@@ -337,34 +383,69 @@ class Run:
         ranks.barrier()
         if ranks.main():
             seconds = round(time.monotonic() - clock, 1)
-            finished = {**state, "state": "done", "seconds": seconds, "files": _files(stage.folder)}
-            write_json(stage.folder / "stage.json", finished)
+            self._finish(stage, {**state, "state": "done", "seconds": seconds})
             self.say(f"{stage.name}: done in {seconds:.1f} s")
+
+    def _finish(self, stage: Stage, state: Mapping[str, Any]) -> None:
+        """Write, once the disk holds the files of a stage, what they are and what they were made from."""
+        try:
+            sync(stage.folder)
+        except OSError as error:
+            raise DiskError(error.filename or stage.folder, error) from error
+        found = sealed.files(stage.folder)
+        read = {label: self._contents.get(one, "") for label, one in state["inputs"].items()}
+        done = {**state, "files": found, "sha256": sealed.sums(stage.folder, found)}
+        done["read"] = {label: one for label, one in read.items() if one}
+        sealed.write(stage.folder / STAGE, done)
+        self._contents[stage.fingerprint] = sealed.content(done)
 
     def is_again(self, name: str) -> bool:
         """Whether the stage is to be done again; once per run, though it may come up twice."""
-        return name not in self._came and any(_below(name, wanted) for wanted in self._again)
+        if name in self._came or name in self._renewed:
+            return False
+        return any(_below(name, wanted) for wanted in self._again)
 
     def _make_room(self, name: str, plan: Plan, inputs: Mapping[str, str], mark: str) -> None:
         """Move a folder of another fingerprint or a damaged one to `old/`; bring a matching one back."""
         folder = self.folder / name
         state = _read_state(folder)
         if state is None:
-            if folder.exists() and _files(folder):
-                self._retire(name, "unknown")
-                self.say(f"{name}: a folder without stage.json was there; it was moved to old/")
+            if folder.exists() and (sealed.files(folder) or (folder / STAGE).exists()):
+                what = "its stage.json is damaged" if (folder / STAGE).exists() else "it has no stage.json"
+                self._set_aside(name, UNKNOWN)
+                self.say(f"{name}: runs again, because {what}; what was there is in old/")
         elif not _fits(state, mark, plan, inputs):
             self._retire(name, state["fingerprint"][:12])
             reason = _difference(state, plan, inputs)
             self.say(f"{name}: runs again, because {reason}; the former result is in old/")
-        elif state["state"] == "done" and (lost := _damaged(folder, state)):
-            self._retire(name, "damaged")
-            self.say(f"{name}: runs again, because {lost} is missing or has another size")
-        if not (folder / "stage.json").exists():
+        elif state["state"] == "done" and (wrong := sealed.damage(folder, state)):
+            self._set_aside(name, DAMAGED)
+            self.say(f"{name}: runs again, because {wrong}; what was there is in old/")
+        elif state["state"] == "done" and (other := self._other_input(state, inputs)):
+            self._retire(name, state["fingerprint"][:12])
+            self.say(f"{name}: runs again, because {other}; the former result is in old/")
+        if not (folder / STAGE).exists():
             self._bring_back(name, plan, inputs, mark)
         state = _read_state(folder)
         if state and old_runs.is_old(state):
-            write_json(folder / "stage.json", old_runs.converted(state, plan.json(), inputs, mark))
+            ours = old_runs.converted(state, plan.json(), inputs, mark)
+            sealed.write(folder / STAGE, {**ours, "sha256": sealed.sums(folder, ours["files"])})
+
+    def _wrong(self, folder: Path, state: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+        """Why a finished stage of the right plan cannot be used, in words; "" if it can."""
+        return sealed.damage(folder, state) or self._other_input(state, inputs)
+
+    def _other_input(self, state: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+        """Says which input was made again, after damage, and came out different; "" when none was.
+
+        Its fingerprint does not say so: it is that of its plan. On a CPU the same plan gives the same
+        files, on a GPU it may not.
+        """
+        for label, former in state.get("read", {}).items():
+            now = self._contents.get(inputs.get(label, ""), "")
+            if now and now != former:
+                return f"its input {label} was made again and is not what it was"
+        return ""
 
     def _bring_back(self, name: str, plan: Plan, inputs: Mapping[str, str], mark: str) -> None:
         """Take the newest result of this plan out of `old/`."""
@@ -377,20 +458,17 @@ class Run:
         """The newest result of this plan in `old/`."""
         states = {kept: state for kept in self._former(name) if (state := _read_state(kept))}
         kept = [one for one, state in states.items() if _fits(state, mark, plan, inputs)]
-        kept = [one for one in kept if not _damaged(one, states[one])]
+        kept = [one for one in kept if not self._wrong(one, states[one], inputs)]
         return max(kept, key=lambda one: states[one].get("again", 0), default=None)
 
     def _former(self, name: str) -> list[Path]:
-        """The folders in `old/` of a stage."""
-        return sorted(path.parent for path in (self.folder / "old" / name).glob("*/stage.json"))
+        """The folders in `old/` of a stage that were whole when they came there."""
+        found = (path.parent for path in (self.folder / "old" / name).glob(f"*/{STAGE}"))
+        return sorted(one for one in found if one.name.partition("-")[0] not in (DAMAGED, UNKNOWN))
 
     def _retire(self, name: str, label: str) -> None:
         """Move a stage's folder to `old/`; stages inside it that came up before it in this run stay."""
-        target = self.folder / "old" / name / label
-        number = 1
-        while target.exists():
-            number += 1
-            target = target.with_name(f"{label}-{number}")
+        target = self._free(name, label)
         earlier = [one for one in self._came if one != name and _below(one, name)]
         try:
             _move(self.folder / name, target)
@@ -400,6 +478,28 @@ class Run:
                     _move(inside, self.folder / inner)
         except OSError as error:
             raise DiskError(target, error) from error
+
+    def _set_aside(self, name: str, label: str) -> None:
+        """Move a stage's own files to `old/`, first the one that makes it count; stages inside it stay."""
+        folder, target = self.folder / name, self._free(name, label)
+        own = [one for one in (STAGE, *sealed.files(folder)) if (folder / one).exists()]
+        try:
+            for one in own:
+                (target / one).parent.mkdir(parents=True, exist_ok=True)
+                (folder / one).rename(target / one)
+            for path in sorted(folder.rglob("*"), reverse=True):  # inner folders first
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+        except OSError as error:
+            raise DiskError(target, error) from error
+
+    def _free(self, name: str, label: str) -> Path:
+        """A folder in `old/` that is not there yet."""
+        target, number = self.folder / "old" / name / label, 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{label}-{number}")
+        return target
 
 
 def _move(folder: Path, place: Path) -> None:
@@ -480,7 +580,7 @@ def _refuse_foreign(folder: Path, recipe_name: str) -> None:
     """Leave alone what is not a run folder, and the run of another recipe."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder with --out")
-    about = read_json(folder / "run.json") or {}
+    about = sealed.read(folder / "run.json") or {}
     ours = (folder / LOCK).is_file() or "versions" in about
     if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise InputError(f"{folder}: holds other files and is not a run folder; name another one with --out")
@@ -523,7 +623,9 @@ def _lock(folder: Path) -> Iterator[Any]:
 
 def _tell_of_other_code(folder: Path, say: Callable[[str], None]) -> None:
     """One line if other code than this began the run."""
-    about = read_json(folder / "run.json") or {}
+    about = sealed.read(folder / "run.json") or {}
+    if not about and (folder / "run.json").exists():
+        say("run.json is damaged; it is written again")
     begun, now = _begun_by(about), _code()
     if begun and begun != now:
         shown = [f"limbeck {one['limbeck']}{_at(one['git'])}" for one in (begun, now)]
@@ -570,16 +672,15 @@ def fingerprint(value: object) -> str:
 
 def path_fingerprint(path: Path) -> str:
     """SHA-256 of a file's content, or of all files of a folder with their names."""
-    digest = hashlib.sha256()
+    whole = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     try:
         for file in files:
-            digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            whole.update(file.relative_to(path).as_posix().encode() if file != path else b"")
+            whole.update(bytes.fromhex(digest(file)))
     except OSError as error:
         raise DiskError(path, error) from error
-    return digest.hexdigest()
+    return whole.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -604,15 +705,21 @@ def git_revision() -> str:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
         if project.get("name") != "limbeck" or not _git(root, "ls-files", "--error-unmatch", __file__):
             return ""
-        return _git(root, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
+        top = _git(root, "rev-parse", "--show-toplevel")
+        if not top or Path(top).resolve() != root:  # a copy that somebody keeps in a repository of their own
+            return ""
+        changed = _git(root, "status", "--porcelain", "--", "src", "pyproject.toml")
+        return _git(root, "rev-parse", "HEAD") + "+" * bool(changed)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return ""
 
 
 def _git(folder: Path, *command: str) -> str:
-    """What git answers; "" when it refuses."""
+    """What git answers about the repository that a folder is in; "" when it refuses."""
+    # A hook of another repository calls us with GIT_DIR set to that one.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     answer = subprocess.run(
-        ["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+        ["git", *command], cwd=folder, env=own, capture_output=True, text=True, timeout=10, check=False
     )
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
@@ -632,7 +739,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def _read_state(folder: Path) -> dict[str, Any] | None:
     """A stage's `stage.json`; None where there is none, or one that no version of Limbeck writes."""
-    state = read_json(folder / "stage.json") or {}
+    state = sealed.read(folder / STAGE) or {}
     needed = {"state", "fingerprint", *(() if old_runs.is_old(state) else ("id", "plan", "inputs"))}
     typed = all(isinstance(state[name], kind) for name, kind in _SHAPE.items() if name in state)
     if not (typed and needed <= state.keys()):
@@ -645,29 +752,15 @@ def _read_state(folder: Path) -> dict[str, Any] | None:
 _EMPTY: dict[str, Any] = {"settings": {}, "version": 1}
 _SHAPE = {
     **dict.fromkeys(("state", "fingerprint", "id", "limbeck", "name"), str),
-    **dict.fromkeys(("plan", "inputs", "files", "settings"), dict),
+    **dict.fromkeys(("plan", "inputs", "files", "settings", "sha256", "read"), dict),
     "again": int,
 }
 """What the entries of a `stage.json` are; somebody may have edited one."""
 
 
-def _files(folder: Path) -> dict[str, int]:
-    """Sizes of the stage's files, without those of stages nested in it."""
-    nested = {p.parent for p in folder.rglob("stage.json") if p.parent != folder}
-    return {
-        p.relative_to(folder).as_posix(): p.stat().st_size
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != "stage.json" and p.name[0] != "." and not nested & set(p.parents)
-    }
-
-
-def _damaged(folder: Path, state: Mapping[str, Any]) -> str:
-    """The first file of a done stage that is missing or has another size; "" when all are there."""
-    for name, size in state.get("files", {}).items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            return str(name)
-    return ""
+def is_finished(folder: Path) -> bool:
+    """Whether a stage is done there."""
+    return (_read_state(folder) or {}).get("state") == "done"
 
 
 def _mark(name: str, plan: Plan, inputs: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """Chunks: what a kill costs, and that what follows it is what would have come anyway."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -85,29 +86,35 @@ def test_an_exception_in_the_third_chunk_costs_that_chunk_only(log: Path) -> Non
     assert nothing.calls == []
 
 
+def texts(log: Path) -> list[object]:
+    return [json.loads(line)["completions"] for line in log.read_text().splitlines()]
+
+
 def test_a_torn_last_line_is_cut_off_and_its_chunk_runs_again(log: Path) -> None:
     calm = list(Chunks(Speaker(), log, size=3)(PROMPTS, GREEDY))
-    whole = [line.split('"completions"')[1] for line in log.read_text().splitlines()]
+    whole = texts(log)
     log.write_bytes(log.read_bytes()[:-10])
     model = Speaker()
     assert list(Chunks(model, log, size=3)(PROMPTS, GREEDY)) == calm
     assert model.calls == CHUNKS[3:]
-    assert [line.split('"completions"')[1] for line in log.read_text().splitlines()] == whole
+    assert texts(log) == whole
 
 
 @pytest.mark.parametrize(
-    "damage", [b'{"chunk": 1, "secon', b"\xff\xfe", b'{"chunk": 1}', b"[]", b'{"chunk": "one"}']
+    "damage",
+    [b'{"chunk": 1, "secon', b"\xff\xfe", b'{"chunk": 1}', b"[]", b'{"chunk": "one"}', None],
 )
-def test_a_damaged_line_is_named(log: Path, damage: bytes) -> None:
-    list(Chunks(Speaker(), log, size=3)(PROMPTS, GREEDY))
+def test_a_damaged_line_is_told_and_completed_again(log: Path, damage: bytes | None) -> None:
+    """None: one letter of a text is another one, and the line is as good a chunk as before."""
+    calm = list(Chunks(Speaker(), log, size=3)(PROMPTS, GREEDY))
     lines = log.read_bytes().split(b"\n")
-    log.write_bytes(b"\n".join([lines[0], damage, *lines[2:]]))
-    with pytest.raises(DataError, match=r"completions\.log:2: not a chunk .*; delete the line"):
-        list(Chunks(Speaker(), log, size=3)(PROMPTS, GREEDY))
-    log.write_bytes(b"\n".join([lines[0], b"", *lines[2:]]))  # how to fix it, though an empty line stayed
-    model = Speaker()
-    assert len(list(Chunks(model, log, size=3)(PROMPTS, GREEDY))) == 10
+    at = lines[1].index(b'"text"') + 10
+    other = lines[1][:at] + bytes([lines[1][at] ^ 1]) + lines[1][at + 1 :]
+    log.write_bytes(b"\n".join([lines[0], other if damage is None else damage, *lines[2:]]))
+    model, said = Speaker(), []
+    assert list(Chunks(model, log, size=3, say=said.append)(PROMPTS, GREEDY)) == calm
     assert model.calls == CHUNKS[1:2]
+    assert len(said) == 1 and "completions.log:2: damaged (" in said[0]
 
 
 def test_a_log_of_other_chunks_is_refused(log: Path) -> None:

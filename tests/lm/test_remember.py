@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.errors import DataError, DiskError, RunInUseError
+from limbeck.errors import DiskError, RunInUseError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.cost import Receipt, Request
 from limbeck.lm.remember import Entry, Remembered, ledger_of
@@ -203,24 +203,26 @@ def test_a_torn_last_line_is_cut_off_and_asked_again(tmp_path: Path, cut: int) -
     assert path.read_bytes() == b"".join(lines)
 
 
-@pytest.mark.parametrize("line", ["{}", "no json", '{"key": "zz"', "[1]"])
-def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize("line", ["{}", "no json", '{"key": "zz"', "[1]", "a letter", "a key"])
+def test_what_is_whole_is_used_and_the_rest_asked_again(tmp_path: Path, line: str) -> None:
     path = tmp_path / "log.jsonl"
-    list(remembered(Single(), path)(PROMPTS, FOUR))
+    first = list(remembered(Single(), path)(PROMPTS, FOUR))
     lines = path.read_text().split("\n")
-    lines[2] = line
+    third = lines[2]
+    at = third.index('"text": "') + 10
+    changed = {
+        "a letter": third[:at] + chr(ord(third[at]) ^ 1) + third[at + 1 :],
+        "a key": third.replace('"key": "', '"key": "x', 1),
+    }
+    lines[2] = changed.get(line, line)
     path.write_text("\n".join(lines))
-    with pytest.raises(DataError, match=r"log\.jsonl:3: not a remembered completion"):
-        remembered(Single(), path)
-
-
-def test_a_key_that_is_no_hash_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    list(remembered(Single(), path)(PROMPTS, FOUR))
-    row = json.loads(path.read_text().split("\n")[0])
-    path.write_text(json.dumps(row | {"key": "xyz"}) + "\n")
-    with pytest.raises(DataError, match=r"log\.jsonl:1: .*hexadecimal"):
-        remembered(Single(), path)
+    model, said = Single(), []
+    memory = Remembered(model, path, key={"model": "m"}, ask=model.ask, say=said.append)
+    assert len(said) == 1 and "log.jsonl:3: damaged, 1 lines in all" in said[0]
+    assert memory.ledger.usd == 10.0, "what the damaged line had cost is not forgotten"
+    assert sorted(memory(PROMPTS, FOUR), key=str) == sorted(first, key=str)
+    assert sum(model.asked.values()) == 1
+    assert list(remembered(Single(), path)(PROMPTS, FOUR)) == first
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -293,7 +294,7 @@ def half(rows_of, mentor_of, small_shards, tmp_path):
     with pytest.raises(Kill):
         write(folder, mentor, rows, "top-k", progress=stop_at(7))
 
-    def go_on(**more):
+    def go_on(folder=folder, **more):
         write(folder, mentor, more.pop("rows", rows), more.pop("codec", "top-k"), **more)
 
     return folder, go_on
@@ -302,33 +303,45 @@ def half(rows_of, mentor_of, small_shards, tmp_path):
 @pytest.mark.parametrize(
     ("line", "text", "complaint"),
     [
-        (1, "{}", "made with format none"),
-        (1, "nonsense", r"progress.jsonl:1: not a line of progress"),
-        (1, "[]", r"progress.jsonl:1: not a line of progress"),
-        (2, '{"shard": 0}', r"progress.jsonl:2: not a line of progress \(batches: Field required\)"),
-        (3, '{"shard":0,"batches":2,"tokens":[1,2]}', "progress.jsonl:3: not the shard that"),
-        (3, '{"shard":1,"batches":2,"tokens":[1]}', "progress.jsonl:3: not the shard that"),
-        (3, "", "progress.jsonl:3: not a line of progress"),
-        (3, "\xff", "progress.jsonl:3: not a line of progress"),
+        (1, "nonsense", "progress.jsonl:1: damaged"),
+        (1, "[]", r"progress.jsonl:1: damaged \(not a JSON object"),
+        (2, '{"shard": 0}', r"progress.jsonl:2: damaged \(batches: Field required\)"),
+        (3, '{"shard":0,"batches":2,"tokens":[1,2]}', "progress.jsonl:3: damaged .not the shard that"),
+        (3, '{"shard":1,"batches":2,"tokens":[1]}', "progress.jsonl:3: damaged .not the shard that"),
+        (3, "", "progress.jsonl:3: damaged"),
+        (3, "\xff", "progress.jsonl:3: damaged"),
     ],
 )
-def test_a_damaged_progress_is_refused(half, line, text, complaint):
+def test_behind_a_damaged_line_all_is_made_again(half, tmp_path, capsys, line, text, complaint):
     folder, go_on = half
     lines = (folder / "progress.jsonl").read_bytes().split(b"\n")
     lines[line - 1] = text.encode("latin-1")
     (folder / "progress.jsonl").write_bytes(b"\n".join(lines))
-    with pytest.raises(DataError, match=f"{complaint}.*(remove .*half to make|make them again)"):
-        go_on()
+    go_on()
+    assert re.search(complaint, capsys.readouterr().err)
+    go_on(folder=tmp_path / "whole")
+    assert contents(folder) == contents(tmp_path / "whole")
 
 
-def test_data_that_was_lost_is_refused(half):
+@pytest.mark.parametrize("name", ["log_p.bin", "ids.bin"])
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove", "line"])
+def test_data_that_changed_are_made_again(half, tmp_path, capsys, name, harm):
+    """In the middle of what three shards hold, before the rest is written."""
     folder, go_on = half
-    size = (folder / "log_p.bin").stat().st_size
-    os.truncate(folder / "log_p.bin", size - 1)
-    with pytest.raises(
-        DataError, match=rf"log_p.bin: {size - 1} bytes where progress.jsonl says {size}; rem"
-    ):
-        go_on()
+    path = folder / ("progress.jsonl" if harm == "line" else name)
+    data = bytearray(path.read_bytes())
+    if harm == "flip":
+        data[len(data) // 2] ^= 1
+    elif harm == "line":  # another number of tokens in the second shard
+        at = data.index(b'"tokens":[', data.index(b'"shard":1')) + 10
+        data[at] ^= 1
+    path.write_bytes(data[:-1] if harm == "cut" else data)
+    if harm == "remove":
+        path.unlink()
+    go_on()
+    assert capsys.readouterr().err.count("are made again") == 1
+    go_on(folder=tmp_path / "whole")
+    assert contents(folder) == contents(tmp_path / "whole")
 
 
 def test_work_begun_otherwise_is_refused(half, rows_of):

@@ -1,6 +1,7 @@
 """Killed at any moment and begun again, a training ends as if nothing had happened."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from limbeck.errors import RecipeError
-from limbeck.training.checkpoints import MARKER, newest, remove_incomplete, seconds_of, step_of
+from limbeck import sealed
+from limbeck.errors import RecipeError, TrainingError
+from limbeck.training.checkpoints import MARKER, newest, remove_others, seconds_of, step_of
 from limbeck.training.groups import Draw, Group, singles
 from limbeck.training.parts import CrossEntropy
 
@@ -146,7 +148,7 @@ def test_time_before_a_stop_is_counted(story, tmp_path):
         story("llama", 4, "run", 8)
     (checkpoint,) = (path for path in (tmp_path / "run/checkpoints").iterdir() if step_of(path) == 6)
     mark = json.loads((checkpoint / MARKER).read_text())
-    (checkpoint / MARKER).write_text(json.dumps({**mark, "seconds": 1000.0}))
+    sealed.write(checkpoint / MARKER, {**mark, "seconds": 1000.0})
     assert seconds_of(checkpoint) == 1000
     done, _, _ = story("llama", 4, "run")
     assert 1000 < done.seconds < 1100
@@ -209,7 +211,8 @@ def test_killed_in_the_middle_of_a_checkpoint(
     assert [resumed for _, _, resumed in results] == [8, 0]
     assert torch.equal(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
-    assert [path.name for path in (killed / "checkpoints").iterdir()] == ["checkpoint-21"]
+    left = sorted(path.name for path in (killed / "checkpoints").iterdir())
+    assert left == ["checkpoint-20", "checkpoint-21"], "the last two"
 
 
 def same(one, two, start, history, trainable):
@@ -301,11 +304,104 @@ def test_checkpoints_of_another_training_are_refused(fit, make_model, make_examp
 
 def test_a_folder_without_its_marker_is_no_checkpoint(tmp_path):
     (tmp_path / "checkpoint-12").mkdir()
-    assert newest(tmp_path, "x") is None
+    assert newest(tmp_path, "x", print) is None
     (tmp_path / "checkpoint-12" / "half").write_text("written")
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / MARKER).write_text('{"fingerprint": "x"}')
-    assert newest(tmp_path, "x") == tmp_path / "checkpoint-10"  # by number, not by name or time
-    remove_incomplete(tmp_path)
+    found = newest(tmp_path, "x", print)
+    assert found == tmp_path / "checkpoint-10"  # by number, not by name or time
+    remove_others(tmp_path, found)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"}
+
+
+def flip(path):
+    """One bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("harm", [flip, cut])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", MARKER],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(story, tmp_path, capsys, name, harm):
+    """The checkpoints are those of steps 3 and 6 when the training stops; that of 6 is damaged."""
+    _, weights, rows = story("llama", 4, "calm")
+    with pytest.raises(Stop):
+        story("llama", 4, "hurt", 8)
+    harm(tmp_path / "hurt/checkpoints/checkpoint-6" / name)
+    capsys.readouterr()
+    again, weights_again, rows_again = story("llama", 4, "hurt")
+    said = capsys.readouterr().err
+    assert again.resumed_from == 3
+    assert said.count("checkpoint-6: ") == 1 and said.count("\n") == 1, said
+    assert torch.equal(weights_again, weights) and rows_again == rows
+
+
+def test_where_every_checkpoint_is_damaged_training_begins_again(story, tmp_path):
+    _, weights, rows = story("llama", 4, "calm")
+    with pytest.raises(Stop):
+        story("llama", 4, "hurt", 8)
+    for path in (tmp_path / "hurt/checkpoints").glob("*/model.safetensors"):
+        flip(path)
+    again, weights_again, rows_again = story("llama", 4, "hurt")
+    assert again.resumed_from == 0
+    assert torch.equal(weights_again, weights) and rows_again == rows
+
+
+def test_a_training_does_not_end_with_a_damaged_best_checkpoint(fit, make_model, make_examples, tmp_path):
+    """The first evaluation is the best: its weights are damaged after the second checkpoint."""
+
+    def run(folder):
+        scores = iter([0.9, 0.1, 0.2, 0.3])
+        given = {"epochs": 4, "choose": "dev-accuracy", "learning_rate": 1e-2}
+
+        def hurt(step, steps, loss):
+            if folder == "hurt" and step == 3 and not (tmp_path / "once").exists():
+                flip(tmp_path / "hurt/checkpoints/checkpoint-1/model.safetensors")
+                (tmp_path / "once").touch()
+
+        dev_exam = lambda model: {"accuracy": next(scores)}  # noqa: E731
+        model = make_model("llama")
+        done = fit(
+            model, make_examples(4), folder=tmp_path / folder, dev_exam=dev_exam, progress=hurt, **given
+        )
+        return done, model
+
+    with pytest.raises(TrainingError, match=r"checkpoint-1: model\.safetensors is damaged"):
+        run("hurt")
+    done, _ = run("hurt")
+    assert done.resumed_from == 0 and done.chosen_step == 1, "all others would end with the lost one"
+
+
+def test_everything_in_a_checkpoint_is_on_the_disk_before_its_marker(
+    fit, make_model, make_examples, tmp_path, monkeypatch
+):
+    order = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def fsync(handle):
+        order.append(os.readlink(f"/proc/self/fd/{handle}"))
+        real_sync(handle)
+
+    def replace(source, target):
+        order.append(("moved", str(target)))
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    fit(make_model("llama"), make_examples(4), folder=tmp_path / "run", epochs=2)
+    checkpoint = tmp_path / "run/checkpoints/checkpoint-1"
+    before = order[: order.index(("moved", str(checkpoint / MARKER)))]
+    files = {str(path) for path in checkpoint.rglob("*") if path.name != MARKER}
+    assert len(files) > 5 and files <= set(before)
+    assert {str(checkpoint), str(checkpoint.parent)} <= set(before), "their names too"
+    after = order[order.index(("moved", str(checkpoint / MARKER))) :]
+    assert str(checkpoint) in after, "and the name of the marker"

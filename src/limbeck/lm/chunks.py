@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -23,8 +23,9 @@ from pydantic import ValidationError
 
 from limbeck import ranks
 from limbeck.errors import DataError
-from limbeck.files import AppendLog
+from limbeck.files import AppendLog, with_sum, without_sum
 from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
+from limbeck.progress import notice
 from limbeck.records import Record, first_problem
 
 ROWS = 64
@@ -53,8 +54,9 @@ class Chunk(Record):
 class _Log:
     """One rank's log, as far as it was read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         self.file = AppendLog(path)
+        self.say = say
         self.seconds = 0.0
         self._read = 0  # bytes
         self._lines = 0
@@ -67,10 +69,14 @@ class _Log:
             self._read = start + len(line)
             if line.strip():
                 place = f"{self.file.path}:{self._lines}"
-                yield place, _chunk(place, line)
+                try:
+                    yield place, _chunk(line)
+                except ValueError as error:
+                    reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+                    self.say(f"{place}: damaged ({reason}); these prompts are completed again")
 
     def append(self, chunk: Mapping[str, object]) -> None:
-        self.file.append(json.dumps(chunk).encode())
+        self.file.append(with_sum(json.dumps(chunk).encode()))
 
 
 class Chunks:
@@ -84,17 +90,21 @@ class Chunks:
         log: JSONL, a line per whole chunk; made with the first one. Rank n's is `log` with `.n` behind it.
         size: completions of a chunk, cut down to whole prompts; None: `BATCHES`
             times as many as the model makes side by side.
+        say: on rank 0, gets a line for each damaged chunk of a log, which is completed again.
 
     Attributes:
         from_memory: completions that were read back from the logs at the beginning.
     """
 
-    def __init__(self, complete: Complete, log: Path, size: int | None = None) -> None:
+    def __init__(
+        self, complete: Complete, log: Path, size: int | None = None, say: Callable[[str], None] = notice
+    ) -> None:
         self.complete = complete
         self.log = log
         rows = complete.max_rows if isinstance(complete, Batched) else ROWS
         self.size = BATCHES * rows if size is None else size
         self.from_memory = 0
+        self.say = say if ranks.main() else _silent
         self._logs: dict[int, _Log] = {}
 
     @property
@@ -110,7 +120,7 @@ class Chunks:
         """Yield the completions, chunk by chunk and the same on every rank; a whole chunk is kept.
 
         Raises:
-            DataError: a line of a log is damaged or of other prompts.
+            DataError: a line of a log is of other prompts.
             DiskError: a log cannot be read or written.
         """
         # Similar lengths next to each other, so that a chunk's batches waste little padding.
@@ -161,7 +171,7 @@ class Chunks:
     def _log(self, rank: int) -> _Log:
         if rank not in self._logs:
             path = self.log if rank == 0 else self.log.with_name(f"{self.log.name}.{rank}")
-            self._logs[rank] = _Log(path)
+            self._logs[rank] = _Log(path, self.say)
         return self._logs[rank]
 
     def _found(self) -> dict[int, tuple[str, Chunk]]:
@@ -209,10 +219,10 @@ class Chunks:
         log.seconds += seconds
 
 
-def _chunk(place: str, line: bytes) -> Chunk:
-    try:
-        return Chunk.model_validate(json.loads(line))
-    except ValueError as error:
-        reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-        message = f"not a chunk of completions ({reason}); delete the line to complete it again"
-        raise DataError(place, message) from None
+def _chunk(line: bytes) -> Chunk:
+    """Raises ValueError: not a chunk, or it changed since it was written."""
+    return Chunk.model_validate(json.loads(without_sum(line)))
+
+
+def _silent(line: str) -> None:
+    """Of a rank that is not the first."""

@@ -15,17 +15,17 @@ import json
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Protocol
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from limbeck.errors import DataError
-from limbeck.files import AppendLog
+from limbeck.files import AppendLog, with_sum, without_sum
 from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id
 from limbeck.lm.cost import MOST_COUNTED, MOST_USD, Ledger, Receipt, Request
-from limbeck.records import Record, first_problem
+from limbeck.progress import notice
+from limbeck.records import Record
 
 ALWAYS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 """Of the sampling, always part of the key; any other setting only where it is not at its default."""
@@ -86,13 +86,14 @@ class Remembered:
             of which anything is missing is completed whole and what was known is
             dropped again, which is acceptable for a free model only.
         durable: wait until the disk holds each completion (fsync): for what was paid.
+        say: gets one line if lines of the log are damaged. What they held is asked again; what it
+            had cost is not known any more and counts as much as the dearest answer of the log.
 
     Attributes:
         from_memory: completions answered from the log so far.
         ledger: what all completions of the log cost, those of other runs of the command too.
 
     Raises:
-        DataError: a line of the log is damaged (a torn last line is not an error).
         DiskError: the log cannot be read, or, when a completion arrives, not written;
             what arrived before stays.
         RunInUseError: another process appended to the log.
@@ -106,6 +107,7 @@ class Remembered:
         key: Mapping[str, object],
         ask: Ask | None = None,
         durable: bool = False,
+        say: Callable[[str], None] = notice,
     ) -> None:
         self._complete = complete
         self._ask = ask
@@ -115,7 +117,7 @@ class Remembered:
         self._offsets: dict[bytes, int] = {}  # key -> where its line starts; the texts stay on disk
         self.ledger = Ledger()
         self.from_memory = 0
-        self._read()
+        self._read(say)
 
     @property
     def name(self) -> str:
@@ -189,11 +191,18 @@ class Remembered:
                 one.update(_hashable([index]))
                 yield Request(prompt, index), one.digest()
 
-    def _read(self) -> None:
-        """Index the log."""
-        for offset, entry, key in _entries(self._log):
+    def _read(self, say: Callable[[str], None]) -> None:
+        """Index the log, as far as it is whole."""
+        damaged: list[int] = []
+        for offset, _, key in _entries(self._log, damaged):
             self._offsets[key] = offset
-            self.ledger.add(entry.receipt)
+        for receipt in receipts_of(self._log.path):
+            self.ledger.add(receipt)
+        if damaged:
+            say(
+                f"{self._log.path}:{damaged[0]}: damaged, {len(damaged)} lines in all; the others are used, "
+                "what these held is asked again"
+            )
 
     def _append(self, key: bytes, receipt: Receipt) -> None:
         completion = receipt.completion
@@ -208,7 +217,7 @@ class Remembered:
             sent=receipt.sent,
         )
         # ASCII escapes, so that even a text with half a surrogate pair can be kept
-        line = json.dumps(entry.model_dump()).encode()
+        line = with_sum(json.dumps(entry.model_dump()).encode())
         with self._lock:
             self._offsets[key] = self._log.append(line)
             self.ledger.add(receipt)
@@ -217,17 +226,25 @@ class Remembered:
 def receipts_of(path: Path) -> Iterator[Receipt]:
     """Yield the receipts of a log; none if there is no log.
 
+    What a damaged line had cost is not known any more: it counts as much as the dearest answer.
+
     Raises:
-        DataError, DiskError: as `Remembered`.
+        DiskError: as `Remembered`.
     """
-    return (entry.receipt for _, entry, _ in _entries(AppendLog(path)))
+    damaged: list[int] = []
+    dearest = Receipt(Completion("", 0, ""))
+    for _, entry, _ in _entries(AppendLog(path), damaged):
+        receipt = entry.receipt
+        dearest = max(dearest, receipt, key=lambda one: one.completion.cost_usd)
+        yield receipt
+    yield from (replace(dearest, sent="") for _ in damaged)
 
 
 def ledger_of(path: Path) -> Ledger:
     """Total what the completions of a log cost; an empty ledger if there is no log.
 
     Raises:
-        DataError, DiskError: as `Remembered`.
+        DiskError: as `Remembered`.
     """
     ledger = Ledger()
     for receipt in receipts_of(path):
@@ -235,20 +252,22 @@ def ledger_of(path: Path) -> Ledger:
     return ledger
 
 
-def _entries(log: AppendLog) -> Iterator[tuple[int, Entry, bytes]]:
-    """Yield (offset, line, key) of a log."""
+def _entries(log: AppendLog, damaged: list[int]) -> Iterator[tuple[int, Entry, bytes]]:
+    """Yield (offset, line, key) of a log; the numbers of lines that hold none are added to `damaged`."""
     for number, (offset, line) in enumerate(log.lines(), start=1):
         try:
             entry = _entry(line)
-            yield offset, entry, bytes.fromhex(entry.key)
-        except (ValueError, RecursionError) as error:
-            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-            message = f"not a remembered completion ({reason}); delete the line to ask it again"
-            raise DataError(f"{log.path}:{number}", message) from None
+            key = bytes.fromhex(entry.key)
+        except (ValueError, RecursionError):
+            damaged.append(number)
+        else:
+            yield offset, entry, key
 
 
 def _entry(line: bytes) -> Entry:
-    return Entry.model_validate(json.loads(line))  # pydantic's own reader refuses half surrogate pairs
+    return Entry.model_validate(
+        json.loads(without_sum(line))
+    )  # pydantic's own reader refuses half surrogate pairs
 
 
 def _decisive(sampling: Sampling) -> dict[str, object]:

@@ -15,6 +15,7 @@ from limbeck.exam_facts import ExamFacts, Role
 from limbeck.records import Prediction, read_jsonl
 from limbeck.report.places import Place, find_places, home
 from limbeck.report.run_files import history, read_json, run_facts, validated
+from limbeck.sealed import check
 
 
 class Metrics(BaseModel):
@@ -138,6 +139,7 @@ def _read(place: Place, name: str, group: str) -> Contestant:
     path = place.exam / "metrics.json"
     metrics = validated(path, read_json(path), Metrics)
     path = place.exam / "predictions.jsonl"
+    check(path)
     predictions = tuple(read_jsonl(path, Prediction))
     counted = (len(predictions), sum(prediction.correct for prediction in predictions))
     if not predictions:

@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from limbeck import sealed
 from limbeck.errors import DataError, DiskError
 from limbeck.records import first_problem, numbered_lines
+
+AGAIN = "`limbeck run` with this folder as --out writes it again"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -36,18 +39,37 @@ def run_facts(run: Path) -> RunFacts:
     Raises:
         DataError: the file is not what `limbeck run` writes.
     """
-    return validated(run / "run.json", read_json(run / "run.json"), RunFacts)
+    read_json(run / "run.json")  # says so if it is not JSON at all
+    return validated(run / "run.json", _sealed(run), RunFacts)
+
+
+def _sealed(run: Path) -> dict[str, Any]:
+    """run.json.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    found = sealed.read(run / "run.json")
+    if found is None and (run / "run.json").is_file():
+        raise DataError(run / "run.json", f"damaged; {AGAIN}")
+    return found or {}
 
 
 def read_recipe(run: Path | None) -> dict[str, Any]:
     """The run's resolved recipe as plain values; {} when it has none.
 
     Raises:
-        DataError: the file is not a YAML mapping.
+        DataError: the file is damaged or not a YAML mapping: who is in the recipe would be a guess.
     """
-    path = run / "recipe.yaml" if run else None
-    if path is None or not path.is_file():
+    if run is None:
         return {}
+    path, written = run / "recipe.yaml", _sealed(run).get("sha256", {}).get("recipe.yaml")
+    if written and not path.is_file():
+        raise DataError(path, f"missing; {AGAIN}")
+    if not path.is_file():
+        return {}
+    if written and sealed.sums(run, ["recipe.yaml"])["recipe.yaml"] != written:
+        raise DataError(path, f"changed since it was written; {AGAIN}")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -55,7 +77,7 @@ def read_recipe(run: Path | None) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError):
         recipe = None
     if not isinstance(recipe, dict):
-        raise DataError(path, "not a recipe; `limbeck run` with this folder as --out writes it again")
+        raise DataError(path, f"not a recipe; {AGAIN}")
     return recipe
 
 
@@ -73,11 +95,12 @@ def history(learner: Path) -> list[dict[str, Any]]:
     A torn last line (training was killed) is left out.
 
     Raises:
-        DataError: a line is not a JSON object with a step.
+        DataError: the file is damaged, or a line is not a JSON object with a step.
     """
     path = learner / "history.jsonl"
     if not path.is_file():
         return []
+    sealed.check(path)
     rows: list[dict[str, Any]] = []
     for number, line in numbered_lines(path, torn_tail=True):
         try:
@@ -94,8 +117,9 @@ def read_json(path: Path) -> Any:
     """The JSON document in a file.
 
     Raises:
-        DataError, DiskError: not JSON; not readable.
+        DataError, DiskError: damaged or not JSON; not readable.
     """
+    sealed.check(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

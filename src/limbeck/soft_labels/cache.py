@@ -15,7 +15,6 @@ trained on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from limbeck.errors import DataError, DiskError, InputError, ModelError, RecipeError
+from limbeck.files import digest
 from limbeck.objectives.soft import SoftTargets
 from limbeck.records import first_problem
 from limbeck.soft_labels.settings import CodecSettings
@@ -256,23 +256,17 @@ def _widened(ids: Array, device: torch.device) -> Tensor:
 
 def _check_written(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """Refuse a file that is not as it was written: a wrong bit would be learned without a warning."""
-    path, size, digest = folder / name, manifest["files"].get(name, -1), manifest["sha256"].get(name, "")
+    path, size, known = folder / name, manifest["files"].get(name, -1), manifest["sha256"].get(name, "")
     try:
         found = path.stat().st_size
         if found != size:
             raise DataError(path, f"damaged soft labels, {found} bytes instead of {size}; {REMAKE}")
-        if digest_of(path) != digest:
+        if digest(path) != known:
             raise DataError(path, f"damaged soft labels, the content changed since it was written; {REMAKE}")
     except FileNotFoundError:
         raise DataError(path, f"this file of the soft labels is missing; {REMAKE}") from None
     except OSError as error:
         raise DiskError(path, error) from error
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _mapped(path: Path, column: Column, tokens: int) -> Array:

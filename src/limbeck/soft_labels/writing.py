@@ -1,7 +1,7 @@
 """One pass of a mentor over rows, to disk: shard by shard, so that a kill costs one shard at most.
 
-`progress.jsonl` has the plan in its first line and a line per shard, appended after the shard's
-data was synced. Data beyond the last whole line is cut off when the work goes on.
+`progress.jsonl` has the plan in its first line and a line per shard with the SHA-256 of its data, appended
+after these were synced. When the work goes on, everything behind the last whole shard is cut off.
 Batches and shards follow from the rows and `batch_tokens` alone, so that work that was killed
 ends with the same files, byte for byte, as work that was not.
 """
@@ -11,21 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import nn
 
 from limbeck.errors import DataError, DiskError
-from limbeck.files import AppendLog, whole_binary_file
+from limbeck.files import AppendLog, digest, whole_binary_file, with_sum, without_sum
 from limbeck.objectives.align import align_batch, is_encoder_decoder
 from limbeck.objectives.soft import SoftTargets
-from limbeck.progress import Advance
+from limbeck.progress import Advance, notice
 from limbeck.records import Record, first_problem, write_json
 from limbeck.soft_labels.cache import (
     FORMAT,
@@ -36,7 +37,6 @@ from limbeck.soft_labels.cache import (
     Column,
     columns,
     compare,
-    digest_of,
     effective,
     kept,
     read_manifest,
@@ -54,11 +54,12 @@ SHARD_BYTES = 1 << 26
 
 
 class Shard(Record):
-    """One line of the progress: scored tokens of each row."""
+    """One line of the progress: scored tokens of each row, and what was written to each file."""
 
     shard: int
     batches: int
     tokens: tuple[int, ...]
+    sha256: dict[str, str] = Field(default_factory=dict)
 
 
 def write_cache(
@@ -73,6 +74,7 @@ def write_cache(
     *,
     batch_tokens: int,
     progress: Advance | None = None,
+    say: Callable[[str], None] = notice,
 ) -> None:
     """Write a mentor's soft labels of all scored rows; go on where a kill stopped it.
 
@@ -87,9 +89,10 @@ def write_cache(
         identity: fingerprints by name: of the mentor's weights, the tokenizer, the prompt's format.
         batch_tokens: most tokens in a batch of the mentor, with padding.
         progress: called at first and after every batch with the rows that are done, and of how many.
+        say: gets a line where shards of an earlier process are damaged.
 
     Raises:
-        DataError: no rows, or a damaged folder.
+        DataError: no rows.
         RecipeError, ModelError: the folder holds soft labels that were made otherwise.
         DiskError: the folder cannot be written.
     """
@@ -116,7 +119,7 @@ def write_cache(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         log = AppendLog(folder / PROGRESS, durable=True)
-        shards = _resumed(folder, log, plan | {"batch_tokens": batch_tokens}, files, batches)
+        shards = _resumed(folder, log, plan | {"batch_tokens": batch_tokens}, files, batches, say)
         _work(folder, log, soft, batches, shards, files, pad, both, progress)
         _finish(folder, plan, [row for batch in batches for row in batch], shards, files)
     except OSError as error:
@@ -200,16 +203,19 @@ def pack(soft: SoftTargets, files: Sequence[Column]) -> dict[str, Array]:
 
 def _append(folder: Path, log: AppendLog, number: int, buffer: _Buffer, files: Sequence[Column]) -> Shard:
     """Write a shard: its data, and once that is on the disk its line."""
+    sums = {file.name: sha256() for file in files}
     with ExitStack() as stack:
         streams = [stack.enter_context((folder / file.file).open("ab")) for file in files]
         for file, stream in zip(files, streams, strict=True):
             for values in buffer.data[file.name]:
                 stream.write(values.tobytes())
+                sums[file.name].update(values.tobytes())
         for stream in streams:
             stream.flush()
             os.fsync(stream.fileno())
-    shard = Shard(shard=number, batches=buffer.batches, tokens=tuple(buffer.tokens))
-    log.append(shard.model_dump_json().encode())
+    written = {name: one.hexdigest() for name, one in sums.items()}
+    shard = Shard(shard=number, batches=buffer.batches, tokens=tuple(buffer.tokens), sha256=written)
+    log.append(with_sum(shard.model_dump_json().encode()))
     return shard
 
 
@@ -219,54 +225,66 @@ def _resumed(
     plan: Mapping[str, Any],
     files: Sequence[Column],
     batches: Sequence[Sequence[Row]],
+    say: Callable[[str], None],
 ) -> list[Shard]:
-    """The shards that are whole; everything beyond them is cut off, and a new plan begun if there is none.
+    """The shards that are whole; everything behind them is cut off, and a new plan begun if there is none.
 
     Raises:
-        DataError: a damaged line, or less data than the lines say.
         RecipeError, ModelError: the work was begun with other settings, models or rows.
     """
-    lines = [line for _, line in log.lines()]
-    shards = list(_read(folder, lines, plan, batches))
-    tokens = sum(sum(shard.tokens) for shard in shards)
+    shards: list[Shard] = []
+    end = tokens = 0
+    for number, (start, line) in enumerate(log.lines(), start=1):
+        try:
+            if number == 1:
+                compare(folder, _object(line), plan)
+            else:
+                shard = _shard(line, number - 2, batches[sum(one.batches for one in shards) :])
+                _check_data(folder, shard, files, tokens)
+                shards.append(shard)
+                tokens += sum(shard.tokens)
+        except ValueError as error:
+            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+            place = f"{folder / PROGRESS}:{number}"
+            say(f"{place}: damaged ({reason}); these soft labels and those behind are made again")
+            log.cut(start)
+            break
+        end = start + len(line)
     for file in files:
-        data, size = folder / file.file, file.bytes(tokens)
-        found = data.stat().st_size if data.exists() else 0
-        if found < size:
-            raise DataError(data, f"{found} bytes where {PROGRESS} says {size}; {_fix(folder)}")
-        with data.open("ab") as stream:
-            stream.truncate(size)
-    if not lines:
-        log.append(json.dumps(plan).encode())
+        with (folder / file.file).open("ab") as stream:
+            stream.truncate(file.bytes(tokens))
+    if not end:
+        log.append(with_sum(json.dumps(plan).encode()))
     return shards
 
 
-def _read(
-    folder: Path, lines: Sequence[bytes], plan: Mapping[str, Any], batches: Sequence[Sequence[Row]]
-) -> Iterator[Shard]:
-    """Check the plan in the first line, and yield the shards of the others."""
-    path = folder / PROGRESS
-    begin = 0
-    for number, line in enumerate(lines, start=1):
-        place = f"{path}:{number}"
-        try:
-            found = json.loads(line)
-            if number == 1:
-                compare(folder, found, plan)
-                continue
-            shard = Shard.model_validate(found)
-        except (ValueError, AttributeError) as error:
-            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-            raise DataError(place, f"not a line of progress ({reason}); {_fix(folder)}") from None
-        rows = sum(map(len, batches[begin : begin + shard.batches]))
-        if shard.shard != number - 2 or len(shard.tokens) != rows:
-            raise DataError(place, f"not the shard that belongs here; {_fix(folder)}")
-        begin += shard.batches
-        yield shard
+def _object(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line; ValueError: it is none, or it changed since it was written."""
+    found = json.loads(without_sum(line))
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
 
 
-def _fix(folder: Path) -> str:
-    return f"remove {folder} to make the soft labels again"
+def _shard(line: bytes, number: int, batches: Sequence[Sequence[Row]]) -> Shard:
+    """The shard of a line; ValueError: it is damaged, or not the one that belongs to the first batches."""
+    shard = Shard.model_validate(_object(line))
+    if shard.shard != number or len(shard.tokens) != sum(map(len, batches[: shard.batches])):
+        raise ValueError("not the shard that belongs here")
+    return shard
+
+
+def _check_data(folder: Path, shard: Shard, files: Sequence[Column], begin: int) -> None:
+    """ValueError: the data files do not hold what was written for this shard, from token `begin` on."""
+    for file in files:
+        path, size = folder / file.file, file.bytes(sum(shard.tokens))
+        if not path.is_file():
+            raise ValueError(f"{file.file} is missing")
+        with path.open("rb") as stream:
+            stream.seek(file.bytes(begin))
+            data = stream.read(size)
+        if len(data) < size or shard.sha256.get(file.name, "") not in ("", sha256(data).hexdigest()):
+            raise ValueError(f"{file.file} does not hold what was written")
 
 
 def _finish(
@@ -289,7 +307,7 @@ def _finish(
     total = sum(sizes.values())
     about = {"rows": len(rows), "tokens": tokens}
     weight = {"bytes": total, "bytes_per_token": round(total / max(tokens, 1), 2), "files": sizes}
-    weight["sha256"] = {name: digest_of(folder / name) for name in names}
+    weight["sha256"] = {name: digest(folder / name) for name in names}
     write_json(folder / MANIFEST, {**plan, **about, **weight})
 
 

@@ -72,6 +72,7 @@ def examine(
         {**problems(context).inputs, **model.inputs},
         work,
         everyone=model.shared,
+        reads=model.reads,
     )
 
 

@@ -162,6 +162,7 @@ class Trained:
             "seed": learner.seed,
             "round": learner.round,
             "model": learner.settings.model,
+            "dtype": learner.settings.dtype,
             "method": learner.method,
             **self.counted,
         }
@@ -173,6 +174,10 @@ class Trained:
     @property
     def timed(self) -> bool:
         return True
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return (self.path,)
 
     def question(self, problem: Problem) -> Question:
         return Question(problem.id, problem.id, self.learner.asking.pieces(problem))

@@ -54,6 +54,7 @@ class Model(Protocol):
     `identity` is what decides what it says (settings without defaults), `inputs` the fingerprints
     of what it is made of, `facts` what a report says of it (see `exam_facts`). `shared`: every
     rank completes a part of the prompts; False: rank 0 alone. `timed`: its speed means something.
+    `reads`: its weights, where a stage of this run made them.
     """
 
     @property
@@ -70,6 +71,8 @@ class Model(Protocol):
     def shared(self) -> bool: ...
     @property
     def timed(self) -> bool: ...
+    @property
+    def reads(self) -> Sequence[Path]: ...
 
     def question(self, problem: Problem) -> Question:
         """The plain question of a problem, as this model is asked it."""

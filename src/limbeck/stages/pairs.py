@@ -5,16 +5,18 @@ A student can learn from a mentor's soft labels only if both read texts as the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from limbeck.errors import ModelError, RecipeError
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Problem
 from limbeck.tasks.asking import Asking, about_model
 from limbeck.tasks.chat_template import own_template
+
+T = TypeVar("T")
 
 SAMPLE = Problem(id="sample", question="Which of these is it?", answer="A", options=("one", "two"))
 
@@ -37,8 +39,8 @@ def check_pair(student: LearnerSettings, mentor: LearnerSettings, place: str) ->
     if len(architectures) > 1:
         raise RecipeError(f"{pair}; soft labels need two causal or two seq2seq models")
     if not is_from_scratch(student.model):
-        ours, theirs = tokenizer_of(student.model), tokenizer_of(mentor.model)
-        if ours is not None and theirs is not None:
+        ours, theirs = known_tokenizer(student.model), known_tokenizer(mentor.model)
+        if ours is not None and theirs is not None:  # else they are compared once the mentor is trained
             check_tokenizers(ours, theirs, Asking(format=student.format), [], student.model)
 
 
@@ -64,7 +66,7 @@ def check_chat(learner: LearnerSettings, place: str) -> None:
     Raises:
         ModelError: naming the learner.
     """
-    tokenizer = None if is_from_scratch(learner.model) else tokenizer_of(learner.model)
+    tokenizer = None if is_from_scratch(learner.model) else known_tokenizer(learner.model)
     if tokenizer is None:
         return
     asking = Asking("chat", system=learner.prompt.system or "")
@@ -79,31 +81,70 @@ def is_from_scratch(name: str) -> bool:
     return name.startswith("tiny-") and not Path(name).exists()
 
 
-@cache
 def architecture(name: str) -> str | None:
-    """causal or seq2seq; None where it is not known yet: loading the model says why."""
+    """causal or seq2seq; None for a model of the hub that cannot be had now: loading it says why.
+
+    Raises:
+        ModelError: a folder whose configuration cannot be read.
+    """
     if is_from_scratch(name):
         return name.split("-")[1]
-    from transformers import AutoConfig
+    return _unless_away(name, lambda: _architecture(name, _version(name)))
 
+
+def known_tokenizer(name: str) -> Any:
+    """A model's tokenizer; None for a model of the hub that cannot be had now.
+
+    Raises:
+        ModelError: a folder whose tokenizer cannot be read.
+    """
+    return _unless_away(name, lambda: tokenizer_of(name))
+
+
+def tokenizer_of(name: str) -> Any:
+    """A model's tokenizer as loading makes it, read once per process as long as its folder is the same.
+
+    Raises:
+        ModelError: it cannot be read now. That is not remembered.
+    """
+    return _tokenizer(name, _version(name))
+
+
+def _unless_away(name: str, find: Callable[[], T]) -> T | None:
     try:
-        config = AutoConfig.from_pretrained(str(Path(name).expanduser()), trust_remote_code=False)
-    except (OSError, ValueError):
+        return find()
+    except ModelError:
+        if Path(name).expanduser().is_dir():
+            raise
         return None
-    return "seq2seq" if config.is_encoder_decoder else "causal"
+
+
+def _version(name: str) -> tuple[Any, ...]:
+    """Sizes and dates of a model folder's files; () for a name of the hub."""
+    files = sorted(path for path in Path(name).expanduser().glob("*") if path.is_file())
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
 @cache
-def tokenizer_of(name: str) -> Any:
-    """A model's tokenizer as loading makes it; None where it cannot be had now."""
+def _architecture(name: str, version: tuple[Any, ...]) -> str:
+    from limbeck.lm.load import read_config
+
+    return "seq2seq" if read_config(name).is_encoder_decoder else "causal"
+
+
+@cache
+def _tokenizer(name: str, version: tuple[Any, ...]) -> Any:
     from transformers import AutoTokenizer
 
-    from limbeck.lm.load import complete_tokenizer
+    from limbeck.lm.load import complete_tokenizer, first_line
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(Path(name).expanduser()), trust_remote_code=False)
-    except (OSError, ValueError):
-        return None
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken tokenizer.json raises no narrower class
+        reason = f"its tokenizer cannot be read ({first_line(error)})"
+        raise ModelError(f"{name}: {reason}; give a complete model folder, or check the name") from error
     complete_tokenizer(tokenizer)
     tokenizer.chat_template = own_template(about_model(Path(name).expanduser()), tokenizer.chat_template)
     return tokenizer

@@ -7,17 +7,19 @@ of a student's stage; what they say follows from mentor, text, temperature and c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
 from limbeck import ranks
-from limbeck.errors import InputError
+from limbeck.errors import DamagedError, InputError
 from limbeck.recipe import Settings
-from limbeck.run_folder import fingerprint, path_fingerprint, plan
+from limbeck.run_folder import fingerprint, is_finished, path_fingerprint, plan
 from limbeck.soft_labels.settings import CodecSettings
 from limbeck.stages.context import Context, once
 from limbeck.stages.learners import Learner, Trained
@@ -100,18 +102,38 @@ def soft_labels(
         )
     if not settings.kl_weight or is_trained(context, learner, data):
         return SoftLabelStage(context, mentor, learner, settings, ())
+    context.run.verify([mentor.path])
     _agree(mentor, learner, data)
     if settings.soft_labels == "live":
         return SoftLabelStage(context, mentor, learner, settings, ())
     place = store(context, mentor, learner, settings)
     rows = rows_of(context, mentor, learner, data)
     stored = ranks.share(volumes(context, place))  # before a rank writes more of them
+    context.run.verify(stored)
+    _of_this_mentor(stored, expected(context, mentor, learner, settings))
     lacking = missing(stored, rows)
     if lacking:
-        _write(context, mentor, learner, settings, f"{place}/{len(stored):03d}", lacking)
+        taken = {path.name.partition("-")[0] for path in stored}
+        number = next(one for one in map("{:03d}".format, count()) if one not in taken)
+        _write(context, mentor, learner, settings, f"{place}/{number}", lacking)
     else:
         context.run.say(f"{place}: holds all {len(rows)} rows that {learner.shown} needs")
-    return SoftLabelStage(context, mentor, learner, settings, tuple(volumes(context, place)))
+    # Rank 0 knows when the stage is done; the others may be here before.
+    return SoftLabelStage(context, mentor, learner, settings, tuple(ranks.share(volumes(context, place))))
+
+
+def _of_this_mentor(stored: Sequence[Path], wanted: Mapping[str, Any]) -> None:
+    """Refuse what a mentor wrote that was damaged since and whose second training gave other weights.
+
+    Raises:
+        DamagedError: naming the volume, which is then made again.
+    """
+    from limbeck.soft_labels.cache import read_manifest
+
+    ours = wanted["identity"]["mentor"]
+    others = (one for one in stored if read_manifest(one)["identity"].get("mentor") != ours)
+    if other := ranks.share(next(others, None) if ranks.main() else None):
+        raise DamagedError(Path(os.path.abspath(other)), "was written by a mentor of other weights")
 
 
 def _agree(mentor: Trained, learner: Learner, data: Data) -> None:
@@ -149,8 +171,8 @@ def volumes(context: Context, place: str) -> list[Path]:
     """The finished parts of a store, oldest first."""
     from limbeck.soft_labels.cache import MANIFEST
 
-    found = (context.run.folder / place).glob(f"*/{MANIFEST}")
-    return sorted((path.parent for path in found), key=lambda path: path.name)
+    found = (path.parent for path in (context.run.folder / place).glob(f"*/{MANIFEST}"))
+    return sorted(filter(is_finished, found), key=lambda path: path.name)
 
 
 def rows_of(context: Context, mentor: Trained, learner: Learner, data: Data) -> list[Row]:
@@ -202,6 +224,7 @@ def _write(
                 identity=expected(context, mentor, learner, settings)["identity"],
                 batch_tokens=mentor.learner.settings.train.batch_tokens,
                 progress=advance,
+                say=context.run.say,
             )
 
     context.run.stage(

@@ -96,6 +96,10 @@ class TeacherModel:
     def timed(self) -> bool:
         return self.context.recipe.teacher.kind != "offline"  # which counts words, not tokens
 
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return ()  # a folder of the user's is an input, by its content
+
     def question(self, problem: Problem) -> Question:
         return Question(problem.id, problem.id, asking_teacher(self.context).pieces(problem))
 
@@ -145,7 +149,7 @@ def make_teacher(
             elif isinstance(settings, LocalTeacherSettings):
                 made.append(_local(settings))
             elif isinstance(settings, OfflineTeacherSettings):
-                made.append(_offline(recipe, settings, memory))
+                made.append(_offline(recipe, settings, memory, run.say))
             else:
                 raise RecipeError("teacher.kind: given rationales have no teacher that could be asked")
         return made[0]
@@ -153,7 +157,9 @@ def make_teacher(
     return teacher
 
 
-def _offline(recipe: Recipe, settings: OfflineTeacherSettings, memory: Path) -> Teacher:
+def _offline(
+    recipe: Recipe, settings: OfflineTeacherSettings, memory: Path, say: Callable[[str], None]
+) -> Teacher:
     from limbeck.tasks.generated import OfflineTeacher
 
     if recipe.task.source != "generated":
@@ -162,7 +168,8 @@ def _offline(recipe: Recipe, settings: OfflineTeacherSettings, memory: Path) -> 
         )
     offline = OfflineTeacher(recipe.task.name, settings.wrong_answer, settings.wrong_step, recipe.seed)
     own = settings.model_dump(mode="json", exclude={"exam", "prompt"})
-    remembered = Remembered(offline, memory, key=own | {"task": recipe.task.name, "seed": recipe.seed})
+    key = own | {"task": recipe.task.name, "seed": recipe.seed}
+    remembered = Remembered(offline, memory, key=key, say=say)
     return Teacher(offline.name, _plain, lambda folder: remembered)
 
 

@@ -96,7 +96,8 @@ def train(
         if ranks.main():
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
-    stage = context.run.stage(learner.place, settings, inputs, work, everyone=True)
+    reads = [start.path] if start else []
+    stage = context.run.stage(learner.place, settings, inputs, work, everyone=True, reads=reads)
     return Trained(stage, learner, read_json(stage.folder / FACTS) or {})
 
 
@@ -174,6 +175,7 @@ def _train(
             draw=data.draw,
             dev_exam=partial(_dev_exam, context, loaded, learner.asking) if by_accuracy else None,
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
+            say=context.run.say,
         )
     _report_too_long(context, learner, data, done)
     if done.without_span and any(isinstance(part, PairPart) and part.weight for part in made):

@@ -94,6 +94,7 @@ def write(
         {**inputs, **model.inputs},
         work,
         everyone=model.shared,
+        reads=model.reads,
     )
 
 

@@ -1,8 +1,12 @@
 """Checkpoints that survive a kill at any moment, and the history of a training.
 
-A checkpoint counts only if its marker is there, which is written after everything else. Older
-ones are removed after that, marker first: at every moment at least one whole checkpoint exists,
-once there has been one.
+A checkpoint counts only if its marker is there, which is written once the disk holds everything else. The
+marker has the SHA-256 of every file, and a training that goes on reads them all first: a damaged
+checkpoint is left out for the one before, or for the beginning. So two are kept, and the one that was
+best on dev. An older one is removed, marker first, before the next is written: no more room is
+needed than for writing a new one next to the last.
+
+The sums cost half a second to two seconds per gigabyte at every checkpoint, less than writing it does.
 """
 
 from __future__ import annotations
@@ -17,44 +21,86 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from limbeck import ranks
-from limbeck.errors import RecipeError
-from limbeck.files import whole_file
-from limbeck.records import write_json
+from limbeck import ranks, sealed
+from limbeck.errors import RecipeError, TrainingError
+from limbeck.files import sync, whole_file
 from limbeck.training.sampler import GroupSampler
 
 MARKER = "complete.json"
 
 
-def newest(folder: Path, fingerprint: str) -> Path | None:
-    """The newest whole checkpoint below `folder`, or None.
+def newest(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint below `folder` that is whole, or None: then training begins at the beginning.
+
+    Args:
+        say: gets a line for each damaged one that is left out.
 
     Raises:
         RecipeError: it belongs to a training with other settings or other examples.
     """
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{MARKER}")]
-    if not whole:
-        return None
-    last = max(whole, key=step_of)
-    if json.loads((last / MARKER).read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
-        raise RecipeError(
-            f"{folder}: these checkpoints were begun with other settings, examples or loss parts; "
-            "remove the folder to begin again"
-        )
-    return last
+    marked = [path.parent for path in folder.glob(f"checkpoint-*/{MARKER}")]
+    for one in sorted(marked, key=step_of, reverse=True):
+        if wrong := damage(one):
+            say(f"{one}: {wrong}; training goes on from an earlier checkpoint, or begins again")
+        elif _marker(one)["fingerprint"] != fingerprint:
+            raise RecipeError(
+                f"{folder}: these checkpoints were begun with other settings, examples or loss parts; "
+                "remove the folder to begin again"
+            )
+        else:
+            return one
+    return None
 
 
-def remove_incomplete(folder: Path) -> None:
-    """Remove what a kill left half written or half removed."""
+def damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint, or with the best one that it would end with; "" when nothing is."""
+    wrong = _own_damage(checkpoint)
+    if wrong:
+        return wrong
+    state = sealed.read(checkpoint / "trainer_state.json") or {}
+    best = state.get("best_global_step")
+    if best and best != step_of(checkpoint):
+        wrong = _own_damage(checkpoint.with_name(f"checkpoint-{best}"))
+    return f"the best checkpoint so far, of step {best}, is lost ({wrong})" if wrong else ""
+
+
+def _own_damage(checkpoint: Path) -> str:
+    marker = sealed.read(checkpoint / MARKER)
+    if marker is None or "fingerprint" not in marker:
+        return f"{MARKER} is missing or damaged"
+    return sealed.damage(checkpoint, marker, "")
+
+
+def refuse_damaged(checkpoint: Path) -> None:
+    """Refuse to end a training with the weights of a damaged checkpoint.
+
+    Raises:
+        TrainingError: naming it. The next run leaves it out.
+    """
+    if ranks.main() and (wrong := _own_damage(checkpoint)):
+        raise TrainingError(f"{checkpoint}: {wrong}; run again, which goes on from an earlier one")
+
+
+def remove_others(folder: Path, kept: Path | None) -> None:
+    """Remove what a kill left half written or half removed, and what is newer than the one to go on from."""
+    last = step_of(kept) if kept else -1
     for path in folder.glob("checkpoint-*"):
-        if not (path / MARKER).is_file():
-            shutil.rmtree(path)
+        if step_of(path) > last or not (path / MARKER).is_file():
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    (checkpoint / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
+
+
+def _marker(checkpoint: Path) -> dict[str, Any]:
+    return sealed.read(checkpoint / MARKER) or {}
 
 
 def seconds_of(checkpoint: Path) -> float:
     """How long the training had taken when it wrote this checkpoint."""
-    seconds: float = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["seconds"]
-    return seconds
+    return float(_marker(checkpoint)["seconds"])
 
 
 def step_of(checkpoint: Path) -> int:
@@ -132,10 +178,15 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Log with every checkpoint: a resumed run begins with empty sums, as the first one went on."""
+        """Log with every checkpoint: a resumed run begins with empty sums, as the first one went on.
+
+        Before one is written, all are removed but the last and the best.
+        """
         # The library counts micro-batches of this process, which are fewer where several share a step.
         state.epoch = state.global_step / self.sampler.steps_per_epoch
         control.should_log = control.should_log or control.should_save
+        if control.should_save and state.is_world_process_zero:
+            self._make_room(Path(args.output_dir), state.best_global_step)
         if self.progress and state.is_world_process_zero:
             self.progress(state.global_step, state.max_steps, self.loss)
 
@@ -151,15 +202,19 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Mark the checkpoint as whole, then remove all others but the best."""
+        """Mark the checkpoint as whole, once the disk holds all of it."""
         ranks.barrier()  # each process writes its random state
         if not state.is_world_process_zero:
             return
-        folder = Path(args.output_dir)
-        current = folder / f"checkpoint-{state.global_step}"
+        current = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (current / MARKER).unlink(missing_ok=True)
+        sync(current)
+        found = sealed.files(current)
         mark = {"step": state.global_step, "fingerprint": self.fingerprint, "seconds": self.seconds}
-        write_json(current / MARKER, mark)
-        for old in folder.glob("checkpoint-*"):
-            if step_of(old) not in (state.global_step, state.best_global_step):
-                (old / MARKER).unlink(missing_ok=True)
-                shutil.rmtree(old)
+        sealed.write(current / MARKER, {**mark, "files": found, "sha256": sealed.sums(current, found)})
+
+    def _make_room(self, folder: Path, best: int | None) -> None:
+        steps = sorted(step_of(path.parent) for path in folder.glob(f"checkpoint-*/{MARKER}"))
+        for step in steps[:-1]:
+            if step != best:
+                _remove(folder / f"checkpoint-{step}")

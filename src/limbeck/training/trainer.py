@@ -31,9 +31,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from limbeck import ranks
 from limbeck.errors import DiskError, RecipeError, TrainingError
 from limbeck.objectives.align import is_encoder_decoder
+from limbeck.progress import notice
 from limbeck.records import Example
 from limbeck.training.arguments import arguments, fingerprint, set_steps, undisturbed
-from limbeck.training.checkpoints import Keeper, newest, remove_incomplete, step_of
+from limbeck.training.checkpoints import Keeper, newest, refuse_damaged, remove_others, step_of
 from limbeck.training.collate import Batch, padding, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
@@ -233,6 +234,10 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
             return {}
         return ranks.share(dict(self.dev_exam(self.model)))
 
+    def _load_best_model(self) -> None:
+        refuse_damaged(Path(self.state.best_model_checkpoint))
+        super()._load_best_model()
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices only: a one-dimensional parameter is a norm or a bias, whatever its name."""
         matrices = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
@@ -284,6 +289,7 @@ def train(
     dev_exam: DevExam | None = None,
     progress: Progress | None = None,
     corrected: bool = True,
+    say: Callable[[str], None] = notice,
 ) -> Training:
     """Train `model` in place, on the device where it is; go on from the newest checkpoint if there is one.
 
@@ -304,6 +310,7 @@ def train(
         dev_exam: its results are in the history as `dev_<name>`.
         progress: called after every optimiser step with (step, steps, loss).
         corrected: False leaves the tokens of `batches: by-length` as they weigh by themselves.
+        say: on rank 0, gets a line where a checkpoint is damaged and another one is taken.
 
     Raises:
         RecipeError: settings that contradict each other, the model, the ranks or the examples.
@@ -339,7 +346,7 @@ def train(
         keeper = Keeper(folder / "history.jsonl", mark, feed.sampler, progress)
         trainer = PartsTrainer(model, args, parts, feed, held_out, dev_exam, [keeper])
         keeper.read_step = trainer.read_step
-        start = run(trainer, keeper)
+        start = run(trainer, keeper, say)
     state = trainer.state
     release(trainer)
     return Training(
@@ -372,20 +379,19 @@ def check_choice(settings: TrainSettings, dev_groups: Sequence[Group], dev_exam:
         raise RecipeError("choose: dev-accuracy needs an exam on dev; cut a dev split or choose last")
 
 
-def run(trainer: PartsTrainer, keeper: Keeper) -> int:
+def run(trainer: PartsTrainer, keeper: Keeper, say: Callable[[str], None]) -> int:
     """Train from the newest whole checkpoint or from the beginning; return the step it began at."""
     folder = Path(trainer.args.output_dir)
     try:
-        start = newest(folder, keeper.fingerprint)
-        ranks.barrier()  # before the first rank removes anything
+        start = ranks.share(newest(folder, keeper.fingerprint, say) if ranks.main() else None)
         if ranks.main():
-            remove_incomplete(folder)
+            remove_others(folder, start)
         if start:
             keeper.went_on_from(start)
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     except OSError as error:
         raise DiskError(error.filename or folder, error) from error
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError) as error:  # what was read had its sums checked before
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch.save's writer
             raise
         raise DiskError(folder, OSError(errno.EIO, "a checkpoint could not be written")) from error
