@@ -178,13 +178,18 @@ def test_a_bill_that_cannot_be_right_is_the_worst_case(tmp_path: Path, tokens: A
         {"index": -1},
     ],
 )
-def test_numbers_of_the_memory_are_bounded(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_numbers_of_the_memory_are_bounded(
+    tmp_path: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     list(memory_of(Recorder(), tmp_path, prices=PRICES)(PROMPTS[:2], ONE))
     path = tmp_path / "log.jsonl"
     first, second = path.read_text().splitlines()
-    path.write_text(f"{first}\n{json.dumps(json.loads(second) | change)}\n")
-    with pytest.raises(DataError, match=r"log\.jsonl:2: not a remembered completion \(" + next(iter(change))):
-        memory_of(Recorder(), tmp_path)
+    without_sum = {name: value for name, value in json.loads(second).items() if name != "sum"}
+    path.write_text(f"{first}\n{json.dumps(without_sum | change)}\n")
+    memory = memory_of(Recorder(), tmp_path)
+    assert "log.jsonl:2: damaged" in capsys.readouterr().err
+    assert [request.prompt.id for request in memory.missing(PROMPTS[:2], ONE)] == [PROMPTS[1].id]
+    assert memory.ledger.usd == 2 * json.loads(first)["cost_usd"] > 0, "it counts as the dearest"
 
 
 # A14: a bad answer ends nothing

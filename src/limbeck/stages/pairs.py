@@ -136,7 +136,8 @@ def _architecture(name: str, version: tuple[Any, ...]) -> str:
 def _tokenizer(name: str, version: tuple[Any, ...]) -> Any:
     from transformers import AutoTokenizer
 
-    from limbeck.lm.load import complete_tokenizer, first_line
+    from limbeck.errors import first_line
+    from limbeck.lm.load import complete_tokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(Path(name).expanduser()), trust_remote_code=False)
