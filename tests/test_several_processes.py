@@ -60,6 +60,16 @@ def start(world: int, *arguments: object) -> list[subprocess.Popen[str]]:
     ]
 
 
+def end_as_a_launcher(processes: list[subprocess.Popen[str]]) -> None:
+    """One was killed: the others end by themselves within seconds, or the launcher ends them."""
+    deadline = time.monotonic() + 10
+    for process in processes:
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()  # it waits at the store, which does not know that the other one is gone
+
+
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     try:
         texts = [process.communicate(timeout=150) for process in processes]
@@ -115,6 +125,7 @@ def test_kills_of_each_and_of_both(recipe: Path, tmp_path: Path) -> None:
         wait_for_checkpoint(out / "students/cot/seed0", processes)
         for victim in victims:
             processes[victim].send_signal(signal.SIGKILL)
+        end_as_a_launcher(processes)
         statuses = [status for status, *_ in finish(processes)]
         assert all(statuses), "no rank that is left over claims success"
     run(1, "run", recipe, "--out", out)

@@ -98,6 +98,17 @@ def refuse_special(path: Path) -> None:
             raise InputError(f"{path}: a pipe or a device, not a file; write its content to a file")
 
 
+PARTIAL = ".partial"
+"""How the name of a file ends that is not whole yet."""
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the files in a folder, itself alone, that a killed process did not finish."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[str]]:
     """Open a text file (UTF-8) that appears under `path` only when the block ends well.
@@ -121,7 +132,7 @@ def _whole(path: Path, mode: str, **how: str) -> Iterator[IO[Any]]:
     partial: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
         with open(handle, mode, **how) as stream:  # type: ignore[call-overload]
             yield stream
             stream.flush()

@@ -40,7 +40,7 @@ from pydantic.fields import FieldInfo
 
 from limbeck import __version__, old_runs, ranks, sealed
 from limbeck.errors import DamagedError, DiskError, InputError, RunInUseError
-from limbeck.files import digest, sync, whole_file
+from limbeck.files import digest, remove_partial, sync, whole_file
 from limbeck.sealed import STAGE
 
 VERSIONED = ("limbeck", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
@@ -389,6 +389,7 @@ class Run:
     def _finish(self, stage: Stage, state: Mapping[str, Any]) -> None:
         """Write, once the disk holds the files of a stage, what they are and what they were made from."""
         try:
+            remove_partial(stage.folder)
             sync(stage.folder)
         except OSError as error:
             raise DiskError(error.filename or stage.folder, error) from error
