@@ -9,6 +9,16 @@ import pytest
 RECIPE = "name: x\ntask: {name: coin-flip, train: 5, dev: 1, test: 2}\nstudent: {method: answers-only}\n"
 
 
+def test_a_name_too_long_is_no_matter_of_space(limbeck: Callable[..., object], tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE)
+    for place in ("student.model", "base"):
+        answer = limbeck("run", recipe, "--set", f"{place}={'x' * 5_000}", "--out", tmp_path / "run")
+        assert answer.status == 2 and "free the space" not in answer.err and len(answer.err) < 1_100
+    answer = limbeck("run", recipe, "--out", tmp_path / ("x" * 300))
+    assert answer.status == 2 and "File name too long; use a shorter name" in answer.err
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_the_disk_is_named_and_earlier_stages_stay(
     limbeck: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

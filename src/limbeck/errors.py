@@ -18,6 +18,7 @@ The text of an error is one sentence: where, what is wrong, and how to fix it.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -113,7 +114,12 @@ class DiskError(InputError):
 
     def __init__(self, path: str | Path, error: OSError) -> None:
         reason = error.strerror or type(error).__name__
-        super().__init__(f"{path}: {reason}; free the space or fix the permission, then run again")
+        fix = (
+            "use a shorter name"
+            if error.errno == errno.ENAMETOOLONG
+            else "free the space or fix the permission"
+        )
+        super().__init__(f"{str(path)[:300]}: {reason}; {fix}, then run again")
 
 
 class TeacherError(LimbeckError):
