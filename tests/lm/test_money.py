@@ -17,8 +17,9 @@ import pytest
 from limbeck.errors import CostCapError, DataError, RecipeError, TeacherError
 from limbeck.lm import Prompt, Sampling
 from limbeck.lm.api import ApiTeacher, open_teacher
-from limbeck.lm.cost import Prices, tokens_at_most
+from limbeck.lm.cost import Prices, Request, Worst, tokens_at_most
 from limbeck.lm.remember import ledger_of
+from limbeck.lm.sent import SentLog
 
 from .endpoint import PRICES, PROMPTS, Handler, Recorder, answer, body_of, client, ok, settings
 
@@ -145,9 +146,26 @@ def test_a_damaged_log_of_what_was_sent_is_named(tmp_path: Path, change: dict[st
     list(memory_of(Recorder(), tmp_path, prices=PRICES)(PROMPTS[:2], ONE))
     path = tmp_path / "log.sent.jsonl"
     first, second = path.read_text().splitlines()
-    path.write_text(f"{first}\n{json.dumps(json.loads(second) | change)}\n")
+    row = json.loads(second)
+    del row["sum"]
+    path.write_text(f"{first}\n{json.dumps(row | change)}\n")
     with pytest.raises(DataError, match=r"log\.sent\.jsonl:2: not a request that was sent"):
         memory_of(Recorder(), tmp_path)
+
+
+def test_no_flipped_bit_makes_what_was_sent_cheaper(tmp_path: Path) -> None:
+    """Every bit of a log in turn, the last line's end apart, which a kill may leave out as well."""
+    path = tmp_path / "log.sent.jsonl"
+    log = SentLog(path)
+    for prompt in PROMPTS[:2]:
+        log.write(Request(prompt, 0), Worst(9, 50, Fraction(1, 10)), True)
+    before = path.read_bytes()
+    for place in range(8 * (len(before) - 1)):
+        data = bytearray(before)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"log\.sent\.jsonl:[12]: not a request that was sent"):
+            SentLog(path)
 
 
 # A13: no bill is believed blindly

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from limbeck.errors import DataError
-from limbeck.files import AppendLog
+from limbeck.files import AppendLog, with_sum, without_sum
 from limbeck.lm.cost import MOST_COUNTED, MOST_USD, Prices, Request, Worst, at_least, exact
 from limbeck.records import Record, first_problem
 
@@ -103,12 +103,12 @@ class SentLog:
             return sum((one.cost(prices) for one in self.unresolved.values()), Fraction(0))
 
     def _append(self, line: Record) -> None:
-        self._log.append(json.dumps(line.model_dump()).encode())
+        self._log.append(with_sum(json.dumps(line.model_dump()).encode()))
 
     def _read(self) -> None:
         for number, (_, line) in enumerate(self._log.lines(), start=1):
             try:
-                row = json.loads(line)
+                row = json.loads(without_sum(line))
                 if isinstance(row, dict) and "free" in row:
                     self.unresolved.pop(Freed.model_validate(row).free, None)
                 else:
