@@ -185,12 +185,12 @@ def test_what_equals_the_teachers_is_new_to_a_student_without_the_teacher(
         "{alone: {settings: {teacher_rationales: 0}}, one: {settings: {teacher_rationales: 1}}, both: null}"
     )
     answer = limbeck("run", recipe, "--out", out, *settings(f"students={students}", f"mentor.file={echo}"))
-    assert answer.status == 2 and "mentor mentor gives both nothing new" in answer.err
+    assert answer.status == 0 and "both: mentor mentor wrote nothing new" in answer.err
     found = [
         sorted(line["completion"] for line in lines(out / place / "examples.jsonl"))
-        for place in ("mentors/mentor", "students/alone/seed0", "students/one/seed0")
+        for place in ("mentors/mentor", *(f"students/{name}/seed0" for name in ("alone", "one", "both")))
     ]
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1] == found[2] == found[3]
     audit = json.loads((out / "mentors/mentor/rationales/audit.json").read_text())
     assert audit["kept"] == 0 and audit["dropped"]["duplicate of the teacher's"] > 0
 

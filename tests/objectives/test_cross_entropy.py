@@ -8,6 +8,7 @@ import torch
 
 from limbeck.objectives import cross_entropy as module
 from limbeck.objectives.cross_entropy import cross_entropy as step
+from limbeck.objectives.cross_entropy import smoothing
 from limbeck.objectives.tokens import token_loss
 
 from .conftest import term
@@ -89,3 +90,20 @@ def test_no_tokens_is_zero_with_a_gradient():
     for value in (cross_entropy(logits, targets), cross_entropy(logits, targets, weights)):
         assert value.item() == 0
         assert torch.autograd.grad(value, logits)[0].shape == (0, 5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.7])
+def test_label_smoothing(share):
+    """(1 − ε) · cross-entropy + ε · smoothing: value and gradient against float64, target smoothed."""
+    logits, targets, weights = case((31, 123))
+    terms = [term(step(targets), 1 - share, weights), term(smoothing(), share, weights)]
+    value = token_loss(logits, None, terms)[0]
+    value.backward()
+    log_p = logits.detach().double().log_softmax(-1)
+    smoothed = torch.full_like(log_p, share / 123)
+    smoothed[range(31), targets] += 1 - share
+    gradient = weights.double()[:, None] * (log_p.exp() - smoothed)
+    assert value.item() == pytest.approx(
+        -(weights.double()[:, None] * smoothed * log_p).sum().item(), rel=1e-6
+    )
+    torch.testing.assert_close(logits.grad.double(), gradient, rtol=1e-5, atol=1e-6)

@@ -107,7 +107,7 @@ def test_the_tables_say_what_the_verdicts_speak_of() -> None:
     a = side("a", None, [[[0.5, 0.52], [0.51, 0.53]], [[0.5, 0.5], [0.5, 0.5]]])
     b = side("b", "m", [[[0.7, 0.72], [0.71, 0.73]], [[0.7, 0.7], [0.7, 0.7]]])
     claims = ClaimsSettings(problem_draws=2, mentors=2, students=2, compare=(Claim(a="a", b="b"),))
-    standings = [Standing("a", 0.51, 0.01, 0.007, None, 8, 40_000, 120.0, None)]
+    standings = [Standing("a", 0.51, 0.01, 0.007, None, 8, 40_000, 120.0, None, 2.5e12)]
     console = Console(file=io.StringIO(), width=110)
     console.print(tables(claims, standings, judged(claims.compare, {"a": a, "b": b})))
     assert isinstance(console.file, io.StringIO)

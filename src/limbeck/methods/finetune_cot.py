@@ -11,6 +11,8 @@ Deviations from the published code are in docs/papers.md.
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydantic import Field
 
 from limbeck.methods import Method
@@ -21,6 +23,7 @@ from limbeck.stages import (
     Learner,
     Picked,
     Split,
+    cross_entropy,
     examine,
     rationale_data,
     rationales,
@@ -38,6 +41,9 @@ class FinetuneCotSettings(Settings):
     teacher_share: float = Field(
         1.0, gt=0, le=1, description="share of the training problems whose rationales it may see"
     )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, strict=True, description="share of each target spread over the vocabulary"
+    )
 
 
 def finetune_cot(context: Context, student: Learner, settings: FinetuneCotSettings) -> None:
@@ -49,7 +55,8 @@ def finetune_cot(context: Context, student: Learner, settings: FinetuneCotSettin
             select(found.all, settings.rationales, choose=settings.choose, seed=context.recipe.seed)
         )
 
-    examine(context, train(context, student, rationale_data(context, student, pick)))
+    loss = partial(cross_entropy, smoothing=settings.label_smoothing)
+    examine(context, train(context, student, rationale_data(context, student, pick), loss))
 
 
 METHOD = Method(

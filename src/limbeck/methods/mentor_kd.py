@@ -37,6 +37,7 @@ from limbeck.stages import (
     Picked,
     SoftLabelSettings,
     Split,
+    cross_entropy,
     examine,
     examine_mentor,
     mentor,
@@ -59,6 +60,13 @@ class MentorKdSettings(SoftLabelSettings):
     mentor_rationales: int = Field(
         3, ge=0, description="the mentor's rationales per problem, at most; 0: without RD"
     )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        strict=True,
+        description="share of each target of the cross-entropy spread over the vocabulary",
+    )
 
 
 def mentor_kd(context: Context, student: Learner, settings: MentorKdSettings) -> None:
@@ -69,9 +77,7 @@ def mentor_kd(context: Context, student: Learner, settings: MentorKdSettings) ->
     labels = soft_labels(context, teaching, student, data, settings)
 
     def parts() -> Parts:
-        from limbeck.training.parts import CrossEntropy
-
-        return CrossEntropy(1 - settings.kl_weight), *labels.parts()
+        return *cross_entropy(1 - settings.kl_weight, settings.label_smoothing), *labels.parts()
 
     examine(context, train(context, student, data, parts, tokenizer=teaching.path))
 
@@ -89,8 +95,10 @@ def pick(context: Context, student: Learner, settings: MentorKdSettings, split: 
         inputs |= written.inputs
         added = select(new_rationales(context, name, chosen), settings.mentor_rationales, seed=seed)
         if not added:
-            message = f"mentor {name} gives {student.name} nothing new; set mentor_rationales to 0, or see"
-            raise DataError(written.stage.folder / "audit.json", f"{message} what was dropped")
+            context.run.say(
+                f"{student.name}: mentor {name} wrote nothing new; it learns from the teacher's rationales "
+                f"alone; {written.stage.folder / 'audit.json'} says what was dropped"
+            )
     if not chosen and not added:
         message = f"no rationale of {split} was kept for {student.name}; audit.json there says why"
         raise DataError(teacher.stage.folder, message)

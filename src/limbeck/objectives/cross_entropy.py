@@ -1,4 +1,4 @@
-"""Cross-entropy of the next token: the loss of fine-tuning on rationales."""
+"""Cross-entropy of the next token: the loss of fine-tuning on rationales; and its smoothing."""
 
 from __future__ import annotations
 
@@ -38,6 +38,33 @@ def cross_entropy(targets_N: Tensor) -> Step:
         if gradient:
             torch.exp(log_p_CV, out=logits_CV)
             logits_CV.scatter_add_(1, targets_C1, -torch.ones_like(values_C1)).mul_(weights_C1)
+        return values_C1
+
+    return step
+
+
+def smoothing() -> Step:
+    """Cross-entropy with the uniform distribution, −1/V Σᵥ log softmax(z)[v], in nats: a step.
+
+    Label smoothing ε is (1 − ε) · `cross_entropy` + ε · this, as `F.cross_entropy(label_smoothing=ε)`:
+    over all V entries of the logits, padding of the embedding included. Softmax is taken in float32.
+
+    Source: Szegedy et al., arXiv 1512.00567, §7.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 0.0]])
+        >>> step = smoothing()
+        >>> step(logits, slice(0, 1), torch.ones(1, 1), gradient=True).tolist()  # log 2
+        [[0.6931471824645996]]
+        >>> logits.tolist()  # softmax − 1/V
+        [[0.0, 0.0]]
+    """
+
+    def step(logits_CV: Tensor, where: Where, weights_C1: Tensor, *, gradient: bool) -> Tensor:
+        log_p_CV = logits_CV.log_softmax(-1)
+        values_C1 = -log_p_CV.mean(-1, keepdim=True)
+        if gradient:
+            torch.exp(log_p_CV, out=logits_CV).sub_(1 / logits_CV.shape[-1]).mul_(weights_C1)
         return values_C1
 
     return step

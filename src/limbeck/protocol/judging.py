@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from limbeck.errors import DataError
+from limbeck.protocol.compute import operations, stages_of
 from limbeck.protocol.settings import Claim
 from limbeck.protocol.written import Protocol
 from limbeck.report.compare import common_problems, right_rows
@@ -82,7 +83,10 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A contestant over all runs; a spread is the standard deviation between means of its level."""
+    """A contestant over all runs; a spread is the standard deviation between means of its level.
+
+    Means over its exams: `steps`, `tokens` read in its own training, `operations` (see `compute`) behind it.
+    """
 
     name: str
     accuracy: float
@@ -93,6 +97,7 @@ class Standing:
     problems: int
     steps: float | None
     tokens: float | None
+    operations: float | None
 
 
 def judge(protocol: Protocol) -> tuple[list[Standing], list[Judged]]:
@@ -108,7 +113,7 @@ def judge(protocol: Protocol) -> tuple[list[Standing], list[Judged]]:
     names = [*protocol.recipe.students, *(name for name in names if name in found[0][0])]
     problems = [_problems(draw, names, protocol.folder) for draw in found]
     sides = {name: _side(name, protocol.teachers, found, problems) for name in names}
-    standings = [_standing(side, found) for side in sides.values()]
+    standings = [_standing(side, found, _mean_operations(protocol, side, found)) for side in sides.values()]
     return standings, judged(protocol.claims.compare, sides)
 
 
@@ -227,7 +232,24 @@ def _side(
     return Side(name, mentor, rows)
 
 
-def _standing(side: Side, found: Sequence[Sequence[Mapping[str, list[Contestant]]]]) -> Standing:
+def _mean_operations(
+    protocol: Protocol, side: Side, found: Sequence[Sequence[Mapping[str, list[Contestant]]]]
+) -> float | None:
+    """Of a contestant's exams; each stage is what it is in its own run."""
+    labels = side.name in protocol.labelled
+    costs = []
+    for draw in found:
+        for run in draw:
+            folder = run[side.name][0].run
+            assert folder is not None
+            stages, mentor = stages_of(folder), folder / "mentors" / str(side.mentor) if labels else None
+            costs += [operations(one.exam.parent, stages, mentor) for one in run[side.name]]
+    return _known(costs)
+
+
+def _standing(
+    side: Side, found: Sequence[Sequence[Mapping[str, list[Contestant]]]], operations: float | None
+) -> Standing:
     exams = [each for draw in found for one in draw for each in one[side.name]]
     seeds = [[one.mean(axis=1).tolist() for one in draw] for draw in side.rows]
     runs = [[fmean(one) for one in draw] for draw in seeds]
@@ -242,6 +264,7 @@ def _standing(side: Side, found: Sequence[Sequence[Mapping[str, list[Contestant]
         problems=sum(draw[0].shape[1] for draw in side.rows),
         steps=_known([one.facts.steps for one in exams]),
         tokens=_known([one.facts.tokens for one in exams]),
+        operations=operations,
     )
 
 

@@ -32,14 +32,18 @@ def _standings(claims: ClaimsSettings, standings: Sequence[Standing]) -> Table:
     levels = f"{claims.problem_draws} problem draws × {claims.mentors} mentors × {claims.students} students"
     notes = [
         f"{levels}. ±: standard deviation between draws, a draw's mentors, a mentor's students.",
-        "tokens: target tokens of a student's own training.",
+        "tokens: read in its own training, prompts too.",
+        "TFLOP: 10¹² operations of that, of its mentor's training, and of what it wrote and labelled.",
     ]
     table = titled("Contestants", notes)
-    add_columns(table, ["name"], ["mean %", "draws ±", "mentors ±", "students ±", "exams", "steps", "tokens"])
+    add_columns(
+        table, ["name"], ["mean %", "draws ±", "mentors ±", "students ±", "exams", "steps", "tokens", "TFLOP"]
+    )
     for one in standings:
         spreads = (one.between_draws, one.between_mentors, one.between_students)
         cells = [one.name, percent(one.accuracy), *("–" if s is None else percent(s) for s in spreads)]
         cells += [str(one.exams), *("–" if n is None else short(n) for n in (one.steps, one.tokens))]
+        cells.append("–" if one.operations is None else f"{one.operations / 1e12:,.1f}")
         table.add_row(*map(Text, cells))
     return table
 

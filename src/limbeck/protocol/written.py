@@ -49,6 +49,8 @@ class Protocol:
     digest: str
     teachers: Mapping[str, str | None]
     """Student -> the mentor that it learns from."""
+    labelled: frozenset[str]
+    """Students that learn from a mentor's soft labels."""
 
     def run_folder(self, one: Planned) -> Path:
         return self.folder / "runs" / one.name
@@ -87,7 +89,8 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
     runs = planned(recipe, claims)
     teachers = {name: one.uses.mentor for name, one in chosen.items()}
     digest = (read_json(folder / FILE) or {})["digest"]
-    protocol = Protocol(folder, recipe, claims, runs, digest, teachers)
+    labelled = frozenset(name for name, one in chosen.items() if one.uses.soft_labels)
+    protocol = Protocol(folder, recipe, claims, runs, digest, teachers, labelled)
     for one in runs:
         with whole_file(protocol.recipe_file(one)) as stream:
             stream.write(one.recipe.to_yaml())

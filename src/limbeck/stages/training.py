@@ -57,11 +57,12 @@ class Data:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def cross_entropy() -> Parts:
-    """The loss of fine-tuning: cross-entropy of the scored tokens."""
-    from limbeck.training.parts import CrossEntropy
+def cross_entropy(weight: float = 1.0, smoothing: float = 0.0) -> Parts:
+    """The loss of fine-tuning: cross-entropy of the scored tokens, with label smoothing ε if wanted."""
+    from limbeck.training.parts import CrossEntropy, Smoothing
 
-    return (CrossEntropy(),)
+    smoothed = (Smoothing(weight * smoothing),) if smoothing else ()
+    return CrossEntropy(weight * (1 - smoothing)), *smoothed
 
 
 def train(

@@ -38,7 +38,7 @@ from limbeck.objectives.align import (
     token_count,
     unwrap,
 )
-from limbeck.objectives.cross_entropy import cross_entropy
+from limbeck.objectives.cross_entropy import cross_entropy, smoothing
 from limbeck.objectives.divergence import divergence
 from limbeck.objectives.soft import SoftTargets
 from limbeck.objectives.spans import PairedTokens, paired_divergence, paired_rows, paired_tokens
@@ -138,6 +138,25 @@ class CrossEntropy:
     def of_tokens(self, batch: Batch, scored: Scored) -> Step:
         """−log probability of the token."""
         return cross_entropy(scored.targets_N)
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Cross-entropy with the uniform distribution, per scored token (arXiv 1512.00567).
+
+    Label smoothing ε is `(CrossEntropy(1 - ε), Smoothing(ε))`. Tokens weigh and count as in `CrossEntropy`.
+    """
+
+    weight: float
+    name: str = "smoothing"
+
+    def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
+        """Tokens."""
+        return token_count(batch, encoder_decoder=encoder_decoder)
+
+    def of_tokens(self, batch: Batch, scored: Scored) -> Step:
+        """Mean over the vocabulary of −log probability."""
+        return smoothing()
 
 
 @dataclass(frozen=True)
