@@ -1,6 +1,5 @@
-"""The whole context, for real and in small: every stage, both architectures, killed and resumed."""
+"""The whole run, for real and in small: every stage, both architectures, killed and resumed."""
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -13,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.campaigns.small_run import results
 
 Limbeck = Callable[..., object]
 
@@ -29,9 +30,6 @@ students:
   cot: {method: finetune-cot, settings: {rationales: 2}}
 exam: {max_tokens: 24}
 """
-TIMES = ("seconds", "tokens_per_s", "train_seconds")
-LOGS = ("run.log", "run.lock", "stage.json")
-DATED = ("run.json", "report.html")
 TRAINING = re.compile(r"\S+ students/[\w-]+/seed\d+: (started|going on where it stopped)")
 
 
@@ -40,23 +38,6 @@ def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "small.yaml"
     path.write_text(SMALL)
     return path
-
-
-def results(folder: Path) -> dict[str, str]:
-    """Every file of a run but its logs, with a hash of what it holds; times and dates are left out."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_file() or path.name[0] == "." or path.name in LOGS or name.startswith("old/"):
-            continue
-        if path.name in ("metrics.json", "training.json"):
-            metrics = json.loads(path.read_text())
-            found[name] = str({key: value for key, value in metrics.items() if key not in TIMES})
-        elif name in DATED:
-            found[name] = "there"
-        else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
 
 
 @pytest.mark.parametrize("model", ["tiny-causal-xs", "tiny-seq2seq-xs"])
