@@ -139,6 +139,7 @@ def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion
         tokens=model.tokens,
         truncated=model.truncated,
         votes=tuple(votes) if len(votes) > 1 else (),
+        cut=grades[place].cut,
     )
 
 

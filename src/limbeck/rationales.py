@@ -20,7 +20,7 @@ from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
 from limbeck.progress import SILENT, Track
 from limbeck.rationale_files import read_rationales
 from limbeck.records import Problem, Rationale
-from limbeck.tasks.answers import AnswerKind, split_answer
+from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.answers import grade as grade_answer
 from limbeck.tasks.dates import contradicts_choice, options_are_dates
 from limbeck.tasks.options import options_of
@@ -124,19 +124,19 @@ def graded(
 ) -> Rationale:
     """One completion about a problem as a graded rationale of that index."""
     found = grade_answer(problem, kind, completion.text)
-    reasoning, _ = split_answer(kind, completion.text, options_of(problem))
     return Rationale(
         problem_id=problem.id,
         source=source,
         index=completion.index,
         completion=completion.text,
-        reasoning=reasoning,
+        reasoning=found.reasoning,
         answer=found.answer,
         how=found.how,
         correct=found.correct,
         truncated=completion.truncated,
         tokens=completion.tokens,
         about=about,
+        cut=found.cut,
     )
 
 

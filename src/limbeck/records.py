@@ -38,7 +38,10 @@ class Rationale(Record):
 
     `reasoning` is the completion without its closing answer statement, `answer`
     what was extracted from it (None: extraction failed) and `how` by what: an
-    explicit marker ("the answer is") or the answer kind's fallback. `dropped`
+    explicit marker ("the answer is") or the answer kind's fallback; by a marker and
+    without an answer: what it states is none of the kind. `cut` is how many characters
+    at the end of the completion go on to another question (`tasks.run_on`): they are
+    neither graded nor part of the reasoning. `dropped`
     says why it is not trained on; None means kept. `origin` is "file#record" of
     the published file that it was imported from. `about` names what else it is
     about than its problem: a mistake's or a passage's id.
@@ -59,13 +62,15 @@ class Rationale(Record):
     tokens: int = 0
     origin: str = ""
     about: str = ""
+    cut: int = Field(default=0, ge=0)
 
 
 class Prediction(Record):
     """What one model answered to one problem in an exam.
 
     With several votes, `completion` is the first one that gave the majority's
-    answer, `votes` the answers of all. `answer` None: extraction failed.
+    answer, `votes` the answers of all. `answer` None: extraction failed. `cut`: as
+    of a rationale.
     """
 
     problem_id: str
@@ -77,6 +82,7 @@ class Prediction(Record):
     tokens: int
     truncated: bool = False
     votes: tuple[str | None, ...] = ()
+    cut: int = Field(default=0, ge=0)
 
 
 class Demonstration(Record):

@@ -1,34 +1,61 @@
-"""Answers: one extractor and one comparison per kind, the same for teachers and students.
+"""Answers: one reader and one comparison per kind, the same for teachers and students.
 
-An explicit marker decides first (`statements.py` lists them): of the *last* statement
-that holds a candidate, the *first* candidate counts. A text without one is read by
-the kind's documented fallback (`guess_*` in `numbers.py` and `candidates.py`), and
-`how` says so. Where nothing is found, extraction failed: that is a wrong answer,
-counted and never left out.
+A text is read in this order:
+
+1. What it goes on to after its answer ("Q: …", see `run_on.py`) is cut off.
+2. Its last answer statement decides (`statements.py` lists the markers). Where a kind reads no answer in
+   it, there is none: no earlier sentence and no guess takes its place. Only for numbers the fallback is
+   tried behind a statement without one, unless it says that there is none ("unknown").
+3. A text without a statement is read by the kind's documented fallback (`guess_*`), and `how` says so.
+
+Where nothing is found, extraction failed: that is a wrong answer, counted and never left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from limbeck.records import Problem
-from limbeck.tasks import candidates, numbers
+from limbeck.tasks import candidates, labels, maths, numbers, texts
 from limbeck.tasks.options import options_of
-from limbeck.tasks.statements import CHATTER, read_plainly, statements, unfinished
+from limbeck.tasks.run_on import run_on
+from limbeck.tasks.statements import (
+    CHATTER,
+    Statement,
+    read_plainly,
+    says_none,
+    sentences_after,
+    statements,
+    unfinished,
+)
 
-AnswerKind = Literal["number", "choice", "yes-no", "text"]
+AnswerKind = Literal["number", "choice", "yes-no", "text", "label", "math"]
 How = Literal["marker", "fallback"]
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """An answer in canonical form and what it was found by; both None: extraction failed."""
+    """An answer in canonical form and what it was found by.
+
+    Both None: nothing was found. `how` "marker" without an answer: the text states something that is no
+    answer of its kind, such as "none of the above".
+    """
 
     answer: str | None
     how: How | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that is read in a text: reasoning and answer, and how many characters were cut off its end."""
+
+    reasoning: str
+    answer: str | None
+    how: How | None
+    cut: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +65,8 @@ class Grade:
     answer: str | None
     correct: bool
     how: How | None
+    reasoning: str
+    cut: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +93,13 @@ KINDS: dict[AnswerKind, _Kind] = {
         candidates.state_choice, candidates.guess_choice, candidates.canonical_choice, negatable=False
     ),
     "yes-no": _Kind(candidates.state_yes_no, candidates.guess_yes_no, candidates.canonical_yes_no),
-    "text": _Kind(candidates.state_text, candidates.guess_text, candidates.canonical_text, whole_lines=True),
+    "text": _Kind(texts.state_text, texts.guess_text, texts.canonical_text, whole_lines=True),
+    "label": _Kind(labels.state_label, labels.guess_label, labels.canonical_label, negatable=False),
+    "math": _Kind(maths.state_math, maths.guess_math, maths.canonical_math, maths.same_math, negatable=False),
 }
+
+GUESSED_FROM = 50_000
+"""Characters at the end of a text that its fallback reads."""
 
 
 def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Extracted:
@@ -74,38 +108,100 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Extract
     Args:
         kind: the task's answer kind.
         text: a completion of a teacher or a student.
-        options: of a choice problem; their texts then stand for their letters.
+        options: of a choice problem, whose texts then stand for their letters; or the labels of kind label.
     """
-    text = read_plainly(text)
-    parts = KINDS[kind]
-    for statement in statements(text, whole_lines=parts.whole_lines, negatable=parts.negatable):
-        answer = parts.state(statement.text, options)
-        if answer is not None:
-            return Extracted(answer, "marker")
-    guess = parts.guess(text, options)
-    return Extracted(guess, None if guess is None else "fallback")
+    plain = read_plainly(text)
+    return _answer(kind, plain[: _end(kind, plain, options)], options)
 
 
-def split_answer(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> tuple[str, str | None]:
-    """The reasoning without its answer statement(s), and the extracted answer.
+def read(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Reading:
+    """The reasoning without its answer statement(s), the answer, and what was cut off.
 
-    Marked statements that end the text are cut off, with thanks and farewells after
-    them; one before further reasoning ("The answer is 5. First 2 + 3 = 5.") is cut
+    Marked statements that end the text are left out of the reasoning, with thanks and farewells after
+    them; one before further reasoning ("The answer is 5. First 2 + 3 = 5.") is left
     out if it states the extracted answer. What follows "because" or "since" in a
     statement stays, as a sentence of its own. Another answer elsewhere,
     or one found by the fallback, is part of the reasoning.
     """
-    plain, parts = read_plainly(text), KINDS[kind]
-    answer = extract(kind, text, options).answer
+    plain = read_plainly(text)
+    end = _end(kind, plain, options)
+    found = _answer(kind, plain[:end], options)
+    reasoning = _reasoning(kind, text[:end], plain[:end], options, found.answer)
+    return Reading(reasoning, found.answer, found.how, len(plain) - end)
+
+
+def split_answer(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> tuple[str, str | None]:
+    """The reasoning without its answer statement(s), and the extracted answer; see `read`."""
+    found = read(kind, text, options)
+    return found.reasoning, found.answer
+
+
+def _answer(kind: AnswerKind, plain: str, options: Sequence[str]) -> Extracted:
+    """What the last statement states, or else the fallback finds."""
+    last = next(_stated(kind, plain, options), None)
+    if last is not None and last[1] is not None:
+        return Extracted(last[1], "marker")
+    final = last is not None and sentences_after(plain, last[0]) <= _FOLLOWED_BY
+    if last is not None and final and (kind != "number" or says_none(last[0].text)):
+        return Extracted(None, "marker")
+    guess = KINDS[kind].guess(plain[-GUESSED_FROM:], options)
+    return Extracted(guess, "fallback" if guess is not None else "marker" if final else None)
+
+
+_FOLLOWED_BY = 3
+"""Sentences that may follow a statement without an answer: with more, it is not where the text ends up."""
+
+
+def _stated(kind: AnswerKind, plain: str, options: Sequence[str]) -> Iterator[tuple[Statement, str | None]]:
+    """The statements of a text, the last one first, with the answer that the kind reads in each.
+
+    A title ("Answer:" and then the whole solution) is a statement only if the answer follows it at once.
+    """
+    parts = KINDS[kind]
+    words = frozenset(option.split(maxsplit=1)[0].casefold() for option in options if option.strip())
+    for statement in statements(
+        plain,
+        whole_lines=parts.whole_lines,
+        negatable=parts.negatable,
+        names_options=kind == "choice",
+        words=words,
+    ):
+        answer = parts.state(statement.text, options)
+        if answer is None and not statement.sure and not _is_short(statement.text):
+            continue
+        if statement.titles and not _is_short(statement.text):
+            first = " ".join(statement.text.split(maxsplit=2)[:2])
+            if answer is None or parts.state(first, options) is None:
+                continue
+        yield statement, answer
+
+
+def _is_short(stated: str) -> bool:
+    return len(stated.split()) <= 3
+
+
+def _end(kind: AnswerKind, plain: str, options: Sequence[str]) -> int:
+    """Where the text ends, without what it goes on to after its answer."""
+
+    def answered(piece: str) -> bool:
+        line = piece.strip()
+        if len(line) <= 80 and "\n" not in line and len(line.split()) <= 3 and not line.startswith("Step"):
+            return KINDS[kind].guess(line, options) is not None
+        return any(answer is not None or says_none(one.text) for one, answer in _stated(kind, piece, options))
+
+    return run_on(plain, answered)
+
+
+def _reasoning(kind: AnswerKind, text: str, plain: str, options: Sequence[str], answer: str | None) -> str:
+    """The text without the statements of its answer."""
     end = whole = len(plain.rstrip())
     kept: list[str] = []
-    for statement in statements(plain, whole_lines=parts.whole_lines, negatable=parts.negatable):
-        stated = parts.state(statement.text, options)
+    for statement, stated in _stated(kind, plain, options):
         if stated is None:
             continue
         stop = statement.end
         if kind == "text":
-            stop = min(stop, statement.end - len(statement.text) + candidates.text_end(statement.text))
+            stop = min(stop, statement.begin + texts.text_end(statement.text))
         after = plain[stop:end].lstrip(" \n$}.*)\"'”")
         closes = not after or re.match(CHATTER, after) is not None
         opening = unfinished(plain, statement.start)
@@ -132,14 +228,14 @@ def split_answer(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> tu
         end = statement.start - (len(opening) if says_nothing else 0)
     reasoning = text[:end].strip()
     if end == whole:
-        return reasoning, answer
+        return reasoning
     pieces = [piece for piece in (_tidy(reasoning), *reversed(kept)) if piece]
-    return ("\n" if "\n" in plain else " ").join(pieces), answer
+    return ("\n" if "\n" in plain else " ").join(pieces)
 
 
 _SHORT = 8
 """A statement of more words (its marker's among them), with text after it, is reasoning too."""
-_REASON = re.compile(r"\b(?:because|since)\s+\S+\s+\S.*", re.IGNORECASE | re.DOTALL)
+_REASON = re.compile(r"\b(?:because|since)\s++\S++\s++\S.*", re.IGNORECASE | re.DOTALL)
 
 
 def _tidy(reasoning: str) -> str:
@@ -158,10 +254,11 @@ def canonical(kind: AnswerKind, gold: str, options: Sequence[str] = ()) -> str:
         kind: the task's answer kind.
         gold: "25.0", "A. ignore", "True", ...; of a worked solution that ends in
             "#### 18", as GSM8K has them, what follows the marker.
-        options: of a choice problem.
+        options: of a choice problem, or the labels of kind label.
 
     Raises:
         ValueError: the kind cannot parse it; the text says why.
+        InputError: kind math without the package that it needs.
     """
     return KINDS[kind].canonical(read_plainly(gold).rpartition("####")[2], options)
 
@@ -169,9 +266,9 @@ def canonical(kind: AnswerKind, gold: str, options: Sequence[str] = ()) -> str:
 def same(kind: AnswerKind, one: str, other: str) -> bool:
     """Whether two answers are the same one; forms may differ ("25.0" and "25", "True" and "yes").
 
-    Numbers: whole ones exactly, others within one millionth. Texts: without regard
-    to case, outer quotes and final punctuation. What is not an answer of the kind is
-    the same as nothing.
+    Numbers: whole ones exactly, others within one millionth. Texts and labels: without regard
+    to case, outer quotes and final punctuation. Of kind math, `other` is the gold answer. What
+    is not an answer of the kind is the same as nothing.
     """
     try:
         return KINDS[kind].same(canonical(kind, one), canonical(kind, other))
@@ -180,11 +277,11 @@ def same(kind: AnswerKind, one: str, other: str) -> bool:
 
 
 def grade(problem: Problem, kind: AnswerKind, text: str) -> Grade:
-    """Extract the answer of a completion and compare it with the problem's gold answer.
+    """Read a completion and compare its answer with the problem's gold answer.
 
     The one way to grade: teachers, students and files of rationales go through it,
     and so the options that are written in a question always count.
     """
-    found = extract(kind, text, options_of(problem))
+    found = read(kind, text, options_of(problem))
     correct = found.answer is not None and same(kind, found.answer, problem.answer)
-    return Grade(found.answer, correct, found.how)
+    return Grade(found.answer, correct, found.how, found.reasoning, found.cut)

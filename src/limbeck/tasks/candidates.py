@@ -1,4 +1,4 @@
-"""What can be an answer of the kinds choice, yes-no and text (`numbers.py` has number).
+"""What can be an answer of the kinds choice and yes-no (numbers, texts, labels and maths have files of their own).
 
 Per kind: `state_*` finds the answer in a *statement* (the text after an explicit
 marker, up to the end of its sentence), `guess_*` is the documented fallback for a
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from limbeck.tasks.options import LETTERS
-from limbeck.tasks.statements import CHATTER, sentences
+from limbeck.tasks.statements import sentences
 
 _QUOTES = "\"'“”‘’`*"
 
@@ -24,16 +25,23 @@ Mention = tuple[int, str]
 
 
 def state_choice(statement: str, options: Sequence[str]) -> str | None:
-    """The first of: a letter "(c)", "C.", "C", or an option's text, if only one option is named.
+    """The first of: a letter "(c)", "C.", "C", "c) blue ball", or an option's text, if only one is named.
 
     A bare letter is a capital within the options (within A-J where they are not
     known), or the whole statement. "A" and "I" before another word may be words:
     they count only if nothing else is found. What follows "not" does not
-    count, "A or B" is not an answer, and the option "C++" is not the letter C.
+    count, "A or B" and "A, B, or D" are no answers, and the option "C++" is not the letter C.
+    A label beyond the options is what was answered: it is wrong, not unread. A
+    reason ("because the blue ball ...") is read only where nothing comes before it.
     """
-    bare = statement.strip(" .:;" + _QUOTES)
-    if len(bare) == 1 and (letter := _letter(bare, options)):
-        return letter
+    statement = _LATEX_TEXT.sub(r"\1", statement)
+    reason = _REASON.search(statement)
+    if reason and (before := state_choice(statement[: reason.start()], options)):
+        return before
+    label = _LABEL_FIRST.match(statement)
+    if label and not _is_list(statement, _letters(statement, options)):
+        letter = label[1] or label[2] or label[3]
+        return _letter(letter, options) or (letter.upper() if options else None)
     either = [letter for pair in _EITHER.findall(statement) for letter in pair if _letter(letter, options)]
     if len(set(either)) > 1:
         return None
@@ -43,11 +51,42 @@ def state_choice(statement: str, options: Sequence[str]) -> str | None:
         named = {letter for place, letter in texts if not letters or place < letters[0][0]}
         return named.pop() if len(named) == 1 else None
     if letters:
-        between = statement[letters[0][0] + 1 : letters[1][0]] if len(letters) > 1 else ""
-        both = re.search(r"\b(?:or|and)\s+(?:(?:option|choice)\s+)?\W*$", between)
-        return None if both and letters[0][1] != letters[1][1] else letters[0][1]
+        return None if _is_list(statement, letters) else letters[0][1]
     maybe = re.match(r"[\s*:\"']*([AI])\b(?!['’])", statement)
     return _letter(maybe[1], options) if maybe else None
+
+
+_LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_REASON = re.compile(r"(?<=\w\W)(?:because|since)\b|(?<=\w[.,)]\s)(?:because|since)\b", re.IGNORECASE)
+_LABEL_FIRST = re.compile(
+    r"""[\s*:$"'“”‘’`]*+(?:
+    (?:(?:option|choice|answer|letter)\s+)?[(\[]([A-Za-z])[)\]]
+    |(?:(?:option|choice|letter)\s+)?([A-Za-z])[).:]?[\s*.:;$"'“”‘’`]*+$
+    |([A-Za-z])\)(?=\s|$))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A label that opens a statement: "(b)", "option b", "b) white ball", or the letter alone."""
+_JOINS = re.compile(
+    r"[)\s*]*(?:,|\bor\b|\band\b|/|&|,\s*(?:or|and)\b)[(\s*]*(?:(?:option|choice)\s+)?[(]?", re.IGNORECASE
+)
+
+
+def _is_list(statement: str, letters: Sequence[Mention]) -> bool:
+    """Do the letters from the first one on make a list ("A, B, or D", "(A) and (B)"), and not one answer?"""
+    if not letters:
+        return False
+    joined = False
+    place, first = letters[0]
+    for other, letter in letters[1:]:
+        between = statement[place + 1 : other]
+        word = re.search(r"\b(?:or|and)\s+(?:(?:option|choice)\s+)?\W*$|[/&]\W*$", between)
+        if word and letter != first:
+            return True
+        if not _JOINS.fullmatch(between):
+            return False
+        joined, place = joined or letter != first, other
+    after = statement[place + 1 :].strip(" )*.\"'”’")
+    return joined and not after
 
 
 def _letter(letter: str, options: Sequence[str]) -> str | None:
@@ -94,25 +133,44 @@ def _named(text: str, options: Sequence[str]) -> list[Mention]:
     by_text = {option: LETTERS[n] for n, option in enumerate(folded) if option and folded.count(option) == 1}
     if not by_text:
         return []
-    longest_first = sorted(by_text, key=len, reverse=True)
-    choices = "|".join(re.escape(option).replace(r"\ ", r"\s+") for option in longest_first)
     text = text.casefold()
-    found = re.finditer(rf"(?<!\w)(?:{choices})(?!\w)", text)
+    found = _any_of(tuple(by_text)).finditer(text)
     return _meant(text, [(match.start(), by_text[" ".join(match[0].split())]) for match in found])
 
 
+@lru_cache(maxsize=1_024)
+def _any_of(options: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of these texts as whole words, the longest where they overlap."""
+    longest_first = sorted(options, key=len, reverse=True)
+    choices = "|".join(re.escape(option).replace(r"\ ", r"\s+") for option in longest_first)
+    return re.compile(rf"(?<!\w)(?:{choices})(?!\w)")
+
+
+_OPENING_LABEL = re.compile(
+    r"[\s*_]*+\(?([A-Za-z])(?:\)|[.:](?=\s|\*|$)|\s*(?=\n|$))[).:*_]*+[ \t]*+([^\n]*)"
+)
+_LISTED_LINE = re.compile(r"\n[\s*_-]*\(?[A-Z][).]\s")
 _LABEL = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b|\bis\s+\**([A-Z])\W*$")
 
 
 def guess_choice(text: str, options: Sequence[str]) -> str | None:
-    """The whole text as a label ("C. red ball"); else the one option that the last sentence with any names.
+    """The text as a label ("C. red ball"), or its first line with an explanation after it; else the one option
+    that the last sentence with any names.
 
     An option is named by "(C)", "option C", a closing "is C" or its text. A sentence
     that names several decides nothing.
     """
-    whole = re.fullmatch(r"\s*\(?([A-Za-z])(?:\s*|[).:]+\s*|[).:]+\s+[^\n]*)", text)
+    whole = _OPENING_LABEL.match(text)
     if whole and (letter := _letter(whole[1], options)):
-        return letter
+        rest = " ".join(whole[2].casefold().split()).strip(" *.")
+        own = options[LETTERS.index(letter)].casefold() if options else ""
+        only = not text[whole.end() :].strip()
+        goes_on = not _LISTED_LINE.search(text, whole.end()) and (
+            not rest
+            or (rest.startswith(" ".join(own.split()).strip(" *.")) if own else len(rest.split()) <= 8)
+        )
+        if only or goes_on:
+            return letter
     parts = sentences(text)
     listed = [bool(re.match(r"\W*\(?[A-Z][).]", part)) for part in parts]
     for place in range(len(parts) - 1, -1, -1):
@@ -178,7 +236,10 @@ def state_yes_no(statement: str, options: Sequence[str]) -> str | None:
     A no before a noun ("no evidence", "no doubt", "no one") is not a verdict.
     """
     match = _VERDICT.search(statement)
-    return _verdict(match) if match else None
+    return _verdict(match) if match and not _UNDECIDED.search(statement) else None
+
+
+_UNDECIDED = re.compile(r"\b(?:yes|true)\b\W{1,3}(?:and|or)?\W{0,3}\b(?:no|false)\b", re.IGNORECASE)
 
 
 def guess_yes_no(text: str, options: Sequence[str]) -> str | None:
@@ -200,70 +261,3 @@ def canonical_yes_no(gold: str, options: Sequence[str]) -> str:
     if word not in _VERDICTS:
         raise ValueError("it is neither yes/no nor true/false")
     return _VERDICTS[word]
-
-
-# --- text --------------------------------------------------------------------
-
-
-def plain_text(text: str) -> str:
-    """One line without outer quotes and final punctuation.
-
-    >>> plain_text(' "nk". ')
-    'nk'
-    """
-    text = " ".join(text.split())
-    previous = None
-    while text != previous:
-        previous = text
-        text = text.strip(_QUOTES + " ").rstrip(".,;:!?")
-    return text
-
-
-_AFTER_ONE_WORD = re.compile(r"[\s*:]*(?!(?:[A-Z][a-z]{0,2}|[A-Z.]+)\.)\S+[.!](?=\s+[A-Z])")
-
-
-def text_end(statement: str) -> int:
-    """Where a stated text ends: with its line, but before chatter or what follows a single word.
-
-    "St. Louis" is one text: a short word with a capital is an abbreviation.
-    """
-    one_word = _AFTER_ONE_WORD.match(statement)
-    if one_word:
-        return one_word.end()
-    chatter = re.search(rf"(?<=[.!])\s+(?={CHATTER})", statement)
-    return chatter.start() if chatter else len(statement)
-
-
-def state_text(statement: str, options: Sequence[str]) -> str | None:
-    """The whole statement (see `text_end`); if it opens with a quotation, that alone.
-
-    '"Ann" and "Ben"' is not a quotation followed by chatter, so it stays whole.
-    """
-    statement = statement[: text_end(statement)]
-    opening = re.match(r"[\s*:]*[\"“]([^\"“”]+)[\"”](?!\s*(?:and|or|&|,|/)\s)", statement)
-    return plain_text(opening[1] if opening else statement) or None
-
-
-def guess_text(text: str, options: Sequence[str]) -> str | None:
-    """What the last line ends in: after its last ":", "=", "is", "gets" or "gives", or its last quotation.
-
-    A line of one word is the answer itself.
-    """
-    lines = [line for line in text.splitlines() if plain_text(line)]
-    if not lines:
-        return None
-    *before, tail = re.split(r"[:=]\s|\b(?:is|are|gets?|gives?(?:\s+us)?)\b", lines[-1])
-    quotations = re.findall(r"[\"“]([^\"“”]+)[\"”]", tail)
-    if before and plain_text(tail):
-        return plain_text(quotations[0] if quotations else tail)
-    if quotations:
-        return plain_text(quotations[-1]) or None
-    return plain_text(lines[-1]) if len(lines[-1].split()) == 1 else None
-
-
-def canonical_text(gold: str, options: Sequence[str]) -> str:
-    """A gold text without outer quotes and final punctuation, on one line."""
-    text = plain_text(gold)
-    if not text:
-        raise ValueError("it is empty")
-    return text

@@ -238,7 +238,8 @@ def _demonstration(place: str, question: str, text: str, answer: str, kind: Answ
     """A text that states its answer, as it is; else with the statement "The answer is X." after it."""
     if not text and "####" in answer:  # GSM8K's answers are worked solutions
         text, answer = answer, ""
-    stated = text and extract(kind, text, options_in(question)).how == "marker"
+    found = extract(kind, text, options_in(question))
+    stated = found.how == "marker" and found.answer is not None
     completion = text if stated or not answer else FORMATS["plain"].completion(text, answer)
     try:
         return Demonstration(question=question, completion=completion)

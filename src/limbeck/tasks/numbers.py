@@ -4,15 +4,19 @@ Counted: 25, 25.0, .5, 1,234,567, 1 234 567 (also with thin spaces, and LaTeX's
 1{,}234), -3 (also with U+2212, see `answers.py`, or an en dash), $12.50, 50% (as 50),
 3/4, 2 1/2, 3 and 1/2, \\frac{3}{4}, 1e3 (as 1000), 2^3 (as 8) and 10^-3 (as 0.001),
 10 million. Not counted: dates (04/21/2021), digits inside words (B12), exponents of
-units (m^3) and number words (three). Units may follow (60ft).
+units (m^3) and, but for statements without digits, number words (three). Units may follow (60ft).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+
+from limbeck.tasks.number_words import number_in_words
+from limbeck.tasks.statements import SENTENCE_END
 
 _NUMBER = re.compile(
     r"""(?<![A-Za-z0-9^])(?<![0-9]\.)(?<!\^[-{])(?P<sign>[-+–])?[$£€]?(?P<inner>[-–])?
@@ -31,7 +35,7 @@ _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9
 _GOES_ON = re.compile(
     r"""[)\s*]*(?:[A-Za-z]+\s+){0,3}(?:[A-Za-z]+\s*)?
     (?:[-–+*×÷/=]|\bx\b|\\times|\\div|\b(?:plus|minus|times|(?:divided|multiplied)\s+by)\b)
-    \s*[($£€]*\s*-?[$]?[0-9]""",
+    \s*+(?:[($£€]++\s*+)?-?[$]?[0-9]""",
     re.VERBOSE,
 )
 _RESULT = re.compile(r"=|\bequals\b|\bwhich\s+(?:is|equals|makes|gives|leaves)\b")
@@ -125,13 +129,18 @@ def write_number(value: Fraction) -> str:
 def state_number(statement: str, options: Sequence[str]) -> str | None:
     """The first number of a statement; of "5 - 3 = 2" the result, of "5 - 3" alone nothing.
 
+    Where the statement is a clause that reasons on ("that with 60 feet of cloth, 15 shirts can be made"),
+    what it supposes is left out, and what follows its own "is" counts. Without digits, number words do.
+
     >>> state_number("5 plus 7, which is 12.", ())
     '12'
     """
     statement = re.sub(r"^([\s*=:]*[-–])\s+(?=[0-9$])", r"\1", _without_latex(statement))
+    statement = _after_supposition(statement)
     first = _first_number(statement)
     if first is None:
-        return None
+        words = number_in_words(statement)
+        return None if words is None else str(words)
     _, end, value = first
     if _GOES_ON.match(statement, end):
         *before, result = _RESULT.split(statement[end:])
@@ -140,13 +149,56 @@ def state_number(statement: str, options: Sequence[str]) -> str | None:
     return write_number(value)
 
 
+_SUPPOSES = re.compile(
+    r"""\W*(?:that\s+)?(?:(?:if|with|when|for|after|since|because|given|from|out\s+of|on|in|at|by)\b[^,\n]*,\s*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_OWN_IS = re.compile(
+    r"\W*that\s+(?:[^\W\d]\S*\s+)(?:\S+\s+){0,25}?(?:is|are|was|were|equals)\s+(?=\D{0,20}\d)", re.IGNORECASE
+)
+
+
+def _after_supposition(statement: str) -> str:
+    """A statement without the clause it opens with and the subject of its own verb, where a number follows."""
+    supposed = _SUPPOSES.match(statement)
+    if supposed and re.search("[0-9]", statement[supposed.end() :]):
+        statement = statement[supposed.end() :]
+    own = _OWN_IS.match(statement)
+    return statement[own.end() :] if own else statement
+
+
 def guess_number(text: str, options: Sequence[str]) -> str | None:
     """The last number outside brackets; but where its sentence names the result of the last equation, that.
+
+    What checks a result is left out, unless all numbers are there.
 
     >>> guess_number("3 * 5 = 15. So she has 15 apples in all 3 bags (5 in each bag).", ())
     '15'
     """
     text = _without_latex(text)
+    return _guess(_without_checks(text)) or _guess(text)
+
+
+_CHECK = re.compile(r"\b(?:check|verif(?:y|ied|ying|ication)|confirm)", re.IGNORECASE)
+_CHECKS_ON = re.compile(
+    r"""(?:(?<!need\ )(?<!have\ )(?<!has\ )(?<!want\ )\bto|\blet['’]?s|\blet\ us|\bcan|\bwe|\bnow)\s+
+    (?:(?:also|now|quickly)\s+|double[-\s]?){0,3}(?:check|verify|confirm)
+    |^\W*(?:(?:double|sanity)[-\s]?)?(?:check|verification|proof)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def _without_checks(text: str) -> str:
+    """The text up to where it sets out to check its result, without the sentences that speak of checking."""
+    if not _CHECK.search(text):
+        return text
+    ends = [stop.end() for stop in SENTENCE_END.finditer(text)]
+    pieces = [text[begin:end] for begin, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+    solved = itertools.takewhile(lambda piece: not _CHECKS_ON.search(piece), pieces)
+    return "".join(piece for piece in solved if not _CHECK.search(piece))
+
+
+def _guess(text: str) -> str | None:
     bare = _ASIDE.sub(lambda aside: " " * len(aside[0]), text)
     last = _last_number(bare)
     if last is None:  # all its numbers are in brackets, or it has none

@@ -1,0 +1,69 @@
+"""Numbers written in words: "one hundred and fifty-one" is 151."""
+
+from __future__ import annotations
+
+import re
+
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_SMALL = {word: n for n, word in enumerate(_ONES)} | {word: 20 + 10 * n for n, word in enumerate(_TENS)}
+_LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_WORD = "|".join([*sorted(_SMALL, key=len, reverse=True), "hundred", "dozen", *_LARGE])
+_RUN = re.compile(
+    rf"\b(?:a\s+(?=hundred|thousand|million|dozen))?(?:{_WORD})\b(?:(?:\s*-\s*|\s+and\s+|\s+)(?:{_WORD})\b){{0,20}}",
+    re.IGNORECASE,
+)
+_COUNTS_NOTHING = re.compile(r"\s+(?:of|by|another|who|that|which|is)\b", re.IGNORECASE)
+"""After "one": "one of the boxes", "the larger one is"."""
+
+
+def number_in_words(text: str) -> int | None:
+    """The first number written in words; a "one" that counts nothing is none.
+
+    >>> number_in_words("It costs one hundred and fifty-one dollars.")
+    151
+    >>> number_in_words("the larger one") is None
+    True
+    """
+    for run in _RUN.finditer(text):
+        words = re.findall("[a-z]+", run[0].casefold())
+        if words == ["one"]:
+            before = text[: run.start()].strip(' *:="')
+            if before or _COUNTS_NOTHING.match(text, run.end()):
+                continue
+        return _value([word for word in words if word not in ("and", "a")])
+    return None
+
+
+def _value(words: list[str]) -> int:
+    """Of the words of one number, from left to right."""
+    whole = part = 0
+    for word in words:
+        if word in _SMALL:
+            part += _SMALL[word]
+        elif word in _LARGE:
+            whole, part = whole + max(part, 1) * _LARGE[word], 0
+        else:
+            part = max(part, 1) * (100 if word == "hundred" else 12)
+    return whole + part
