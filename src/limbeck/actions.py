@@ -278,17 +278,25 @@ def claims(
 
 
 def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | None:
-    """The answer that a text states, in canonical form; None when it states none.
+    """The answer of a text, in canonical form: as it states it, or as its kind's fallback guesses; else None.
+
+    It takes time in proportion to the text. docs/data.md lists what counts as a statement.
 
     Args:
-        kind: number, choice, yes-no or text.
-        options: of kind choice.
+        kind: number, choice, yes-no, text, label or math.
+        text: what a model wrote.
+        options: of kind choice, or the labels of kind label.
+
+    Raises:
+        InputError: there is no such kind, or no labels.
     """
     from limbeck.tasks.answers import KINDS
     from limbeck.tasks.answers import extract as extract_answer
 
     if kind not in KINDS:
         raise InputError(f"kind: no kind {kind!r}; choose one of {', '.join(KINDS)}")
+    if kind == "label" and not options:
+        raise InputError("options: kind label needs its labels; give options=[...]")
     return extract_answer(kind, text, options).answer
 
 

@@ -25,12 +25,16 @@ class Record(BaseModel):
 
 
 class Problem(Record):
-    """A question with its gold answer in canonical form (see `tasks.answers`)."""
+    """A question with its gold answer in canonical form (see `tasks.answers`).
+
+    `options` are those of kind choice; `labels` the fixed set of kind label, the same for a whole task.
+    """
 
     id: str = Field(min_length=1)
     question: str = Field(min_length=1)
     answer: str = Field(min_length=1)
     options: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 class Rationale(Record):

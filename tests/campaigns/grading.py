@@ -323,7 +323,7 @@ FILTERS: dict[str, dict[str, Callable[[dict[str, Any]], str | None]]] = {
 
 
 def filters(path: Path, out: Path | None) -> None:
-    """Per kind and filter: how often its verdict is the authors' where ours is not, and the other way round."""
+    """Per kind and filter: how often its verdict is the authors' where ours is not, and the reverse."""
     rows = [row for row in read_dump(path) if row["verdict"] is not None]
     differing = []
     for kind, graders in FILTERS.items():

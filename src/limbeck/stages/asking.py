@@ -49,7 +49,7 @@ def _asking_teacher(context: Context) -> Asking:
     shown = _demonstrations(
         context, settings, "", lambda: _given_demonstrations(context, "plain"), "teacher.prompt"
     )
-    return teacher_asking(settings, context.kind, demonstrations=shown)
+    return teacher_asking(settings, context.kind, labels=context.labels, demonstrations=shown)
 
 
 def _demonstrations(

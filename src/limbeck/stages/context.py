@@ -10,7 +10,7 @@ from limbeck.progress import SILENT, Track
 from limbeck.recipe import Recipe
 from limbeck.run_folder import Run
 from limbeck.tasks.answers import AnswerKind
-from limbeck.tasks.settings import task_kind
+from limbeck.tasks.settings import task_kind, task_labels
 
 if TYPE_CHECKING:
     from limbeck.stages.teacher import Teacher
@@ -37,6 +37,11 @@ class Context:
     def kind(self) -> AnswerKind:
         """The task's answer kind."""
         return task_kind(self.recipe.task)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of a task of kind label."""
+        return task_labels(self.recipe.task)
 
 
 def once(context: Context, key: str, make: Callable[[], M]) -> M:

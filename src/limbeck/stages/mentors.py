@@ -31,7 +31,7 @@ from limbeck.stages.rationales import (
 from limbeck.stages.training import train
 from limbeck.stages.writing import completions_of, write
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when this code grades a mentor's rationales differently."""
 
 

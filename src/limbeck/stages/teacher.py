@@ -73,7 +73,8 @@ class TeacherModel:
     @property
     def identity(self) -> dict[str, Any]:
         """Its settings and its prompts, as far as they are not the usual ones."""
-        recipe, usual = self.context.recipe, teacher_asking(PromptSettings(), self.context.kind)
+        recipe = self.context.recipe
+        usual = teacher_asking(PromptSettings(), self.context.kind, labels=self.context.labels)
         asking = asking_teacher(self.context).plan(usual)
         return {"teacher": teacher_identity(recipe), **({"asking": asking} if asking else {})}
 

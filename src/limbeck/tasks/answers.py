@@ -167,17 +167,13 @@ def _stated(kind: AnswerKind, plain: str, options: Sequence[str]) -> Iterator[tu
         words=words,
     ):
         answer = parts.state(statement.text, options)
-        if answer is None and not statement.sure and not _is_short(statement.text):
+        if answer is None and (statement.titles or not statement.sure):
             continue
-        if statement.titles and not _is_short(statement.text):
+        if statement.titles and len(statement.text.split()) > 3:
             first = " ".join(statement.text.split(maxsplit=2)[:2])
-            if answer is None or parts.state(first, options) is None:
+            if parts.state(first, options) is None:
                 continue
         yield statement, answer
-
-
-def _is_short(stated: str) -> bool:
-    return len(stated.split()) <= 3
 
 
 def _end(kind: AnswerKind, plain: str, options: Sequence[str]) -> int:
@@ -280,8 +276,8 @@ def grade(problem: Problem, kind: AnswerKind, text: str) -> Grade:
     """Read a completion and compare its answer with the problem's gold answer.
 
     The one way to grade: teachers, students and files of rationales go through it,
-    and so the options that are written in a question always count.
+    and so the options that are written in a question, and a task's labels, always count.
     """
-    found = read(kind, text, options_of(problem))
+    found = read(kind, text, problem.labels or options_of(problem))
     correct = found.answer is not None and same(kind, found.answer, problem.answer)
     return Grade(found.answer, correct, found.how, found.reasoning, found.cut)

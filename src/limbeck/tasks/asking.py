@@ -318,17 +318,19 @@ def teacher_asking(
     settings: PromptSettings,
     kind: AnswerKind,
     *,
+    labels: Sequence[str] = (),
     form: str = "plain",
     demonstrations: Sequence[Demonstration] = (),
 ) -> Asking:
     """How a recipe's teacher is asked for rationales.
 
     Args:
+        labels: of kind label: it is told them.
         form: "chat" for a local model with a chat template.
         demonstrations: from `demonstrations.chosen`.
     """
     own = settings.template is not None and "instruction" not in Template.read(settings.template).names
-    usual = "" if own else teacher_instruction(kind)
+    usual = "" if own else teacher_instruction(kind, labels)
     return Asking(
         form,
         settings.template or TEACHER_TEMPLATE,

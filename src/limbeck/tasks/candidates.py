@@ -1,4 +1,4 @@
-"""What can be an answer of the kinds choice and yes-no (numbers, texts, labels and maths have files of their own).
+"""What can be an answer of the kinds choice and yes-no (each of the others has a file of its own).
 
 Per kind: `state_*` finds the answer in a *statement* (the text after an explicit
 marker, up to the end of its sentence), `guess_*` is the documented fallback for a
@@ -154,23 +154,15 @@ _LABEL = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\
 
 
 def guess_choice(text: str, options: Sequence[str]) -> str | None:
-    """The text as a label ("C. red ball"), or its first line with an explanation after it; else the one option
-    that the last sentence with any names.
+    """The text as a label ("C. red ball"), or its first line with an explanation after it; else the option
+    that the last sentence with any names, if it is one.
 
     An option is named by "(C)", "option C", a closing "is C" or its text. A sentence
     that names several decides nothing.
     """
-    whole = _OPENING_LABEL.match(text)
-    if whole and (letter := _letter(whole[1], options)):
-        rest = " ".join(whole[2].casefold().split()).strip(" *.")
-        own = options[LETTERS.index(letter)].casefold() if options else ""
-        only = not text[whole.end() :].strip()
-        goes_on = not _LISTED_LINE.search(text, whole.end()) and (
-            not rest
-            or (rest.startswith(" ".join(own.split()).strip(" *.")) if own else len(rest.split()) <= 8)
-        )
-        if only or goes_on:
-            return letter
+    opening = _OPENING_LABEL.match(text)
+    if opening and (letter := _letter(opening[1], options)) and _answers(opening, letter, options):
+        return letter
     parts = sentences(text)
     listed = [bool(re.match(r"\W*\(?[A-Z][).]", part)) for part in parts]
     for place in range(len(parts) - 1, -1, -1):
@@ -183,6 +175,19 @@ def guess_choice(text: str, options: Sequence[str]) -> str | None:
             in_a_list = listed[place] and place > 0 and listed[place - 1]
             return named.pop() if len(named) == 1 and not in_a_list else None
     return None
+
+
+def _answers(opening: re.Match[str], letter: str, options: Sequence[str]) -> bool:
+    """Is a label that opens a text its answer: with its option or nothing after it, and no list?"""
+    rest, own = (
+        " ".join(text.casefold().split()).strip(" *.")
+        for text in (opening[2], options[LETTERS.index(letter)] if options else "")
+    )
+    if not opening.string[opening.end() :].strip():
+        return True
+    if _LISTED_LINE.search(opening.string, opening.end()):
+        return False
+    return not rest or (rest.startswith(own) if own else len(rest.split()) <= 8)
 
 
 def canonical_choice(gold: str, options: Sequence[str]) -> str:

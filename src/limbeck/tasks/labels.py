@@ -1,4 +1,4 @@
-"""Answers from a fixed set of labels (`task.labels`): matched exactly, then without regard to how they are written."""
+"""Answers of a fixed set (`task.labels`): matched exactly, then without regard to case and punctuation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def state_label(statement: str, labels: Sequence[str]) -> str | None:
 
 
 def guess_label(text: str, labels: Sequence[str]) -> str | None:
-    """The whole text or its first or last line, if that is a label; else the one label that the last sentence with any names."""
+    """The whole text or its last or first line, if that is a label; else that of the last sentence with any.
+
+    A sentence that names several decides nothing.
+    """
     lines = [line for line in text.split("\n") if line.strip()]
     for bare in (text, *lines[-1:], *lines[:1]):
         known = _known(plain_text(bare), labels) if len(bare) < 1_000 else None
@@ -97,23 +100,20 @@ def _known(bare: str, labels: Sequence[str]) -> str | None:
 
 def _named(text: str, labels: Sequence[str]) -> set[str]:
     """The labels that a text names, without those after "not": exactly, or else normalised."""
-    exact, plain = _patterns(tuple(labels))
-    for pattern, of in (
-        (exact, {label: label for label in labels}),
-        (plain, {normalised(one): one for one in labels}),
-    ):
-        found = [
-            match
-            for match in pattern.finditer(text)
-            if not _NEGATED.search(text, max(0, match.start() - 30), match.start())
-        ]
+    by_text = {normalised(label): label for label in labels}
+    for pattern in _patterns(tuple(labels)):
+        found = [match for match in pattern.finditer(text) if not _is_negated(text, match.start())]
         if found:
-            return {of.get(match[0]) or of[normalised(match[0])] for match in found}
+            return {match[0] if match[0] in labels else by_text[normalised(match[0])] for match in found}
     return set()
 
 
+def _is_negated(text: str, place: int) -> bool:
+    return _NEGATED.search(text, max(0, place - 30), place) is not None
+
+
 _NEGATED = re.compile(
-    r"(?:\b(?:not|rather\s+than|instead\s+of)|n['’]t)\s+(?:an?\s+|the\s+)?[\"'“*]*$", re.IGNORECASE
+    r"(?:\b(?:not|rather\s+than|instead\s+of)|n['’]t)\s+(?:an?\s+|the\s+)?[\"'“*]*\Z", re.IGNORECASE
 )
 
 

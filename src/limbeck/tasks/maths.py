@@ -1,6 +1,7 @@
 """Answers of mathematics (kind math): expressions, compared by what they mean, through math-verify.
 
-Golds may be written as `\\frac43`, `90^\\circ`, `\\$32,\\!348`, `10\\%`, `(1, 2]` or `x = 3`. Needs the extra `math`.
+Golds may be written as `\\frac43`, `90^\\circ`, `\\$32,\\!348`, `10\\%`, `(1, 2]` or `x = 3`.
+Needs the extra `math`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from limbeck.tasks.verifying import ask
 LONGEST = 300
 """Characters of an expression; more is no answer."""
 
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_FORMULA = re.compile(
+    r"""\$\$((?:[^$\\]|\\.){1,600}+)\$\$ | (?<!\\)\$((?:[^$\\]|\\.){1,600}+)\$
+    | \\\(((?:(?!\\[()]).){1,600}+)\\\) | \\\[((?:(?!\\[\[\]]).){1,600}+)\\\]""",
+    re.DOTALL | re.VERBOSE,
+)
 _WORDS = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}|([A-Za-z][A-Za-z ,.'-]*)")
 
 
@@ -49,7 +54,7 @@ def state_math(statement: str, options: Sequence[str]) -> str | None:
 
 
 def guess_math(text: str, options: Sequence[str]) -> str | None:
-    """The last formula of the last sentence with any, what follows its last "=" where it has one; else the last number."""
+    """The last formula of the last sentence with any, or what follows its last "="; else the last number."""
     for sentence in reversed(sentences(text)[-20:]):
         formulas = list(_FORMULA.finditer(sentence))
         if formulas:

@@ -159,7 +159,7 @@ _OWN_IS = re.compile(
 
 
 def _after_supposition(statement: str) -> str:
-    """A statement without the clause it opens with and the subject of its own verb, where a number follows."""
+    """A statement without the clause it opens with and its subject, where a number follows."""
     supposed = _SUPPOSES.match(statement)
     if supposed and re.search("[0-9]", statement[supposed.end() :]):
         statement = statement[supposed.end() :]

@@ -83,6 +83,8 @@ _WANTED: dict[AnswerKind, str] = {
     "choice": "the letter of the right choice",
     "yes-no": "yes or no",
     "text": "the answer and nothing else",
+    "label": "one of these labels, word for word: {labels}",
+    "math": "the final expression in LaTeX, as $\\boxed{...}$",
 }
 
 
@@ -132,11 +134,12 @@ def question_with_options(problem: Problem) -> str:
     return f"{problem.question}\n{options}" if options else problem.question
 
 
-def teacher_instruction(kind: AnswerKind) -> str:
-    """To reason step by step and to close with "The answer is X."."""
+def teacher_instruction(kind: AnswerKind, labels: Sequence[str] = ()) -> str:
+    """To reason step by step and to close with "The answer is X."; `labels` are those of kind label."""
+    wanted = _WANTED[kind].replace("{labels}", ", ".join(labels))
     return (
         "Think step by step and write every step down. "
-        f'Close with the sentence "The answer is X.", where X is {_WANTED[kind]}.'
+        f'Close with the sentence "The answer is X.", where X is {wanted}.'
     )
 
 

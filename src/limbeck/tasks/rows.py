@@ -13,25 +13,29 @@ from limbeck.tasks.readers import Row
 from limbeck.tasks.settings import Columns
 
 
-def row_problem(place: str, row: Row, columns: Columns, kind: AnswerKind) -> Problem:
+def row_problem(
+    place: str, row: Row, columns: Columns, kind: AnswerKind, labels: tuple[str, ...] = ()
+) -> Problem:
     """The problem of a row; without an id column its id is made from question and options.
+
+    `labels` are those of kind label.
 
     Raises:
         DataError: a missing column, an empty question, a gold answer that its kind cannot parse.
     """
-    name, question, options, labels = row_question(place, row, columns, kind)
+    name, question, options, own_labels = row_question(place, row, columns, kind)
     cell = _cell(place, row, columns.answer, "answer")
     gold = _answer_text(place, cell, columns.answer)
     try:
         if kind == "choice":
-            gold = _letter(cell[0] if isinstance(cell, list) else cell, gold, options, labels)
-        answer = canonical(kind, gold, options)
+            gold = _letter(cell[0] if isinstance(cell, list) else cell, gold, options, own_labels)
+        answer = canonical(kind, gold, options or labels)
     except ValueError as error:
         raise DataError(
             place,
             f"the answer {shortened(gold)} does not suit the kind {kind}: {error}; fix it or task.kind",
         ) from None
-    return Problem(id=name, question=question, answer=answer, options=options)
+    return Problem(id=name, question=question, answer=answer, options=options, labels=labels)
 
 
 def row_question(

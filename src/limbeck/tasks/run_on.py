@@ -6,6 +6,7 @@ they are stopped. What they invent would be graded in place of what was asked, a
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 
@@ -17,6 +18,9 @@ QUESTIONS = (
     '"Q:" or "Question:" after the end of a sentence, in the same line',
 )
 """What begins another question, in words (for docs/data.md)."""
+
+MOST = 100
+"""Questions looked at: whoever asked so many without an answer gives none."""
 
 _BEGINS = re.compile(
     r"""(?<![^\n])[ \t>]*+(?:
@@ -38,7 +42,7 @@ def run_on(text: str, answered: Callable[[str], bool]) -> int:
     A question that is repeated before it is answered is left in.
     """
     last = 0
-    for question in _BEGINS.finditer(text):
+    for question in itertools.islice(_BEGINS.finditer(text), MOST):
         if answered(text[last : question.start()]):
             return question.start()
         last = question.start()

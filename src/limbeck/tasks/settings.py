@@ -41,6 +41,7 @@ from pydantic import (
 from limbeck.settings import Settings
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import GENERATED, built_in_task, settle_parameters
+from limbeck.tasks.labels import refuse_ambiguous
 from limbeck.tasks.templates import Template
 
 Leaks = Literal["refuse", "drop", "keep"]
@@ -101,7 +102,10 @@ class FilesTask(Settings):
     """Your own data: JSON, JSONL, CSV, TSV or parquet, or a data set as `hf:NAME[/CONFIG]:SPLIT`."""
 
     name: str = Field(default="data", description="what tables call it")
-    kind: AnswerKind = Field(description="number, choice, yes-no or text")
+    kind: AnswerKind = Field(description="number, choice, yes-no, text, label or math")
+    labels: tuple[str, ...] = Field(
+        default=(), description="kind label: the answers that there are; the teacher is told them"
+    )
     train: str = Field(min_length=1, description="path of the training data")
     test: str = Field(min_length=1, description="path of the data that is examined")
     dev: int | float | str = Field(
@@ -133,6 +137,14 @@ class FilesTask(Settings):
         return dev
 
     @model_validator(mode="after")
+    def _labels_are_of_label(self) -> Self:
+        if self.kind == "label":
+            refuse_ambiguous(self.labels)
+        elif self.labels:
+            raise ValueError(f"labels: answers of kind {self.kind} have none; remove them or set kind: label")
+        return self
+
+    @model_validator(mode="after")
     def _options_are_of_choice(self) -> Self:
         if self.columns.options is not None and self.kind != "choice":
             raise ValueError(
@@ -145,7 +157,7 @@ def _form(value: Any) -> str:
     """Which form a `task:` has; of a broken one, the form whose complaint helps more."""
     if isinstance(value, Mapping):
         paths = [name for name in ("train", "dev", "test") if isinstance(value.get(name), str)]
-        return "files" if paths or {"kind", "columns", "leaks"} & value.keys() else "generated"
+        return "files" if paths or {"kind", "labels", "columns", "leaks"} & value.keys() else "generated"
     return "files" if isinstance(value, FilesTask) else "generated"
 
 
@@ -160,6 +172,11 @@ TaskSettings = Annotated[
     Discriminator(_form),
     BeforeValidator(_is_a_group),
 ]
+
+
+def task_labels(settings: TaskSettings) -> tuple[str, ...]:
+    """The labels that a task's answers are of; () where its kind is not label."""
+    return settings.labels if isinstance(settings, FilesTask) else ()
 
 
 def task_kind(settings: TaskSettings) -> AnswerKind:

@@ -55,7 +55,12 @@ class Splits:
 
 
 def problems(
-    rows: Iterable[Placed], columns: Columns, kind: AnswerKind, *, rationale_needed: bool = True
+    rows: Iterable[Placed],
+    columns: Columns,
+    kind: AnswerKind,
+    *,
+    labels: tuple[str, ...] = (),
+    rationale_needed: bool = True,
 ) -> Table:
     """Turn rows into problems and rationales.
 
@@ -63,6 +68,7 @@ def problems(
         rows: (place, row) pairs, as `read_rows` yields them.
         columns: what the columns are called.
         kind: the answer kind.
+        labels: of kind label.
         rationale_needed: a row without the rationale column is an error.
 
     Raises:
@@ -73,7 +79,7 @@ def problems(
     answers: dict[tuple[str, tuple[str, ...]], tuple[str, str]] = {}
     counts: Counter[str] = Counter()
     for place, row in rows:
-        problem = row_problem(place, row, columns, kind)
+        problem = row_problem(place, row, columns, kind, labels)
         answer, earlier = answers.setdefault((problem.question, problem.options), (problem.answer, place))
         if answer != problem.answer:
             raise DataError(
@@ -164,12 +170,12 @@ def load_splits(settings: TaskSettings, seed: int) -> Splits:
             dev=generate(name, "dev", settings.dev, seed, **parameters),
             test=generate(name, "test", settings.test, seed, **parameters),
         )
-    columns, kind = settings.columns, settings.kind
+    columns, kind, labels = settings.columns, settings.kind, settings.labels
     bare = columns.model_copy(update={"rationale": None})
-    read = {"train": problems(read_rows(settings.train), columns, kind)}
+    read = {"train": problems(read_rows(settings.train), columns, kind, labels=labels)}
     if isinstance(settings.dev, str):
-        read["dev"] = problems(read_rows(settings.dev), columns, kind, rationale_needed=False)
-    read["test"] = problems(read_rows(settings.test), bare, kind)
+        read["dev"] = problems(read_rows(settings.dev), columns, kind, labels=labels, rationale_needed=False)
+    read["test"] = problems(read_rows(settings.test), bare, kind, labels=labels)
     _refuse_shared_ids(read)
     notes = [note for name, table in read.items() for note in _notes(name, table)]
     notes += _settle_leaks(read, settings.leaks)

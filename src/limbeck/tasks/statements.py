@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’*)]*+(?=\s|$)|\n+")
-"""A run of marks is looked at from its beginning only: from each of its marks it would take quadratic time."""
+"""A run of marks is looked at from its beginning only: from each mark it would take quadratic time."""
 
 CHATTER = (
     r"(?:I hope|Hope (?:this|that|it)|Let me know|Thanks?\b|Feel free|Please let|Is there anything"
@@ -26,6 +26,8 @@ MOST = 1_000
 """Statements looked at, from the last one: a student that repeats itself for ever has said it all by then."""
 LONGEST = 5_000
 """Characters of a statement that are read."""
+FAR = 200_000
+"""Characters at the end of a text in which statements are looked for."""
 
 Reach = Literal["sentence", "line", "brace", "tag", "before"]
 """Where what is stated ends; "before": it comes before the marker."""
@@ -104,6 +106,7 @@ _LEAD = re.compile(
 _CLOSE = re.compile("</answer>", re.IGNORECASE)
 _FILLED = re.compile(r"\S")
 _NOT = re.compile(r"not\b", re.IGNORECASE)
+_OPENS_SUPPOSED = re.compile(r"\W*(?:if|whether)\b", re.IGNORECASE)
 _SUPPOSED = re.compile(
     r"\b(?:if|whether|unless|suppose|supposing|assume|assuming)\s+(?:that\s+)?$", re.IGNORECASE
 )
@@ -129,7 +132,7 @@ _NONE_SAID = re.compile(
 )
 _CLAUSE = re.compile(r"[,;:]\s|\b(?:so|hence|thus|therefore|then|that|and|conclude|means)\s", re.IGNORECASE)
 _EXPLAINS = re.compile(
-    r"[\s\W]{0,20}(?:Explanation|Explained|Reason(?:ing|s)?|Rationale|Justification|Because|Why)\b",
+    r"\W{0,20}(?:Explanation|Explained|Reason(?:ing|s)?|Rationale|Justification|Because|Why)\b",
     re.IGNORECASE,
 )
 _BECAUSE = re.compile(r"\b(?:because|since|as)\b", re.IGNORECASE)
@@ -140,8 +143,8 @@ _READ_AS = str.maketrans("\u2212\u2010\u2011\u2028\u2029\x85\r\xa0", "---\n\n\n\
 class Statement:
     """A marker begins at `start`; what is stated is `text`, from `begin`; the whole ends at `end`.
 
-    `sure` False: it is a statement only if an answer can be read in it. `titles`: its marker is a title
-    ("Answer:") at the beginning of the text, with more than an explanation after it.
+    `sure` False: it is a statement only if an answer can be read in it ("-->" means "becomes" too). `titles`:
+    its marker is a title ("Answer:") at the beginning of the text, with more than an explanation after it.
     """
 
     start: int
@@ -196,7 +199,7 @@ def statements(
 def _markers(text: str) -> list[tuple[int, re.Match[str]]]:
     """The markers and where they begin; "the answer is \\boxed{" is one that begins with "the"."""
     found: list[tuple[int, re.Match[str]]] = []
-    for marker in _MARKER.finditer(text):
+    for marker in _MARKER.finditer(text, max(0, len(text) - FAR)):
         start = marker.start()
         before = MARKERS[_number(found[-1][1])] if found else None
         if before and before.reach != "before" and not text[found[-1][1].end() : start].strip(" \n\t$*\\[("):
@@ -225,7 +228,7 @@ def _after(
     title = reach == "line" or marker[0].rstrip()[-1:] in ":=*_"
     opens = first < 100 and not text[:first].strip(" \n*#_")
     titles = title and opens and bool(_FILLED.search(text, whole)) and not _EXPLAINS.match(text, whole)
-    sure = MARKERS[_number(marker)].name != "arrow"  # which means "becomes" in many texts
+    sure = MARKERS[_number(marker)].name != "arrow" or len(text[begin:end].split(maxsplit=4)) < 4
     return Statement(first, begin, text[begin : min(end, begin + LONGEST)], whole, sure, titles)
 
 
@@ -278,9 +281,7 @@ def _skipped(
     if kind.name not in ("says", "reversed"):
         return False
     before = unfinished(text, found.start if kind.name == "says" else marker.start())
-    if _SUPPOSED.search(before) or (
-        kind.name == "reversed" and re.match(r"\W*(?:if|whether)\b", before, re.I)
-    ):
+    if _SUPPOSED.search(before) or (kind.name == "reversed" and _OPENS_SUPPOSED.match(before)):
         return True
     if kind.name == "reversed":
         return False

@@ -81,7 +81,7 @@ atexit.register(_PROCESS.close)
 
 
 def ask(question: dict[str, str]) -> bool:
-    """Whether an expression can be read (`{"read": …}`), or an answer means the gold one (`{"gold", "answer"}`).
+    """Whether an expression can be read (`{"read"}`), or an answer means the gold one (`{"gold", "answer"}`).
 
     False where that takes longer than `SECONDS`.
 
@@ -100,7 +100,8 @@ def serve() -> None:
     logging.disable()  # that no time limit is set: the process itself has one
 
     def read(text: str) -> list[object]:
-        return parse(f"${text}$", parsing_timeout=None) or parse(text, parsing_timeout=None)
+        found: list[object] = parse(f"${text}$", parsing_timeout=None)
+        return found or list(parse(text, parsing_timeout=None))
 
     for line in sys.stdin:
         question = json.loads(line)
