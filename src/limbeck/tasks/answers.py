@@ -197,7 +197,8 @@ def _reasoning(kind: AnswerKind, text: str, plain: str, options: Sequence[str], 
             continue
         stop = statement.end
         if kind == "text":
-            stop = min(stop, statement.begin + texts.text_end(statement.text))
+            own = statement.begin + texts.text_end(statement.text)
+            stop = stop if _REASON.match(plain, own + 1, stop) else min(stop, own)
         after = plain[stop:end].lstrip(" \n$}.*)\"'”")
         closes = not after or re.match(CHATTER, after) is not None
         opening = unfinished(plain, statement.start)

@@ -67,7 +67,8 @@ _LABEL_FIRST = re.compile(
 )
 """A label that opens a statement: "(b)", "option b", "b) white ball", or the letter alone."""
 _JOINS = re.compile(
-    r"[)\s*]*(?:,|\bor\b|\band\b|/|&|,\s*(?:or|and)\b)[(\s*]*(?:(?:option|choice)\s+)?[(]?", re.IGNORECASE
+    r"(?:[A-Za-z]\))?[)\s*]*(?:,|\bor\b|\band\b|/|&|,\s*(?:or|and)\b)[(\s*]*(?:(?:option|choice)\s+)?[(]?",
+    re.IGNORECASE,
 )
 
 
@@ -85,7 +86,7 @@ def _is_list(statement: str, letters: Sequence[Mention]) -> bool:
         if not _JOINS.fullmatch(between):
             return False
         joined, place = joined or letter != first, other
-    after = statement[place + 1 :].strip(" )*.\"'”’")
+    after = re.sub(r"^[A-Za-z]\)", "", statement[place + 1 :]).strip(" )*.\"'”’")
     return joined and not after
 
 
@@ -149,7 +150,7 @@ def _any_of(options: tuple[str, ...]) -> re.Pattern[str]:
 _OPENING_LABEL = re.compile(
     r"[\s*_]*+\(?([A-Za-z])(?:\)|[.:](?=\s|\*|$)|\s*(?=\n|$))[).:*_]*+[ \t]*+([^\n]*)"
 )
-_LISTED_LINE = re.compile(r"\n[\s*_-]*\(?[A-Z][).]\s")
+_LISTED_LINE = re.compile(r"\n[\s*_-]*\(?[A-Z][).:]\s")
 _LABEL = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b|\bis\s+\**([A-Z])\W*$")
 
 

@@ -11,18 +11,18 @@ from limbeck.tasks.texts import plain_text, state_text
 
 
 def normalised(label: str) -> str:
-    """In lower case, with one space for what is not a letter or digit; of a sign, the sign itself.
+    """In lower case, one space between words (no "_", no "-"), without quotes, emphasis and final punctuation.
 
     >>> normalised("**Not_Entailed**.")
     'not entailed'
     """
-    return " ".join(re.findall(r"[^\W_]+", label.casefold())) or label.strip()
+    return " ".join(re.split(r"[\s_-]+", plain_text(label).casefold())).strip() or label.strip()
 
 
 def state_label(statement: str, labels: Sequence[str]) -> str | None:
     """The one label that a statement names; None where it names none, or several.
 
-    The whole statement is compared first, then what is named in it: exactly, then normalised. Of labels
+    The whole statement is compared first: exactly, then normalised; then what is named in it. Of labels
     within each other ("not entailed", "entailed") the longest counts. Without labels any text is one.
     """
     if not labels:
@@ -99,13 +99,10 @@ def _known(bare: str, labels: Sequence[str]) -> str | None:
 
 
 def _named(text: str, labels: Sequence[str]) -> set[str]:
-    """The labels that a text names, without those after "not": exactly, or else normalised."""
+    """The labels that a text names, without those after "not"."""
     by_text = {normalised(label): label for label in labels}
-    for pattern in _patterns(tuple(labels)):
-        found = [match for match in pattern.finditer(text) if not _is_negated(text, match.start())]
-        if found:
-            return {match[0] if match[0] in labels else by_text[normalised(match[0])] for match in found}
-    return set()
+    found = _any_of(tuple(by_text)).finditer(text)
+    return {by_text[normalised(match[0])] for match in found if not _is_negated(text, match.start())}
 
 
 def _is_negated(text: str, place: int) -> bool:
@@ -118,11 +115,8 @@ _NEGATED = re.compile(
 
 
 @lru_cache(maxsize=256)
-def _patterns(labels: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    longest = sorted(labels, key=len, reverse=True)
-    exact = "|".join(re.escape(label) for label in longest)
-    parts = [r"[\W_]+".join(map(re.escape, normalised(label).split())) for label in longest]
-    return (
-        re.compile(rf"(?<![^\W_])(?:{exact})(?![^\W_])"),
-        re.compile(rf"(?<![^\W_])(?:{'|'.join(parts)})(?![^\W_])", re.IGNORECASE),
-    )
+def _any_of(normal: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of these normalised labels, however its words are joined; the longest where they overlap."""
+    longest_first = sorted(normal, key=len, reverse=True)
+    choices = "|".join(r"[\s_-]+".join(map(re.escape, label.split())) for label in longest_first)
+    return re.compile(rf"(?<![^\W_])(?:{choices})(?![^\W_])", re.IGNORECASE)

@@ -100,8 +100,8 @@ def serve() -> None:
     logging.disable()  # that no time limit is set: the process itself has one
 
     def read(text: str) -> list[object]:
-        found: list[object] = parse(f"${text}$", parsing_timeout=None)
-        return found or list(parse(text, parsing_timeout=None))
+        found: list[object] = parse(f"${text}$", fallback_mode="no_fallback", parsing_timeout=None)
+        return found or list(parse(text, fallback_mode="no_fallback", parsing_timeout=None))
 
     for line in sys.stdin:
         question = json.loads(line)

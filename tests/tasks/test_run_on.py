@@ -1,0 +1,77 @@
+"""A completion that invents a next question is read up to it, and no further."""
+
+from __future__ import annotations
+
+import pytest
+
+from limbeck.exam import predict
+from limbeck.lm import Completion
+from limbeck.rationales import graded
+from limbeck.records import Problem
+from limbeck.tasks.answers import AnswerKind, extract, read
+
+OPTIONS = ("Ann", "Ben", "Cy")
+NEXT = "What is 4 + 4? We add them. The answer is 8."
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [
+        "\n\nQ: ",
+        "\nQuestion: ",
+        "\n**Question 2:** ",
+        "\n### Instruction\n",
+        "\n### Question: ",
+        "\nQ3: ",
+        " Q: ",
+        "\nUser: ",
+        "\n<|im_start|>user\n",
+        "\n[INST] ",
+    ],
+)
+def test_the_next_question_is_cut_off(begins: str) -> None:
+    own = "2 + 3 = 5. So the answer is 5."
+    found = read("number", own + begins + NEXT)
+    assert (found.answer, found.how, found.reasoning) == ("5", "marker", "2 + 3 = 5.")
+    whole = own + begins + NEXT
+    assert whole[: len(whole) - found.cut].rstrip() == own
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "after", "answer"),
+    [
+        ("choice", "Ann gave it to Ben. So the answer is (b).", "Q: Who has it? The answer is (c).", "B"),
+        ("choice", "The answer is none of the above.", "Q: Who has it? The answer is (c).", None),
+        ("yes-no", "It rains. The answer is no.", "Question: Does it snow? The answer is yes.", "no"),
+        ("text", "The answer is amber", "Q: And then? The answer is basil", "amber"),
+        ("number", "5", "Q: What is 4 + 4?\nA: 8", "5"),
+        ("choice", "(B)", "Q: Who has it?\nA: (C)", "B"),
+    ],
+)
+def test_of_every_kind(kind: AnswerKind, own: str, after: str, answer: str | None) -> None:
+    found = extract(kind, f"{own}\n{after}", OPTIONS if kind == "choice" else ())
+    assert found.answer == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Question: What is 2 + 3?\nWe add them. The answer is 5.",
+        "Let us see.\nQ: What is 2 + 3?\nA: We add them, and get 5.\nThe answer is 5.",
+        "The answer is 5. That was Q: a hard one",
+        "The question: what is it? The answer is 5.",
+    ],
+)
+def test_a_question_that_is_repeated_or_mentioned_stays(text: str) -> None:
+    found = read("number", text)
+    assert found.answer == "5" and found.cut == 0
+
+
+def test_rationales_and_predictions_say_how_much_was_cut() -> None:
+    problem = Problem(id="p", question="What is 2 + 3?", answer="5")
+    completion = Completion("p", 0, "2 + 3 = 5. The answer is 5.\nQ: " + NEXT)
+    rationale = graded(problem, "number", completion, "s")
+    assert rationale.correct and rationale.cut == len("Q: " + NEXT)
+    assert rationale.completion == completion.text and "4 + 4" not in rationale.reasoning
+    prediction = predict(problem, "number", [completion])
+    assert prediction.correct and prediction.cut == rationale.cut
