@@ -104,6 +104,11 @@ def test_sentences_about_the_answer(kind: AnswerKind, text: str, answer: str) ->
     assert extract(kind, text, FRUIT if kind == "choice" else ()).answer == answer
 
 
+def test_the_question_true_or_false_is_no_verdict() -> None:
+    assert extract("yes-no", "Please answer:\n\nTrue or False: a comet has a tail").answer is None
+    assert extract("yes-no", "The answer is true, no doubt.").answer == "yes"
+
+
 def test_words_about_an_answer_may_be_the_answer() -> None:
     assert extract("choice", "The answer is right.", ("left", "right")).answer == "B"
     assert extract("text", "The answer is right.").answer == "right"
@@ -140,6 +145,8 @@ def test_markers(kind: AnswerKind, text: str, answer: str) -> None:
         ("(b) pear\n\nExplanation: the apple was sold, and the plum and the fig with it.", "B"),
         ("**B. pear**\nThe apple was sold.", "B"),
         ("(A) apple\n(B) pear\n(C) plum", None),
+        ("It is sweet, and not sour.\nB", "B"),
+        ("It is sweet, and not sour (ANSWER B)", "B"),
     ],
 )
 def test_an_option_that_opens_a_text(text: str, answer: str | None) -> None:

@@ -50,6 +50,48 @@ def test_any_text_is_graded_in_linear_time(text: str) -> None:
     assert seconds(graded) < SECONDS
 
 
+SHAPES = r"""(
+.
+!x
+".
+1,
+1 2 
+a=
+red or blue, 
+(A) 
+the answer is 
+the answer is not 
+if the answer is 5 
+A: ~
+Q: a~
+the answer is 5. Q: 
+18 is the answer. 
+### Answer~
+<answer>
+\boxed{
+--> 
+one hundred 
+check 
+$x$ 
+\("""
+MILLION = {
+    shape: (shape.replace("~", "\n") * (1_000_000 // len(shape) + 1))[:1_000_000]
+    for shape in SHAPES.split("\n")
+}
+MILLION["blank lines"] = "\n" * 1_000_000
+MILLION["one statement of brackets"] = "The answer is " + "(" * 1_000_000
+MILLION["one statement of spaces"] = "The answer is 5 *" + " " * 1_000_000 + "x"
+MILLION["one statement of numbers"] = "The answer is that " + "1 " * 500_000
+
+
+@pytest.mark.parametrize("text", MILLION.values(), ids=MILLION)
+def test_a_million_characters_are_read_within_a_second(text: str) -> None:
+    """About 0.3 s at most; a limit of a second and a half leaves room for a slower machine."""
+    for kind in ("number", "choice", "label"):
+        options = () if kind == "number" else ("red", "blue")
+        assert seconds(lambda k=kind, o=options: extract(k, text, o)) < SECONDS, kind  # type: ignore[misc]
+
+
 def test_options_after_many_blank_lines_are_read_in_linear_time() -> None:
     assert seconds(lambda: options_in("\n" * 30_000 + "Which?")) < SECONDS
     assert options_in("Which?" + "\n" * 9 + "A. red\n\n  B) blue") == ("red", "blue")

@@ -41,7 +41,10 @@ def state_choice(statement: str, options: Sequence[str]) -> str | None:
     label = _LABEL_FIRST.match(statement)
     if label and not _is_list(statement, _letters(statement, options)):
         letter = label[1] or label[2] or label[3]
-        return _letter(letter, options) or (letter.upper() if options else None)
+        if known := _letter(letter, options):
+            return known
+        if not _named(statement, options):  # "x" may be an option's text
+            return letter.upper() if options else None
     either = [letter for pair in _EITHER.findall(statement) for letter in pair if _letter(letter, options)]
     if len(set(either)) > 1:
         return None
@@ -150,19 +153,23 @@ def _any_of(options: tuple[str, ...]) -> re.Pattern[str]:
 _OPENING_LABEL = re.compile(
     r"[\s*_]*+\(?([A-Za-z])(?:\)|[.:](?=\s|\*|$)|\s*(?=\n|$))[).:*_]*+[ \t]*+([^\n]*)"
 )
+_LAST_LINE = re.compile(r"\n[*_ \t(]*([A-Z])[*_ \t).]*\s*\Z")
 _LISTED_LINE = re.compile(r"\n[\s*_-]*\(?[A-Z][).:]\s")
-_LABEL = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b|\bis\s+\**([A-Z])\W*$")
+_LABEL = re.compile(r"\(([A-Z])\)|\b(?i:option|choice|answer)\s+([A-Z])\b|\bis\s+\**([A-Z])\W*$")
 
 
 def guess_choice(text: str, options: Sequence[str]) -> str | None:
-    """The text as a label ("C. red ball"), or its first line with an explanation after it; else the option
-    that the last sentence with any names, if it is one.
+    """The text as a label ("C. red ball"), its first line with an explanation after it, or its last line;
+    else the option that the last sentence with any names, if it is one.
 
     An option is named by "(C)", "option C", a closing "is C" or its text. A sentence
     that names several decides nothing.
     """
     opening = _OPENING_LABEL.match(text)
     if opening and (letter := _letter(opening[1], options)) and _answers(opening, letter, options):
+        return letter
+    last = _LAST_LINE.search(text)
+    if last and (letter := _letter(last[1], options)):
         return letter
     parts = sentences(text)
     listed = [bool(re.match(r"\W*\(?[A-Z][).]", part)) for part in parts]
@@ -245,7 +252,7 @@ def state_yes_no(statement: str, options: Sequence[str]) -> str | None:
     return _verdict(match) if match and not _UNDECIDED.search(statement) else None
 
 
-_UNDECIDED = re.compile(r"\b(?:yes|true)\b\W{1,3}(?:and|or)?\W{0,3}\b(?:no|false)\b", re.IGNORECASE)
+_UNDECIDED = re.compile(r"\b(?:yes|true)\W{0,3}(?:/|\bor\b|\band\b)\W{0,3}(?:no|false)\b", re.IGNORECASE)
 
 
 def guess_yes_no(text: str, options: Sequence[str]) -> str | None:
@@ -254,7 +261,7 @@ def guess_yes_no(text: str, options: Sequence[str]) -> str | None:
     A verdict is a yes or no before a mark of punctuation ("there is no evidence" has
     none), or a true or false that ends a clause or follows "is", "are", "was".
     """
-    last = sentences(text)[-1:]
+    last = [_UNDECIDED.sub("", sentence) for sentence in sentences(text)[-1:]]
     found = [match[0] for sentence in last for match in _CLOSING_VERDICT.finditer(sentence)]
     opening = _OPENING_VERDICT.match(text)
     match = _VERDICT.search(found[-1] if found else opening[1] if opening else "")

@@ -11,7 +11,7 @@ from limbeck.tasks.texts import plain_text, state_text
 
 
 def normalised(label: str) -> str:
-    """In lower case, one space between words (no "_", no "-"), without quotes, emphasis and final punctuation.
+    """In lower case, one space between words (no "_" or "-"), without quotes, emphasis, final punctuation.
 
     >>> normalised("**Not_Entailed**.")
     'not entailed'

@@ -311,3 +311,16 @@ def _opens_clause(text: str, place: int) -> bool:
     """Does a clause begin here? In "to find the answer: ..." none does."""
     before = unfinished(text, place).strip(" *#>-_")
     return not before or before[-1] in ",;:"
+
+
+def marker_table() -> str:
+    """`MARKERS` as the table of docs/data.md."""
+    ends = {
+        "sentence": "with the sentence",
+        "line": "with the line",
+        "brace": "with its brace",
+        "tag": "with the closing tag",
+        "before": "before the marker",
+    }
+    rows = [f"| `{one.example}` | {ends[one.reach]} | {one.note} |" for one in MARKERS]
+    return "\n".join(["| marker | the answer ends | only |", "|---|---|---|", *rows])
