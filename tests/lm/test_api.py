@@ -234,7 +234,7 @@ def test_an_address_that_is_no_endpoint() -> None:
 
 
 def test_what_is_under_way_at_an_error_is_yielded_first() -> None:
-    """The first request is refused; the seven beside it are answered later, and paid."""
+    """The first request is refused; the seven next to it are answered later, and paid."""
     together = threading.Barrier(8, timeout=10)
 
     def serve(request: httpx2.Request) -> httpx2.Response:

@@ -124,7 +124,7 @@ REASONED = {
     [
         ({"prompt_tokens": 10, "completion_tokens": 100, "total_tokens": 110}, Usage(10, 100)),
         ({"prompt_tokens": 10, "completion_tokens": 100}, Usage(10, 100)),
-        # hidden reasoning inside completion_tokens, and beside it
+        # hidden reasoning inside completion_tokens, and next to it
         (REASONED | {"completion_tokens": 100}, Usage(10, 100, 80)),
         (REASONED | {"completion_tokens": 20}, Usage(10, 100, 80)),
         ({"prompt_tokens": 10, "completion_tokens": 20, "completion_tokens_details": None}, Usage(10, 20)),

@@ -92,9 +92,9 @@ def _audits(run: Path) -> list[Block]:
         mentor = run / "mentors" / name
         blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {name}")
         for cache in sorted(mentor.glob("soft-labels/*/*/manifest.json")):
-            told = read_json(cache)
-            rows = [(key.replace("_", " "), shown(told[key])) for key in OF_SOFT_LABELS if key in told]
-            title = f"soft labels of mentor {name}: {told['codec']}, temperature {told['temperature']:g}"
+            manifest = read_json(cache)
+            rows = [(key.replace("_", " "), shown(manifest[key])) for key in OF_SOFT_LABELS if key in manifest]
+            title = f"soft labels of mentor {name}: {manifest['codec']}, temperature {manifest['temperature']:g}"
             blocks.append(Block(title, (), list(rows)))
     return blocks
 
