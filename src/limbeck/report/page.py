@@ -92,9 +92,9 @@ def _audits(run: Path) -> list[Block]:
         mentor = run / "mentors" / name
         blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {name}")
         for cache in sorted(mentor.glob("soft-labels/*/*/manifest.json")):
-            manifest = read_json(cache)
-            rows = [(key.replace("_", " "), shown(manifest[key])) for key in OF_SOFT_LABELS if key in manifest]
-            title = f"soft labels of mentor {name}: {manifest['codec']}, temperature {manifest['temperature']:g}"
+            said = read_json(cache)
+            rows = [(key.replace("_", " "), shown(said[key])) for key in OF_SOFT_LABELS if key in said]
+            title = f"soft labels of mentor {name}: {said['codec']}, temperature {said['temperature']:g}"
             blocks.append(Block(title, (), list(rows)))
     return blocks
 
