@@ -175,7 +175,7 @@ class ApiTeacher:
         After an error, the cap or an interrupt nothing is sent any more; what is
         under way is awaited, kept and yielded (for at most `GRACE_S` after an
         interrupt or when the reader stops; a second interrupt ends that too). SIGTERM and SIGHUP (a
-        closed terminal) are interrupts. A request that fails `retries` + 1 times ends nothing: the others go on.
+        closed terminal) are interrupts. A request that fails `retries` + 1 times ends nothing: others go on.
 
         Raises:
             TeacherError: a request was refused, or some were not answered in `retries` + 1 attempts.
