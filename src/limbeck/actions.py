@@ -39,18 +39,19 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
     Args:
         recipe: a YAML file.
         overrides: `a.b=value` texts.
-        request: see `opening.Request`: out, yes, max_cost, release, until, again.
+        request: see `opening.Request`: out, yes, max_cost, release, until, again, report.
 
     Returns:
         The run folder; `report.html` is in it, if anybody was examined.
     """
-    with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
+    asked = Request(**request)
+    with open_context(Path(recipe), overrides, asked) as (context, chosen):
         folder = context.run.folder
-        tell(context, lambda: _everything(context, chosen))
+        tell(context, lambda: _everything(context, chosen, report=asked.report))
     return folder
 
 
-def _everything(context: Context, chosen: Mapping[str, Chosen]) -> None:
+def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool) -> None:
     from limbeck import stages
     from limbeck.stages.teacher import examine_teacher
 
@@ -71,7 +72,8 @@ def _everything(context: Context, chosen: Mapping[str, Chosen]) -> None:
     if not context.recipe.students:
         for name in context.recipe.mentors:
             stages.examine_mentor(context, name)
-    _report(context.run.folder)
+    if report:
+        _report(context.run.folder)
 
 
 def _report(folder: Path) -> None:
@@ -264,6 +266,8 @@ def claims(
     from limbeck.recipe import load_recipe
     from limbeck.records import write_json
 
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes {processes}: must be 1 or more")
     path = Path(recipe)
     resolved, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
     folder = Path(out or Path("runs") / f"{resolved.name}-claims")

@@ -134,6 +134,7 @@ def run(
     release: Release = False,
     until: Until = None,
     again: Again = None,
+    page: Annotated[bool, typer.Option("--report/--no-report", hidden=True)] = True,
 ) -> None:
     """Everything from problems to exams, and a report. Goes on where it was stopped."""
     from limbeck import actions, ranks, report
@@ -148,8 +149,9 @@ def run(
         release=release,
         until=until,
         again=tuple(again or ()),
+        report=page,
     )
-    if ranks.main() and until is None and (folder / "report.html").exists():
+    if page and ranks.main() and until is None and (folder / "report.html").exists():
         console.print_results([folder], report.contestants([folder]), None)
         print(f"report: {folder / 'report.html'}")
 

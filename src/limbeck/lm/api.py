@@ -81,6 +81,7 @@ class _Order:
     failures: Counter[str] = field(default_factory=Counter)
     silent: Counter[str] = field(default_factory=Counter)
     doubted: Counter[str] = field(default_factory=Counter)
+    dearer: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -173,8 +174,8 @@ class ApiTeacher:
 
         After an error, the cap or an interrupt nothing is sent any more; what is
         under way is awaited, kept and yielded (for at most `GRACE_S` after an
-        interrupt or when the reader stops; a second interrupt ends that too). SIGTERM
-        is an interrupt. A request that fails `retries` + 1 times ends nothing: the others go on.
+        interrupt or when the reader stops; a second interrupt ends that too). SIGTERM and SIGHUP (a
+        closed terminal) are interrupts. A request that fails `retries` + 1 times ends nothing: others go on.
 
         Raises:
             TeacherError: a request was refused, or some were not answered in `retries` + 1 attempts.
@@ -192,7 +193,7 @@ class ApiTeacher:
         self, waiting: deque[_Task], sampling: Sampling, keep: Keep | None
     ) -> Generator[Receipt, None, None]:
         asked, lost = len(waiting), list[_Lost]()
-        with _heeding_sigterm(), self._connected() as (wire, client):
+        with _heeding_signals(), self._connected() as (wire, client):
             order = _Order(wire, client, sampling, keep, threading.Event())
             size = min(self._settings.concurrency, asked)
             crew = _Crew(size, partial(self._complete, order), order.stop)
@@ -353,6 +354,9 @@ class ApiTeacher:
             "failed attempts": order.failures,
             "answers without text, kept because they are paid": order.silent,
             "bills that cannot be right, counted at their worst case": order.doubted,
+            "bills above what was asked for, and every later request is counted as if it were so dear": (
+                order.dearer
+            ),
         }
         with self._noting:
             said = [f"{kinds.total():,} {what} ({counted(kinds)})" for what, kinds in parts.items() if kinds]
@@ -399,7 +403,7 @@ class ApiTeacher:
     def _send(self, order: _Order, request: Request) -> Reply | Trouble:
         openai = self._openai
         try:
-            return read_reply(order.wire.run(self._exchange(order, request)), self._hide)
+            text = order.wire.run(self._exchange(order, request))
         except openai.APIStatusError as error:
             body = error.body or error.message
             return refused(error.status_code, body, error.response.headers, self._hide)
@@ -412,6 +416,9 @@ class ApiTeacher:
             return Trouble(f"lost the connection ({cause})", charged=True)
         except TimeoutError:
             return self._late()
+        except Exception as error:  # of the client: an answer in a character set that is none, for one
+            return Trouble(f"sent what cannot be read ({type(error).__name__})", charged=True)
+        return read_reply(text, self._hide)
 
     def _late(self) -> Trouble:
         return Trouble(f"sent no whole answer within {self._settings.timeout_s:g} s", charged=True)
@@ -423,7 +430,11 @@ class ApiTeacher:
         endpoint = order.client.chat.completions if chat else order.client.completions
         async with asyncio.timeout(self._settings.timeout_s):
             answer = await endpoint.with_raw_response.create(**self._body(request, order.sampling))
-        text: str = answer.http_response.text
+        response = answer.http_response
+        try:
+            text: str = response.text
+        except Exception:  # of the codec that the server named, if it is none for texts; JSON is UTF-8 anyway
+            text = response.content.decode("utf-8", "replace")
         return text
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
@@ -467,7 +478,7 @@ class ApiTeacher:
         else:
             paid, shown = usage, usage.output_tokens - usage.hidden_tokens
             cost = Fraction(0) if prices is None else prices.exact(usage.input_tokens, usage.output_tokens)
-            self.widen(usage.input_tokens - worst.input_tokens, usage.output_tokens - worst.output_tokens)
+            self._learn(order, usage, worst)
         return Receipt(
             Completion(request.prompt.id, request.index, text, shown, reply.truncated, at_least(cost)),
             input_tokens=paid.input_tokens,
@@ -477,6 +488,15 @@ class ApiTeacher:
             without=reply.without,
             sent=mark,
         )
+
+    def _learn(self, order: _Order, usage: Usage, worst: Worst) -> None:
+        """Widen the bounds by what an answer exceeded them, and say so: every later request gets dearer."""
+        over = usage.input_tokens - worst.input_tokens, usage.output_tokens - worst.output_tokens
+        for kind, more in zip(("prompt", "completion"), over, strict=True):
+            if more > 0:
+                line = f"an answer was billed {more:,} {kind} tokens more than it can have"
+                self._note(order.dearer, f"{kind} tokens", f"{line}; later requests are counted as so dear")
+        self.widen(*over)
 
 
 def open_teacher(
@@ -495,6 +515,11 @@ def open_teacher(
     sent, ledger, over = _books(path)
     teacher = ApiTeacher(settings, spent=ledger.spent_usd(settings.prices), sent=sent, client=client, say=say)
     teacher.widen(*over)
+    if max(over) > 0:
+        say(
+            f"teacher {teacher.name}: earlier answers were billed up to {max(over[0], 0):,} prompt and "
+            f"{max(over[1], 0):,} completion tokens more than they can have; requests are counted as so dear"
+        )
     if sent.unresolved:
         held = sent.held(settings.prices)
         say(
@@ -570,23 +595,25 @@ def _openai() -> Any:
 
 
 @contextmanager
-def _heeding_sigterm() -> Iterator[None]:
-    """SIGTERM as Ctrl-C, which awaits what is paid for; in the main thread, where nobody else heeds it."""
+def _heeding_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP as Ctrl-C, which awaits what is paid for; in the main thread, where nobody else
+    heeds them."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, interrupt)
+    ours = [one for one in map(signal.Signals.__getitem__, names) if signal.getsignal(one) == signal.SIG_DFL]
+    for one in ours if main else []:
+        signal.signal(one, interrupt)
     try:
         yield
     finally:
         with suppress(ValueError):  # a generator that was forgotten may be closed in another thread
-            if signal.getsignal(signal.SIGTERM) is interrupt:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for one in ours:
+                if signal.getsignal(one) is interrupt:
+                    signal.signal(one, signal.SIG_DFL)
 
 
 class _Wire:

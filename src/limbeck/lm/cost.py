@@ -16,7 +16,7 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, Self
@@ -53,6 +53,12 @@ _OURS = {
     *("n", "best_of", "stream", "max_tokens", "max_completion_tokens"),  # what the cap counts on
 }
 """Request parameters that extra_body may not hold."""
+
+
+_SECRET = re.compile(
+    r"(^|[_-]|api)(key|secret|password|authorization|token)$|(?-i:[a-z](Key|Secret|Password|Token))$", re.I
+)
+"""How the names of what is secret end, in snake_case, kebab-case and camelCase."""
 
 
 class Prices(Settings):
@@ -131,7 +137,7 @@ class ApiSettings(Settings):
     def _not_ours(cls, body: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
         if taken := sorted(_OURS & body.keys()):
             raise ValueError(f"{taken[0]} is set by Limbeck; remove it from extra_body")
-        if any(re.search(r"(^|[_-])(key|secret|password|authorization|token)$", name, re.I) for name in body):
+        if any(map(_SECRET.search, [*body, *_texts_in(body)])):
             raise ValueError("must hold no key, since recipes are saved; name the key's variable in key_env")
         return body
 
@@ -142,6 +148,15 @@ class ApiSettings(Settings):
         if self.max_cost_usd is not None and self.prices is None:
             raise ValueError("a cap (max_cost_usd) needs prices; set them, to 0 if the server is free")
         return self
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """The names of all texts in nested settings; a name of a group, as in a JSON schema, is not one."""
+    if isinstance(value, Mapping):
+        yield from (name for name, inner in value.items() if isinstance(inner, str))
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for one in inner:
+        yield from _texts_in(one)
 
 
 @dataclass(frozen=True, slots=True)
