@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from limbeck.errors import InputError
+from limbeck.protocol import written
 from limbeck.protocol.settings import ClaimsSettings
 from limbeck.protocol.workers import ONE_THREAD
 from limbeck.protocol.written import planned
@@ -94,7 +95,7 @@ def test_a_protocol_survives_a_kill_and_an_interrupt(recipe: Path, tmp_path: Pat
 
     one = begin(recipe, out)
     wait_for(first / "problems" / "stage.json")
-    written = (out / "protocol.json").read_bytes()
+    first_written = (out / "protocol.json").read_bytes()
     assert not (out / "claims.json").exists()
     one.kill()
     one.communicate()
@@ -121,7 +122,7 @@ def test_a_protocol_survives_a_kill_and_an_interrupt(recipe: Path, tmp_path: Pat
     assert (claim["a"], claim["b"], claim["level"]) == ("answers", "cot", "students")
     assert claim["verdict"] in ("holds", "does not hold", "undecided")
     assert {one["name"]: one["exams"] for one in found["standings"]} == {"answers": 4, "cot": 4}
-    assert (out / "protocol.json").read_bytes() == written
+    assert (out / "protocol.json").read_bytes() == first_written
     ordinary = limbeck("compare", first, "--json")
     assert ordinary.status == 0 and json.loads(ordinary.out)["pairs"]
 
@@ -153,6 +154,19 @@ def test_a_protocol_survives_a_kill_and_an_interrupt(recipe: Path, tmp_path: Pat
     file.write_text(file.read_text().replace('"max_tokens": 16', '"max_tokens": 17'))
     answer = limbeck("claims", recipe, "--out", out, "--set", "exam.max_tokens=17")
     assert answer.status == 2 and "protocol.json: was changed after it was written" in answer.err
+
+
+def test_a_protocol_is_run_by_one_code(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    process = begin(recipe, out)
+    wait_for(out / "protocol.json")
+    process.kill()
+    process.communicate()
+    monkeypatch.setattr(written, "code_fingerprint", lambda: "a later version")
+    answer = limbeck("claims", recipe, "--out", out)
+    assert answer.status == 2 and "protocol.json: was written by other code (Limbeck " in answer.err
 
 
 def test_runs_have_one_thread(recipe: Path) -> None:

@@ -82,6 +82,7 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
         "recipe": _plain(recipe),
         "methods": {name: one.method.source for name, one in chosen.items() if one.method.source},
         "data": {**source_fingerprint(recipe.task), **_named(recipe)},
+        "code": code_fingerprint(),
     }
     if (folder / FILE).exists():
         _compare(folder / FILE, body, place)
@@ -122,6 +123,30 @@ def _named(recipe: Recipe) -> dict[str, str]:
     for place, model in models.items():
         found |= {f"{place}.{part}": print_ for part, print_ in model_inputs(model).items()}
     return found
+
+
+def code_fingerprint() -> str:
+    """Fingerprint of Limbeck's own source: runs of one protocol are made by one code."""
+    root = Path(__file__).parents[1]
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    return fingerprint({name: path_fingerprint(root / name) for name in files})
+
+
+def check_code(path: Path) -> None:
+    """Refuse to go on with a protocol whose file was written by other code.
+
+    Raises:
+        DataError: it was.
+    """
+    about = read_json(path) or {}
+    if about.get("code") != code_fingerprint():
+        made = about.get("versions", {}).get("limbeck")
+        of = f" at revision {about['git']}" if about.get("git") else ""
+        raise DataError(
+            path,
+            f"was written by other code (Limbeck {made}{of}), and a protocol is run by one; go on with that "
+            "one, or name a new folder with --out",
+        )
 
 
 def _refuse_other(folder: Path) -> None:
@@ -223,6 +248,7 @@ def _compare(path: Path, body: Mapping[str, Any], place: str) -> None:
                 f"{place}: {key}: is {now.get(key)!r}, but {path} was written with {before.get(key)!r}; a "
                 "protocol does not change any more: put the recipe back, or name a new folder with --out"
             )
+    check_code(path)
     for part, what in (("methods", "the file of method"), ("data", "the data")):
         for key in sorted(about[part].keys() | body[part].keys()):
             if about[part].get(key) != body[part].get(key):
