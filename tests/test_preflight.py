@@ -123,7 +123,7 @@ def test_a_broken_model_folder_is_found_before_anything_is_made(
 def test_an_adapter_that_does_not_fit_is_found_before_anything_is_made(
     limbeck: Limbeck, recipe: Path, model: Path
 ) -> None:
-    lora = "student={method: finetune-cot, model: '%s', lora: {r: 2, target_modules: [nosuch]}}" % model
+    lora = f"student={{model: '{model}', lora: {{r: 2, target_modules: [nosuch]}}, method: finetune-cot}}"
     text = refused(limbeck, recipe, lora)
     assert "students.finetune-cot.model" in text and "lora.target_modules" in text
 

@@ -83,8 +83,8 @@ def convert(folder: Path, out: Path) -> int:
         for name, tensor in _tensors(file).items():
             if name in weights:
                 raise ModelError(
-                    f"{file}: holds {name[:80]}, as {holds[name]} does: it is the same weights once more, to be "
-                    "moved away, or a part of tensor parallel training, for the tool of the model's authors"
+                    f"{file}: holds {name[:80]}, as {holds[name]} does: they are the same weights twice (move "
+                    "one file away), or a part of tensor parallel training, for the tool of the model's authors"
                 )
             weights[name], holds[name] = tensor, file.name
     with whole_folder(out) as partial:
@@ -157,7 +157,7 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _refuse_odd(file: Path, name: str, tensor: torch.Tensor) -> None:
-    """Refuse a tensor that safetensors cannot hold: sparse, nested, quantised, without values, oddly named."""
+    """Refuse a tensor that safetensors cannot hold: sparse, nested, quantised, empty, oddly named."""
     try:
         if tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided:
             raise ValueError
