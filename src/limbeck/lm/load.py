@@ -180,7 +180,7 @@ def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) ->
     else:
         with quiet(), _explained(place, "config.json"), torch.device("meta"):
             model = kind.from_config(config)
-    count = sum(parameter.numel() for parameter in model.parameters())
+    count: int = sum(parameter.numel() for parameter in model.parameters())
     if lora is not None:
         _add_lora(model, lora, 0, name)
     return count

@@ -83,8 +83,9 @@ def convert(folder: Path, out: Path) -> int:
         for name, tensor in _tensors(file).items():
             if name in weights:
                 raise ModelError(
-                    f"{file}: holds {name[:80]}, as {holds[name]} does: they are the same weights twice (move "
-                    "one file away), or a part of tensor parallel training, for the tool of the model's authors"
+                    f"{file}: holds {name[:80]}, as {holds[name]} does: they are the same weights "
+                    "twice (move one file away), or a part of tensor parallel "
+                    "training, for the tool of the model's authors"
                 )
             weights[name], holds[name] = tensor, file.name
     with whole_folder(out) as partial:
