@@ -316,7 +316,7 @@ def convert(model: Path | str, out: Path | str) -> Path:
 
 
 def _refuse_filled(folder: Path) -> None:
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+    if folder.exists() and (folder.is_file() or any(folder.iterdir()) or folder.samefile(Path.cwd())):
         raise InputError(f"{folder}: is there already; name a new folder with --out")
 
 

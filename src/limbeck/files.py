@@ -162,6 +162,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         DiskError: the place cannot be written or the disk is full; an older folder is still there.
     """
+    folder = Path(os.path.abspath(folder))  # `.` has no name
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
     try:
         shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
