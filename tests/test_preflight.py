@@ -150,7 +150,7 @@ def test_a_full_disk_is_found_before_anything_is_made(
     free = shutil.disk_usage(model)._replace(free=SPARE + 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
     text = refused(limbeck, recipe, f"student.model={model}")
-    assert "the models and checkpoints of this run need about" in text and "GB of the disk are free" in text
+    assert "the models and checkpoints of this run need about" in text and "of the disk are free" in text
     overrides = [f"student.model={model}", "student.lora={r: 2}"]
     with open_context(recipe, overrides, Request(out=recipe.parent / "run")) as (context, _):
         preflight(context, {})

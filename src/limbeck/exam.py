@@ -319,6 +319,7 @@ def write_exam(
 
     metrics.json also says whose exam it was. Logs of chunks are removed.
     """
+    (folder / "metrics.json").unlink(missing_ok=True)  # old numbers must not stay next to new predictions
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "metrics.json", {**summary, **facts.model_dump(mode="json")})
     remove_logs(folder)

@@ -87,7 +87,7 @@ def sync(folder: Path) -> None:
 def refuse_special(path: Path) -> None:
     """Refuse a pipe, a device or a socket: reading it may never end, and never gives the same twice.
 
-    What is not there is left to whoever opens it.
+    What is not there is left to the code that opens it.
 
     Raises:
         InputError: naming the path.

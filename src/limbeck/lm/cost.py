@@ -112,8 +112,8 @@ class ApiSettings(Settings):
     @property
     def identity(self) -> dict[str, JsonValue]:
         """Everything that changes what this teacher says except prompt and sampling; holds no key."""
-        told = {"model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"}
-        return {"where": self.remember_as or self.base_url, **self.model_dump(mode="json", include=told)}
+        decisive = {"model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"}
+        return {"where": self.remember_as or self.base_url, **self.model_dump(mode="json", include=decisive)}
 
     @field_validator("base_url")
     @classmethod

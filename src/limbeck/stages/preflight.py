@@ -190,6 +190,11 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + SPARE:
         raise InputError(
-            f"{folder}: the models and checkpoints of this run need about {(needed + SPARE) / 1e9:,.1f} GB, "
-            f"and {free / 1e9:,.1f} GB of the disk are free; free some, or name another place with --out"
+            f"{folder}: the models and checkpoints of this run need about {_size_of(needed + SPARE)}, "
+            f"and {_size_of(free)} of the disk are free; free some, or name another place with --out"
         )
+
+
+def _size_of(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
