@@ -127,6 +127,7 @@ def grade(
         The rationales with their verdicts, and the audit.
     """
     from limbeck.rationales import grade_file
+    from limbeck.stages.teacher import taken_as_rationale
 
     about = about_task(str(task), overrides)
     return grade_file(
@@ -135,6 +136,7 @@ def grade(
         about.seed,
         keep=keep or about.rationales.keep,
         drop_false_equations=drop_false_equations or about.rationales.drop_false_equations,
+        reasoning=taken_as_rationale(about),
     )
 
 
@@ -158,6 +160,7 @@ def evaluate(
     form: str | None = None,
     device: str = "auto",
     dtype: Dtype | None = None,
+    stop: Sequence[str] | None = None,
     replace: bool = False,
 ) -> Exam:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings.
@@ -167,6 +170,7 @@ def evaluate(
         out: gets `predictions.jsonl` and `metrics.json`.
         form: of the prompt; None: what the model was trained with.
         dtype: of the weights; None: what the model's folder names, as in the exam of its run, or float32.
+        stop: texts at which an answer ends; None: the recipe's `exam.stop`.
         replace: a finished exam in `out` may be replaced.
 
     Raises:
@@ -186,7 +190,10 @@ def evaluate(
         _refuse_taken(folder, replace=replace)
     ranks.barrier()
     temperature = exam.temperature if count > 1 else 0.0
-    sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
+    stops = exam.stop if stop is None else tuple(stop)
+    sampling = Sampling(
+        n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed, stop=stops
+    )
     kind = task_kind(about.task)
     predictions, summary, examined = examine_model(
         model_folder(str(model)),

@@ -64,6 +64,10 @@ DtypeName = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option("--dtype", help="Of the weights; as the model's folder says, or float32, when not given."),
 ]
+StopTexts = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End the answer before this text; may be given often."),
+]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run, student or exam folders.")]
 
 
@@ -264,6 +268,7 @@ def evaluate(
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dtype: DtypeName = None,
+    stop: StopTexts = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a finished exam in --out.")] = False,
 ) -> None:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
@@ -281,6 +286,7 @@ def evaluate(
         form=form,
         device=device,
         dtype=dtype,
+        stop=stop,
         replace=replace,
     )
     if ranks.main():
@@ -373,13 +379,15 @@ def ask(
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dtype: DtypeName = None,
+    stop: StopTexts = None,
 ) -> None:
     """Ask a student one question and print its reasoning."""
     from limbeck.exam import answer_one
 
     if not question.strip() or any("\ud800" <= letter <= "\udfff" for letter in question):
         raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
-    print(answer_one(model_folder(model), question, max_tokens, form=form, device=device, dtype=dtype))
+    folder, stops = model_folder(model), stop or ()
+    print(answer_one(folder, question, max_tokens, form=form, device=device, dtype=dtype, stop=stops))
 
 
 @app.command()

@@ -45,8 +45,13 @@ def test_a_refusal_is_what_the_teacher_said() -> None:
         ({"finish_reason": "stop", "message": {"content": " \n"}}, "empty"),
         (
             {"finish_reason": "stop", "message": {"content": None, "reasoning_content": "So 4."}},
-            "reasoning in a field of its own",
+            "thinking without an answer",
         ),
+        (
+            {"finish_reason": "length", "message": {"content": None, "reasoning": "So 4."}},
+            "cut off while thinking",
+        ),
+        ({"finish_reason": "length", "message": {"content": "<think>So 4."}}, "cut off while thinking"),
         ({"finish_reason": "length", "text": ""}, "cut off before any text"),
         ({"finish_reason": "stop", "message": {"content": "So 4."}}, ""),
     ],

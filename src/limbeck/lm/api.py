@@ -418,7 +418,7 @@ class ApiTeacher:
             return self._late()
         except Exception as error:  # of the client: an answer in a character set that is none, for one
             return Trouble(f"sent what cannot be read ({type(error).__name__})", charged=True)
-        return read_reply(text, self._hide)
+        return read_reply(text, self._hide, self._stops(order.sampling))
 
     def _late(self) -> Trouble:
         return Trouble(f"sent no whole answer within {self._settings.timeout_s:g} s", charged=True)
@@ -449,19 +449,26 @@ class ApiTeacher:
         if sampling.top_p != 1:
             drawn["top_p"] = sampling.top_p
         body |= {name: value for name, value in drawn.items() if name not in settings.omit}
-        if settings.stop:
-            body["stop"] = list(settings.stop)
+        stops = self._stops(sampling)
+        if stops and "stop" not in settings.omit:
+            body["stop"] = list(stops)
         top_k = {"top_k": sampling.top_k} if sampling.top_k else {}  # not OpenAI's, but vLLM's and SGLang's
-        return {**body, "extra_body": {**top_k, **settings.extra_body}}
+        # as an argument of the client's it would be read event by event; the whole text is kept or nothing
+        streamed = {"stream": True, "stream_options": {"include_usage": True}} if settings.stream else {}
+        return {**body, "extra_body": {**top_k, **streamed, **settings.extra_body}}
+
+    def _stops(self, sampling: Sampling) -> tuple[str, ...]:
+        """The teacher's own stop strings, then those of this collection."""
+        return tuple(dict.fromkeys((*self._settings.stop, *sampling.stop)))
 
     def _system(self, request: Request) -> str | None:
         """The prompt's own system prompt, else the teacher's."""
         return request.prompt.system or self._settings.system
 
     def _receipt(self, order: _Order, request: Request, reply: Reply, worst: Worst, mark: str) -> Receipt:
-        prices, text, doubted = self._settings.prices, reply.text, reply.doubted
+        prices, text, thinking, doubted = self._settings.prices, reply.text, reply.thinking, reply.doubted
         if len(self._secret) >= WHOLE_KEY:
-            text = text.replace(self._secret, "[key]")
+            text, thinking = (part.replace(self._secret, "[key]") for part in (text, thinking))
         least = tokens_at_least((self._system(request) or "") + request.prompt.text)
         usage = reply.usage
         if usage is not None and usage.input_tokens < least:
@@ -474,13 +481,23 @@ class ApiTeacher:
                 order.silent, reply.without, f"an answer without text ({reply.without}); kept, it is paid"
             )
         if usage is None:
-            paid, shown, cost = Usage(worst.input_tokens, worst.output_tokens), tokens_about(text), worst.usd
+            paid, cost = Usage(worst.input_tokens, worst.output_tokens), worst.usd
+            shown = tokens_about(thinking + text)
         else:
-            paid, shown = usage, usage.output_tokens - usage.hidden_tokens
+            paid, shown = usage, usage.output_tokens - (0 if thinking else usage.hidden_tokens)
             cost = Fraction(0) if prices is None else prices.exact(usage.input_tokens, usage.output_tokens)
             self._learn(order, usage, worst)
         return Receipt(
-            Completion(request.prompt.id, request.index, text, shown, reply.truncated, at_least(cost)),
+            Completion(
+                request.prompt.id,
+                request.index,
+                text,
+                shown,
+                reply.truncated,
+                at_least(cost),
+                thinking,
+                reply.stopped,
+            ),
             input_tokens=paid.input_tokens,
             output_tokens=paid.output_tokens,
             estimated=usage is None,

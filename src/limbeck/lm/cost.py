@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.lm.settings import Stops
 from limbeck.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ MOST_USD = 1e9
 
 _OURS = {
     *("model", "messages", "prompt", "stop", "seed", "temperature", "top_p"),  # in the memory's key
-    *("n", "best_of", "stream", "max_tokens", "max_completion_tokens"),  # what the cap counts on
+    *("n", "best_of", "stream", "stream_options"),  # what the cap counts on
+    *("max_tokens", "max_completion_tokens"),
 }
 """Request parameters that extra_body may not hold."""
 
@@ -87,12 +89,17 @@ class ApiSettings(Settings):
     key_env: str | None = Field(None, description="environment variable with the key; null: no key")
     endpoint: Literal["chat", "completions"] = Field("chat", description='"completions" is for base models')
     system: str | None = Field(None, description="system prompt")
-    stop: tuple[str, ...] = Field((), description="texts at which the teacher stops")
+    stop: Stops = Field((), description="texts at which the teacher stops; cut here too, not included")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="what the endpoint calls the bound on new tokens"
     )
-    omit: tuple[Literal["seed", "temperature", "top_p"], ...] = Field(
+    omit: tuple[Literal["seed", "temperature", "top_p", "stop"], ...] = Field(
         (), description="parameters that this model refuses and that are not sent"
+    )
+    stream: bool = Field(
+        False,
+        description="let the server stream: some stream reasoning models only, and some connections end "
+        "while nothing comes",
     )
     extra_body: Mapping[str, JsonValue] = Field(default_factory=dict, description="further parameters")
     remember_as: str | None = Field(
@@ -172,7 +179,7 @@ class Receipt:
     """A completion with its bill.
 
     `output_tokens` is what was charged, hidden reasoning included, while
-    `completion.tokens` counts the text alone. `estimated`: the server sent no
+    `completion.tokens` counts what was shown: the text and its thinking. `estimated`: the server sent no
     usage that can be right, and the cost is the most it can have been. `priced` False:
     no price was known, `completion.cost_usd` is 0 because nothing better can be said.
     `without` says why there is no text. `sent` is the attempt's mark in the log of what

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DiskError
+from limbeck.lm.written import whole
 from limbeck.records import Prediction
 from limbeck.report.contestants import Contestant
 from limbeck.report.contestants import shown as shown_name
@@ -257,7 +258,7 @@ def _answer(prediction: Prediction | None) -> list[Any] | int:
     if prediction is None:
         return 0
     return [
-        prediction.completion,
+        whole(prediction.thinking, prediction.completion),
         prediction.answer,
         int(prediction.correct),
         prediction.tokens,

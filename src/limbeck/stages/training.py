@@ -134,7 +134,8 @@ def _planned(
     if data.draw:
         more["draw"] = dict(data.draw.per_role)
     if learner.settings.train.choose == "dev-accuracy":
-        more["exam"] = {"max_tokens": context.recipe.exam.max_tokens}
+        exam = context.recipe.exam
+        more["exam"] = {"max_tokens": exam.max_tokens, **({"stop": exam.stop} if exam.stop else {})}
     base = {"start": start.stage.fingerprint} if start else model_inputs(learner.settings.model)
     return learner.plan(VERSION, **more), {**data.inputs, **base}
 
@@ -250,7 +251,8 @@ def _dev_exam(context: Context, loaded: Loaded, asking: Asking, model: object) -
     dev, exam = problems(context).dev, context.recipe.exam
     prompts = student_prompts(loaded, asking, dev, exam.max_tokens)
     complete = LocalModel(loaded, max_rows=exam.batch_size)
-    _, summary = examine(complete, dev, context.kind, prompts, Sampling(max_tokens=exam.max_tokens))
+    sampling = Sampling(max_tokens=exam.max_tokens, stop=exam.stop)
+    _, summary = examine(complete, dev, context.kind, prompts, sampling)
     return {"accuracy": summary["accuracy"]}
 
 
