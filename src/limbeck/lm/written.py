@@ -5,7 +5,8 @@ writes the opening tag, the text begins inside. A tag counts wherever it is: the
 the last closing tag, all before it is thinking. Thinking that is not closed has no answer, so a text
 that was cut off there is never read as a whole one.
 
-Stop strings are looked for outside the thinking. A stop such as a blank line would otherwise end it.
+Stop strings are looked for outside the thinking, and behind the white space that follows it. A stop such
+as a blank line would otherwise end the thinking, or the answer before it begins.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from limbeck.lm import Completion
 OPEN, CLOSE = "<think>", "</think>"
 
 _TAG = re.compile("</?think>")
+_BLANK = re.compile(r"\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,6 @@ def _outside(raw: str, opened: bool) -> Iterator[tuple[int, int]]:
     for tag in tags:
         if not inside:
             yield start, tag.start()
-        inside, start = tag[0] == OPEN, tag.end()
+        inside, start = tag[0] == OPEN, _BLANK.match(raw, tag.end()).end()  # type: ignore[union-attr]
     if not inside:
         yield start, len(raw)
