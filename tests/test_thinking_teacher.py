@@ -25,8 +25,8 @@ rationales: {{max_tokens: 100}}
 student:
   method: finetune-cot
   model: tiny-causal-xs
-  train: {{learning_rate: 2.0e-3, batch_size: 8, epochs: 14}}
-students: {{quiet: {{}}, thinker: {{thinks: true}}}}
+  train: {{learning_rate: 2.0e-3, batch_size: 8, epochs: 10}}
+students: {{quiet: {{train: {{epochs: 1}}}}, thinker: {{thinks: true}}}}
 exam: {{max_tokens: 60}}
 """
 
@@ -266,3 +266,82 @@ def test_a_student_and_its_mentor_both_think_or_neither(
     )
     assert answer.status == 2 and "thinks: True, but its mentor's is False" in answer.err
     assert not server.asked
+
+
+LOCAL = """
+name: local
+task: {name: even, kind: yes-no, train: train.jsonl, test: test.jsonl, dev: 0}
+teacher:
+  kind: local
+  model: run/students/thinker/seed0/model
+  dtype: float32
+  device: cpu
+  prompt: {template: "{question}", instruction: ""}
+  exam: false
+rationales: {max_tokens: 60, temperature: 0}
+student: {method: finetune-cot, model: tiny-causal-xs, train: {epochs: 1}}
+"""
+
+
+def test_a_local_model_whose_template_opens_the_tag(limbeck: Limbeck, folder: Path) -> None:
+    """As a student that learns to close it, as one that was never to think, and as a teacher."""
+    from limbeck.lm.load import load
+    from limbeck.lm.saving import save
+
+    rows = records(folder / "train.jsonl")
+    traces = [f"{thoughts_on(n)}\n</think>\n\nThe answer is {answer_of(n)}." for n in range(30, 70)]
+    for row, trace in zip(rows, traces, strict=True):
+        row["rationale"] = trace  # as it comes behind such a template: the text begins inside
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = load(
+        "tiny-causal-xs", seed=1, tokenizer_texts=[row["question"] for row in rows] + traces, device="cpu"
+    )
+    template = base.tokenizer.chat_template
+    assert "<|assistant|>" in template
+    base.tokenizer.chat_template = template + "{%- if add_generation_prompt -%}{{ '<think>\n' }}{%- endif -%}"
+    save(base, folder / "base")
+    (folder / "even.yaml").write_text(
+        "name: even\n"
+        "task: {name: even, kind: yes-no, train: train.jsonl, test: test.jsonl, dev: 0,\n"
+        "  columns: {rationale: rationale}}\n"
+        "teacher: {kind: given}\n"
+        "student: {method: finetune-cot, model: base, format: chat,\n"
+        "  train: {learning_rate: 2.0e-3, batch_size: 8, epochs: 10}}\n"
+        "students: {thinker: {thinks: true}, quiet: {}}\n"
+        "exam: {max_tokens: 60}\n"
+    )
+    answer = limbeck("run", "even.yaml", "--out", "run")
+    assert answer.status == 0, answer.err
+    assert "quiet (seed 0): the chat template of base opens <think>" in answer.err
+    assert answer.err.count("opens <think>") == 1
+    assert "makes another prompt" not in answer.err, "chat servers ask it as it was trained"
+
+    student = folder / "run" / "students" / "thinker" / "seed0"
+    [one, *_] = records(student / "examples.jsonl")
+    assert one["prompt"].endswith("<think>\n")
+    assert one["completion"] == f"{thoughts_on(30)}\n</think>\nThe answer is yes."
+    start, end = one["answer_span"]
+    assert one["completion"][start:end] == "yes"
+    for one in records(student / "exam" / "predictions.jsonl"):
+        assert one["completion"] == f"The answer is {one['answer']}." and "last digit" in one["thinking"]
+    for one in records(folder / "run" / "students" / "quiet" / "seed0" / "exam" / "predictions.jsonl"):
+        assert not one["thinking"] and "last digit" in one["completion"] and one["answer"]
+
+    (folder / "local.yaml").write_text(LOCAL)
+    taught = limbeck("collect", "local.yaml", "--out", "taught")
+    assert taught.status == 0, taught.err
+    graded = records(folder / "taught" / "rationales" / "graded.jsonl")
+    assert len(graded) == 40
+    for one in graded:
+        assert one["completion"] == f"The answer is {one['answer']}." and "last digit" in one["thinking"]
+        assert one["dropped"] in (None, "wrong answer") and one["reasoning"] == one["thinking"]
+    cut = limbeck("collect", "local.yaml", "--out", "taught", "--set", "rationales.max_tokens=8")
+    assert cut.status == 0 and "40 of 40 completions end inside their thinking" in cut.err
+    assert {one["dropped"] for one in records(folder / "taught" / "rationales" / "graded.jsonl")} == {
+        "no answer behind the thinking"
+    }
+    stopped = limbeck("collect", "local.yaml", "--out", "taught", "--set", "teacher.stop=' is'")
+    assert stopped.status == 0, stopped.err
+    for one in records(folder / "taught" / "rationales" / "graded.jsonl"):
+        assert (one["completion"], one["stopped"], one["truncated"]) == ("The answer", " is", False)
+        assert "last digit is" in one["thinking"]

@@ -13,6 +13,7 @@ from limbeck import ranks
 from limbeck.errors import RecipeError
 from limbeck.exam import examine, student_prompts
 from limbeck.lm import Sampling
+from limbeck.lm.written import opens_thinking
 from limbeck.records import Example, write_json, write_jsonl
 from limbeck.run_folder import Plan, read_json
 from limbeck.stages.context import Context
@@ -285,6 +286,11 @@ def _report_chat(
         context.run.say(
             f"{learner.shown}: {learner.settings.model} has a chat template, and format {form} trains it "
             "without; set format: chat, unless that is meant"
+        )
+    if not learner.asking.thinks and any(opens_thinking(str(one.prompt)) for one in cut[0].examples):
+        context.run.say(
+            f"{learner.shown}: the chat template of {learner.settings.model} opens <think>, and no example "
+            "closes it; set thinks: true, unless that is meant"
         )
     asking, shown = learner.asking, learner.asking.demonstrations[: learner.asking.shots]
     pairs = [
