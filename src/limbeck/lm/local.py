@@ -201,17 +201,21 @@ def prompt_room(loaded: Loaded, max_tokens: int) -> int | None:
     return limit if limit is None or loaded.encoder_decoder else limit - max_tokens
 
 
+def positions_of(config: Any) -> int | None:
+    """How many positions a model has; None: any number (T5's are relative)."""
+    text, field = config.get_text_config(decoder=True), "max_position_embeddings"
+    limit: int | None = text.to_dict().get(text.attribute_map.get(field, field))
+    return limit
+
+
 def position_limit(config: Any) -> int | None:
-    """How many positions the model has; None: any number (T5's are relative).
+    """How many positions a model can write up to; None: any number.
 
     Rotary positions that are rescaled beyond a first length would need all
     cached states again there, so such a model ends at that first length.
     """
-    text = config.get_text_config(decoder=True)
-    settings = text.to_dict()
-    field = "max_position_embeddings"
-    limit: int | None = settings.get(text.attribute_map.get(field, field))
-    rope = settings.get("rope_parameters") or {}
+    limit = positions_of(config)
+    rope = config.get_text_config(decoder=True).to_dict().get("rope_parameters") or {}
     if limit is not None and rope.get("rope_type") in ("longrope", "dynamic"):
         return min(limit, rope.get("original_max_position_embeddings") or limit)
     return limit
