@@ -60,7 +60,8 @@ GOODBYE_S = 5.0
 """How long closing the connections may take."""
 
 PATIENCE = 30
-"""So many failed attempts of requests that were given up, without an answer in between, end a collection."""
+"""So many failed attempts of requests that were given up, without an answer in between, end a collection:
+a parameter that the server refuses, for one."""
 
 WHOLE_KEY = 16
 """Characters from which on a key is also taken out of what a teacher wrote; shorter ones may be words."""
@@ -94,10 +95,11 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Lost:
-    """A request that was not answered at any attempt, and the last failure."""
+    """A request that was not answered at any of its attempts, and the last failure."""
 
     request: Request
     trouble: Trouble
+    tries: int
 
 
 _Outcome = Receipt | _Task | _Lost | Exception | None
@@ -178,7 +180,8 @@ class ApiTeacher:
         closed terminal) are interrupts. A request that fails `retries` + 1 times ends nothing: others go on.
 
         Raises:
-            TeacherError: a request was refused, or some were not answered in `retries` + 1 attempts.
+            TeacherError: the key, the credit or the model was refused; or, when all others are answered,
+                requests were refused or not answered in `retries` + 1 attempts.
             CostCapError: the next request could pass the cap, and nothing is under way that could make room.
             RecipeError: several greedy completions of one prompt are asked for, or a
                 prompt has a system prompt and the endpoint no place for it.
@@ -242,7 +245,7 @@ class ApiTeacher:
                 waiting.appendleft(outcome)
             elif isinstance(outcome, _Lost):
                 lost.append(outcome)
-                in_a_row += self._settings.retries + 1
+                in_a_row += outcome.tries
                 if in_a_row >= PATIENCE and failure is None:
                     failure = self._unanswered(lost)
                     crew.stop.set()
@@ -279,7 +282,7 @@ class ApiTeacher:
             task.tries += 1
             self._note(order.failures, outcome.what, f"{outcome.said}; {self._next(outcome, task.tries)}")
             if self._over(task, outcome):
-                return _Lost(task.request, outcome)
+                return _Lost(task.request, outcome, task.tries)
             self._pause(outcome, task.tries, order.stop)
             if order.stop.is_set():
                 return None
@@ -295,12 +298,15 @@ class ApiTeacher:
                 mark = self._sent.write(request, worst, self._settings.prices is not None)
             charged = True  # until it is known otherwise
             outcome = self._send(order, request)
-            if isinstance(outcome, Trouble):
+            if isinstance(outcome, Trouble) and not outcome.refusal:
                 charged = outcome.charged
                 if mark and self._sent and not charged:
                     self._sent.free(mark)
                 return outcome
-            receipt = self._receipt(order, request, outcome, worst, mark)
+            if isinstance(outcome, Trouble):
+                receipt = self._refusal(order, request, outcome, worst, mark)
+            else:
+                receipt = self._receipt(order, request, outcome, worst, mark)
             charged, paid = False, exact(receipt.completion.cost_usd)
             if order.keep is not None:
                 order.keep(receipt)
@@ -331,10 +337,11 @@ class ApiTeacher:
 
     def _unanswered(self, lost: Sequence[_Lost]) -> TeacherError:
         """What to say of requests that were given up."""
-        last, tries = lost[-1], self._settings.retries + 1
+        last = lost[-1]
         others = f" (and {len(lost) - 1:,} more prompts)" if len(lost) > 1 else ""
+        tries = f" at each of {last.tries} attempts" if last.tries > 1 else ""
         return TeacherError(
-            f"{self._where(last.request)}{others}: {last.trouble.said} at each of {tries} attempts; "
+            f"{self._where(last.request)}{others}: {last.trouble.said}{tries}; "
             f"{last.trouble.fix}, what arrived is kept"
         )
 
@@ -352,7 +359,7 @@ class ApiTeacher:
         """Say how often things went wrong in a collection."""
         parts = {
             "failed attempts": order.failures,
-            "answers without text, kept because they are paid": order.silent,
+            "answers without text, kept and not asked for again": order.silent,
             "bills that cannot be right, counted at their worst case": order.doubted,
             "bills above what was asked for, and every later request is counted as if it were so dear": (
                 order.dearer
@@ -375,12 +382,12 @@ class ApiTeacher:
         """Whether a request has had its last attempt.
 
         Raises:
-            TeacherError: no other request would fare better either: this one was refused, or the server
-                asks for a wait that is too long.
+            TeacherError: no other request would fare better either, or the server asks for a wait that is
+                too long.
         """
         too_long = trouble.wait_s is not None and trouble.wait_s > self._settings.max_wait_s
-        if trouble.passing and not too_long:
-            return task.tries > self._settings.retries
+        if not trouble.ends and not too_long:
+            return not trouble.passing or task.tries > self._settings.retries
         said = trouble.said
         if trouble.passing and trouble.wait_s is not None:
             said += f" and asks to wait {trouble.wait_s:,.0f} s"
@@ -503,6 +510,30 @@ class ApiTeacher:
             estimated=usage is None,
             priced=prices is not None,
             without=reply.without,
+            sent=mark,
+        )
+
+    def _refusal(self, order: _Order, request: Request, trouble: Trouble, worst: Worst, mark: str) -> Receipt:
+        """A prompt that is never answered: an answer without text, so that the collection can be finished."""
+        why = f"refused: {trouble.refusal}"
+        self._note(
+            order.silent, why, f"prompt {request.prompt.id}: {trouble.said}; kept as an answer without text"
+        )
+        usage = Usage(worst.input_tokens, worst.output_tokens) if trouble.charged else Usage(0, 0)
+        return Receipt(
+            Completion(
+                request.prompt.id,
+                request.index,
+                "",
+                0,
+                False,
+                at_least(worst.usd) if trouble.charged else 0.0,
+            ),
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            estimated=trouble.charged,
+            priced=self._settings.prices is not None,
+            without=why,
             sent=mark,
         )
 

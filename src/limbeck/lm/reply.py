@@ -24,6 +24,16 @@ FREE = (503, 529)
 
 LATER = "run again later"
 
+OF_A_PROMPT = (
+    "content_filter",
+    "content_policy_violation",
+    "invalid_prompt",
+    "moderation",
+    "context_length_exceeded",
+    "string_above_max_length",
+)
+"""Codes of refusals that are about one prompt and come again with it (OpenAI, Azure, OpenRouter)."""
+
 LONGEST_WAIT_S = 365 * 86_400.0
 
 
@@ -59,13 +69,17 @@ class Trouble:
     """Why a request was not answered: `what` is the kind of failure, `detail` what the server wrote.
 
     `passing`: another attempt may be answered, after `wait_s` seconds if the server
-    said so. `charged`: it may be on the bill although no answer came.
+    said so. `ends`: no other request would fare better. `refusal`: why this very prompt is
+    never answered, "" where that is not known; it then counts as an answer without text.
+    `charged`: it may be on the bill although no answer came.
     """
 
     what: str
     detail: str = ""
     fix: str = LATER
     passing: bool = True
+    ends: bool = False
+    refusal: str = ""
     wait_s: float | None = None
     charged: bool = False
 
@@ -99,7 +113,7 @@ def read_reply(text: str, hide: Hide = str, stops: Sequence[str] = ()) -> Reply 
         error = body.get("error")  # routers send a failed answer under status 200
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        return replace(refused(status, error or text, {}, hide), charged=True)
+        return replace(refused(status, error or text, {}, hide), charged=True, ends=False)
     if choice.get("finish_reason") == "error" or choice.get("error"):
         return replace(refused(500, choice.get("error") or text, {}, hide), charged=True)
     content, apart = choice.get("text"), ""
@@ -123,6 +137,8 @@ def read_reply(text: str, hide: Hide = str, stops: Sequence[str] = ()) -> Reply 
 def refused(status: int, body: object, headers: Mapping[str, str], hide: Hide = str) -> Trouble:
     """What an error status means: whether to try again, when, what to fix, and whether it may be charged.
 
+    No credit, a wrong key and no such model end a collection. Any other refusal is about this request:
+    some providers refuse single prompts (`OF_A_PROMPT`); a parameter that all have is refused 30 times.
     A gateway that gives up says nothing of the model behind it, which may have done the work. Only what was
     refused (400 to 499, or overload with a time to come back) costs nothing.
     """
@@ -130,7 +146,7 @@ def refused(status: int, body: object, headers: Mapping[str, str], hide: Hide = 
     fields = inner if isinstance(inner, dict) else {}
     what, detail = f"answered {status}", _line(fields.get("message") or fields.get("detail") or inner, hide)
     if status == 402 or "insufficient_quota" in (fields.get("code"), fields.get("type")):
-        return Trouble(what, detail, "add credit at the provider, then run again", passing=False)
+        return Trouble(what, detail, "add credit at the provider, then run again", passing=False, ends=True)
     if status in (408, 409, 429) or status >= 500:
         wait = _retry_after(headers)
         free = status in (409, 429) or (status in FREE and wait is not None)
@@ -141,7 +157,17 @@ def refused(status: int, body: object, headers: Mapping[str, str], hide: Hide = 
         404: "check teacher.base_url and teacher.model",
     }
     default = "fix what it names; teacher.omit and teacher.max_tokens_field adapt the parameters"
-    return Trouble(what, detail, fixes.get(status, default), passing=False)
+    named = [fields.get("code"), fields.get("type")]
+    refusal = next((str(one) for one in named if isinstance(one, str) and one in OF_A_PROMPT), "")
+    return Trouble(
+        what,
+        detail,
+        fixes.get(status, default),
+        passing=False,
+        ends=status in (401, 404),
+        refusal=refusal,
+        charged=status < 400,
+    )
 
 
 def _text(content: object) -> str:
