@@ -58,7 +58,8 @@ class Agreement:
         whole = vote.samples if self.abstentions == "count" else vote.stated
         if vote.tied:
             return TIE
-        return None if vote.most >= self.least and vote.most >= self.share * whole else TOO_FEW
+        enough = vote.most >= max(self.least, 1) and vote.most / whole >= self.share  # a product would round
+        return None if enough else TOO_FEW
 
     def objection(self, vote: Vote, rationale: Rationale) -> str | None:
         """Why a rationale that states an answer is not kept by agreement; None where it is."""
