@@ -56,10 +56,9 @@ class Agreement:
     def missing(self, vote: Vote) -> str | None:
         """Why the samples of a problem agree on nothing, as a reason to drop them; None where they agree."""
         whole = vote.samples if self.abstentions == "count" else vote.stated
-        if vote.tied:
-            return TIE
-        enough = vote.most >= max(self.least, 1) and vote.most / whole >= self.share  # a product would round
-        return None if enough else TOO_FEW
+        if vote.most < max(self.least, 1) or vote.most / whole < self.share:  # a product would round
+            return TOO_FEW
+        return TIE if vote.tied else None
 
     def objection(self, vote: Vote, rationale: Rationale) -> str | None:
         """Why a rationale that states an answer is not kept by agreement; None where it is."""
