@@ -107,6 +107,7 @@ def audit(
         "correct": sum(one.correct is True for one in rationales),
         "no answer found": sum(one.answer is None for one in rationales),
         "answer found by fallback": sum(one.how == "fallback" for one in rationales),
+        **_endings(rationales),
         "kept": len(kept),
         "dropped": dropped_for(rationales),
         "with a false equation": len(false),
@@ -127,6 +128,27 @@ def audit(
         **_never_right(rationales, problems, found),
         **_suspected(problems, found, rationales),
     }
+
+
+def _endings(rationales: Sequence[Rationale]) -> dict[str, int]:
+    """How texts end that are not simply an answer; nothing of what never happens."""
+    counts = {
+        "state an answer that is none of its kind": sum(
+            one.answer is None and one.how == "marker" for one in rationales
+        ),
+        "cut off at max_tokens": sum(one.truncated for one in rationales),
+        "cut where a new question began": sum(getattr(one, "cut", 0) > 0 for one in rationales),
+        "with thinking": sum(bool(_thinking(one)) for one in rationales),
+        "end inside their thinking": sum(
+            bool(_thinking(one)) and not one.completion.strip() for one in rationales
+        ),
+        "ended by a stop string": sum(bool(getattr(one, "stopped", "")) for one in rationales),
+    }
+    return {what: count for what, count in counts.items() if count}
+
+
+def _thinking(rationale: Rationale) -> str:
+    return str(getattr(rationale, "thinking", "")).strip()
 
 
 def dropped_for(rationales: Iterable[Rationale]) -> dict[str, int]:

@@ -119,8 +119,14 @@ def _row(rationale: Mapping[str, Any], problem: Mapping[str, Any]) -> list[Any]:
         rationale.get("how"),
         rationale.get("source"),
         rationale.get("index"),
-        _cut(str(rationale["completion"])),
+        _cut(_whole(rationale)),
     ]
+
+
+def _whole(rationale: Mapping[str, Any]) -> str:
+    """What a model wrote, with its thinking before it."""
+    parts = (rationale.get("thinking"), rationale["completion"])
+    return "\n\n".join(str(part) for part in parts if part)
 
 
 def _cut(text: str) -> str:
