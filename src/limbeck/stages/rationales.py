@@ -9,7 +9,7 @@ from typing import Any
 
 from limbeck.agreement import Agreement
 from limbeck.audit import audit, nothing_kept
-from limbeck.errors import DataError, NothingKeptError
+from limbeck.errors import DataError, NothingKeptError, RecipeError
 from limbeck.lm import Sampling
 from limbeck.lm.settings import Reasoning
 from limbeck.lm.written import is_unfinished
@@ -125,13 +125,18 @@ def _rationales(context: Context, split: Split) -> Rationales:
     file = recipe.teacher.file if isinstance(recipe.teacher, GivenTeacherSettings) else None
     source = None if recipe.teacher.kind == "given" else collected(context, split)
     rule, reasoning = recipe.rationales, taken_as_rationale(recipe)
+    ids = {problem.id for problem in asked}
+    given = [completion for completion in parts.given if completion.prompt_id in ids]
+    if source is None and file is None and not given:
+        raise RecipeError(
+            f"teacher.kind: given, and the data hold no rationale of {split}; name their column under "
+            "task.columns.rationale, a file of them under teacher.file, or another kind of teacher"
+        )
 
     def work(folder: Path) -> None:
         if file is not None:
             found = grade_file(context, file, asked, reasoning)
         elif source is None:
-            ids = {problem.id for problem in asked}
-            given = [completion for completion in parts.given if completion.prompt_id in ids]
             found = grade(asked, context.kind, given, teacher_name(recipe), reasoning=reasoning)
         else:
             found = grade_completions(context, asked, completions_of(source), teacher_name(recipe), reasoning)
