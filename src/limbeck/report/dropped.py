@@ -18,8 +18,8 @@ MOST = 400
 FEWEST = 20
 """Of each source at least, where there are as many."""
 
-LONGEST = 1_500
-"""Characters of a text; a longer one loses its middle."""
+LONGEST, LONGEST_QUESTION = 1_500, 500
+"""Characters of a text and of a question; a longer one loses its middle."""
 
 
 def dropped_data(sources: Mapping[str, tuple[Path, Path]]) -> list[dict[str, Any]]:
@@ -113,13 +113,13 @@ def _row(rationale: Mapping[str, Any], problem: Mapping[str, Any]) -> list[Any]:
     return [
         rationale["dropped"],
         rationale["problem_id"],
-        _cut(str(problem.get("question") or "")),
+        _cut(str(problem.get("question") or ""), LONGEST_QUESTION),
         problem.get("answer"),
         rationale.get("answer"),
         rationale.get("how"),
         rationale.get("source"),
         rationale.get("index"),
-        _cut(_whole(rationale)),
+        _cut(_whole(rationale), LONGEST),
     ]
 
 
@@ -129,9 +129,9 @@ def _whole(rationale: Mapping[str, Any]) -> str:
     return "\n\n".join(str(part) for part in parts if part)
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, longest: int) -> str:
     """A text without its middle where it is long; what is wrong with an answer stands near the end."""
-    if len(text) <= LONGEST:
+    if len(text) <= longest:
         return text
-    head, tail = LONGEST // 2, LONGEST - LONGEST // 2
-    return f"{text[:head]}\n[… {len(text) - LONGEST:,} characters …]\n{text[-tail:]}"
+    half = longest // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters …]\n{text[-half:]}"
