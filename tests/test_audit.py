@@ -107,3 +107,18 @@ def test_an_audit_of_nothing() -> None:
     assert found["kept"] == 0 and found["length of kept rationales"] == {}
     assert "no rationales at all" in nothing_kept([])
     assert "(wrong answer: 2)" in nothing_kept(mark_dropped(said("a", "8", "9")))
+
+
+def test_how_texts_end_is_counted_where_it_happens() -> None:
+    some = [
+        *said("a", None, thinking="2 + 2", completion="", how=None),
+        *said("a", "7", thinking="5 + 2", stopped="\nQ:"),
+        *said("a", None, how="marker"),
+        *said("a", "8", how="fallback", truncated=True),
+    ]
+    found = audit(mark_dropped(some), [problem("a")], "number")
+    assert found["with thinking"] == 2 and found["end inside their thinking"] == 1
+    assert found["ended by a stop string"] == 1 and found["cut off at max_tokens"] == 1
+    assert found["state an answer that is none of its kind"] == 1 and found["no answer found"] == 2
+    assert found["answer found by fallback"] == 1
+    assert "with thinking" not in audit(mark_dropped(said("a", "7")), [problem("a")], "number")

@@ -17,6 +17,7 @@ from typing import Any
 
 from limbeck.agreement import Agreement, Vote, against_gold, votes
 from limbeck.lm.settings import Reasoning
+from limbeck.lm.written import is_unfinished
 from limbeck.rationale_files import read_rationales
 from limbeck.rationales import false_equations, graded, jaccard, mark_dropped, trigrams
 from limbeck.recipe import GoldRule
@@ -65,9 +66,7 @@ def grade_file(
     found: dict[str, list[Rationale]] = defaultdict(list)
     for source, completion, about in read_rationales(file, task, problems.values()):
         problem = problems[completion.prompt_id]
-        found[problem.id].append(
-            graded(problem, kind, completion, source, about=about, reasoning=reasoning)
-        )
+        found[problem.id].append(graded(problem, kind, completion, source, about=about, reasoning=reasoning))
     marked = mark_dropped(
         [rationale for group in found.values() for rationale in group],
         keep=keep,
@@ -138,17 +137,11 @@ def _endings(rationales: Sequence[Rationale]) -> dict[str, int]:
         ),
         "cut off at max_tokens": sum(one.truncated for one in rationales),
         "cut where a new question began": sum(getattr(one, "cut", 0) > 0 for one in rationales),
-        "with thinking": sum(bool(_thinking(one)) for one in rationales),
-        "end inside their thinking": sum(
-            bool(_thinking(one)) and not one.completion.strip() for one in rationales
-        ),
-        "ended by a stop string": sum(bool(getattr(one, "stopped", "")) for one in rationales),
+        "with thinking": sum(bool(one.thinking.strip()) for one in rationales),
+        "end inside their thinking": sum(is_unfinished(one.thinking, one.completion) for one in rationales),
+        "ended by a stop string": sum(bool(one.stopped) for one in rationales),
     }
     return {what: count for what, count in counts.items() if count}
-
-
-def _thinking(rationale: Rationale) -> str:
-    return str(getattr(rationale, "thinking", "")).strip()
 
 
 def dropped_for(rationales: Iterable[Rationale]) -> dict[str, int]:
