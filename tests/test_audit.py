@@ -48,7 +48,13 @@ def test_gold_answers_that_all_samples_contradict_are_suspected() -> None:
     found = audit(mark_dropped(some), problems, "number")
     assert found["suspected wrong gold answers"] == 1
     (named,) = found["suspected wrong gold answers, named"]
-    assert named == {"problem": "wrong", "question": "How many?", "gold": "7", "answers": "8 (3), none (1)"}
+    assert named == {
+        "problem": "wrong",
+        "question": "How many?",
+        "gold": "7",
+        "answers": "8 (3), none (1)",
+        "guessed": 0,
+    }
     assert found["problems without a correct rationale"] == 4
     names = [one["problem"] for one in found["problems without a correct rationale, named"]]
     assert names == ["wrong", "few", "split", "never asked"]

@@ -235,7 +235,7 @@ def _never_right(
     """Problems with a gold answer of which no rationale ends in it, those without any rationale too."""
     solved = {one.problem_id for one in rationales if one.correct}
     failed = [problem for problem in problems if problem.answer is not None and problem.id not in solved]
-    return _named("problems without a correct rationale", failed, found)
+    return _named("problems without a correct rationale", failed, found, rationales)
 
 
 def _suspected(
@@ -252,11 +252,14 @@ def _suspected(
         and len(vote.answers) == 1
         and vote.stated >= SUSPICIOUS
     ]
-    return _named("suspected wrong gold answers", suspected, found)
+    return _named("suspected wrong gold answers", suspected, found, rationales)
 
 
-def _named(what: str, some: Sequence[Problem], found: Mapping[str, Vote]) -> dict[str, Any]:
-    """How many problems, and the first of them with what their samples answer."""
+def _named(
+    what: str, some: Sequence[Problem], found: Mapping[str, Vote], rationales: Sequence[Rationale]
+) -> dict[str, Any]:
+    """How many problems, and the first of them with what their samples answer, and how many guess."""
+    guesses = Counter(one.problem_id for one in rationales if one.how == "fallback")
     count: dict[str, Any] = {what: len(some)}
     if some:
         count[f"{what}, named"] = [
@@ -265,6 +268,7 @@ def _named(what: str, some: Sequence[Problem], found: Mapping[str, Vote]) -> dic
                 "question": _shortened(problem.question),
                 "gold": problem.answer,
                 "answers": found[problem.id].shown() if problem.id in found else "not answered",
+                "guessed": guesses[problem.id],
             }
             for problem in some[:NAMED]
         ]
