@@ -122,6 +122,31 @@ TeacherSettings = Annotated[
 ]
 
 
+class AgreementSettings(Settings):
+    """When the samples of a problem agree on an answer."""
+
+    share: float = Field(
+        0.5, gt=0, le=1, description="of a problem's samples that must state the same answer, at least"
+    )
+    least: int = Field(2, ge=2, description="samples that must state it, at least")
+    abstentions: Literal["count", "leave-out"] = Field(
+        "count", description="samples without a readable answer: part of the whole, or left out of the share"
+    )
+
+
+Keep = Literal["correct", "unless-wrong", "all", "agreement"]
+"""`agreement` looks at no gold answer; `agreement:` next to one of the others is a second condition."""
+
+GoldRule = Literal["correct", "unless-wrong", "all"]
+
+
+def rules_of(keep: Keep, agreement: AgreementSettings | None) -> tuple[GoldRule, AgreementSettings | None]:
+    """What is compared with gold, and what the samples must agree on (None: nothing)."""
+    if keep == "agreement":
+        return "all", agreement or AgreementSettings()
+    return keep, None if keep == "all" else agreement
+
+
 class RationaleSettings(Settings):
     """How many rationales are collected per problem, and which are kept."""
 
@@ -129,8 +154,13 @@ class RationaleSettings(Settings):
     temperature: float = Field(0.7, ge=0, description="0 is greedy and allows one per problem")
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, ge=1, description="new tokens per rationale")
-    keep: Literal["correct", "unless-wrong", "all"] = Field(
-        "correct", description='"unless-wrong" keeps rationales that name no answer explicitly'
+    keep: Keep = Field(
+        "correct",
+        description='"unless-wrong" keeps rationales that name no answer explicitly; "agreement" needs no '
+        "gold answers: the samples of a problem decide",
+    )
+    agreement: AgreementSettings | None = Field(
+        None, description="the samples of a problem must agree too; null: only where keep is agreement"
     )
     drop_false_equations: bool = Field(
         False, description="drop rationales with an equation that does not hold"
@@ -143,6 +173,16 @@ class RationaleSettings(Settings):
                 "per_problem above 1 needs a temperature above 0; greedy completions are all equal"
             )
         return self
+
+    @model_validator(mode="after")
+    def _all_is_all(self) -> Self:
+        _refuse_all_that_agree(self.keep, self.agreement)
+        return self
+
+
+def _refuse_all_that_agree(keep: Keep, agreement: AgreementSettings | None) -> None:
+    if keep == "all" and agreement is not None:
+        raise ValueError("agreement: keep: all drops nothing for its answer; set keep: agreement")
 
 
 class ExamSettings(Settings):
@@ -220,13 +260,19 @@ class MentorSettings(LearnerSettings):
         1.0, gt=0, le=1, description="share of the training problems whose rationales it may see"
     )
     writes: WritingSettings = WritingSettings()
-    keep: Literal["correct", "unless-wrong", "all"] = Field(
-        "correct", description="of what it wrote; the teacher's rule is under rationales.keep"
+    keep: Keep = Field("correct", description="of what it wrote; the teacher's rule is under rationales.keep")
+    agreement: AgreementSettings | None = Field(
+        None, description="its samples of a problem must agree too; null: only where keep is agreement"
     )
     file: str | None = Field(
         None, min_length=1, description="rationales it wrote before, as JSONL; it is not asked to write then"
     )
     exam: bool = Field(True, description="examine the mentor on the test split too")
+
+    @model_validator(mode="after")
+    def _all_is_all(self) -> Self:
+        _refuse_all_that_agree(self.keep, self.agreement)
+        return self
 
 
 class Recipe(Settings):
@@ -264,6 +310,35 @@ class Recipe(Settings):
                     raise ValueError(
                         f"claims.compare: {name}: one mentor decides nothing; take claims.mentors: 3"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _rationales_can_be_judged(self) -> Self:
+        """Without gold answers something else must decide; one sample agrees with nobody."""
+        asked = None if self.teacher.kind == "given" else self.rationales.per_problem
+        rules: list[tuple[str, str, RationaleSettings | MentorSettings, int | None]]
+        rules = [("rationales", "per_problem", self.rationales, asked)]
+        rules += [
+            (f"mentors.{name}", "writes.per_problem", one, None if one.file else one.writes.per_problem)
+            for name, one in self.mentors.items()
+        ]
+        for place, count, one, samples in rules:
+            gold, agreement = rules_of(one.keep, one.agreement)
+            if (
+                self.task.source == "files"
+                and self.task.gold == "optional"
+                and gold != "all"
+                and not agreement
+            ):
+                raise ValueError(
+                    f"{place}.keep: {one.keep} compares with gold answers, and by task.gold: optional some "
+                    "are missing; set it to agreement, or add agreement: {} next to it"
+                )
+            if agreement and samples is not None and samples < agreement.least:
+                raise ValueError(
+                    f"{place}.{count}: {samples} of a problem cannot agree; "
+                    f"take {agreement.least} or more ({place}.agreement.least)"
+                )
         return self
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import generate
 from limbeck.tasks.readers import Placed, hub_folder, locate, read_rows
 from limbeck.tasks.rows import row_problem, row_rationales, shortened
-from limbeck.tasks.settings import Columns, FilesTask, Leaks, TaskSettings
+from limbeck.tasks.settings import Columns, FilesTask, Gold, Leaks, TaskSettings
 
 
 class GivenRationale(NamedTuple):
@@ -55,7 +55,12 @@ class Splits:
 
 
 def problems(
-    rows: Iterable[Placed], columns: Columns, kind: AnswerKind, *, rationale_needed: bool = True
+    rows: Iterable[Placed],
+    columns: Columns,
+    kind: AnswerKind,
+    *,
+    rationale_needed: bool = True,
+    gold: Gold = "needed",
 ) -> Table:
     """Turn rows into problems and rationales.
 
@@ -64,22 +69,23 @@ def problems(
         columns: what the columns are called.
         kind: the answer kind.
         rationale_needed: a row without the rationale column is an error.
+        gold: "optional" where a row may lack its gold answer.
 
     Raises:
         DataError: with the row's place; see the rules above.
     """
     table = Table()
     known: dict[str, Problem] = {}
-    answers: dict[tuple[str, tuple[str, ...]], tuple[str, str]] = {}
+    answers: dict[tuple[str, tuple[str, ...]], tuple[str | None, str]] = {}
     counts: Counter[str] = Counter()
     for place, row in rows:
-        problem = row_problem(place, row, columns, kind)
+        problem = row_problem(place, row, columns, kind, gold)
         answer, earlier = answers.setdefault((problem.question, problem.options), (problem.answer, place))
         if answer != problem.answer:
             raise DataError(
                 place,
-                f"the question has the answer {shortened(problem.answer)} here, "
-                f"but {shortened(answer)} at {earlier}; keep one of them",
+                f"the question has the answer {shortened(problem.answer or 'none')} here, "
+                f"but {shortened(answer or 'none')} at {earlier}; keep one of them",
             )
         same_id = known.get(problem.id)
         if same_id is None:
@@ -166,9 +172,11 @@ def load_splits(settings: TaskSettings, seed: int) -> Splits:
         )
     columns, kind = settings.columns, settings.kind
     bare = columns.model_copy(update={"rationale": None})
-    read = {"train": problems(read_rows(settings.train), columns, kind)}
+    read = {"train": problems(read_rows(settings.train), columns, kind, gold=settings.gold)}
     if isinstance(settings.dev, str):
-        read["dev"] = problems(read_rows(settings.dev), columns, kind, rationale_needed=False)
+        read["dev"] = problems(
+            read_rows(settings.dev), columns, kind, rationale_needed=False, gold=settings.gold
+        )
     read["test"] = problems(read_rows(settings.test), bare, kind)
     _refuse_shared_ids(read)
     notes = [note for name, table in read.items() for note in _notes(name, table)]
