@@ -150,10 +150,12 @@ def rules_of(keep: Keep, agreement: AgreementSettings | None) -> tuple[GoldRule,
 class RationaleSettings(Settings):
     """How many rationales are collected per problem, and which are kept."""
 
-    per_problem: int = Field(1, ge=1, description="rationales asked of the teacher per training problem")
+    per_problem: int = Field(
+        1, ge=1, le=1000, description="rationales asked of the teacher per training problem"
+    )
     temperature: float = Field(0.7, ge=0, description="0 is greedy and allows one per problem")
     top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(512, ge=1, description="new tokens per rationale")
+    max_tokens: int = Field(512, ge=1, le=1_000_000, description="new tokens per rationale")
     keep: Keep = Field(
         "correct",
         description='"unless-wrong" keeps rationales that name no answer explicitly; "agreement" needs no '
@@ -188,8 +190,8 @@ def _refuse_all_that_agree(keep: Keep, agreement: AgreementSettings | None) -> N
 class ExamSettings(Settings):
     """How students and teacher are examined on the test split."""
 
-    max_tokens: int = Field(256, ge=1, description="new tokens per answer")
-    votes: int = Field(1, ge=1, description="1 is greedy; more is the majority of sampled answers")
+    max_tokens: int = Field(256, ge=1, le=1_000_000, description="new tokens per answer")
+    votes: int = Field(1, ge=1, le=1000, description="1 is greedy; more is the majority of sampled answers")
     temperature: float = Field(0.7, gt=0, description="of the votes; not used by greedy exams")
     batch_size: int = Field(64, ge=1, description="completions generated side by side")
     stop: Stops = Field((), description="texts at which students and mentors stop; not part of the answer")
@@ -238,11 +240,11 @@ class StudentSettings(LearnerSettings):
 class WritingSettings(Settings):
     """How a mentor writes rationales; the defaults are Mentor-KD's (its top_k is the library's default)."""
 
-    per_problem: int = Field(3, ge=1, description="rationales written per training problem")
+    per_problem: int = Field(3, ge=1, le=1000, description="rationales written per training problem")
     temperature: float = Field(0.7, gt=0)
     top_k: int = Field(50, ge=0, description="drawn from the likeliest tokens only; 0: from all")
     top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(512, ge=1, description="new tokens per rationale")
+    max_tokens: int = Field(512, ge=1, le=1_000_000, description="new tokens per rationale")
     batch_size: int = Field(64, ge=1, description="rationales written side by side")
     stop: Stops = Field((), description="texts at which it stops; they are not part of the rationale")
     problems: Literal["all", "taught"] = Field(
