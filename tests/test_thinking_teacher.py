@@ -340,11 +340,11 @@ def test_a_local_model_whose_template_opens_the_tag(limbeck: Limbeck, folder: Pa
     assert {one["dropped"] for one in records(folder / "taught" / "rationales" / "graded.jsonl")} == {
         "no answer behind the thinking"
     }
-    stopped = limbeck("collect", "local.yaml", "--out", "taught", "--set", "teacher.stop=' is'")
+    stopped = limbeck("collect", "local.yaml", "--out", "taught", "--set", "teacher.stop='.'")
     assert stopped.status == 0, stopped.err
     for one in records(folder / "taught" / "rationales" / "graded.jsonl"):
-        assert (one["completion"], one["stopped"], one["truncated"]) == ("The answer", " is", False)
-        assert "last digit is" in one["thinking"]
+        assert one["completion"] == f"The answer is {one['answer']}"
+        assert one["stopped"] == "." and not one["truncated"] and "last digit is" in one["thinking"]
 
 
 def test_a_mentor_thinks_writes_and_stops(limbeck: Limbeck, folder: Path) -> None:
