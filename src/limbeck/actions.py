@@ -26,11 +26,10 @@ from limbeck.opening import (
 if TYPE_CHECKING:
     from limbeck.lm.load import Dtype
     from limbeck.methods import Chosen
+    from limbeck.recipe import Keep
     from limbeck.records import Prediction, Rationale
     from limbeck.stages.context import Context
     from limbeck.tasks.answers import AnswerKind
-
-Keep = Literal["correct", "unless-wrong", "all"]
 
 
 def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Path:
@@ -39,18 +38,19 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
     Args:
         recipe: a YAML file.
         overrides: `a.b=value` texts.
-        request: see `opening.Request`: out, yes, max_cost, release, until, again.
+        request: see `opening.Request`: out, yes, max_cost, release, until, again, report.
 
     Returns:
         The run folder; `report.html` is in it, if anybody was examined.
     """
-    with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
+    asked = Request(**request)
+    with open_context(Path(recipe), overrides, asked) as (context, chosen):
         folder = context.run.folder
-        tell(context, lambda: _everything(context, chosen))
+        tell(context, lambda: _everything(context, chosen, report=asked.report))
     return folder
 
 
-def _everything(context: Context, chosen: Mapping[str, Chosen]) -> None:
+def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool) -> None:
     from limbeck import stages
     from limbeck.stages.teacher import examine_teacher
 
@@ -71,7 +71,8 @@ def _everything(context: Context, chosen: Mapping[str, Chosen]) -> None:
     if not context.recipe.students:
         for name in context.recipe.mentors:
             stages.examine_mentor(context, name)
-    _report(context.run.folder)
+    if report:
+        _report(context.run.folder)
 
 
 def _report(folder: Path) -> None:
@@ -119,20 +120,27 @@ def grade(
     Args:
         file: JSONL, such as a run's `graded.jsonl`.
         task: a built-in task's name, or a recipe file whose task is meant.
-        keep: what is kept; None: the recipe's own rule.
+        keep: what is kept; None: the recipe's own rule. "agreement" takes the recipe's, or the usual one.
 
     Returns:
         The rationales with their verdicts, and the audit.
     """
-    from limbeck.rationales import grade_file
+    from limbeck.agreement import Agreement
+    from limbeck.audit import grade_file
+    from limbeck.recipe import rules_of
+    from limbeck.stages.teacher import taken_as_rationale
+    from limbeck.tasks.settings import task_kind
 
     about = about_task(str(task), overrides)
+    gold, agreement = rules_of(keep or about.rationales.keep, about.rationales.agreement)
     return grade_file(
         Path(file),
         about.task,
         about.seed,
-        keep=keep or about.rationales.keep,
+        keep=gold,
+        agreement=Agreement(task_kind(about.task), **agreement.model_dump()) if agreement else None,
         drop_false_equations=drop_false_equations or about.rationales.drop_false_equations,
+        reasoning=taken_as_rationale(about),
     )
 
 
@@ -156,6 +164,7 @@ def evaluate(
     form: str | None = None,
     device: str = "auto",
     dtype: Dtype | None = None,
+    stop: Sequence[str] | None = None,
     replace: bool = False,
 ) -> Exam:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings.
@@ -165,6 +174,7 @@ def evaluate(
         out: gets `predictions.jsonl` and `metrics.json`.
         form: of the prompt; None: what the model was trained with.
         dtype: of the weights; None: what the model's folder names, as in the exam of its run, or float32.
+        stop: texts at which an answer ends; None: the recipe's `exam.stop`.
         replace: a finished exam in `out` may be replaced.
 
     Raises:
@@ -184,7 +194,10 @@ def evaluate(
         _refuse_taken(folder, replace=replace)
     ranks.barrier()
     temperature = exam.temperature if count > 1 else 0.0
-    sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
+    stops = exam.stop if stop is None else tuple(stop)
+    sampling = Sampling(
+        n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed, stop=stops
+    )
     kind = task_kind(about.task)
     predictions, summary, examined = examine_model(
         model_folder(str(model)),
@@ -264,6 +277,8 @@ def claims(
     from limbeck.recipe import load_recipe
     from limbeck.records import write_json
 
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes {processes}: must be 1 or more")
     path = Path(recipe)
     resolved, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
     folder = Path(out or Path("runs") / f"{resolved.name}-claims")
@@ -320,7 +335,7 @@ def convert(model: Path | str, out: Path | str) -> Path:
 
 
 def _refuse_filled(folder: Path) -> None:
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+    if folder.exists() and (folder.is_file() or any(folder.iterdir()) or folder.samefile(Path.cwd())):
         raise InputError(f"{folder}: is there already; name a new folder with --out")
 
 

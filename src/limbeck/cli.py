@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from limbeck.errors import DiskError, InputError, LimbeckError, first_line, out_of_memory
+from limbeck.errors import DiskError, InputError, LimbeckError, NothingKeptError, first_line, out_of_memory
 from limbeck.opening import model_folder
 
 INTERRUPTED = 130
@@ -63,6 +63,10 @@ FormatName = Annotated[
 DtypeName = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option("--dtype", help="Of the weights; as the model's folder says, or float32, when not given."),
+]
+StopTexts = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End the answer before this text; may be given often."),
 ]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run, student or exam folders.")]
 
@@ -134,6 +138,7 @@ def run(
     release: Release = False,
     until: Until = None,
     again: Again = None,
+    page: Annotated[bool, typer.Option("--report/--no-report", hidden=True)] = True,
 ) -> None:
     """Everything from problems to exams, and a report. Goes on where it was stopped."""
     from limbeck import actions, ranks, report
@@ -148,8 +153,9 @@ def run(
         release=release,
         until=until,
         again=tuple(again or ()),
+        report=page,
     )
-    if ranks.main() and until is None and (folder / "report.html").exists():
+    if page and ranks.main() and until is None and (folder / "report.html").exists():
         console.print_results([folder], report.contestants([folder]), None)
         print(f"report: {folder / 'report.html'}")
 
@@ -181,7 +187,7 @@ def collect(
         again=tuple(again or ()),
     )
     if ranks.main():
-        console.print_audit(folder / "audit.json")
+        console.print_audit_file(folder / "audit.json")
         print(f"rationales: {folder / 'graded.jsonl'}")
 
 
@@ -193,26 +199,42 @@ def grade(
     task: TaskName,
     overrides: Overrides = None,
     keep: Annotated[
-        Literal["correct", "unless-wrong", "all"] | None,
-        typer.Option(help="unless-wrong keeps what names no answer; not given: the recipe's own rule."),
+        Literal["correct", "unless-wrong", "all", "agreement"] | None,
+        typer.Option(
+            help="unless-wrong keeps what names no answer, agreement what the samples of a problem agree on; "
+            "not given: the recipe's own rule."
+        ),
     ] = None,
     drop_false_equations: Annotated[
         bool, typer.Option(help="Drop rationales with a false equation.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write the graded rationales here.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Audit a file of rationales: how many are correct, what is dropped and why, how diverse they are."""
+    """Audit a file of rationales: how many are correct, what is dropped and why, how diverse they are.
+
+    Exits 1 where nothing was kept.
+    """
     from limbeck import actions
+    from limbeck.audit import nothing_kept
     from limbeck.records import write_jsonl
     from limbeck.report import console
 
     graded, summary = actions.grade(
         file, task, overrides or (), keep=keep, drop_false_equations=drop_false_equations
     )
-    console.print_table(summary)
     if out:
         write_jsonl(out, graded)
-        print(f"graded rationales: {out}")
+    if json:
+        from json import dumps
+
+        print(dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        console.print_audit(summary)
+        if out:
+            print(f"graded rationales: {out}")
+    if not summary["kept"]:
+        raise NothingKeptError(nothing_kept(graded))
 
 
 @app.command("import")
@@ -262,6 +284,7 @@ def evaluate(
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dtype: DtypeName = None,
+    stop: StopTexts = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a finished exam in --out.")] = False,
 ) -> None:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
@@ -279,6 +302,7 @@ def evaluate(
         form=form,
         device=device,
         dtype=dtype,
+        stop=stop,
         replace=replace,
     )
     if ranks.main():
@@ -371,13 +395,15 @@ def ask(
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dtype: DtypeName = None,
+    stop: StopTexts = None,
 ) -> None:
     """Ask a student one question and print its reasoning."""
     from limbeck.exam import answer_one
 
     if not question.strip() or any("\ud800" <= letter <= "\udfff" for letter in question):
         raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
-    print(answer_one(model_folder(model), question, max_tokens, form=form, device=device, dtype=dtype))
+    folder, stops = model_folder(model), stop or ()
+    print(answer_one(folder, question, max_tokens, form=form, device=device, dtype=dtype, stop=stops))
 
 
 @app.command()

@@ -36,6 +36,7 @@ class Request:
         release: requests to the teacher without an answer were not charged, by the bill.
         until: end well after this stage.
         again: a stage that runs again although nothing changed, or several.
+        report: write report.html; False: the runs of a protocol show nothing before all are done.
     """
 
     out: Path | str | None = None
@@ -44,6 +45,7 @@ class Request:
     release: bool = False
     until: str | None = None
     again: str | Sequence[str] = ()
+    report: bool = True
 
 
 @contextmanager
@@ -161,6 +163,12 @@ def problems_of(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
     problems: list[Problem] = getattr(load_splits(settings, seed), split)
     if not problems:
         raise InputError(f"--split {split}: this task has no problems there; choose another split")
+    for problem in problems:
+        if problem.answer is None:
+            raise InputError(
+                f"--split {split}: problem {problem.id} has no gold answer, so nobody can be examined on it; "
+                "take test, or write the missing answers"
+            )
     return problems
 
 

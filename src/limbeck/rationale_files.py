@@ -29,8 +29,8 @@ def read_rationales(file: Path, task: TaskSettings, problems: Iterable[Problem])
 
     Args:
         file: JSONL of rationales or completions: `problem_id` (or `prompt_id`) or
-            `question`, and `completion` (or `text`), with or without `source`, `index`
-            and `about`; or data with the task's own question and rationale columns, as
+            `question`, and `completion` (or `text`), with or without `source`, `index`,
+            `about`, `thinking` and `stopped`; or data with the task's own question and rationale columns, as
             `limbeck run` reads them: a text, a list of texts, or null, which is
             skipped. An unknown `problem_id` joins by the question next to it.
         task: whose columns are meant.
@@ -57,11 +57,15 @@ def read_rationales(file: Path, task: TaskSettings, problems: Iterable[Problem])
             )
         source, tokens = str(row.get("source") or file.stem), _count(place, row, "tokens", 0)
         truncated = row.get("truncated") in (True, "true", "True")
+        apart = (row.get(name) for name in ("thinking", "stopped"))
+        thinking, stopped = (cell if isinstance(cell, str) else "" for cell in apart)
         for text in texts:
             index = counts[problem_id, source]
             index = index if len(texts) > 1 else _count(place, row, "index", index)
             counts[problem_id, source] += 1
-            completion = Completion(problem_id, index, text, tokens, truncated)
+            completion = Completion(
+                problem_id, index, text, tokens, truncated, thinking=thinking, stopped=stopped
+            )
             read.append(FromFile(source, completion, str(row.get("about") or "")))
     return read
 

@@ -28,13 +28,29 @@ class Problem(Record):
     """A question with its gold answer in canonical form (see `tasks.answers`).
 
     `options` are those of kind choice; `labels` the fixed set of kind label, the same for a whole task.
+    `answer` None: no gold answer is known; only training problems may lack it.
     """
 
     id: str = Field(min_length=1)
     question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    answer: str | None = Field(min_length=1)
     options: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+
+    @property
+    def gold(self) -> str:
+        """The gold answer, where one is needed.
+
+        Raises:
+            DataError: none is known.
+        """
+        if self.answer is None:
+            raise DataError(f"problem {self.id}", "has no gold answer, and one is needed here; write it")
+        return self.answer
+
+    def answered(self, answer: str | None) -> Problem:
+        """This problem with its gold answer; where none is known, with the one given."""
+        return self if self.answer is not None else self.model_copy(update={"answer": answer})
 
 
 class Rationale(Record):
@@ -43,9 +59,10 @@ class Rationale(Record):
     `reasoning` is the completion without its closing answer statement, `answer`
     what was extracted from it (None: extraction failed) and `how` by what: an
     explicit marker ("the answer is") or the answer kind's fallback; by a marker and
-    without an answer: what it states is none of the kind. `cut` is how many characters
-    at the end of the completion go on to another question (`tasks.run_on`): they are
-    neither graded nor part of the reasoning. `dropped`
+    without an answer: what it states is none of the kind. `correct` is None
+    where the problem has no gold answer. `cut` is how many characters at the end of
+    the completion go on to another question (`tasks.run_on`): they are neither graded
+    nor part of the reasoning. `dropped`
     says why it is not trained on; None means kept. `origin` is "file#record" of
     the published file that it was imported from. `about` names what else it is
     about than its problem: a mistake's or a passage's id.
@@ -60,13 +77,15 @@ class Rationale(Record):
     reasoning: str
     answer: str | None
     how: Literal["marker", "fallback"] | None = None
-    correct: bool
+    correct: bool | None
     dropped: str | None = None
     truncated: bool = False
     tokens: int = 0
     origin: str = ""
     about: str = ""
     cut: int = Field(default=0, ge=0)
+    thinking: str = Field("", description="what a reasoning model wrote before the completion")
+    stopped: str = Field("", description="the stop string that ended the completion, which does not hold it")
 
 
 class Prediction(Record):
@@ -87,6 +106,8 @@ class Prediction(Record):
     truncated: bool = False
     votes: tuple[str | None, ...] = ()
     cut: int = Field(default=0, ge=0)
+    thinking: str = ""
+    stopped: str = ""
 
 
 class Demonstration(Record):

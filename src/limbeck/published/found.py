@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from limbeck.audit import audit
 from limbeck.errors import DiskError, InputError
 from limbeck.files import whole_file
 from limbeck.lm import Completion
-from limbeck.rationales import audit, grade, mark_dropped
+from limbeck.rationales import grade, mark_dropped
 from limbeck.records import Problem, Rationale, write_json, write_jsonl
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
@@ -28,7 +29,7 @@ _SENTENCE_ENDS = (".", "!", "?", '"', "'", ")")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user says besides the paths.
+    """What the user says next to the paths.
 
     `task`: which published set, or what to call single files. `kind`: its answers',
     where the set is none of the published ones. `teacher`: the source of its
@@ -174,7 +175,8 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
             new = {one.problem_id for one in rationales if one.correct} - taught
             files[name]["questions with a correct one, and none of the teacher's"] = len(new)
         examined = found.test if name == TEACHER_TEST else found.train
-        files[name]["audit"] = audit(mark_dropped(rationales, known=kept if mentor else ()), examined)
+        marked = mark_dropped(rationales, known=kept if mentor else ())
+        files[name]["audit"] = audit(marked, examined, found.kind)
     return {
         "format": format_name,
         "task": found.task,
@@ -185,7 +187,7 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
         "questions": {
             "train": len(train),
             "test": len(found.test),
-            "of train that stand in test": len(train & {problem.id for problem in found.test}),
+            "of train that are in test": len(train & {problem.id for problem in found.test}),
         },
         "files": files,
     }
@@ -227,7 +229,7 @@ def _published(kind: AnswerKind, graded: Sequence[_Verdict]) -> dict[str, Any]:
         counts["disagree with the flag"].pop("", None)
     if any(one.given.stated for one in graded):
         against = Counter(_against_stated(kind, one) for one in graded if one.given.stated)
-        counts["the chain alone against the answer beside it"] = dict(against.most_common())
+        counts["the chain alone against the answer next to it"] = dict(against.most_common())
     if kind == "number" and flags:
         never = sum(bool(one.given.flagged) and not _holds_gold(one.given) for one in graded)
         counts["flagged correct, but the gold number is nowhere"] = never
@@ -274,7 +276,7 @@ def _against_stated(kind: AnswerKind, one: _Verdict) -> str:
     """What the chain alone answers, compared with the answer next to it."""
     ours, given = one.ours, one.given
     if ours is None or ours.how != "marker" or ours.answer is None:
-        return "no answer beside it that its kind can parse"
+        return "no answer next to it that its kind can parse"
     alone = grade_answer(given.problem, kind, given.chain or "")
     if alone.answer is None:
         return "no answer in the chain"
@@ -289,7 +291,7 @@ def _disagreements(name: str, kind: AnswerKind, graded: Iterable[_Verdict]) -> l
     for one in graded:
         reasons = [_against_flag(one)]
         if one.given.stated and (why := _against_stated(kind, one)) == "another answer stated":
-            reasons.append(f"beside the chain: {why}")
+            reasons.append(f"next to the chain: {why}")
         for reason in filter(None, reasons):
             rows.append(
                 {
@@ -299,7 +301,7 @@ def _disagreements(name: str, kind: AnswerKind, graded: Iterable[_Verdict]) -> l
                     "why": reason,
                     "gold": one.given.problem.answer,
                     "answer": one.ours and one.ours.answer,
-                    "beside the chain": one.given.stated or None,
+                    "next to the chain": one.given.stated or None,
                     "flagged correct": one.given.flagged,
                 }
             )

@@ -94,9 +94,9 @@ def read(paths: Sequence[str], request: Request) -> Found:
     files: list[_File] = []
     missing: list[str] = []
     for path in paths:
-        told = re.fullmatch(r"(train|test|aug:[\w.+-]+)=(.+)", path)
-        if told and not Path(path).exists():
-            files.append(_File(Path(told[2]), Path(told[2]).name, told[1]))
+        named = re.fullmatch(r"(train|test|aug:[\w.+-]+)=(.+)", path)
+        if named and not Path(path).exists():
+            files.append(_File(Path(named[2]), Path(named[2]).name, named[1]))
         elif Path(path).is_dir():
             there, absent = _in_folder(Path(path), request.task)
             files, missing = files + there, missing + absent
@@ -245,15 +245,15 @@ def _problem(place: str, row: Row, shape: str, reading: _Reading, origin: str) -
     """The row's problem; its gold must be that of all other records of the question, or the first is kept."""
     problem = row_problem(place, row, _SEVERAL_COLUMNS if shape == SEVERAL else _COLUMNS, reading.kind)
     first, earlier = reading.golds.setdefault(problem.id, (problem, place))
-    if first.answer == problem.answer:
+    if first.gold == problem.gold:
         return first
     if reading.request.gold == "refuse":
         raise DataError(
             place,
-            f"the question has the answer {shortened(problem.answer)} here, but "
-            f"{shortened(first.answer)} at {earlier}; keep one of them, or the first with --gold first",
+            f"the question has the answer {shortened(problem.gold)} here, but "
+            f"{shortened(first.gold)} at {earlier}; keep one of them, or the first with --gold first",
         )
-    reading.set_aside.append(SetAside(origin, problem.answer, first.answer, earlier))
+    reading.set_aside.append(SetAside(origin, problem.gold, first.gold, earlier))
     return first
 
 

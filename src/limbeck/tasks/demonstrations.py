@@ -127,7 +127,9 @@ def of_rationales(
     return [
         Demonstration(
             question=question_with_options(problem),
-            completion=FORMATS[form].completion(first[problem.id].reasoning, problem.answer),
+            completion=FORMATS[form].completion(
+                first[problem.id].reasoning, problem.answered(first[problem.id].answer).gold
+            ),
             problem_id=problem.id,
         )
         for problem in problems
@@ -136,7 +138,7 @@ def of_rationales(
 
 
 def of_answers(problems: Iterable[Problem], form: str) -> list[Demonstration]:
-    """Every problem with its answer alone."""
+    """Every problem that has a gold answer, with that alone."""
     return [
         Demonstration(
             question=question_with_options(problem),
@@ -144,6 +146,7 @@ def of_answers(problems: Iterable[Problem], form: str) -> list[Demonstration]:
             problem_id=problem.id,
         )
         for problem in problems
+        if problem.answer is not None
     ]
 
 

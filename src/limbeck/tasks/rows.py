@@ -10,20 +10,28 @@ from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind, canonical
 from limbeck.tasks.options import LETTERS, options_in, without_label
 from limbeck.tasks.readers import Row
-from limbeck.tasks.settings import Columns
+from limbeck.tasks.settings import Columns, Gold
 
 
 def row_problem(
-    place: str, row: Row, columns: Columns, kind: AnswerKind, labels: tuple[str, ...] = ()
+    place: str,
+    row: Row,
+    columns: Columns,
+    kind: AnswerKind,
+    gold_is: Gold = "needed",
+    labels: tuple[str, ...] = (),
 ) -> Problem:
     """The problem of a row; without an id column its id is made from question and options.
 
+    Where gold is "optional", a row without the answer column, or with nothing in it, has no gold answer.
     `labels` are those of kind label.
 
     Raises:
         DataError: a missing column, an empty question, a gold answer that its kind cannot parse.
     """
     name, question, options, own_labels = row_question(place, row, columns, kind)
+    if gold_is == "optional" and _is_missing(row, columns.answer):
+        return Problem(id=name, question=question, answer=None, options=options, labels=labels)
     cell = _cell(place, row, columns.answer, "answer")
     gold = _answer_text(place, cell, columns.answer)
     try:
@@ -95,6 +103,14 @@ def _cell(place: str, row: Row, column: str, setting: str) -> Any:
             raise DataError(place, f"no column {column!r}; set task.columns.{setting} to one of: {there}")
         value = value[part]
     return value
+
+
+def _is_missing(row: Row, column: str) -> bool:
+    """Whether a row holds nothing under a column: not the column, null, or a text without letters."""
+    value: Any = row
+    for part in [column] if column in row else column.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _answer_text(place: str, cell: Any, column: str) -> str:

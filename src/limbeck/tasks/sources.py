@@ -21,7 +21,7 @@ from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import generate
 from limbeck.tasks.readers import Placed, hub_folder, locate, read_rows
 from limbeck.tasks.rows import row_problem, row_rationales, shortened
-from limbeck.tasks.settings import Columns, FilesTask, Leaks, TaskSettings
+from limbeck.tasks.settings import Columns, FilesTask, Gold, Leaks, TaskSettings
 
 
 class GivenRationale(NamedTuple):
@@ -61,6 +61,7 @@ def problems(
     *,
     labels: tuple[str, ...] = (),
     rationale_needed: bool = True,
+    gold: Gold = "needed",
 ) -> Table:
     """Turn rows into problems and rationales.
 
@@ -70,22 +71,23 @@ def problems(
         kind: the answer kind.
         labels: of kind label.
         rationale_needed: a row without the rationale column is an error.
+        gold: "optional" where a row may lack its gold answer.
 
     Raises:
         DataError: with the row's place; see the rules above.
     """
     table = Table()
     known: dict[str, Problem] = {}
-    answers: dict[tuple[str, tuple[str, ...]], tuple[str, str]] = {}
+    answers: dict[tuple[str, tuple[str, ...]], tuple[str | None, str]] = {}
     counts: Counter[str] = Counter()
     for place, row in rows:
-        problem = row_problem(place, row, columns, kind, labels)
+        problem = row_problem(place, row, columns, kind, gold, labels)
         answer, earlier = answers.setdefault((problem.question, problem.options), (problem.answer, place))
         if answer != problem.answer:
             raise DataError(
                 place,
-                f"the question has the answer {shortened(problem.answer)} here, "
-                f"but {shortened(answer)} at {earlier}; keep one of them",
+                f"the question has the answer {shortened(problem.answer or 'none')} here, "
+                f"but {shortened(answer or 'none')} at {earlier}; keep one of them",
             )
         same_id = known.get(problem.id)
         if same_id is None:
@@ -172,9 +174,12 @@ def load_splits(settings: TaskSettings, seed: int) -> Splits:
         )
     columns, kind, labels = settings.columns, settings.kind, settings.labels
     bare = columns.model_copy(update={"rationale": None})
-    read = {"train": problems(read_rows(settings.train), columns, kind, labels=labels)}
+    gold = settings.gold
+    read = {"train": problems(read_rows(settings.train), columns, kind, labels=labels, gold=gold)}
     if isinstance(settings.dev, str):
-        read["dev"] = problems(read_rows(settings.dev), columns, kind, labels=labels, rationale_needed=False)
+        read["dev"] = problems(
+            read_rows(settings.dev), columns, kind, labels=labels, rationale_needed=False, gold=gold
+        )
     read["test"] = problems(read_rows(settings.test), bare, kind, labels=labels)
     _refuse_shared_ids(read)
     notes = [note for name, table in read.items() for note in _notes(name, table)]
