@@ -192,6 +192,11 @@ def test_a_bare_text_of_several_words(text: str, answer: str | None) -> None:
         ("number", "15 + 3 = 18\n<answer>18</answer>", "15 + 3 = 18."),
         ("number", "15 + 3 = 18\n### Answer\n18", "15 + 3 = 18."),
         ("choice", "It is sweet.\nAns: B", "It is sweet."),
+        (
+            "choice",
+            "(A) apple: sold\n(B) pear is the correct answer\n(C) plum: green",
+            "(A) apple: sold\n(B) pear is the correct answer\n(C) plum: green",
+        ),
         ("number", "15 + 3 = 18. The answer is $\\boxed{18}$.", "15 + 3 = 18."),
         (
             "text",

@@ -208,6 +208,7 @@ def _reasoning(kind: AnswerKind, text: str, plain: str, options: Sequence[str], 
             not closes
             and (
                 answer is None
+                or not statement.sure  # one line of a list: "(B) 5 is the correct answer"
                 or not same(kind, stated, answer)
                 or (end < whole and not first)  # answers a question on the way; another one closes
                 or after[0].islower()  # a sentence that goes on in the next line

@@ -87,7 +87,8 @@ MARKERS: tuple[Marker, ...] = (
         "reversed",
         "18 is the answer; also correct answer, choice, option",
         r"\bis\s+(?:therefore\s+|thus\s+|indeed\s+|clearly\s+)?the\s+"
-        r"(?:(?:correct|right|best|final|true)\s+)?(?:answer|choice|option)\b(?!\**\s*[:=?]|\s+(?:is|was)\b)",
+        r"(?:(?:correct|right|best|final|true)\s+)?(?:answer(?:\s+(?:choice|option))?|choice|option)\b"
+        r"(?=[*\"')\]]*(?:[.!;]|\s*\n|\s*\Z|,?\s+(?:because|since|as|for|to\s+(?:the|this|your))\b))",
         "before",
         "an answer stands right before it",
     ),
