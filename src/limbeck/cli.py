@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from limbeck.errors import DiskError, InputError, LimbeckError, first_line, out_of_memory
+from limbeck.errors import BadRowsError, DiskError, InputError, LimbeckError, first_line, out_of_memory
 from limbeck.opening import model_folder
 
 INTERRUPTED = 130
@@ -84,7 +84,9 @@ def main() -> None:
     except LimbeckError as error:
         if debug:
             raise
-        print(f"limbeck: {' '.join(str(error).split())}", file=sys.stderr)
+        rows = error.rows if isinstance(error, BadRowsError) else ()
+        said = str(error).removesuffix("\n".join(("", *rows)))
+        print(f"limbeck: {' '.join(said.split())}", *rows, sep="\n  ", file=sys.stderr)
         sys.exit(error.exit_status)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer makes this of Ctrl-C
