@@ -97,7 +97,7 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
     """
     from limbeck import stages
 
-    with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
+    with open_context(Path(recipe), overrides, Request(**request), trains=False) as (context, chosen):
 
         def story() -> Path:
             prepare(context, chosen, trains=False)

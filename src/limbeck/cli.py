@@ -171,7 +171,7 @@ def collect(
     from limbeck.recipe import load_recipe
     from limbeck.report import console
 
-    if ranks.main() and load_recipe(recipe, overrides or ()).teacher.kind == "given":
+    if ranks.main() and load_recipe(recipe, overrides or (), trains=False).teacher.kind == "given":
         print("the rationales are given in the data: nothing to collect, they are only graded")
     folder = actions.collect(
         recipe,

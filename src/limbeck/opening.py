@@ -48,12 +48,12 @@ class Request:
 
 @contextmanager
 def open_context(
-    path: Path, overrides: Sequence[str], request: Request
+    path: Path, overrides: Sequence[str], request: Request, *, trains: bool = True
 ) -> Iterator[tuple[Context, dict[str, Chosen]]]:
     """Read the recipe, open its run folder, and set up the teacher.
 
     Yields the context and each student's method; `prepare` comes next. Reaching `request.until` ends
-    the block well.
+    the block well. `trains` False: only the teacher is asked, and students need no method.
     """
     from limbeck import ranks
     from limbeck.methods import resolve_methods
@@ -63,7 +63,7 @@ def open_context(
     from limbeck.stages.context import Context
     from limbeck.stages.teacher import make_teacher
 
-    recipe, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
+    recipe, chosen = resolve_methods(load_recipe(path, overrides, trains=trains), str(path), path.parent)
     _check_until(request.until, recipe, chosen)
     folder = Path(request.out or Path("runs") / recipe.name)
     again = (request.again,) if isinstance(request.again, str) else request.again
@@ -148,11 +148,11 @@ def about_task(name: str, overrides: Sequence[str]) -> Recipe:
     from limbeck.tasks.generated import built_in_task
 
     if name.endswith((".yaml", ".yml")):
-        return load_recipe(Path(name), overrides)
+        return load_recipe(Path(name), overrides, trains=False)
     if overrides:
         raise InputError("--set: changes the settings of a recipe; name a recipe file with --task")
     task = {"name": built_in_task(name).name}
-    return check_recipe({"name": "built-in", "task": task, "student": {"method": "answers-only"}}, "--task")
+    return check_recipe({"name": "built-in", "task": task}, "--task", trains=False)
 
 
 def problems_of(settings: TaskSettings, seed: int, split: str) -> list[Problem]:

@@ -242,9 +242,11 @@ def grade_file(
     splits = load_splits(task, seed)
     problems = {problem.id: problem for problem in (*splits.train, *splits.dev, *splits.test)}
     found: dict[str, list[Rationale]] = defaultdict(list)
-    for source, completion, about in read_rationales(file, task, problems.values()):
-        problem = problems[completion.prompt_id]
-        found[problem.id].append(graded(problem, task_kind(task), completion, source, about=about))
+    for one in read_rationales(file, task, problems.values()):
+        problem = problems[one.completion.prompt_id]
+        found[problem.id].append(
+            graded(problem, task_kind(task), one.completion, one.source, about=one.about)
+        )
     everything = [rationale for group in found.values() for rationale in group]
     filtered = mark_dropped(everything, keep=keep, drop_false_equations=drop_false_equations)
     return filtered, audit(filtered, [problems[problem_id] for problem_id in found])

@@ -15,6 +15,7 @@ from limbeck.recipe import GivenTeacherSettings
 from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
 from limbeck.stages.context import Context, once
+from limbeck.stages.leaks import check_stated
 from limbeck.stages.learners import Learner
 from limbeck.stages.problems import SUFFIX, Split, problems
 from limbeck.stages.teacher import TeacherModel, teacher_name
@@ -155,11 +156,12 @@ def grade_file(context: Context, file: str, asked: Sequence[Problem]) -> list[Ra
     everyone = [*parts.train, *parts.dev, *parts.test]
     found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone)
     by_id = {problem.id: problem for problem in asked}
+    ours = [one for one in found if one.completion.prompt_id in by_id]
     return [
-        graded(by_id[completion.prompt_id], context.kind, completion, source, about=about)
+        graded(by_id[one.completion.prompt_id], context.kind, one.completion, source, about=one.about)
         for source in dict.fromkeys(one.source for one in found)
-        for other, completion, about in found
-        if other == source and completion.prompt_id in by_id
+        for one in ours
+        if one.source == source
     ]
 
 
@@ -172,8 +174,13 @@ def check_file(context: Context, file: str | None) -> None:
     if file_inputs(file):
         parts = problems(context)
         everyone = [*parts.train, *parts.dev, *parts.test]
-        if not read_rationales(Path(str(file)).expanduser(), context.recipe.task, everyone):
+        bad: list[DataError] = []
+        found = read_rationales(Path(str(file)).expanduser(), context.recipe.task, everyone, bad)
+        if not found:
             raise DataError(str(file), "holds no rationales; import or collect some")
+        if bad:
+            context.run.say(f"{file}: rows left out: {len(bad)} (task.bad_rows: skip), such as {bad[0]}")
+        check_stated(context, str(file), found)
 
 
 def file_inputs(file: str | None) -> dict[str, str]:

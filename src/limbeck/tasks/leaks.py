@@ -273,6 +273,7 @@ _CUE = re.compile(r"[\s*_#]*\b(?:a|answer|response|assistant)[\s*_]*:[\s*_]*$", 
 _POINT = "\N{DECIMAL SEPARATOR KEY SYMBOL}"
 _GROUPS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _POINTS = re.compile(r"(?<=[0-9])[.,](?=[0-9])")
+_LEADING = re.compile(r"(?<![\w.])\.(?=[0-9])")
 _SIGN = re.compile(r"[-+*/^<>×÷%(]")
 _OPERATORS = re.compile(r"([0-9)\]}]|\b[a-z])(\s*)([-+*/^<>×÷%]+)(?=\s*[-+(\[]?\s*(?:[0-9(\[]|[a-z]\b))")
 _MINUS = re.compile(r"(?<![\w)\]])-(?=[0-9(])")
@@ -285,7 +286,7 @@ _DASHES = str.maketrans(dict.fromkeys("‐‑‒–−", "-") | {"⁄": "/"})
 def _words(text: str) -> str:
     """Words and numbers in lower case, one space between them; of signs only those that calculate."""
     text = unicodedata.normalize("NFKC", text).casefold().translate(_DASHES)
-    text = _POINTS.sub(_POINT, _GROUPS.sub("", text))
+    text = _POINTS.sub(_POINT, _LEADING.sub("0.", _GROUPS.sub("", text)))
     if _SIGN.search(text):
         text = _calculation(text)
     text = text.translate(_KEPT)

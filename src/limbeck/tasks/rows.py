@@ -199,15 +199,19 @@ SHOWN = 20
 """Errors of a file that are told at once."""
 
 
-def bad_rows(path: str, wrong: Sequence[DataError], *, every: bool = False) -> DataError:
-    """The error of a file with rows that cannot be used; `every`: there are no others."""
+def bad_rows(path: str, wrong: Sequence[DataError], *, every: bool, skippable: bool = True) -> DataError:
+    """The error of a file with rows that cannot be used.
+
+    `every`: there are no others. `skippable`: the task has a setting to leave them out.
+    """
     first = wrong[0]
     if len(wrong) == 1:
         return first
     if every and len({one.message for one in wrong}) == 1:  # a setting is wrong, not the rows
         return DataError(first.place, f"{first.message} (the same in all {len(wrong):,} rows)")
     more = [f"and {len(wrong) - SHOWN:,} more"] if len(wrong) > SHOWN else []
-    fix = "none can; check task.columns" if every else "fix them, or set task.bad_rows to skip"
+    skip = ", or set task.bad_rows to skip" if skippable else ""
+    fix = "no other is there; check the columns" if every else f"fix them{skip}"
     return BadRowsError(
         path,
         f"{len(wrong):,} rows cannot be used; {fix}:",
