@@ -20,6 +20,7 @@ from limbeck.opening import (
     prepare,
     problems_of,
     tell,
+    tell_leaks,
     to_stderr,
 )
 
@@ -186,9 +187,12 @@ def evaluate(
     temperature = exam.temperature if count > 1 else 0.0
     sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
     kind = task_kind(about.task)
+    asked = problems_of(about.task, about.seed, split)[:limit]
+    if ranks.main() and split != "train":
+        tell_leaks(model_folder(str(model)), asked, split)
     predictions, summary, examined = examine_model(
         model_folder(str(model)),
-        problems_of(about.task, about.seed, split)[:limit],
+        asked,
         kind,
         sampling,
         folder,

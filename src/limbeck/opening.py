@@ -164,6 +164,30 @@ def problems_of(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
     return problems
 
 
+def tell_leaks(model: str, asked: Sequence[Problem], split: str) -> None:
+    """Say how many of these questions a student of a run may have been trained on, or chosen by.
+
+    The run folder is known by its problems; of other models nothing is known.
+    """
+    from limbeck.records import Problem, read_jsonl
+    from limbeck.tasks.leaks import find_leaks, form
+
+    folders = [folder / "problems" for folder in Path(model).resolve().parents]
+    files = [
+        folder / f"{name}.jsonl"
+        for folder in folders
+        if (folder / "stage.json").is_file()
+        for name in (("train", "dev") if split == "test" else ("train",))
+    ]
+    learned = [form(one) for file in files if file.is_file() for one in read_jsonl(file, Problem)]
+    examined = {leak.examined for leak in find_leaks(learned, [form(one) for one in asked])}
+    if examined:
+        to_stderr(
+            f"{model}: {len(examined)} of {len(asked)} questions are among those of its run's training; "
+            "its accuracy here says little about new ones"
+        )
+
+
 def model_folder(model: str) -> str:
     """The model inside a student's folder; any other name or folder as it is."""
     inner = Path(model) / "model"
