@@ -79,6 +79,23 @@ def test_options_in_the_text_or_in_a_column_or_not_there(listed: str) -> None:
     assert not how(asked(listed), asked(listed.replace("bat", "gnu"))), "its options are part of a text"
 
 
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("Box A. Box B holds 4 pens more than box A. Box C holds none. How many pens are there?", ()),
+        ("Let P(A) = 0.25 and P(B) = 0.5. What is P(A and B)?", ("0.5", "0.125")),
+        ("Owls hunt in the", ("dark", "day")),
+    ],
+)
+def test_letters_that_are_no_labels(text: str, options: tuple[str, ...]) -> None:
+    one = asked(text, *options)
+    listed = f"{text}\nAnswer Choices:\nA. {options[0]}\nB. {options[1]}" if options else f"Q: {text}\nA:"
+    small = f"Q: {text}\n(a) {options[0]}\n(b) {options[1]}\nA:" if options else text.replace(".", " .")
+    for other in (asked(listed), asked(small), asked(f"Q: {text}\nA:"), asked(text.upper(), *options)):
+        assert how(one, other), other
+    assert len(set(groups([form(one), form(asked(listed)), form(asked(small))]))) == 1
+
+
 def test_other_options_in_a_column_make_a_leak_of_its_own_name() -> None:
     owls, gnus = asked(WHICH, "owl", "bat"), asked(WHICH, "emu", "gnu")
     assert (

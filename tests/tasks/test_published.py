@@ -227,7 +227,12 @@ def of_column(path: str, column: str, options: str = "") -> list[Form]:
     """The questions of a file, each once."""
     rows = {
         str(row[column]): tuple(
-            map(str, row[options].values() if isinstance(row[options], dict) else row[options])
+            map(
+                str,
+                row[options].values()
+                if options == "options" and isinstance(row[options], dict)
+                else row[options],
+            )
         )
         if options
         else ()

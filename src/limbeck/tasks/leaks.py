@@ -44,13 +44,15 @@ class Asks(Protocol):
 class Form(NamedTuple):
     """What a question is compared by.
 
-    `words` are its words and numbers, `key` the same without spaces, `options` a set of such keys.
-    `apart`: the options are not listed in its text.
+    `words` are its words and numbers, without the options that it lists; `key` is the same without
+    spaces, `whole` that of all its text. `options` are a set of such keys; `apart`: they are not in
+    the text.
     """
 
     text: str
     words: str
     key: str
+    whole: str
     options: frozenset[str]
     apart: bool
 
@@ -82,11 +84,13 @@ def find_leaks(learned: Sequence[Form], examined: Sequence[Form]) -> list[Leak]:
     """
     places: dict[str, list[int]] = defaultdict(list)
     for place, form in enumerate(examined):
-        places[form.key].append(place)
+        for key in {form.key, form.whole}:
+            places[key].append(place)
     templates = _templates([*(form for form in learned if form.key in places), *examined])
     leaks = []
     for number, form in enumerate(learned):
-        found = [(how, place) for place in places.get(form.key, ()) if (how := _same(form, examined[place]))]
+        near = {place for key in (form.key, form.whole) for place in places.get(key, ())}
+        found = [(how, place) for place in near if (how := _same(form, examined[place]))]
         found = [one for one in found if one[0] != "with other options" or form.key not in templates]
         if found:
             how, place = min(found, key=lambda one: (_ORDER.index(one[0]), one[1]))
@@ -96,9 +100,19 @@ def find_leaks(learned: Sequence[Form], examined: Sequence[Form]) -> list[Leak]:
 
 def groups(forms: Sequence[Form]) -> list[str]:
     """A name for each question that all forms of the same question share: what a cut keeps together."""
-    templates = _templates(forms)
+    templates, name_of = _templates(forms), dict[str, str]()
+
+    def name(key: str) -> str:
+        while (other := name_of.setdefault(key, key)) != key:
+            name_of[key] = name_of[other]  # a shorter chain the next time
+            key = other
+        return key
+
+    for form in forms:
+        if form.key not in templates:
+            name_of[name(form.whole)] = name(form.key)
     return [
-        form.key if form.key not in templates else "\0".join((form.key, *sorted(form.options)))
+        name(form.key) if form.key not in templates else "\0".join((form.key, *sorted(form.options)))
         for form in forms
     ]
 
@@ -107,14 +121,18 @@ _ORDER: tuple[How, ...] = ("word for word", "in another layout", "with other opt
 
 
 def _same(one: Form, other: Form) -> How | None:
-    """How two questions with the same key are the same one."""
-    if one.options and other.options and one.options != other.options:
-        return "with other options" if one.apart and other.apart else None
+    """How two questions with a key in common are the same one."""
+    differ = one.options and other.options and one.options != other.options
+    if differ and one.apart and other.apart:
+        return "with other options"
+    if differ and one.whole != other.whole:
+        return None
     same = one.text.casefold().split() == other.text.casefold().split()
     return "word for word" if same else "in another layout"
 
 
 def _templates(forms: Sequence[Form]) -> set[str]:
+    """Texts that many different lists of options follow."""
     lists: dict[str, set[frozenset[str]]] = defaultdict(set)
     for form in forms:
         if form.options:
@@ -205,15 +223,21 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def form(asked: Asks) -> Form:
-    """What a question is compared by; one that is nothing without its options and prefix keeps them."""
+    """What a question is compared by. What its text lists are its options only if none else are known."""
     text, listed = asked.question, _listed(asked.question)
-    stem = text if listed is None else _stem(text, listed)
-    words = _words(_bare(stem))
-    if not words:
-        listed, words = None, _words(text)
-    options = listed.texts if listed else asked.options
-    keys = frozenset(_key(_words(_LABEL.sub("", option))) for option in options)
-    return Form(text, words, _key(words), keys, apart=listed is None)
+    options = _keys(asked.options)
+    if listed is not None and options and _keys(listed.texts) != options:
+        listed = None
+    words = whole = _words(_bare(text))
+    if listed is not None:
+        words, options = _words(_bare(_stem(text, listed))), _keys(listed.texts)
+    if not words:  # a text of nothing but its options or its prefix
+        words = whole = _words(text)
+    return Form(text, words, _key(words), _key(whole), options, apart=listed is None)
+
+
+def _keys(options: Sequence[str]) -> frozenset[str]:
+    return frozenset(_key(_words(_LABEL.sub("", option))) for option in options)
 
 
 def question_form(question: str) -> Form:
@@ -247,7 +271,7 @@ def _stem(text: str, listed: Listing) -> str:
 
 _LEAD = re.compile(
     r"(?:\b(?:which|what)\s+(?:choice|option|answer)(?:\s+is\s+(?:true|correct|right|best))?\s*\?)?[\s*_#]*"
-    r"(?:\b(?:(?:the|possible|answer|multiple)\s+)*(?:choices|options|alternatives|answers)\b[\s*_]*[:.]?)?[\s*_:]*$",
+    r"(?:\b(?:(?:possible|answer|multiple)\s+)*(?:choices|options|alternatives|answers)\b[\s*_]*[:.]?)?[\s*_:]*$",
     re.IGNORECASE,
 )
 """What introduces options: "Which choice is true? Answer choices:"."""

@@ -37,13 +37,14 @@ class Listing(NamedTuple):
 def listing(question: str) -> Listing | None:
     """Where a question lists its options; None where it lists none.
 
-    They are the last run of labels A, B, C, ... of one style, at least two long, or
-    the lines with a dash under "Options:". Where every option but the last ends with
-    its line, so does the last.
+    They are the last run of labels A, B, C, ... of one style, at least two long ("P(A) =
+    0.2 and P(B) = 0.8" before it is none), or the lines with a dash under "Options:".
+    Where every option but the last ends with its line, so does the last.
     """
-    for style in (_IN_BRACKETS, _AT_LINE_START, _SMALL_AT_LINE_START):
-        if found := labelled(question, style):
-            return found
+    styles = (_IN_BRACKETS, _AT_LINE_START, _SMALL_AT_LINE_START)
+    lists = [found for style in styles if (found := labelled(question, style))]
+    if lists:
+        return max(lists, key=lambda found: found.start)
     bullets = list(_BULLETS.finditer(question))
     if not bullets:
         return None
