@@ -1,6 +1,6 @@
 """Leaks: what is found, and in how many seconds, of 100,000 questions trained on and 10,000 examined.
 
-    python -m benchmarks.leaks
+    python benchmarks/leaks.py
 
 `stories` are word problems with numbers, `facts` questions of six to twelve words without any, `flips` one
 template in which only names differ: the worst case for near-duplicates, because every pair shares most of

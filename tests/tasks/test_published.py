@@ -59,7 +59,7 @@ def test_mentor_kd_files_load_by_path_and_columns(
     assert len(splits.train) + len(splits.dev) == questions
     assert (len(splits.given), len(splits.test)) == (rationales, tests)
     near = [note for note in splits.notes if "nearly repeat" in note or note.startswith("  ")]
-    assert splits.notes == near, "only templates, whose questions are much alike, are warned of"
+    assert splits.notes == near, "only sets made from a template are warned of"
     assert max(Counter(problem_id for problem_id, _, _ in splits.given).values()) == 3
     assert all(bool(problem.options) == (kind == "choice") for problem in splits.train + splits.test)
 

@@ -196,7 +196,7 @@ def row_rationales(place: str, row: Row, columns: Columns, *, needed: bool) -> l
 
 
 SHOWN = 20
-"""Errors of a file that are told at once."""
+"""Errors of a file that are shown at once."""
 
 
 def bad_rows(path: str, wrong: Sequence[DataError], *, every: bool, skippable: bool = True) -> DataError:
