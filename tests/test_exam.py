@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from limbeck import exam
 from limbeck.errors import InputError, ModelError
 from limbeck.exam import examine, majority, predict
+from limbeck.exam_facts import ExamFacts
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.remember import Remembered
@@ -227,3 +229,20 @@ def test_a_damaged_student_folder_is_named_with_the_fix(tmp_path: Path, text: st
     (tmp_path / "limbeck.json").write_text(text)
     with pytest.raises(ModelError, match=r"limbeck\.json: .*delete the file"):
         about_model(str(tmp_path))
+
+
+def test_old_numbers_do_not_stay_next_to_new_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill while a finished exam is replaced leaves none, not a mixture."""
+    (tmp_path / "metrics.json").write_text("{}")
+
+    def killed(path: Path, value: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exam, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        exam.write_exam(
+            tmp_path, [], {}, ExamFacts(role="exam", name="e", model="m", split="test", task="t", kind="text")
+        )
+    assert not (tmp_path / "metrics.json").exists()

@@ -176,7 +176,7 @@ def test_students_share_soft_labels_as_far_as_they_are_the_same(
 def test_what_equals_the_teachers_is_new_to_a_student_without_the_teacher(
     limbeck: Limbeck, recipe: Path, tmp_path: Path
 ) -> None:
-    """A mentor that repeats its teacher word by word adds nothing beside it, and everything without it."""
+    """A mentor that repeats its teacher word by word adds nothing next to it, and everything without it."""
     out = tmp_path / "run"
     assert limbeck("collect", recipe, "--out", out, *settings()).status == 0
     echo = tmp_path / "echo.jsonl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from limbeck.errors import RecipeError
 from limbeck.opening import Request, open_context
-from limbeck.stages.preflight import preflight
+from limbeck.stages.preflight import SPARE, preflight
 
 from .lm.families import tiny_model
 
@@ -44,6 +45,16 @@ def model(tmp_path: Path) -> Path:
 def change(folder: Path, **settings: Any) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def drop_a_tensor(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(name for name in weights if "mlp" in name))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def refused(limbeck: Limbeck, recipe: Path, *overrides: str) -> str:
@@ -90,13 +101,16 @@ def test_a_local_teacher_is_looked_at_too(limbeck: Limbeck, recipe: Path, model:
     ("spoil", "says"),
     [
         (lambda model: (model / "model.safetensors").unlink(), "there are no weights"),
+        (lambda model: cut(model / "model.safetensors"), "the weights cannot be read"),
+        (lambda model: drop_a_tensor(model), "the weights lack 1 tensors"),
+        (lambda model: change(model, vocab_size=7), "the weights cannot be read"),
         (lambda model: (model / "tokenizer.json").write_text("{"), "tokenizer"),
         (lambda model: (model / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda model: change(model, attn_implementation="org/repo"), "asks for code from elsewhere"),
         (lambda model: change(model, num_hidden_layers=10**7), "no model has more than 1,000"),
         (lambda model: change(model, model_type="bert"), "is not a model that writes text"),
     ],
-    ids=["no weights", "tokenizer", "config", "code", "layers", "bert"],
+    ids=["no weights", "cut", "a tensor", "sizes", "tokenizer", "config", "code", "layers", "bert"],
 )
 def test_a_broken_model_folder_is_found_before_anything_is_made(
     limbeck: Limbeck, recipe: Path, model: Path, spoil: Callable[[Path], Any], says: str
@@ -106,14 +120,37 @@ def test_a_broken_model_folder_is_found_before_anything_is_made(
     assert "students.finetune-cot.model" in text and says in text
 
 
-def test_a_full_disk_is_found_before_anything_is_made(limbeck: Limbeck, recipe: Path, model: Path) -> None:
-    """A model of 18 terabytes, by its config; with LoRA its weights are not written."""
-    change(
-        model, hidden_size=10**6, intermediate_size=5 * 10**5, num_attention_heads=4, num_key_value_heads=4
-    )
-    save_file({"a": torch.zeros(1)}, model / "model.safetensors")
+def test_an_adapter_that_does_not_fit_is_found_before_anything_is_made(
+    limbeck: Limbeck, recipe: Path, model: Path
+) -> None:
+    lora = f"student={{model: '{model}', lora: {{r: 2, target_modules: [nosuch]}}, method: finetune-cot}}"
+    text = refused(limbeck, recipe, lora)
+    assert "students.finetune-cot.model" in text and "lora.target_modules" in text
+
+
+def test_a_recipe_that_changed_is_looked_at_again(limbeck: Limbeck, tmp_path: Path, model: Path) -> None:
+    """The student of the former recipe is done; the one of this recipe would be trained after the teacher."""
+    path, out = tmp_path / "r.yaml", tmp_path / "run"
+    path.write_text(RECIPE + "exam: {max_tokens: 4}\n")
+    first = ("--set", "student.model=tiny-causal-xs", "--set", "student.train.epochs=1")
+    assert limbeck("run", path, "--out", out, *first).status == 0
+    cut(model / "model.safetensors")
+    more = ("--set", f"student.model={model}", "--set", "rationales.per_problem=2")
+    answer = limbeck("run", path, "--out", out, *more)
+    assert answer.status == 2 and "students.finetune-cot.model" in answer.err
+    assert ": started" not in answer.err and not (out / "old").exists()
+    again = limbeck("run", path, "--out", out, *first)
+    assert again.status == 0 and ": started" not in again.err
+
+
+def test_a_full_disk_is_found_before_anything_is_made(
+    limbeck: Limbeck, recipe: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With LoRA the model's weights are not written."""
+    free = shutil.disk_usage(model)._replace(free=SPARE + 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
     text = refused(limbeck, recipe, f"student.model={model}")
-    assert "the models and checkpoints of this run need about" in text and "GB of the disk are free" in text
+    assert "the models and checkpoints of this run need about" in text and "of the disk are free" in text
     overrides = [f"student.model={model}", "student.lora={r: 2}"]
     with open_context(recipe, overrides, Request(out=recipe.parent / "run")) as (context, _):
         preflight(context, {})

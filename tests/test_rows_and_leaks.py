@@ -149,6 +149,8 @@ def test_a_rationale_that_asks_a_question_of_the_exam(limbeck: Limbeck, recipe: 
     skip = ("--set", "task.bad_rows=skip")
     answer = limbeck("run", recipe, "--out", tmp_path / "run", *given[:2], *skip, "--until", "rationales")
     assert answer.status == 0 and "given.jsonl: rows left out: 2" in answer.err
+    listed = (tmp_path / "run/rationales/left-out.jsonl").read_text().splitlines()
+    assert [json.loads(one)["place"][-2:] for one in listed] == ["13", "14"]
 
 
 def test_an_exam_of_what_a_student_learned_is_said_to_be_one(

@@ -12,6 +12,7 @@ import pytest
 from limbeck import sealed
 from limbeck.errors import DamagedError
 from limbeck.files import with_sum, without_sum
+from limbeck.lm.load import load
 from limbeck.opening import tell
 from limbeck.progress import SILENT
 from limbeck.run_folder import Run, Stage, plan
@@ -205,6 +206,16 @@ def test_damaged_weights_are_trained_again_and_examined(limbeck: Limbeck, run: P
     assert answer.status == 0, answer.err
     assert answer.err.count("damaged: it changed since it was written") == 1
     assert (weights.read_bytes(), exam.read_bytes()) == before
+
+
+def test_a_damaged_student_is_no_base_of_another_run(limbeck: Limbeck, run: Path) -> None:
+    base, recipe = run / STUDENT / "model", run.parent / "small.yaml"
+    flip(base / "model.safetensors")
+    answer = limbeck("run", recipe, "--out", run.parent / "other", "--set", f"student.model={base}")
+    assert answer.status == 2 and "model/model.safetensors is damaged" in answer.err, answer.err
+    assert ": started" not in answer.err
+    with pytest.raises(DamagedError):
+        load(base)
 
 
 def test_a_student_whose_prompts_are_damaged_is_not_asked(limbeck: Limbeck, run: Path) -> None:

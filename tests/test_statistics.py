@@ -264,7 +264,7 @@ def test_seeds_that_agree_leave_the_problems() -> None:
 
 def test_the_error_is_without_bias_and_never_zero() -> None:
     """Seeds, shared problems and chance: the mean of error² is the variance of the difference."""
-    drawn = campaign.exams(np.random.default_rng(7), (4, 6), (0.03, 0.05), own=0.3)
+    drawn = campaign.exams(np.random.default_rng(7), (5, 5), (0.03, 0.05), own=0.3)
     found = [from_units([[-a, b]]) for a, b in itertools.islice(drawn, 1500)]
     truth = float(np.var([one.value for one in found]))
     assert float(np.mean([one.error**2 for one in found])) == pytest.approx(truth, rel=0.1)
@@ -278,6 +278,22 @@ def test_the_error_is_without_bias_and_never_zero() -> None:
 @pytest.mark.parametrize("deviation", campaign.DEVIATIONS)
 def test_false_alarms_are_rare_whatever_the_seeds_do(seeds: tuple[int, int], deviation: float) -> None:
     assert campaign.found(1500, seeds, (deviation, deviation)) <= 0.06
+
+
+@pytest.mark.parametrize("seeds", [(3, 10), (10, 3)])
+def test_few_seeds_that_agree_do_not_make_many_look_sure(seeds: tuple[int, int]) -> None:
+    """Equal methods whose every second seed fails: three seeds agree by luck in one of four cases."""
+    rng = np.random.default_rng(5)
+    false = 0
+    for _ in range(400):
+        easy = rng.standard_normal(200)
+        sides = []
+        for count in seeds:
+            ability = np.where(rng.random(count) < 0.5, 1.5, 0.2)[:, None]
+            sides.append((ability + easy + rng.standard_normal((count, 200)) > 0).astype(np.float64))
+        false += from_units([[-sides[0], sides[1]]]).p() < 0.05
+    assert false / 400 <= 0.08, "20 % where each side's spread is taken by itself"
+    assert campaign.found(400, seeds, (0.06, 0.06)) <= 0.06
 
 
 def test_a_difference_of_ten_points_is_found() -> None:

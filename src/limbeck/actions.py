@@ -40,18 +40,19 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
     Args:
         recipe: a YAML file.
         overrides: `a.b=value` texts.
-        request: see `opening.Request`: out, yes, max_cost, release, until, again.
+        request: see `opening.Request`: out, yes, max_cost, release, until, again, report.
 
     Returns:
         The run folder; `report.html` is in it, if anybody was examined.
     """
-    with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
+    asked = Request(**request)
+    with open_context(Path(recipe), overrides, asked) as (context, chosen):
         folder = context.run.folder
-        tell(context, lambda: _everything(context, chosen))
+        tell(context, lambda: _everything(context, chosen, report=asked.report))
     return folder
 
 
-def _everything(context: Context, chosen: Mapping[str, Chosen]) -> None:
+def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool) -> None:
     from limbeck import stages
     from limbeck.stages.teacher import examine_teacher
 
@@ -72,7 +73,8 @@ def _everything(context: Context, chosen: Mapping[str, Chosen]) -> None:
     if not context.recipe.students:
         for name in context.recipe.mentors:
             stages.examine_mentor(context, name)
-    _report(context.run.folder)
+    if report:
+        _report(context.run.folder)
 
 
 def _report(folder: Path) -> None:
@@ -126,6 +128,7 @@ def grade(
         The rationales with their verdicts, and the audit.
     """
     from limbeck.rationales import grade_file
+    from limbeck.stages.teacher import taken_as_rationale
 
     about = about_task(str(task), overrides)
     return grade_file(
@@ -134,6 +137,7 @@ def grade(
         about.seed,
         keep=keep or about.rationales.keep,
         drop_false_equations=drop_false_equations or about.rationales.drop_false_equations,
+        reasoning=taken_as_rationale(about),
     )
 
 
@@ -157,6 +161,7 @@ def evaluate(
     form: str | None = None,
     device: str = "auto",
     dtype: Dtype | None = None,
+    stop: Sequence[str] | None = None,
     replace: bool = False,
 ) -> Exam:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings.
@@ -166,6 +171,7 @@ def evaluate(
         out: gets `predictions.jsonl` and `metrics.json`.
         form: of the prompt; None: what the model was trained with.
         dtype: of the weights; None: what the model's folder names, as in the exam of its run, or float32.
+        stop: texts at which an answer ends; None: the recipe's `exam.stop`.
         replace: a finished exam in `out` may be replaced.
 
     Raises:
@@ -185,7 +191,10 @@ def evaluate(
         _refuse_taken(folder, replace=replace)
     ranks.barrier()
     temperature = exam.temperature if count > 1 else 0.0
-    sampling = Sampling(n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed)
+    stops = exam.stop if stop is None else tuple(stop)
+    sampling = Sampling(
+        n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed, stop=stops
+    )
     kind = task_kind(about.task)
     asked = problems_of(about.task, about.seed, split)[:limit]
     if ranks.main() and split != "train":
@@ -268,6 +277,8 @@ def claims(
     from limbeck.recipe import load_recipe
     from limbeck.records import write_json
 
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes {processes}: must be 1 or more")
     path = Path(recipe)
     resolved, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
     folder = Path(out or Path("runs") / f"{resolved.name}-claims")
@@ -316,7 +327,7 @@ def convert(model: Path | str, out: Path | str) -> Path:
 
 
 def _refuse_filled(folder: Path) -> None:
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+    if folder.exists() and (folder.is_file() or any(folder.iterdir()) or folder.samefile(Path.cwd())):
         raise InputError(f"{folder}: is there already; name a new folder with --out")
 
 

@@ -64,6 +64,10 @@ DtypeName = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option("--dtype", help="Of the weights; as the model's folder says, or float32, when not given."),
 ]
+StopTexts = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End the answer before this text; may be given often."),
+]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run, student or exam folders.")]
 
 
@@ -136,6 +140,7 @@ def run(
     release: Release = False,
     until: Until = None,
     again: Again = None,
+    page: Annotated[bool, typer.Option("--report/--no-report", hidden=True)] = True,
 ) -> None:
     """Everything from problems to exams, and a report. Goes on where it was stopped."""
     from limbeck import actions, ranks, report
@@ -150,8 +155,9 @@ def run(
         release=release,
         until=until,
         again=tuple(again or ()),
+        report=page,
     )
-    if ranks.main() and until is None and (folder / "report.html").exists():
+    if page and ranks.main() and until is None and (folder / "report.html").exists():
         console.print_results([folder], report.contestants([folder]), None)
         print(f"report: {folder / 'report.html'}")
 
@@ -264,6 +270,7 @@ def evaluate(
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dtype: DtypeName = None,
+    stop: StopTexts = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a finished exam in --out.")] = False,
 ) -> None:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
@@ -281,6 +288,7 @@ def evaluate(
         form=form,
         device=device,
         dtype=dtype,
+        stop=stop,
         replace=replace,
     )
     if ranks.main():
@@ -373,13 +381,15 @@ def ask(
     form: FormatName = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dtype: DtypeName = None,
+    stop: StopTexts = None,
 ) -> None:
     """Ask a student one question and print its reasoning."""
     from limbeck.exam import answer_one
 
     if not question.strip() or any("\ud800" <= letter <= "\udfff" for letter in question):
         raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
-    print(answer_one(model_folder(model), question, max_tokens, form=form, device=device, dtype=dtype))
+    folder, stops = model_folder(model), stop or ()
+    print(answer_one(folder, question, max_tokens, form=form, device=device, dtype=dtype, stop=stops))
 
 
 @app.command()

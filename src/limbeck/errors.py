@@ -34,7 +34,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_explainable(error: BaseException) -> bool:
-    """Whether an error that a library raised about the user's input may be told as an error of that input.
+    """Whether an error that a library raised about the user's input is an error of that input.
 
     Not where memory ran out, and not where our own code raised it: that is a bug, and must be seen as one.
     Errors of ours explain themselves.

@@ -14,6 +14,7 @@ from limbeck.exam_facts import ExamFacts
 from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.remember import Remembered
+from limbeck.lm.written import is_unfinished, separated, whole
 from limbeck.progress import SILENT, Track
 from limbeck.records import Prediction, Problem, write_json, write_jsonl
 from limbeck.run_folder import fingerprint
@@ -121,7 +122,7 @@ def _recalled(complete: Complete) -> int:
 
 def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion]) -> Prediction:
     """The majority's answer; ties go to the answer given first, failures do not vote."""
-    ordered = sorted(completions, key=lambda completion: completion.index)
+    ordered = sorted(map(separated, completions), key=lambda completion: completion.index)
     if not ordered:  # the endpoint gave nothing: a failure, not a smaller exam
         ordered = [Completion(problem.id, 0, "")]
     grades = [grade(problem, kind, completion.text) for completion in ordered]
@@ -139,6 +140,8 @@ def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion
         tokens=model.tokens,
         truncated=model.truncated,
         votes=tuple(votes) if len(votes) > 1 else (),
+        thinking=model.thinking,
+        stopped=model.stopped,
     )
 
 
@@ -184,12 +187,22 @@ def metrics(
         "high": high,
         "extraction_failed": sum(prediction.answer is None for prediction in predictions),
         "truncated": sum(prediction.truncated for prediction in predictions),
+        **_endings(predictions),
         "mean_tokens": tokens / max(len(completions), 1),
         "tokens_per_s": tokens / seconds if timed and seconds > 0 else 0.0,
         "seconds": seconds,
         "votes": votes,
         "cost_usd": sum(completion.cost_usd for completion in completions),
     }
+
+
+def _endings(predictions: Sequence[Prediction]) -> dict[str, int]:
+    """How many answers ended at a stop string, or never began; nothing of what never happens."""
+    counts = {
+        "stopped": sum(bool(one.stopped) for one in predictions),
+        "unfinished_thinking": sum(is_unfinished(one.thinking, one.completion) for one in predictions),
+    }
+    return {what: count for what, count in counts.items() if count}
 
 
 def examine_model(
@@ -259,8 +272,9 @@ def answer_one(
     form: str | None = None,
     device: str = "auto",
     dtype: Dtype | None = None,
+    stop: Sequence[str] = (),
 ) -> str:
-    """A model's greedy answer to one question.
+    """A model's greedy answer to one question, with its thinking inside `<think>` tags in front of it.
 
     Raises:
         As `examine_model`.
@@ -271,7 +285,9 @@ def answer_one(
     loaded, _ = _loaded(model, dtype, device)
     asked = Problem(id="question", question=question, answer="?")
     prompts = student_prompts(loaded, asking, [asked], max_tokens)
-    return next(iter(LocalModel(loaded)(prompts, Sampling(max_tokens=max_tokens)))).text
+    sampling = Sampling(max_tokens=max_tokens, stop=tuple(stop))
+    said = next(iter(LocalModel(loaded)(prompts, sampling)))
+    return whole(said.thinking, said.text)
 
 
 def asking_of(model: str, form: str | None = None) -> Asking:
@@ -283,7 +299,7 @@ def asking_of(model: str, form: str | None = None) -> Asking:
     check(Path(model))
     about = about_model(model)
     if form is not None and not about:
-        return Asking(known_format(form).name)
+        return Asking(known_format(form).name, thinks=True)  # if its chat template opens the tag
     asking = Asking.of_about(about, Path(model) / ABOUT)
     return asking if form is None else asking.with_format(form)
 
@@ -319,6 +335,7 @@ def write_exam(
 
     metrics.json also says whose exam it was. Logs of chunks are removed.
     """
+    (folder / "metrics.json").unlink(missing_ok=True)  # old numbers must not stay next to new predictions
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "metrics.json", {**summary, **facts.model_dump(mode="json")})
     remove_logs(folder)

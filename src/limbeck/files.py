@@ -87,7 +87,7 @@ def sync(folder: Path) -> None:
 def refuse_special(path: Path) -> None:
     """Refuse a pipe, a device or a socket: reading it may never end, and never gives the same twice.
 
-    What is not there is left to whoever opens it.
+    What is not there is left to the code that opens it.
 
     Raises:
         InputError: naming the path.
@@ -162,6 +162,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         DiskError: the place cannot be written or the disk is full; an older folder is still there.
     """
+    folder = Path(os.path.abspath(folder))  # `.` has no name
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
     try:
         shutil.rmtree(partial, ignore_errors=True)  # left by a killed run

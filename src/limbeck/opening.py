@@ -36,6 +36,7 @@ class Request:
         release: requests to the teacher without an answer were not charged, by the bill.
         until: end well after this stage.
         again: a stage that runs again although nothing changed, or several.
+        report: write report.html; False: the runs of a protocol show nothing before all are done.
     """
 
     out: Path | str | None = None
@@ -44,6 +45,7 @@ class Request:
     release: bool = False
     until: str | None = None
     again: str | Sequence[str] = ()
+    report: bool = True
 
 
 @contextmanager

@@ -36,8 +36,8 @@ def read_rationales(
 
     Args:
         file: JSONL of rationales or completions: `problem_id` (or `prompt_id`) or
-            `question`, and `completion` (or `text`), with or without `source`, `index`
-            and `about`; or data with the task's own question and rationale columns, as
+            `question`, and `completion` (or `text`), with or without `source`, `index`,
+            `about`, `thinking` and `stopped`; or data with the task's own question and rationale columns, as
             `limbeck run` reads them: a text, a list of texts, or null, which is
             skipped. An unknown `problem_id` joins by the question next to it.
         task: whose columns are meant.
@@ -93,10 +93,13 @@ def _of_row(
         first = _count(place, row, "index", first)
     counts[problem_id, source] += len(texts)
     about = str(row.get("about") or "")
-    return [
-        FromFile(source, Completion(problem_id, index, text, tokens, truncated), about, place, question)
+    apart = (row.get(column) for column in ("thinking", "stopped"))
+    thinking, stopped = (cell if isinstance(cell, str) else "" for cell in apart)
+    completions = [
+        Completion(problem_id, index, text, tokens, truncated, thinking=thinking, stopped=stopped)
         for index, text in enumerate(texts, first)
     ]
+    return [FromFile(source, completion, about, place, question) for completion in completions]
 
 
 def _count(place: str, row: Mapping[str, Any], column: str, default: int) -> int:

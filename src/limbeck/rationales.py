@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
+from limbeck.lm.settings import Reasoning
+from limbeck.lm.written import is_unfinished, separated
 from limbeck.progress import SILENT, Track
 from limbeck.rationale_files import read_rationales
 from limbeck.records import Problem, Rationale
@@ -33,6 +35,7 @@ Choose = Literal["first", "random", "diverse"]
 WRONG = "wrong answer"
 NO_ANSWER = "no answer found"
 TRUNCATED = "cut off at max_tokens"
+UNFINISHED = "no answer behind the thinking"
 EMPTY = "no reasoning before the answer"
 DUPLICATE = "duplicate"
 DUPLICATE_OF_TEACHER = "duplicate of the teacher's"
@@ -70,6 +73,7 @@ def grade(
     source: str,
     *,
     owners: Mapping[str, tuple[str, str]] | None = None,
+    reasoning: Reasoning = "both",
 ) -> list[Rationale]:
     """Extract the answer of each completion and compare it with gold; nothing is dropped yet.
 
@@ -80,18 +84,19 @@ def grade(
         source: who wrote them.
         owners: of each prompt's id the problem's and what the prompt is about, in the order of
             the prompts (see `owners_of`). None: every prompt is its problem's only one.
+        reasoning: see `reasoning_of`.
 
     The rationales of a problem's second prompt are numbered after those of its first:
     an index belongs to one rationale of a source and problem.
     """
     known = {problem.id: problem for problem in problems}
     if owners is None:
-        return [graded(known[one.prompt_id], kind, one, source) for one in completions]
+        return [graded(known[one.prompt_id], kind, one, source, reasoning=reasoning) for one in completions]
     first, marked = _first_indices(owners, completions), []
     for one in completions:
         problem_id, about = owners[one.prompt_id]
         numbered = replace(one, index=first[one.prompt_id] + one.index)
-        marked.append(graded(known[problem_id], kind, numbered, source, about=about))
+        marked.append(graded(known[problem_id], kind, numbered, source, about=about, reasoning=reasoning))
     return marked
 
 
@@ -120,24 +125,47 @@ def _first_indices(
 
 
 def graded(
-    problem: Problem, kind: AnswerKind, completion: Completion, source: str, *, about: str = ""
+    problem: Problem,
+    kind: AnswerKind,
+    completion: Completion,
+    source: str,
+    *,
+    about: str = "",
+    reasoning: Reasoning = "both",
 ) -> Rationale:
-    """One completion about a problem as a graded rationale of that index."""
+    """One completion about a problem as a graded rationale of that index; its thinking is not graded."""
+    completion = separated(completion)
     found = grade_answer(problem, kind, completion.text)
-    reasoning, _ = split_answer(kind, completion.text, options_of(problem))
+    argued, _ = split_answer(kind, completion.text, options_of(problem))
     return Rationale(
         problem_id=problem.id,
         source=source,
         index=completion.index,
         completion=completion.text,
-        reasoning=reasoning,
+        reasoning=reasoning_of(completion.thinking, argued, reasoning),
         answer=found.answer,
         how=found.how,
         correct=found.correct,
         truncated=completion.truncated,
         tokens=completion.tokens,
         about=about,
+        thinking=completion.thinking,
+        stopped=completion.stopped,
     )
+
+
+def reasoning_of(thinking: str, argued: str, which: Reasoning) -> str:
+    """What is trained on of a completion that thinks: its thinking, its answer's text, or both in order.
+
+    A completion without thinking is taken as it is.
+
+    Args:
+        argued: the answer's text without its closing statement.
+    """
+    thinking = thinking.strip()
+    if not thinking or which == "answer":
+        return argued
+    return f"{thinking}\n\n{argued}" if argued and which == "both" else thinking
 
 
 def mark_dropped(
@@ -183,6 +211,8 @@ def _same_text(rationale: Rationale) -> tuple[str, str, str]:
 
 
 def _reason(rationale: Rationale, keep: Keep, drop_false_equations: bool) -> str | None:
+    if is_unfinished(rationale.thinking, rationale.completion):
+        return UNFINISHED
     if rationale.truncated:
         return TRUNCATED
     if not rationale.reasoning.strip():
@@ -228,6 +258,7 @@ def grade_file(
     *,
     keep: Keep = "correct",
     drop_false_equations: bool = False,
+    reasoning: Reasoning = "both",
 ) -> tuple[list[Rationale], dict[str, Any]]:
     """Grade a file again against a task's gold answers, whatever verdicts are in it.
 
@@ -235,6 +266,7 @@ def grade_file(
         file: as `read_rationales` takes it.
         task: whose problems are meant.
         seed: of the problems of a built-in task.
+        reasoning: see `reasoning_of`.
 
     Raises:
         DataError: a line lacks its columns or names a problem that the task has not.
@@ -245,7 +277,7 @@ def grade_file(
     for one in read_rationales(file, task, problems.values()):
         problem = problems[one.completion.prompt_id]
         found[problem.id].append(
-            graded(problem, task_kind(task), one.completion, one.source, about=one.about)
+            graded(problem, task_kind(task), one.completion, one.source, about=one.about, reasoning=reasoning)
         )
     everything = [rationale for group in found.values() for rationale in group]
     filtered = mark_dropped(everything, keep=keep, drop_false_equations=drop_false_equations)
@@ -328,6 +360,7 @@ def audit(rationales: Sequence[Rationale], problems: Sequence[Problem]) -> dict[
         "correct": sum(right),
         "no answer found": sum(rationale.answer is None for rationale in rationales),
         "answer found by fallback": sum(rationale.how == "fallback" for rationale in rationales),
+        **_endings(rationales),
         "kept": len(kept),
         "dropped": dict(Counter(r.dropped for r in rationales if r.dropped is not None).most_common()),
         "with a false equation": sum(false),
@@ -339,6 +372,16 @@ def audit(rationales: Sequence[Rationale], problems: Sequence[Problem]) -> dict[
         "kept per problem": _histogram(kept, problems),
         "similarity of kept rationales of a problem": similarity(kept),
     }
+
+
+def _endings(rationales: Sequence[Rationale]) -> dict[str, int]:
+    """How many think, end inside their thinking, or at a stop string; nothing of what never happens."""
+    counts = {
+        "with thinking": sum(bool(one.thinking.strip()) for one in rationales),
+        "end inside their thinking": sum(is_unfinished(one.thinking, one.completion) for one in rationales),
+        "ended by a stop string": sum(bool(one.stopped) for one in rationales),
+    }
+    return {what: count for what, count in counts.items() if count}
 
 
 def _dates(rationales: Sequence[Rationale], problems: Sequence[Problem]) -> dict[str, int]:

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationErro
 
 from limbeck.errors import RecipeError
 from limbeck.lm.cost import ApiSettings
-from limbeck.lm.settings import LoraSettings
+from limbeck.lm.settings import LoraSettings, Reasoning, Stops
 from limbeck.protocol.settings import ClaimsSettings
 from limbeck.safe_yaml import parse, read_yaml
 from limbeck.settings import Settings as Settings
@@ -54,6 +54,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
+OfThinking = Annotated[
+    Reasoning,
+    Field(
+        description="of a teacher that thinks first (a field of its own, or <think> tags): what becomes the "
+        "rationale, its thinking, its answer's text, or one after the other"
+    ),
+]
+"""The default is both: nothing that was paid for is left out, and a kept rationale leads to its answer
+whether the model argues in its thinking, in its answer, or in both."""
+
 
 class OfflineTeacherSettings(Settings):
     """The built-in teacher of the built-in tasks: no network, wrong at a set rate."""
@@ -70,6 +80,7 @@ class ApiTeacherSettings(ApiSettings):
 
     kind: Literal["api"] = "api"
     prompt: PromptSettings = PromptSettings()
+    reasoning: OfThinking = "both"
     exam: bool = Field(True, description="examine the teacher on the test split too (costs money)")
 
     @model_validator(mode="after")
@@ -89,6 +100,8 @@ class LocalTeacherSettings(Settings):
         "auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"'
     )
     prompt: PromptSettings = PromptSettings()
+    stop: Stops = Field((), description="texts at which it stops; they are not part of what it wrote")
+    reasoning: OfThinking = "both"
     exam: bool = Field(True, description="examine the teacher on the test split too")
 
 
@@ -100,6 +113,7 @@ class GivenTeacherSettings(Settings):
         None, min_length=1, description="rationales as JSONL, such as `limbeck import` writes"
     )
     source: str = Field("given", description="who wrote them, for the report")
+    reasoning: OfThinking = "both"
 
 
 TeacherSettings = Annotated[
@@ -138,6 +152,7 @@ class ExamSettings(Settings):
     votes: int = Field(1, ge=1, description="1 is greedy; more is the majority of sampled answers")
     temperature: float = Field(0.7, gt=0, description="of the votes; not used by greedy exams")
     batch_size: int = Field(64, ge=1, description="completions generated side by side")
+    stop: Stops = Field((), description="texts at which students and mentors stop; not part of the answer")
 
 
 class LearnerSettings(Settings):
@@ -148,6 +163,9 @@ class LearnerSettings(Settings):
     )
     format: Literal["plain", "arrow", "chat"] = "plain"
     prompt: PromptSettings = Field(PromptSettings(), description="of training and of every exam")
+    thinks: bool = Field(
+        False, description="it reasons inside <think> tags; exams read the answer behind them"
+    )
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Device = Field(
@@ -158,6 +176,8 @@ class LearnerSettings(Settings):
     @model_validator(mode="after")
     def _template_fits(self) -> Self:
         self.prompt.check_format(self.format)
+        if self.thinks and self.prompt.examples is not None:
+            raise ValueError("thinks: demonstrations hold no <think> tags; remove prompt.examples, or thinks")
         return self
 
 
@@ -184,6 +204,7 @@ class WritingSettings(Settings):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, ge=1, description="new tokens per rationale")
     batch_size: int = Field(64, ge=1, description="rationales written side by side")
+    stop: Stops = Field((), description="texts at which it stops; they are not part of the rationale")
     problems: Literal["all", "taught"] = Field(
         "all", description='"taught": only those that the mentor has seen a rationale of'
     )

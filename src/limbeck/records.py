@@ -59,6 +59,8 @@ class Rationale(Record):
     tokens: int = 0
     origin: str = ""
     about: str = ""
+    thinking: str = Field("", description="what a reasoning model wrote before the completion")
+    stopped: str = Field("", description="the stop string that ended the completion, which does not hold it")
 
 
 class Prediction(Record):
@@ -77,6 +79,8 @@ class Prediction(Record):
     tokens: int
     truncated: bool = False
     votes: tuple[str | None, ...] = ()
+    thinking: str = ""
+    stopped: str = ""
 
 
 class Demonstration(Record):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DamagedError, DiskError
-from limbeck.files import digest
+from limbeck.files import digest, refuse_special
 from limbeck.records import write_json
 
 STAGE = "stage.json"
@@ -48,7 +48,12 @@ def read(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file; None when there is none, when it is something else, or when it changed.
 
     What earlier versions wrote has no seal.
+
+    Raises:
+        InputError: it is a pipe or a device.
+        DiskError: it cannot be read.
     """
+    refuse_special(path)
     try:
         value = loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -233,9 +233,13 @@ def from_units(strata: Sequence[Sequence[Shares]]) -> Estimate:
         problems  s²/n        s² between problems of the sum over sides, which holds it once more
         left      Σ s²/(S·n)  s² of the residuals
 
-    Their sum with what is left counted once, units + problems − left, is without bias; it is never taken
-    to be below units or problems alone. s² of problems is Bonett and Price's, so no error is 0.
+    Their sum with what is left counted once, units + problems − left, is without bias for equal numbers of
+    units; it is never taken to be below units or problems alone. s² of problems is Bonett and Price's, so no
+    error is 0.
     Degrees of freedom by Satterthwaite: each side's units bring those of their variance, the rest has n + 1.
+
+    Where sides have unequal numbers of units, the variance between units is also taken as one of all sides,
+    and the wider interval counts: three units that happen to agree must not make ten others look sure.
 
     Raises:
         ValueError: a side with fewer than two units, or without problems.
@@ -248,17 +252,27 @@ def from_units(strata: Sequence[Sequence[Shares]]) -> Estimate:
     weight = len(strata) ** -2
     problems = weight * sum(map(problem_variance, per_problem))
     left = weight * sum(part.left for stratum in parts for part in stratum)
-    units: list[float] = []
-    freedom: list[int] = []
-    for pooled in zip(*parts, strict=True):
-        freedom.append(sum(part.units - 1 for part in pooled))
-        between = sum(part.squares for part in pooled) / freedom[-1]
-        units.append(weight * between * sum(1 / part.units for part in pooled))
-    variance = max(problems, sum(units), sum(units) + problems - left)
-    rest = (variance - sum(units)) ** 2 / sum(len(one) + 1 for one in per_problem)
-    spread = rest + sum(one**2 / known for one, known in zip(units, freedom, strict=True))
     value = fmean(float(one.mean()) for one in per_problem)
-    return Estimate(value, math.sqrt(variance), variance**2 / spread)
+
+    def estimate(groups: Sequence[Sequence[_Parts]]) -> Estimate:
+        """With one variance between units for each group of sides."""
+        units: list[float] = []
+        freedom: list[int] = []
+        for pooled in groups:
+            freedom.append(sum(part.units - 1 for part in pooled))
+            between = sum(part.squares for part in pooled) / freedom[-1]
+            units.append(weight * between * sum(1 / part.units for part in pooled))
+        variance = max(problems, sum(units), sum(units) + problems - left)
+        rest = (variance - sum(units)) ** 2 / sum(len(one) + 1 for one in per_problem)
+        spread = rest + sum(one**2 / known for one, known in zip(units, freedom, strict=True))
+        return Estimate(value, math.sqrt(variance), variance**2 / spread)
+
+    of_sides = [*zip(*parts, strict=True)]
+    apart = estimate(of_sides)
+    if len({part.units for stratum in parts for part in stratum}) == 1:
+        return apart
+    together = estimate([[part for stratum in parts for part in stratum]])
+    return max(apart, together, key=lambda one: one.interval().high)
 
 
 class _Parts(NamedTuple):

@@ -192,12 +192,49 @@ def test_waits_grow() -> None:
     assert waits[4] > waits[0]
 
 
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])
-def test_a_refusal_is_final(status: int) -> None:
+@pytest.mark.parametrize("status", [401, 402, 404])
+def test_a_refusal_of_key_credit_or_model_ends_everything(status: int) -> None:
     server = Recorder([httpx2.Response(status, json={"error": {"message": "no"}}) for _ in range(9)])
     with pytest.raises(TeacherError, match=rf"prompt p0: answered {status} \(no\); "):
         list(teacher(server, concurrency=1)(PROMPTS, TWO))
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
+def test_a_refused_prompt_ends_nothing_and_is_named_at_the_end(status: int) -> None:
+    server, got = Recorder([httpx2.Response(status, json={"error": {"message": "no"}})]), []
+    with pytest.raises(TeacherError, match=rf"prompt p0: answered {status} \(no\); "):
+        got.extend(teacher(server, concurrency=1)(PROMPTS, Sampling()))
+    assert len(server.requests) == len(PROMPTS), "nothing is sent again"
+    assert {one.prompt_id for one in got} == {prompt.id for prompt in PROMPTS[1:]}
+
+
+def test_a_parameter_that_no_request_may_have_ends_everything_soon() -> None:
+    requests: list[httpx2.Request] = []
+
+    def serve(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        return httpx2.Response(400, json={"error": {"message": "unknown parameter: seed"}})
+
+    prompts = [Prompt(f"p{i}", f"p{i}", f"question {i}") for i in range(200)]
+    with pytest.raises(TeacherError, match=r"unknown parameter: seed.*teacher\.omit"):
+        list(teacher(serve, concurrency=4)(prompts, Sampling()))
+    assert len(requests) <= 34
+
+
+def test_a_prompt_that_a_filter_refuses_does_not_keep_a_collection_from_its_end(tmp_path: Path) -> None:
+    def serve(request: httpx2.Request) -> httpx2.Response:
+        if "question 2" in body_of(request)["messages"][0]["content"]:
+            return httpx2.Response(400, json={"error": {"message": "no", "code": "content_filter"}})
+        return ok()
+
+    said: list[str] = []
+    memory = open_teacher(settings(), tmp_path / "log.jsonl", client=client(serve), say=said.append)
+    texts = {one.prompt_id: one.text for one in memory(PROMPTS, Sampling())}
+    assert len(texts) == len(PROMPTS) and [own for own, text in texts.items() if not text] == ["p2"]
+    assert "refused: content_filter" in said[-1]
+    assert memory.missing(PROMPTS, Sampling()) == [], "and is not asked again"
+    assert memory.ledger.spent_usd(None) == 0
 
 
 def test_the_key_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -234,19 +271,19 @@ def test_an_address_that_is_no_endpoint() -> None:
 
 
 def test_what_is_under_way_at_an_error_is_yielded_first() -> None:
-    """The first request is refused; the seven beside it are answered later, and paid."""
+    """The first request is refused; the seven next to it are answered later, and paid."""
     together = threading.Barrier(8, timeout=10)
 
     def serve(request: httpx2.Request) -> httpx2.Response:
         together.wait()
         if body_of(request)["messages"][0]["content"] == "question 0":
-            return httpx2.Response(400, json={"error": {"message": "filtered"}})
+            return httpx2.Response(401, json={"error": {"message": "expired"}})
         time.sleep(0.1)
         return ok()
 
     got = []
     prompts = [Prompt(f"p{i}", f"p{i}", f"question {i}") for i in range(100)]
-    with pytest.raises(TeacherError, match=r"prompt p0: .*filtered"):
+    with pytest.raises(TeacherError, match=r"prompt p0: .*expired"):
         got.extend(teacher(serve, concurrency=8)(prompts, Sampling()))
     assert {c.prompt_id for c in got} == {f"p{i}" for i in range(1, 8)}
 
@@ -260,10 +297,10 @@ def test_a_failure_ends_the_waits_of_the_others() -> None:
         if body_of(request)["messages"][0]["content"] == "question 0":
             return httpx2.Response(429, json={}, headers={"retry-after": "60"})
         time.sleep(0.1)
-        return httpx2.Response(403, json={"error": {"message": "no"}})
+        return httpx2.Response(401, json={"error": {"message": "no"}})
 
     start = time.monotonic()
-    with pytest.raises(TeacherError, match="answered 403"):
+    with pytest.raises(TeacherError, match="answered 401"):
         list(teacher(serve)(PROMPTS[:2], Sampling()))
     assert time.monotonic() - start < 10
 

@@ -175,6 +175,10 @@ def test_a_server_that_exceeds_the_bounds_widens_them() -> None:
         ({"endpoint": "completions", "system": "Be brief."}, "system has no place"),
         ({"max_cost_usd": 1.0}, "needs prices"),
         ({"extra_body": {"n": 4}}, "n is set by Limbeck"),
+        *(
+            ({"extra_body": body}, "must hold no key")
+            for body in ({"apikey": "k"}, {"apiKey": "k"}, {"accessToken": "k"}, {"at": [{"api_key": "k"}]})
+        ),
         ({"prices": {"usd_per_million_input": -1, "usd_per_million_output": 1}}, "greater than or equal"),
         ({"prices": {"usd_per_million_input": "nan", "usd_per_million_output": 1}}, "finite"),
         ({"tempo": 1}, "Extra inputs are not permitted"),
@@ -183,6 +187,12 @@ def test_a_server_that_exceeds_the_bounds_widens_them() -> None:
 def test_wrong_settings_are_refused(change: dict[str, object], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         ApiSettings.model_validate({"base_url": "http://localhost:8000/v1", "model": "m"} | change)
+
+
+def test_a_schema_may_speak_of_keys() -> None:
+    schema = {"properties": {"key": {"type": "string"}}, "required": ["key"]}
+    body = {"response_format": {"json_schema": schema}, "stop_token_ids": [1], "skip_special_tokens": False}
+    ApiSettings.model_validate({"base_url": "http://localhost/v1", "model": "m", "extra_body": body})
 
 
 def test_every_setting_is_described() -> None:

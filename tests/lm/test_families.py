@@ -106,7 +106,7 @@ def test_an_adapter_generates_and_is_saved_merged_or_alone(folder: Path, tmp_pat
     assert by_limbeck(loaded, PROMPTS) == [read(loaded, ids) for ids in by_library(loaded, PROMPTS)]
 
     save(loaded, tmp_path / "alone")
-    save(replace(loaded, base=""), tmp_path / "moving")  # as a model from scratch, its base beside it
+    save(replace(loaded, base=""), tmp_path / "moving")  # as a model from scratch, its base next to it
     assert torch.equal(logits(loaded), adapted), "saving changed the model"
     (tmp_path / "moving").rename(tmp_path / "moved")
     export(tmp_path / "moved", tmp_path / "exported")

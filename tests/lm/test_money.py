@@ -1,5 +1,6 @@
 """What may be charged is known before it is sent, and no bill that a server sends is believed blindly."""
 
+import base64
 import json
 import logging
 import socket
@@ -18,6 +19,7 @@ from limbeck.errors import CostCapError, DataError, RecipeError, TeacherError
 from limbeck.lm import Prompt, Sampling
 from limbeck.lm.api import ApiTeacher, open_teacher
 from limbeck.lm.cost import Prices, Request, Worst, tokens_at_most
+from limbeck.lm.hiding import hiding
 from limbeck.lm.remember import ledger_of
 from limbeck.lm.sent import SentLog
 
@@ -293,6 +295,17 @@ def test_a_key_is_taken_out_before_the_text_is_cut(
     assert len(said) < 600
 
 
+@pytest.mark.parametrize("key", [KEY, "sk-Plain-0123456789AbcdefghijKlmnopqrstuvwxyz"])
+def test_a_key_is_known_in_any_case_and_in_base64(key: str) -> None:
+    hide = hiding(key)
+    for quoted in (key.upper(), key.lower()):
+        assert hide(f"no such token {quoted}!") == "no such token [key]!"
+    for user in ("", "a:", "user:", "me:"):
+        line = hide(base64.b64encode(f"{user}{key}".encode()).decode())
+        assert "[key]" in line and len(line) < 4 + 4 + len("[key]") + len(user) * 2, line
+    assert hide("what a server says, in words") == "what a server says, in words"
+
+
 def test_a_key_in_an_answer_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEACHER_KEY", KEY)
     (got,) = memory_of(lambda _: ok(answer(f"invalid key {KEY}")), tmp_path, key_env="TEACHER_KEY")(
@@ -306,6 +319,35 @@ def test_a_key_that_was_copied_cut_is_refused_and_not_shown(monkeypatch: pytest.
     with pytest.raises(RecipeError, match=r"teacher\.key_env: the variable TEACHER_KEY holds") as error:
         ApiTeacher(settings(key_env="TEACHER_KEY"))
     assert "0123" not in str(error.value)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("name", ["undefined", "hex"])
+def test_a_character_set_that_is_none_ends_nothing(tmp_path: Path, name: str, status: int) -> None:
+    kind = {"content-type": f"application/json; charset={name}"}
+    odd = httpx2.Response(status, content=json.dumps(answer("said")).encode(), headers=kind)
+    server = Recorder([odd])
+    assert len(list(memory_of(server, tmp_path, concurrency=1)(PROMPTS, ONE))) == len(PROMPTS)
+    assert len(server.requests) == len(PROMPTS) + (status != 200), "what was paid for is read"
+
+
+def test_a_bill_above_the_bound_is_shown(tmp_path: Path) -> None:
+    """It makes every later request dearer, so that a cap may let none through any more."""
+    said: list[str] = []
+    bill = {"prompt_tokens": 1_999_999, "completion_tokens": 5}
+    more: dict[str, Any] = {"prices": PRICES, "max_cost_usd": 3, "concurrency": 1}
+    for _ in range(2):
+        memory = open_teacher(
+            settings(**more),
+            tmp_path / "log.jsonl",
+            client=client(Recorder([ok(answer(usage=bill))])),
+            say=said.append,
+        )
+        with pytest.raises(CostCapError):
+            list(memory(PROMPTS, ONE))
+    over = 1_999_999 - tokens_at_most("question 0")
+    assert f"billed {over:,} prompt tokens more" in said[0] and "bills above what" in said[1]
+    assert f"earlier answers were billed up to {over:,} prompt" in said[2]
 
 
 # A16: one deadline for the whole request

@@ -184,6 +184,84 @@ def test_pickled_weights_are_refused_and_converted(
     assert limbeck("convert", folder, "--out", tmp_path / "new").status == 2, "nothing is replaced"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"s": torch.eye(3).to_sparse()},
+        {"s": torch.ones(3, dtype=torch.complex128)},
+        {"s": torch.empty(3, device="meta")},
+        {"\ud800": torch.ones(3)},
+        {1: torch.ones(3), "1": torch.zeros(3)},
+    ],
+    ids=["sparse", "complex128", "meta", "surrogate", "number"],
+)
+def test_what_safetensors_cannot_hold_is_refused(
+    limbeck: Limbeck, folder: Path, tmp_path: Path, odd: dict[Any, torch.Tensor]
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights | odd, folder / "pytorch_model.bin")
+    answer = limbeck("convert", folder, "--out", tmp_path / "new")
+    assert answer.status == 2 and "pytorch_model.bin" in answer.err and "unexpected" not in answer.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_half_of_a_model_is_not_converted(limbeck: Limbeck, folder: Path, tmp_path: Path) -> None:
+    weights = list(load_file(folder / "model.safetensors").items())
+    (folder / "model.safetensors").unlink()
+    first, second = (f"pytorch_model-0000{n}-of-00002.bin" for n in (1, 2))
+    torch.save(dict(weights[:5]), folder / first)
+    places = {name: first if n < 5 else second for n, (name, _) in enumerate(weights)}
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    answer = limbeck("convert", folder, "--out", tmp_path / "new")
+    assert answer.status == 2 and f"{second}, which {index.name} names, is not there" in answer.err
+    torch.save(dict(weights[5:]), folder / second)
+    assert limbeck("convert", folder, "--out", tmp_path / "new").status == 0
+    assert load(tmp_path / "new").model is not None
+
+
+def test_the_same_weights_under_the_names_of_their_authors_are_left_out(folder: Path, tmp_path: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    torch.save({"tok_embeddings.weight": torch.zeros(3)}, folder / "consolidated.00.pth")
+    assert convert(folder, tmp_path / "new") == len(weights)
+
+
+def test_a_pickle_with_code_is_refused_without_advice_to_run_it(
+    limbeck: Limbeck, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Path("x")}, folder / "pytorch_model.bin")
+    answer = limbeck("convert", folder, "--out", tmp_path / "new")
+    assert answer.status == 2 and "weights_only" not in answer.err
+
+
+def test_the_folder_one_is_in_is_no_new_one(
+    limbeck: Limbeck, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for command in ("convert", "export"):
+        answer = limbeck(command, folder, "--out", ".")
+        assert answer.status == 2 and "name a new folder with --out" in answer.err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_hidden_layers": -3},
+        {"model_type": "gpt_neo", "num_layers": 2, "attention_types": [[["global", "local"], 10**9]]},
+    ],
+    ids=["negative", "gpt-neo"],
+)
+def test_sizes_that_no_model_has_are_refused_at_once(folder: Path, settings: dict[str, Any]) -> None:
+    change(folder / "config.json", **settings)
+    with pytest.raises(ModelError, match=r"config\.json says"):
+        read_config(folder)
+
+
 def test_tied_and_transposed_weights_are_converted(folder: Path, tmp_path: Path) -> None:
     weights = pickled(folder, ["pytorch_model.bin"])
     name = next(iter(weights))
@@ -221,12 +299,12 @@ def test_what_cannot_be_converted_is_named(folder: Path, tmp_path: Path) -> None
         convert(folder, tmp_path / "new")
     weights = pickled(folder, ["consolidated.00.pth"])
     shutil.copy(folder / "consolidated.00.pth", folder / "consolidated.01.pth")
-    with pytest.raises(ModelError, match="parts are those of tensor parallel training"):
+    with pytest.raises(ModelError, match="part of tensor parallel training"):
         convert(folder, tmp_path / "new")
     (folder / "consolidated.01.pth").unlink()
     for content, says in (
         ([1], "no tensors by name"),
-        ({"step": 3}, "step is no tensor"),
+        ({"step": 3}, "'step' is no tensor"),
         ({}, "no tensors"),
     ):
         torch.save(content, folder / "consolidated.00.pth")

@@ -45,8 +45,13 @@ def test_a_refusal_is_what_the_teacher_said() -> None:
         ({"finish_reason": "stop", "message": {"content": " \n"}}, "empty"),
         (
             {"finish_reason": "stop", "message": {"content": None, "reasoning_content": "So 4."}},
-            "reasoning in a field of its own",
+            "thinking without an answer",
         ),
+        (
+            {"finish_reason": "length", "message": {"content": None, "reasoning": "So 4."}},
+            "cut off while thinking",
+        ),
+        ({"finish_reason": "length", "message": {"content": "<think>So 4."}}, "cut off while thinking"),
         ({"finish_reason": "length", "text": ""}, "cut off before any text"),
         ({"finish_reason": "stop", "message": {"content": "So 4."}}, ""),
     ],
@@ -124,7 +129,7 @@ REASONED = {
     [
         ({"prompt_tokens": 10, "completion_tokens": 100, "total_tokens": 110}, Usage(10, 100)),
         ({"prompt_tokens": 10, "completion_tokens": 100}, Usage(10, 100)),
-        # hidden reasoning inside completion_tokens, and beside it
+        # hidden reasoning inside completion_tokens, and next to it
         (REASONED | {"completion_tokens": 100}, Usage(10, 100, 80)),
         (REASONED | {"completion_tokens": 20}, Usage(10, 100, 80)),
         ({"prompt_tokens": 10, "completion_tokens": 20, "completion_tokens_details": None}, Usage(10, 20)),

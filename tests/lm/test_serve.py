@@ -124,7 +124,9 @@ def test_killed_twice_nothing_is_paid_again_but_what_was_under_way(tmp_path: Pat
     assert server.asked.total() <= 120 + 2 * 8, "at most what was under way at each kill"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "closed terminal"]
+)
 def test_an_interrupt_keeps_and_yields_what_was_under_way(tmp_path: Path, how: signal.Signals) -> None:
     path = tmp_path / "log.jsonl"
     with served(0.5) as server:

@@ -28,6 +28,7 @@ student: {model: tiny-causal-xs, train: {epochs: 3}}
 students:
   both: {method: mentor-kd, settings: {mentor_rationales: 1}}
   labels: {method: mentor-kd, settings: {mentor_rationales: 0}}
+  live: {method: mentor-kd, settings: {mentor_rationales: 0, soft_labels: live}}
   cot: {method: finetune-cot}
 exam: {max_tokens: 4}
 """
@@ -50,11 +51,12 @@ def test_operations_are_those_of_the_training_and_of_what_it_stands_on(
     wrote = 2 * teaching["parameters"] * sum(json.loads(line)["tokens"] for line in lines)
     taught = 6 * teaching["parameters"] * teaching["tokens"]
     assert wrote > 0
-    for name, extra in (("both", taught + wrote), ("labels", taught), ("cot", 0)):
+    for name, extra in (("both", taught + wrote), ("labels", taught), ("live", taught), ("cot", 0)):
         student = run / "students" / name / "seed0"
         own = facts(student)
         expected = 6 * own["parameters"] * own["tokens"] + extra
-        expected += 0 if name == "cot" else 2 * teaching["parameters"] * own["tokens"] / 3
+        passes = {"cot": 0, "live": 3}.get(name, 1)  # of three epochs
+        expected += 2 * teaching["parameters"] * own["tokens"] * passes / 3
         found = operations(student, stages, None if name == "cot" else mentor)
         assert found == pytest.approx(expected), name
 

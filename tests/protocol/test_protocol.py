@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
+from limbeck.errors import InputError
+from limbeck.protocol import written
 from limbeck.protocol.settings import ClaimsSettings
 from limbeck.protocol.workers import ONE_THREAD
 from limbeck.protocol.written import planned
@@ -93,7 +95,7 @@ def test_a_protocol_survives_a_kill_and_an_interrupt(recipe: Path, tmp_path: Pat
 
     one = begin(recipe, out)
     wait_for(first / "problems" / "stage.json")
-    written = (out / "protocol.json").read_bytes()
+    first_written = (out / "protocol.json").read_bytes()
     assert not (out / "claims.json").exists()
     one.kill()
     one.communicate()
@@ -120,7 +122,7 @@ def test_a_protocol_survives_a_kill_and_an_interrupt(recipe: Path, tmp_path: Pat
     assert (claim["a"], claim["b"], claim["level"]) == ("answers", "cot", "students")
     assert claim["verdict"] in ("holds", "does not hold", "undecided")
     assert {one["name"]: one["exams"] for one in found["standings"]} == {"answers": 4, "cot": 4}
-    assert (out / "protocol.json").read_bytes() == written
+    assert (out / "protocol.json").read_bytes() == first_written
     ordinary = limbeck("compare", first, "--json")
     assert ordinary.status == 0 and json.loads(ordinary.out)["pairs"]
 
@@ -154,6 +156,19 @@ def test_a_protocol_survives_a_kill_and_an_interrupt(recipe: Path, tmp_path: Pat
     assert answer.status == 2 and "protocol.json: was changed after it was written" in answer.err
 
 
+def test_a_protocol_is_run_by_one_code(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    process = begin(recipe, out)
+    wait_for(out / "protocol.json")
+    process.kill()
+    process.communicate()
+    monkeypatch.setattr(written, "code_fingerprint", lambda: "a later version")
+    answer = limbeck("claims", recipe, "--out", out)
+    assert answer.status == 2 and "protocol.json: was written by other code (Limbeck " in answer.err
+
+
 def test_runs_have_one_thread(recipe: Path) -> None:
     assert ONE_THREAD["OMP_NUM_THREADS"] == "1"
     assert load_recipe(recipe).claims is not None
@@ -184,6 +199,54 @@ def test_wrong_protocols_are_refused_and_nothing_is_written(
     answer = limbeck("claims", recipe, "--out", tmp_path / "mine")
     assert answer.status == 2 and "holds other files" in answer.err
     assert [one.name for one in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_every_file_that_the_recipe_names_is_part_of_it(tmp_path: Path, limbeck: Limbeck) -> None:
+    """Rationales that are given decide the students as the data do: a run after a change would be another."""
+    rows = [{"q": f"{n} + {n}?", "a": str(2 * n), "why": f"It is {2 * n}."} for n in range(1, 13)]
+    for name, some in (("train", rows[:8]), ("test", rows[8:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in some))
+    given = [{"question": one["q"], "rationale": one["why"]} for one in rows[:8]]
+    file = tmp_path / "given.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in given))
+    recipe, out = tmp_path / "files.yaml", tmp_path / "out"
+    recipe.write_text(f"""
+name: files
+task: {{name: sums, kind: number, train: {tmp_path}/train.jsonl, test: {tmp_path}/test.jsonl, dev: 0,
+  columns: {{question: q, answer: a}}}}
+teacher: {{kind: given, file: {file}}}
+student: {{model: tiny-causal-xs, train: {{epochs: 1}}}}
+students: {{one: {{method: finetune-cot}}, two: {{method: answers-only}}}}
+exam: {{max_tokens: 4}}
+claims: {{students: 3, compare: [[one, two]]}}
+""")
+    process = begin(recipe, out)
+    wait_for(out / "protocol.json")
+    process.kill()
+    process.communicate()
+    assert "teacher.file" in json.loads((out / "protocol.json").read_text())["data"]
+    file.write_text("".join(json.dumps(one) + "\n" for one in given[:4]))
+    answer = limbeck("claims", recipe, "--out", out)
+    assert answer.status == 2
+    assert "protocol.json" in answer.err and "teacher.file changed since" in answer.err
+
+
+def test_nobody_looks_before_all_runs_are_done(recipe: Path, tmp_path: Path, limbeck: Limbeck) -> None:
+    out = tmp_path / "out"
+    answer = limbeck(
+        "claims", recipe, "--out", out, "--set", "claims.problem_draws=1", "--set", "claims.students=3"
+    )
+    assert answer.status == 0, answer.err
+    said = (out / "logs" / "draw1-mentor1.txt").read_text()
+    assert "B − A" not in said and "between seeds" not in said
+    assert not (out / "runs" / "draw1-mentor1" / "report.html").exists()
+
+
+def test_a_number_of_processes_below_one_is_refused(recipe: Path, tmp_path: Path) -> None:
+    import limbeck as package
+
+    with pytest.raises(InputError, match="--processes -1"):
+        package.claims(recipe, out=tmp_path / "out", processes=-1)
 
 
 def test_a_run_that_fails_is_named_with_its_reason(recipe: Path, tmp_path: Path, limbeck: Limbeck) -> None:

@@ -32,7 +32,7 @@ def chain(question: str, text: str | None, answer: object, **more: object) -> Ro
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder of one set of numbers: all four kinds of files, and another set beside it."""
+    """A data folder of one set of numbers: all four kinds of files, and another set next to it."""
     folder = tmp_path / "data"
     train = [
         ("Ann has 2 and gets 3?\n", "5"),
@@ -153,7 +153,7 @@ def test_the_audit_counts_and_names_what_the_authors_saw_otherwise(data: Path, t
     }
     assert teacher["flagged correct, but the gold number is nowhere"] == 2
     assert mentor["questions with a correct one, and none of the teacher's"] == 1
-    assert mentor["the chain alone against the answer beside it"] == {
+    assert mentor["the chain alone against the answer next to it"] == {
         "same": 1,
         "another answer guessed": 2,
         "no answer in the chain": 1,
@@ -198,7 +198,7 @@ def test_a_question_of_both_splits_is_counted_and_a_second_gold_refused(tmp_path
     train = written(tmp_path / "x_train.json", [{"input": "One?", "answer": "1"}])
     test = written(tmp_path / "x_test.json", [{"input": "Q: one ?", "answer": "1"}])
     summary, _ = imported(tmp_path, [str(train), str(test)], kind="number")
-    assert summary["questions"] == {"train": 1, "test": 1, "of train that stand in test": 1}
+    assert summary["questions"] == {"train": 1, "test": 1, "of train that are in test": 1}
     other = written(
         tmp_path / "y_test.json", [{"input": "Zero?", "answer": "0"}, {"input": "One?", "answer": "2"}]
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -308,11 +309,16 @@ def test_a_folder_without_its_marker_is_no_checkpoint(tmp_path):
     (tmp_path / "checkpoint-12" / "half").write_text("written")
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / MARKER).write_text('{"fingerprint": "x"}')
+        (tmp_path / f"checkpoint-{step}" / MARKER).write_text(
+            '{"fingerprint": "x", "seconds": 1, "files": {}}'
+        )
+    for copy in ("checkpoint-10-backup", "checkpoint-old"):
+        shutil.copytree(tmp_path / "checkpoint-10", tmp_path / copy)
     found = newest(tmp_path, "x", print)
     assert found == tmp_path / "checkpoint-10"  # by number, not by name or time
     remove_others(tmp_path, found)
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"}
+    copies = {"checkpoint-10-backup", "checkpoint-old"}  # made by somebody, and left alone
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"} | copies
 
 
 def flip(path):

@@ -19,7 +19,8 @@ class Prompt:
     of a problem's only prompt it is the problem's id. `problem_id` says whose it is
     and `about` what else it is about: a mistake's or a passage's id. `system` is for
     a model that takes its system prompt separately (a chat endpoint); where a template
-    was applied here, it is part of the text.
+    was applied here, it is part of the text. `opened`: the text ends in `<think>`, so
+    the completion begins inside the thinking.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Prompt:
     text: str
     system: str = ""
     about: str = ""
+    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Sampling:
     """How to complete. `temperature` 0 is greedy; then `n` must be 1.
 
     `max_tokens` counts new tokens. `seed`, the prompt's id and the completion's
-    index alone decide what is drawn: never the neighbours in a batch.
+    index alone decide what is drawn: never the neighbours in a batch. A completion
+    ends before the first of the `stop` strings (see `lm.written`).
     """
 
     n: int = 1
@@ -43,14 +46,17 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 256
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Raw text from a model: the `index`-th (0-based) completion of a prompt.
+    """Text from a model as it came: the `index`-th (0-based) completion of a prompt.
 
     `truncated`: it ended at `max_tokens`, not by itself. `cost_usd` is what a
-    paid endpoint charged for it, 0 elsewhere.
+    paid endpoint charged for it, 0 elsewhere. `thinking` is what a reasoning model
+    wrote before its answer, which is then `text` (see `lm.written`); `tokens` counts
+    both. `stopped` is the stop string that ended it, which is not part of the text.
     """
 
     prompt_id: str
@@ -59,6 +65,8 @@ class Completion:
     tokens: int = 0
     truncated: bool = False
     cost_usd: float = 0.0
+    thinking: str = ""
+    stopped: str = ""
 
 
 class Complete(Protocol):

@@ -60,7 +60,8 @@ GOODBYE_S = 5.0
 """How long closing the connections may take."""
 
 PATIENCE = 30
-"""So many failed attempts of requests that were given up, without an answer in between, end a collection."""
+"""So many failed attempts of requests that were given up, without an answer in between, end a collection:
+a parameter that the server refuses, for one."""
 
 WHOLE_KEY = 16
 """Characters from which on a key is also taken out of what a teacher wrote; shorter ones may be words."""
@@ -81,6 +82,7 @@ class _Order:
     failures: Counter[str] = field(default_factory=Counter)
     silent: Counter[str] = field(default_factory=Counter)
     doubted: Counter[str] = field(default_factory=Counter)
+    dearer: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -93,10 +95,11 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Lost:
-    """A request that was not answered at any attempt, and the last failure."""
+    """A request that was not answered at any of its attempts, and the last failure."""
 
     request: Request
     trouble: Trouble
+    tries: int
 
 
 _Outcome = Receipt | _Task | _Lost | Exception | None
@@ -173,11 +176,12 @@ class ApiTeacher:
 
         After an error, the cap or an interrupt nothing is sent any more; what is
         under way is awaited, kept and yielded (for at most `GRACE_S` after an
-        interrupt or when the reader stops; a second interrupt ends that too). SIGTERM
-        is an interrupt. A request that fails `retries` + 1 times ends nothing: the others go on.
+        interrupt or when the reader stops; a second interrupt ends that too). SIGTERM and SIGHUP (a
+        closed terminal) are interrupts. A request that fails `retries` + 1 times ends nothing: others go on.
 
         Raises:
-            TeacherError: a request was refused, or some were not answered in `retries` + 1 attempts.
+            TeacherError: the key, the credit or the model was refused; or, when all others are answered,
+                requests were refused or not answered in `retries` + 1 attempts.
             CostCapError: the next request could pass the cap, and nothing is under way that could make room.
             RecipeError: several greedy completions of one prompt are asked for, or a
                 prompt has a system prompt and the endpoint no place for it.
@@ -192,7 +196,7 @@ class ApiTeacher:
         self, waiting: deque[_Task], sampling: Sampling, keep: Keep | None
     ) -> Generator[Receipt, None, None]:
         asked, lost = len(waiting), list[_Lost]()
-        with _heeding_sigterm(), self._connected() as (wire, client):
+        with _heeding_signals(), self._connected() as (wire, client):
             order = _Order(wire, client, sampling, keep, threading.Event())
             size = min(self._settings.concurrency, asked)
             crew = _Crew(size, partial(self._complete, order), order.stop)
@@ -241,7 +245,7 @@ class ApiTeacher:
                 waiting.appendleft(outcome)
             elif isinstance(outcome, _Lost):
                 lost.append(outcome)
-                in_a_row += self._settings.retries + 1
+                in_a_row += outcome.tries
                 if in_a_row >= PATIENCE and failure is None:
                     failure = self._unanswered(lost)
                     crew.stop.set()
@@ -278,7 +282,7 @@ class ApiTeacher:
             task.tries += 1
             self._note(order.failures, outcome.what, f"{outcome.said}; {self._next(outcome, task.tries)}")
             if self._over(task, outcome):
-                return _Lost(task.request, outcome)
+                return _Lost(task.request, outcome, task.tries)
             self._pause(outcome, task.tries, order.stop)
             if order.stop.is_set():
                 return None
@@ -294,12 +298,15 @@ class ApiTeacher:
                 mark = self._sent.write(request, worst, self._settings.prices is not None)
             charged = True  # until it is known otherwise
             outcome = self._send(order, request)
-            if isinstance(outcome, Trouble):
+            if isinstance(outcome, Trouble) and not outcome.refusal:
                 charged = outcome.charged
                 if mark and self._sent and not charged:
                     self._sent.free(mark)
                 return outcome
-            receipt = self._receipt(order, request, outcome, worst, mark)
+            if isinstance(outcome, Trouble):
+                receipt = self._refusal(order, request, outcome, worst, mark)
+            else:
+                receipt = self._receipt(order, request, outcome, worst, mark)
             charged, paid = False, exact(receipt.completion.cost_usd)
             if order.keep is not None:
                 order.keep(receipt)
@@ -330,10 +337,11 @@ class ApiTeacher:
 
     def _unanswered(self, lost: Sequence[_Lost]) -> TeacherError:
         """What to say of requests that were given up."""
-        last, tries = lost[-1], self._settings.retries + 1
+        last = lost[-1]
         others = f" (and {len(lost) - 1:,} more prompts)" if len(lost) > 1 else ""
+        tries = f" at each of {last.tries} attempts" if last.tries > 1 else ""
         return TeacherError(
-            f"{self._where(last.request)}{others}: {last.trouble.said} at each of {tries} attempts; "
+            f"{self._where(last.request)}{others}: {last.trouble.said}{tries}; "
             f"{last.trouble.fix}, what arrived is kept"
         )
 
@@ -351,8 +359,11 @@ class ApiTeacher:
         """Say how often things went wrong in a collection."""
         parts = {
             "failed attempts": order.failures,
-            "answers without text, kept because they are paid": order.silent,
+            "answers without text, kept and not asked for again": order.silent,
             "bills that cannot be right, counted at their worst case": order.doubted,
+            "bills above what was asked for, and every later request is counted as if it were so dear": (
+                order.dearer
+            ),
         }
         with self._noting:
             said = [f"{kinds.total():,} {what} ({counted(kinds)})" for what, kinds in parts.items() if kinds]
@@ -371,12 +382,12 @@ class ApiTeacher:
         """Whether a request has had its last attempt.
 
         Raises:
-            TeacherError: no other request would fare better either: this one was refused, or the server
-                asks for a wait that is too long.
+            TeacherError: no other request would fare better either, or the server asks for a wait that is
+                too long.
         """
         too_long = trouble.wait_s is not None and trouble.wait_s > self._settings.max_wait_s
-        if trouble.passing and not too_long:
-            return task.tries > self._settings.retries
+        if not trouble.ends and not too_long:
+            return not trouble.passing or task.tries > self._settings.retries
         said = trouble.said
         if trouble.passing and trouble.wait_s is not None:
             said += f" and asks to wait {trouble.wait_s:,.0f} s"
@@ -399,7 +410,7 @@ class ApiTeacher:
     def _send(self, order: _Order, request: Request) -> Reply | Trouble:
         openai = self._openai
         try:
-            return read_reply(order.wire.run(self._exchange(order, request)), self._hide)
+            text = order.wire.run(self._exchange(order, request))
         except openai.APIStatusError as error:
             body = error.body or error.message
             return refused(error.status_code, body, error.response.headers, self._hide)
@@ -412,6 +423,9 @@ class ApiTeacher:
             return Trouble(f"lost the connection ({cause})", charged=True)
         except TimeoutError:
             return self._late()
+        except Exception as error:  # of the client: an answer in a character set that is none, for one
+            return Trouble(f"sent what cannot be read ({type(error).__name__})", charged=True)
+        return read_reply(text, self._hide, self._stops(order.sampling))
 
     def _late(self) -> Trouble:
         return Trouble(f"sent no whole answer within {self._settings.timeout_s:g} s", charged=True)
@@ -423,7 +437,11 @@ class ApiTeacher:
         endpoint = order.client.chat.completions if chat else order.client.completions
         async with asyncio.timeout(self._settings.timeout_s):
             answer = await endpoint.with_raw_response.create(**self._body(request, order.sampling))
-        text: str = answer.http_response.text
+        response = answer.http_response
+        try:
+            text: str = response.text
+        except Exception:  # of the codec that the server named, if it is none for texts; JSON is UTF-8 anyway
+            text = response.content.decode("utf-8", "replace")
         return text
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
@@ -438,19 +456,26 @@ class ApiTeacher:
         if sampling.top_p != 1:
             drawn["top_p"] = sampling.top_p
         body |= {name: value for name, value in drawn.items() if name not in settings.omit}
-        if settings.stop:
-            body["stop"] = list(settings.stop)
+        stops = self._stops(sampling)
+        if stops and "stop" not in settings.omit:
+            body["stop"] = list(stops)
         top_k = {"top_k": sampling.top_k} if sampling.top_k else {}  # not OpenAI's, but vLLM's and SGLang's
-        return {**body, "extra_body": {**top_k, **settings.extra_body}}
+        # as an argument of the client's it would be read event by event; the whole text is kept or nothing
+        streamed = {"stream": True, "stream_options": {"include_usage": True}} if settings.stream else {}
+        return {**body, "extra_body": {**top_k, **streamed, **settings.extra_body}}
+
+    def _stops(self, sampling: Sampling) -> tuple[str, ...]:
+        """The teacher's own stop strings, then those of this collection."""
+        return tuple(dict.fromkeys((*self._settings.stop, *sampling.stop)))
 
     def _system(self, request: Request) -> str | None:
         """The prompt's own system prompt, else the teacher's."""
         return request.prompt.system or self._settings.system
 
     def _receipt(self, order: _Order, request: Request, reply: Reply, worst: Worst, mark: str) -> Receipt:
-        prices, text, doubted = self._settings.prices, reply.text, reply.doubted
+        prices, text, thinking, doubted = self._settings.prices, reply.text, reply.thinking, reply.doubted
         if len(self._secret) >= WHOLE_KEY:
-            text = text.replace(self._secret, "[key]")
+            text, thinking = (part.replace(self._secret, "[key]") for part in (text, thinking))
         least = tokens_at_least((self._system(request) or "") + request.prompt.text)
         usage = reply.usage
         if usage is not None and usage.input_tokens < least:
@@ -463,13 +488,23 @@ class ApiTeacher:
                 order.silent, reply.without, f"an answer without text ({reply.without}); kept, it is paid"
             )
         if usage is None:
-            paid, shown, cost = Usage(worst.input_tokens, worst.output_tokens), tokens_about(text), worst.usd
+            paid, cost = Usage(worst.input_tokens, worst.output_tokens), worst.usd
+            shown = tokens_about(thinking + text)
         else:
-            paid, shown = usage, usage.output_tokens - usage.hidden_tokens
+            paid, shown = usage, usage.output_tokens - (0 if thinking else usage.hidden_tokens)
             cost = Fraction(0) if prices is None else prices.exact(usage.input_tokens, usage.output_tokens)
-            self.widen(usage.input_tokens - worst.input_tokens, usage.output_tokens - worst.output_tokens)
+            self._learn(order, usage, worst)
         return Receipt(
-            Completion(request.prompt.id, request.index, text, shown, reply.truncated, at_least(cost)),
+            Completion(
+                request.prompt.id,
+                request.index,
+                text,
+                shown,
+                reply.truncated,
+                at_least(cost),
+                thinking,
+                reply.stopped,
+            ),
             input_tokens=paid.input_tokens,
             output_tokens=paid.output_tokens,
             estimated=usage is None,
@@ -477,6 +512,39 @@ class ApiTeacher:
             without=reply.without,
             sent=mark,
         )
+
+    def _refusal(self, order: _Order, request: Request, trouble: Trouble, worst: Worst, mark: str) -> Receipt:
+        """A prompt that is never answered: an answer without text, so that the collection can be finished."""
+        why = f"refused: {trouble.refusal}"
+        self._note(
+            order.silent, why, f"prompt {request.prompt.id}: {trouble.said}; kept as an answer without text"
+        )
+        usage = Usage(worst.input_tokens, worst.output_tokens) if trouble.charged else Usage(0, 0)
+        return Receipt(
+            Completion(
+                request.prompt.id,
+                request.index,
+                "",
+                0,
+                False,
+                at_least(worst.usd) if trouble.charged else 0.0,
+            ),
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            estimated=trouble.charged,
+            priced=self._settings.prices is not None,
+            without=why,
+            sent=mark,
+        )
+
+    def _learn(self, order: _Order, usage: Usage, worst: Worst) -> None:
+        """Widen the bounds by what an answer exceeded them, and say so: every later request gets dearer."""
+        over = usage.input_tokens - worst.input_tokens, usage.output_tokens - worst.output_tokens
+        for kind, more in zip(("prompt", "completion"), over, strict=True):
+            if more > 0:
+                line = f"an answer was billed {more:,} {kind} tokens more than it can have"
+                self._note(order.dearer, f"{kind} tokens", f"{line}; later requests are counted as so dear")
+        self.widen(*over)
 
 
 def open_teacher(
@@ -495,6 +563,11 @@ def open_teacher(
     sent, ledger, over = _books(path)
     teacher = ApiTeacher(settings, spent=ledger.spent_usd(settings.prices), sent=sent, client=client, say=say)
     teacher.widen(*over)
+    if max(over) > 0:
+        say(
+            f"teacher {teacher.name}: earlier answers were billed up to {max(over[0], 0):,} prompt and "
+            f"{max(over[1], 0):,} completion tokens more than they can have; requests are counted as so dear"
+        )
     if sent.unresolved:
         held = sent.held(settings.prices)
         say(
@@ -570,23 +643,25 @@ def _openai() -> Any:
 
 
 @contextmanager
-def _heeding_sigterm() -> Iterator[None]:
-    """SIGTERM as Ctrl-C, which awaits what is paid for; in the main thread, where nobody else heeds it."""
+def _heeding_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP as Ctrl-C, which awaits what is paid for; in the main thread, where nobody else
+    heeds them."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, interrupt)
+    ours = [one for one in map(signal.Signals.__getitem__, names) if signal.getsignal(one) == signal.SIG_DFL]
+    for one in ours if main else []:
+        signal.signal(one, interrupt)
     try:
         yield
     finally:
         with suppress(ValueError):  # a generator that was forgotten may be closed in another thread
-            if signal.getsignal(signal.SIGTERM) is interrupt:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for one in ours:
+                if signal.getsignal(one) is interrupt:
+                    signal.signal(one, signal.SIG_DFL)
 
 
 class _Wire:

@@ -17,7 +17,7 @@ from limbeck.errors import ModelError
 from limbeck.files import refuse_special
 
 LIMITS = (
-    (re.compile("layer|num_blocks|n_blocks"), 1_000),
+    (re.compile("layer|num_blocks|n_blocks|attention_types"), 1_000),
     (re.compile("expert"), 10_000),
     (re.compile("label"), 10**6),
 )
@@ -48,6 +48,10 @@ def checked_config(place: Path | str) -> Any:
             if pattern.search(name) and isinstance(value, int) and value > most:
                 raise ModelError(
                     f"{place}: config.json says {name} {value:,}, and no model has more than {most:,}; fix it"
+                )
+            if pattern.search(name) and "num" in name and isinstance(value, int) and value < 0:
+                raise ModelError(
+                    f"{place}: config.json says {name} {value:,}, which is no number of them; fix it"
                 )
     return AutoConfig.from_pretrained(place, trust_remote_code=False)
 

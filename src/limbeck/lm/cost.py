@@ -16,7 +16,7 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, Self
@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.lm.settings import Stops
 from limbeck.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,9 +51,16 @@ MOST_USD = 1e9
 
 _OURS = {
     *("model", "messages", "prompt", "stop", "seed", "temperature", "top_p"),  # in the memory's key
-    *("n", "best_of", "stream", "max_tokens", "max_completion_tokens"),  # what the cap counts on
+    *("n", "best_of", "stream", "stream_options"),  # what the cap counts on
+    *("max_tokens", "max_completion_tokens"),
 }
 """Request parameters that extra_body may not hold."""
+
+
+_SECRET = re.compile(
+    r"(^|[_-]|api)(key|secret|password|authorization|token)$|(?-i:[a-z](Key|Secret|Password|Token))$", re.I
+)
+"""How the names of what is secret end, in snake_case, kebab-case and camelCase."""
 
 
 class Prices(Settings):
@@ -81,12 +89,17 @@ class ApiSettings(Settings):
     key_env: str | None = Field(None, description="environment variable with the key; null: no key")
     endpoint: Literal["chat", "completions"] = Field("chat", description='"completions" is for base models')
     system: str | None = Field(None, description="system prompt")
-    stop: tuple[str, ...] = Field((), description="texts at which the teacher stops")
+    stop: Stops = Field((), description="texts at which the teacher stops; cut here too, not included")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="what the endpoint calls the bound on new tokens"
     )
-    omit: tuple[Literal["seed", "temperature", "top_p"], ...] = Field(
+    omit: tuple[Literal["seed", "temperature", "top_p", "stop"], ...] = Field(
         (), description="parameters that this model refuses and that are not sent"
+    )
+    stream: bool = Field(
+        False,
+        description="let the server stream: some stream reasoning models only, and some connections end "
+        "while nothing comes",
     )
     extra_body: Mapping[str, JsonValue] = Field(default_factory=dict, description="further parameters")
     remember_as: str | None = Field(
@@ -106,8 +119,8 @@ class ApiSettings(Settings):
     @property
     def identity(self) -> dict[str, JsonValue]:
         """Everything that changes what this teacher says except prompt and sampling; holds no key."""
-        told = {"model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"}
-        return {"where": self.remember_as or self.base_url, **self.model_dump(mode="json", include=told)}
+        decisive = {"model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"}
+        return {"where": self.remember_as or self.base_url, **self.model_dump(mode="json", include=decisive)}
 
     @field_validator("base_url")
     @classmethod
@@ -131,7 +144,7 @@ class ApiSettings(Settings):
     def _not_ours(cls, body: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
         if taken := sorted(_OURS & body.keys()):
             raise ValueError(f"{taken[0]} is set by Limbeck; remove it from extra_body")
-        if any(re.search(r"(^|[_-])(key|secret|password|authorization|token)$", name, re.I) for name in body):
+        if any(map(_SECRET.search, [*body, *_texts_in(body)])):
             raise ValueError("must hold no key, since recipes are saved; name the key's variable in key_env")
         return body
 
@@ -142,6 +155,15 @@ class ApiSettings(Settings):
         if self.max_cost_usd is not None and self.prices is None:
             raise ValueError("a cap (max_cost_usd) needs prices; set them, to 0 if the server is free")
         return self
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """The names of all texts in nested settings; a name of a group, as in a JSON schema, is not one."""
+    if isinstance(value, Mapping):
+        yield from (name for name, inner in value.items() if isinstance(inner, str))
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for one in inner:
+        yield from _texts_in(one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +179,7 @@ class Receipt:
     """A completion with its bill.
 
     `output_tokens` is what was charged, hidden reasoning included, while
-    `completion.tokens` counts the text alone. `estimated`: the server sent no
+    `completion.tokens` counts what was shown: the text and its thinking. `estimated`: the server sent no
     usage that can be right, and the cost is the most it can have been. `priced` False:
     no price was known, `completion.cost_usd` is 0 because nothing better can be said.
     `without` says why there is no text. `sent` is the attempt's mark in the log of what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 from collections.abc import Callable
@@ -20,8 +21,8 @@ def hiding(secret: str) -> Hide:
     """A function that replaces every piece of the key in a text by "[key]".
 
     The key is known in all forms that come up in error texts: as it is, inside JSON and Python strings
-    (with its quotes and backslashes escaped, also twice), in URLs and in HTML. Text first, cut afterwards: a
-    piece of a key that was cut in two is still a piece.
+    (with its quotes and backslashes escaped, also twice), in URLs, in HTML and in base64, in capitals or not.
+    Text first, cut afterwards: a piece of a key that was cut in two is still a piece.
     """
     forms = {
         secret,
@@ -32,9 +33,11 @@ def hiding(secret: str) -> Hide:
     }
     for _ in range(2):
         forms |= {_inside(json.dumps(form)) for form in forms} | {_inside(repr(form)) for form in forms}
+    forms |= {_encoded(secret, before) for before in range(3)}
     size = min(PIECE, len(secret))
+    small = map(_small, forms)
     pieces = (
-        {form[at : at + size] for form in forms for at in range(len(form) - size + 1)} if secret else set()
+        {form[at : at + size] for form in small for at in range(len(form) - size + 1)} if secret else set()
     )
 
     def hide(text: str) -> str:
@@ -42,8 +45,9 @@ def hiding(secret: str) -> Hide:
             return text
         shown: list[str] = []
         text, at, end = text[:LOOKED_AT], 0, 0  # end: of the run of pieces that is left out
+        small = _small(text)
         while at < len(text):
-            if text[at : at + size] in pieces:
+            if small[at : at + size] in pieces:
                 if end < at or not shown or shown[-1] != "[key]":
                     shown.append("[key]")
                 end = at + size
@@ -57,3 +61,15 @@ def hiding(secret: str) -> Hide:
 
 def _inside(quoted: str) -> str:
     return quoted[1:-1]
+
+
+def _small(text: str) -> str:
+    """In small letters, as long as it was."""
+    return "".join(one.lower() if len(one.lower()) == 1 else one for one in text)
+
+
+def _encoded(secret: str, before: int) -> str:
+    """What base64 shows of a key that stands behind so many bytes, such as `user:`, whatever they are."""
+    whole = base64.b64encode(b"\0" * before + secret.encode()).decode()
+    first, rest = -(-before * 8 // 6), (before + len(secret.encode())) * 8 // 6
+    return whole[first:rest]

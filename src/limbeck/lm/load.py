@@ -28,8 +28,8 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as library_log
 
-from limbeck import ranks
-from limbeck.errors import ModelError, RecipeError, first_line, is_explainable
+from limbeck import ranks, sealed
+from limbeck.errors import DamagedError, ModelError, RecipeError, first_line, is_explainable
 from limbeck.lm.configs import checked_config
 from limbeck.lm.pickles import CONVERT, refuse_pickles
 from limbeck.lm.settings import LoraSettings
@@ -110,6 +110,7 @@ def load(
         name: what records call the model; None: `name_or_path`.
 
     Raises:
+        DamagedError: the folder, or that of an adapter's base, is of a run and changed since it was written.
         ModelError: no such model, a broken folder, a missing end-of-sequence token; a saved
             adapter of other settings.
         RecipeError: a device or dtype that this machine does not have.
@@ -120,6 +121,7 @@ def load(
         model, tokenizer = _from_scratch(text, tokenizer_of, tokenizer_texts, seed, number)
     else:
         place = _place(text)
+        _refuse_damaged(place)
         with quiet(isinstance(place, Path)):
             if isinstance(place, Path) and (place / ADAPTER).exists():
                 adapter = trainable
@@ -147,25 +149,49 @@ def read_config(name_or_path: str | Path) -> Any:
         return checked_config(place)
 
 
-def parameters_of(name_or_path: str | Path) -> int:
-    """How many parameters a model has, with those of an adapter's base; its weights are not read.
+def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) -> int:
+    """How many parameters a model has, with those of an adapter's base.
+
+    Of a folder's weights it reads which tensors there are, of what size; of a name on the hub none.
+
+    Args:
+        lora: an adapter that the model is to get; looked at, not counted.
 
     Raises:
-        ModelError: no such model, a broken folder, not a model that writes text, weights that are pickles.
+        DamagedError: as `load`.
+        ModelError: no such model, a broken folder, not a model that writes text, weights that are pickles
+            or incomplete; an adapter that does not fit.
     """
-    place = _place(str(name_or_path))
+    name = str(name_or_path)
+    place = _place(name)
+    _refuse_damaged(place)
     if isinstance(place, Path) and (place / ADAPTER).exists():
         refuse_pickles(place)
         place = _place(_base_of(place, _adapter_config(place)))
+        _refuse_damaged(place)
     config = read_config(place)
     kind = _architecture(place, config)
     if isinstance(place, Path):
         refuse_pickles(place)
         if not any(place.glob("*.safetensors")):
             raise ModelError(f"{place}: there are no weights (*.safetensors); give a complete model folder")
-    with quiet(), _explained(place, "config.json"), torch.device("meta"):
-        model = kind.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+        with quiet():
+            model = _weights(place, kind, config, device_map="meta")
+    else:
+        with quiet(), _explained(place, "config.json"), torch.device("meta"):
+            model = kind.from_config(config)
+    count: int = sum(parameter.numel() for parameter in model.parameters())
+    if lora is not None:
+        _add_lora(model, lora, 0, name)
+    return count
+
+
+def _refuse_damaged(place: Path | str) -> None:
+    """Refuse, on every rank, a model of a finished stage that is not what the stage wrote."""
+    if not isinstance(place, Path):
+        return
+    if wrong := ranks.share(sealed.found_damage(place) if ranks.main() else None):
+        raise DamagedError(*wrong)
 
 
 def _device(name: str) -> torch.device:
@@ -227,16 +253,7 @@ def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None 
     kind = _architecture(place, config)
     if isinstance(place, Path):
         refuse_pickles(place)
-    with _explained(place, "the weights"):
-        safe = {"use_safetensors": True, "trust_remote_code": False}
-        model, report = kind.from_pretrained(
-            place, config=config, dtype=dtype, output_loading_info=True, **safe
-        )
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"{place}: the weights lack {len(missing)} tensors, such as {missing[0]}; "
-            "give a complete language model"
-        )
+    model = _weights(place, kind, config, dtype=dtype)
     tokenizer_place = tokenizer_folder or place
     with _explained(tokenizer_place, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_place, trust_remote_code=False)
@@ -244,6 +261,19 @@ def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None 
         tokenizer.chat_template = own_template(about_model(tokenizer_place), tokenizer.chat_template)
     _complete_tokens(place, model, tokenizer)
     return model, tokenizer
+
+
+def _weights(place: Path | str, kind: Any, config: Any, **how: Any) -> Any:
+    """A model with its weights, all of them."""
+    with _explained(place, "the weights"):
+        safe = {"use_safetensors": True, "trust_remote_code": False}
+        model, report = kind.from_pretrained(place, config=config, output_loading_info=True, **how, **safe)
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{place}: the weights lack {len(missing)} tensors, such as {missing[0]}; "
+            "give a complete language model"
+        )
+    return model
 
 
 def _architecture(place: Path | str, config: Any) -> Any:
@@ -329,6 +359,7 @@ def _with_adapter(
     base = _base_of(folder, config)
     refuse_pickles(folder)
     own = (folder / "tokenizer_config.json").exists()
+    _refuse_damaged(_place(base))
     model, tokenizer = _plain(_place(base), dtype, folder if own else None)
     with seeded(0), _explained(folder, "the adapter"), warnings.catch_warnings():
         warnings.filterwarnings(

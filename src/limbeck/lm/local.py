@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from limbeck.errors import InputError, ModelError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.load import Loaded
+from limbeck.lm.written import CLOSE, OPEN, cut, read_written, thinks_still
 
 DROP_SHARE = 0.05
 """Finished rows are dropped once they are this share of a batch: each drop copies the caches."""
@@ -48,8 +49,9 @@ class LocalModel:
 
     Stops at the tokenizer's end-of-sequence token and at those of the model's
     generation config; nothing else of that config is used. A row that reaches
-    the model's last position is cut there (`truncated`). `Completion.tokens`
-    counts all new tokens, the ending one too. Batches are deterministic: the
+    the model's last position is cut there (`truncated`). One that has written a stop
+    string ends with that token. `Completion.tokens` counts all new tokens, the ending
+    one and those of a stop string too. Batches are deterministic: the
     same prompts and sampling give the same completions, in the same order.
 
     Args:
@@ -68,6 +70,7 @@ class LocalModel:
         self._model = loaded.bare
         self._limit = position_limit(self._model.config)
         self._stops = stop_tokens(self._model, loaded.tokenizer)
+        self._no_text = _no_text(loaded.tokenizer)
 
     @property
     def name(self) -> str:
@@ -116,9 +119,10 @@ class LocalModel:
             yield from self._complete(batch, sampling)
 
     def _complete(self, rows: list[Row], sampling: Sampling) -> list[Completion]:
+        watch = _Watch(rows, sampling.stop, self._text) if sampling.stop else None
         with torch.inference_mode(), _evaluating(self._model):
-            written = _decode(self._start(rows), rows, self._stops, sampling, self._model.device)
-        return [self._completion(row, ids) for row, ids in zip(rows, written, strict=True)]
+            written = _decode(self._start(rows), rows, self._stops, sampling, self._model.device, watch)
+        return [self._completion(row, ids, sampling.stop) for row, ids in zip(rows, written, strict=True)]
 
     def _start(self, rows: list[Row]) -> Decoding:
         kind = EncoderDecoder if self.loaded.encoder_decoder else DecoderOnly
@@ -134,12 +138,33 @@ class LocalModel:
             decoding.keep(copies)
         return decoding
 
-    def _completion(self, row: Row, ids: list[int]) -> Completion:
+    def _completion(self, row: Row, ids: list[int], stops: Sequence[str]) -> Completion:
         ended = ids[-1] in self._stops
-        text = self.loaded.tokenizer.decode(
-            ids[:-1] if ended else ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        found = read_written(self._text(ids[:-1] if ended else ids), stops, opened=row.prompt.opened)
+        return Completion(
+            row.prompt.id,
+            row.index,
+            found.answer,
+            tokens=len(ids),
+            truncated=not (ended or found.stopped),
+            thinking=found.thinking,
+            stopped=found.stopped,
         )
-        return Completion(row.prompt.id, row.index, text, tokens=len(ids), truncated=not ended)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        shown = [token for token in ids if token not in self._no_text]
+        text: str = self.loaded.tokenizer.decode(
+            shown, skip_special_tokens=not self._no_text, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def _no_text(tokenizer: Any) -> frozenset[int]:
+    """Where the tags of thinking are special tokens: all the other ones, which are no text; else nothing,
+    and the tokenizer itself leaves special tokens out."""
+    special = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    tags = {number for number, token in special.items() if token.content in (OPEN, CLOSE)}
+    return frozenset(special.keys() - tags) if tags else frozenset()
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -154,6 +179,8 @@ def check_sampling(sampling: Sampling) -> None:
         raise InputError("sampling: temperature and top_k must not be negative, and top_p must be in (0, 1]")
     if sampling.temperature == 0 and sampling.n > 1:
         raise InputError("sampling: n above 1 needs a temperature above 0; greedy completions are all equal")
+    if "" in sampling.stop:
+        raise InputError("sampling: an empty stop string would end everything; remove it")
 
 
 def prompt_ids(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
@@ -174,17 +201,21 @@ def prompt_room(loaded: Loaded, max_tokens: int) -> int | None:
     return limit if limit is None or loaded.encoder_decoder else limit - max_tokens
 
 
+def positions_of(config: Any) -> int | None:
+    """How many positions a model has; None: any number (T5's are relative)."""
+    text, field = config.get_text_config(decoder=True), "max_position_embeddings"
+    limit: int | None = text.to_dict().get(text.attribute_map.get(field, field))
+    return limit
+
+
 def position_limit(config: Any) -> int | None:
-    """How many positions the model has; None: any number (T5's are relative).
+    """How many positions a model can write up to; None: any number.
 
     Rotary positions that are rescaled beyond a first length would need all
     cached states again there, so such a model ends at that first length.
     """
-    text = config.get_text_config(decoder=True)
-    settings = text.to_dict()
-    field = "max_position_embeddings"
-    limit: int | None = settings.get(text.attribute_map.get(field, field))
-    rope = settings.get("rope_parameters") or {}
+    limit = positions_of(config)
+    rope = config.get_text_config(decoder=True).to_dict().get("rope_parameters") or {}
     if limit is not None and rope.get("rope_type") in ("longrope", "dynamic"):
         return min(limit, rope.get("original_max_position_embeddings") or limit)
     return limit
@@ -320,8 +351,49 @@ def _last(output: Any) -> Tensor:
     return logits
 
 
+class _Watch:
+    """Sees, token by token, which rows have written a stop string.
+
+    Looks at a row's last tokens, as many as a stop string can have, and reads the row whole only where
+    one seems to be there; so a text is cut at the same place whatever the borders of its tokens are.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], stops: Sequence[str], text: Callable[[Sequence[int]], str]
+    ) -> None:
+        self._rows = rows
+        self._stops = stops
+        self._text = text
+        # no token is shorter than a byte, but a few at the left may be parts of a character
+        self._near = max(len(stop.encode("utf-8", "replace")) for stop in (*stops, CLOSE)) + 8
+        self._ids: list[list[int]] = [[] for _ in rows]
+        self._thinking = [False] * len(rows)  # known to be inside: nothing but the closing tag matters
+
+    def stopped(self, places: Sequence[int], tokens: Sequence[int]) -> list[bool]:
+        """Whether each row has written a stop string, with these tokens (places in the batch) at its end."""
+        return [self._stopped(place, token) for place, token in zip(places, tokens, strict=True)]
+
+    def _stopped(self, place: int, token: int) -> bool:
+        ids = self._ids[place]
+        ids.append(token)
+        near = self._text(ids[-self._near :])
+        if self._thinking[place] and CLOSE not in near:
+            return False
+        self._thinking[place] = False
+        if not any(stop in near for stop in self._stops):
+            return False
+        whole, opened = self._text(ids), self._rows[place].prompt.opened
+        self._thinking[place] = thinks_still(whole, opened=opened)
+        return bool(cut(whole, self._stops, opened=opened)[1])
+
+
 def _decode(
-    decoding: Decoding, rows: Sequence[Row], stops: frozenset[int], sampling: Sampling, device: torch.device
+    decoding: Decoding,
+    rows: Sequence[Row],
+    stops: frozenset[int],
+    sampling: Sampling,
+    device: torch.device,
+    watch: _Watch | None = None,
 ) -> list[list[int]]:
     """New tokens of every row, the ending one included."""
     if torch.isnan(decoding.logits).any():
@@ -340,6 +412,8 @@ def _decode(
             tokens = draw(decoding.logits, chance[alive, step], sampling)
         written[alive, step] = torch.where(running, tokens, -1)
         running &= ~torch.isin(tokens, ends) & (room[alive] > step + 1)
+        if watch is not None:
+            running &= ~torch.tensor(watch.stopped(alive.tolist(), tokens.tolist()), device=device)
         left = int(running.sum())
         if left == 0:
             break

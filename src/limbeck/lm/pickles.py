@@ -6,13 +6,15 @@ Read are `*.bin` and `*.pth`, whole or in parts: Hugging Face's `pytorch_model.b
 
 from __future__ import annotations
 
+import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from limbeck.errors import DiskError, ModelError, first_line, is_explainable
 from limbeck.files import refuse_special, whole_folder
@@ -24,12 +26,16 @@ _OTHERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 """Beginnings of the names of pickles that hold something else than weights."""
 
 _PARTS = ".index.json"
+_PUBLISHED = "consolidated"
+"""How the weights that a model's authors publish are named, next to those of Hugging Face at times."""
 
 
 def pickles(folder: Path) -> list[Path]:
     """The weights of a model folder that are pickles, in the order of their names."""
     found = (file for file in folder.iterdir() if file.suffix in _ENDINGS and not file.is_dir())
-    return sorted(file for file in found if not file.name.startswith(_OTHERS))
+    weights = sorted(file for file in found if not file.name.startswith(_OTHERS))
+    # The same weights under other names, which would be in the model twice.
+    return [one for one in weights if not one.name.startswith(_PUBLISHED)] or weights
 
 
 def _name(folder: Path) -> str:
@@ -70,15 +76,18 @@ def convert(folder: Path, out: Path) -> int:
     if any(folder.glob("*.safetensors")) or not found:
         said = "it has safetensors already" if any(folder.glob("*.safetensors")) else "there are none"
         raise ModelError(f"{folder}: no weights in .bin or .pth to convert ({said}); name another folder")
+    _refuse_missing_parts(folder)
     weights: dict[str, torch.Tensor] = {}
+    holds: dict[str, str] = {}
     for file in found:
         for name, tensor in _tensors(file).items():
             if name in weights:
                 raise ModelError(
-                    f"{file}: holds {name}, as {found[0].name} does: the parts are those of tensor parallel "
-                    "training; convert them with the tool of the model's authors"
+                    f"{file}: holds {name[:80]}, as {holds[name]} does: they are the same weights "
+                    "twice (move one file away), or a part of tensor parallel "
+                    "training, for the tool of the model's authors"
                 )
-            weights[name] = tensor
+            weights[name], holds[name] = tensor, file.name
     with whole_folder(out) as partial:
         for file in folder.iterdir():
             if file.is_file() and file.suffix not in _ENDINGS and not file.name.endswith(_PARTS):
@@ -89,6 +98,21 @@ def convert(folder: Path, out: Path) -> int:
         except SafetensorError as error:  # how its writer reports a full disk
             raise DiskError(out, OSError(0, first_line(error))) from error
     return len(weights)
+
+
+def _refuse_missing_parts(folder: Path) -> None:
+    """Refuse a folder that lacks one of the files which its index names."""
+    for index in sorted(folder.glob(f"*{_PARTS}")):
+        refuse_special(index)
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            missing = sorted(name for name in named if not (folder / name).is_file())
+        except OSError as error:
+            raise DiskError(index, error) from error
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            raise ModelError(f"{index}: does not say which files the weights are in; get it again") from None
+        if missing:
+            raise ModelError(f"{folder}: {missing[0][:80]}, which {index.name} names, is not there; get it")
 
 
 def downloaded(name: str) -> Path:
@@ -115,7 +139,9 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # pickle, zipfile and torch have classes of their own
         if not is_explainable(error):
             raise
-        reason = first_line(error)
+        # Its own text says how to run the code in the file.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds something else, or is no file of torch" if unsafe else first_line(error)
         raise ModelError(
             f"{file}: cannot be read as weights only ({reason}); get the weights again"
         ) from error
@@ -124,10 +150,24 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
             found = found[wrapper]
     if not isinstance(found, dict) or not found:
         raise ModelError(f"{file}: holds no tensors by name; give the file of the model's weights")
-    odd = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
-    if odd:
-        raise ModelError(f"{file}: {str(odd[0])[:80]} is no tensor; give the file of the model's weights")
-    return {str(name): value for name, value in found.items()}
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ModelError(f"{file}: {str(name)[:80]!r} is no tensor; give the file of the model's weights")
+        _refuse_odd(file, name, value)
+    return found
+
+
+def _refuse_odd(file: Path, name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor that safetensors cannot hold: sparse, nested, quantised, empty, oddly named."""
+    try:
+        if tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided:
+            raise ValueError
+        save({name: tensor.new_empty(0)})
+    except (KeyError, ValueError, SafetensorError):  # UnicodeEncodeError is a ValueError
+        kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+        raise ModelError(
+            f"{file}: {name[:80]!r} is a tensor that safetensors cannot hold ({kind}); give plain weights"
+        ) from None
 
 
 def _apart(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -62,12 +62,21 @@ class Entry(Record):
     priced: bool = True
     without: str = ""
     sent: str = ""
+    thinking: str = ""
+    stopped: str = ""
 
     @property
     def receipt(self) -> Receipt:
         """The line as it was kept."""
         completion = Completion(
-            self.prompt_id, self.index, self.text, self.tokens, self.truncated, self.cost_usd
+            self.prompt_id,
+            self.index,
+            self.text,
+            self.tokens,
+            self.truncated,
+            self.cost_usd,
+            self.thinking,
+            self.stopped,
         )
         counts = self.input_tokens, self.output_tokens, self.estimated, self.priced
         return Receipt(completion, *counts, self.without, self.sent)
@@ -217,7 +226,9 @@ class Remembered:
             sent=receipt.sent,
         )
         # ASCII escapes, so that even a text with half a surrogate pair can be kept
-        line = with_sum(json.dumps(entry.model_dump()).encode())
+        # a version that knows no thinking reads a line without any
+        empty = {name for name in ("thinking", "stopped") if not getattr(entry, name)}
+        line = with_sum(json.dumps(entry.model_dump(exclude=empty)).encode())
         with self._lock:
             self._offsets[key] = self._log.append(line)
             self.ledger.add(receipt)

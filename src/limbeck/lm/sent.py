@@ -117,7 +117,8 @@ class SentLog:
             except (ValueError, RecursionError) as error:
                 reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
                 message = (
-                    f"not a request that was sent ({reason}); delete the line if the bill does not show it"
+                    f"not a request that was sent ({reason}); delete the line, and lower "
+                    "teacher.max_cost_usd by what the bill shows for it"
                 )
                 raise DataError(f"{self._log.path}:{number}", message) from None
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from limbeck.settings import Settings
+
+
+def _one_is_several(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else given
+
+
+Stops = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_one_is_several, json_schema_input_type=Any),
+]
+"""Stop strings of a model that writes; a single one may be written without a list."""
+
+
+Reasoning = Literal["both", "thinking", "answer"]
+"""What of a completion that thinks becomes the rationale."""
 
 
 class LoraSettings(Settings):

@@ -54,8 +54,9 @@ def operations(trained: Path, stages: Mapping[str, Made], mentor: Path | None) -
     if own is None:
         return None
     costs = [_training(own), *(_cost(one, stages) for one in _behind(trained, stages))]
-    if mentor:  # one pass over its examples; they are no input of a student's stage
-        costs.append(_labels(_facts(mentor), own["tokens"] / max(_epochs(trained), 1)))
+    if mentor:  # one pass over its examples, or one in every epoch; they are no input of a student's stage
+        repeated = 1 if _live(trained) else max(_epochs(trained), 1)
+        costs.append(_labels(_facts(mentor), own["tokens"] / repeated))
     known: list[float] = [cost for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
 
@@ -103,7 +104,18 @@ def _facts(folder: Path) -> dict[str, Any] | None:
     return facts if facts.keys() >= {"tokens", "parameters", "trained_parameters"} else None
 
 
-def _epochs(trained: Path) -> int:
+def _settings(trained: Path) -> dict[str, Any]:
+    """A learner's settings, as its plan has them: without those at their default."""
     plan = (read_json(trained / "stage.json") or {}).get("plan", {})
-    default = TrainSettings.model_fields["epochs"].default  # plans leave defaults out
-    return int(plan.get("settings", {}).get("train", {}).get("epochs", default))
+    found: dict[str, Any] = plan.get("settings", {})
+    return found
+
+
+def _epochs(trained: Path) -> int:
+    default = TrainSettings.model_fields["epochs"].default
+    return int(_settings(trained).get("train", {}).get("epochs", default))
+
+
+def _live(trained: Path) -> bool:
+    """Whether the mentor was asked at every step."""
+    return bool(_settings(trained).get("settings", {}).get("soft_labels") == "live")

@@ -43,9 +43,13 @@ def _standings(claims: ClaimsSettings, standings: Sequence[Standing]) -> Table:
         spreads = (one.between_draws, one.between_mentors, one.between_students)
         cells = [one.name, percent(one.accuracy), *("–" if s is None else percent(s) for s in spreads)]
         cells += [str(one.exams), *("–" if n is None else short(n) for n in (one.steps, one.tokens))]
-        cells.append("–" if one.operations is None else f"{one.operations / 1e12:,.1f}")
+        cells.append("–" if one.operations is None else _three_digits(one.operations / 1e12))
         table.add_row(*map(Text, cells))
     return table
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _verdicts(found: Sequence[Judged]) -> Table:

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from limbeck.errors import DiskError, LimbeckError, RunInUseError
-from limbeck.protocol.written import Planned, Protocol
+from limbeck.protocol.written import FILE, Planned, Protocol, check_code
 from limbeck.records import write_json
 from limbeck.run_folder import path_fingerprint, read_json
 
@@ -96,6 +96,7 @@ def is_done(protocol: Protocol, one: Planned) -> bool:
 
 
 def _begin(protocol: Protocol, one: Planned) -> _Working:
+    check_code(protocol.folder / FILE)  # days may have passed
     log = _log(protocol, one)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)

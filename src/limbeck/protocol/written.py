@@ -1,8 +1,9 @@
 """The protocol: a file that is written before the first run and not changed afterwards.
 
-It holds the whole recipe with every default, the seeds of every run, and hashes of the data and of methods
-outside the package. A recipe that says something else, or a changed file, is refused: what is claimed, and
-how often is looked, must not depend on what was seen.
+It holds the whole recipe with every default, the seeds of every run, and hashes of what the recipe names:
+data, rationales, demonstrations, model folders, and methods outside the package. A recipe that says something
+else, or a changed file, is refused: what is claimed, and how often is looked, must not depend on what was
+seen.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from limbeck.files import whole_file
 from limbeck.methods import Chosen
 from limbeck.old_runs import flat
 from limbeck.protocol.settings import ClaimsSettings
-from limbeck.recipe import Recipe
+from limbeck.recipe import GivenTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe
 from limbeck.records import write_json
-from limbeck.run_folder import fingerprint, git_revision, read_json, versions
+from limbeck.run_folder import fingerprint, git_revision, path_fingerprint, read_json, versions
+from limbeck.stages.model_inputs import model_inputs
+from limbeck.stages.rationales import file_inputs
+from limbeck.tasks.readers import locate
 from limbeck.tasks.sources import load_splits, source_fingerprint
 
 FILE = "protocol.json"
@@ -77,7 +81,8 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
     body = {
         "recipe": _plain(recipe),
         "methods": {name: one.method.source for name, one in chosen.items() if one.method.source},
-        "data": source_fingerprint(recipe.task),
+        "data": {**source_fingerprint(recipe.task), **_named(recipe)},
+        "code": code_fingerprint(),
     }
     if (folder / FILE).exists():
         _compare(folder / FILE, body, place)
@@ -95,6 +100,53 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
         with whole_file(protocol.recipe_file(one)) as stream:
             stream.write(one.recipe.to_yaml())
     return protocol
+
+
+def _named(recipe: Recipe) -> dict[str, str]:
+    """Hashes of the files and model folders that the recipe names apart from the task's, by their setting."""
+    learners: dict[str, LearnerSettings] = {f"mentors.{name}": one for name, one in recipe.mentors.items()}
+    learners |= {f"students.{name}": one for name, one in recipe.students.items()}
+    models = {place: one.model for place, one in learners.items()}
+    files = {f"mentors.{name}.file": one.file for name, one in recipe.mentors.items()}
+    shown = {place: one.prompt.examples for place, one in learners.items()}
+    if isinstance(recipe.teacher, GivenTeacherSettings):
+        files["teacher.file"] = recipe.teacher.file
+    else:
+        shown["teacher"] = recipe.teacher.prompt.examples
+    if isinstance(recipe.teacher, LocalTeacherSettings):
+        models["teacher"] = recipe.teacher.model
+    found = {name: print_ for name, file in files.items() for print_ in file_inputs(file).values()}
+    for place, examples in shown.items():
+        path = locate(examples.file)[0] if examples and examples.file else None
+        if path and path.is_file():
+            found[f"{place}.prompt.examples.file"] = path_fingerprint(path)
+    for place, model in models.items():
+        found |= {f"{place}.{part}": print_ for part, print_ in model_inputs(model).items()}
+    return found
+
+
+def code_fingerprint() -> str:
+    """Fingerprint of Limbeck's own source: runs of one protocol are made by one code."""
+    root = Path(__file__).parents[1]
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    return fingerprint({name: path_fingerprint(root / name) for name in files})
+
+
+def check_code(path: Path) -> None:
+    """Refuse to go on with a protocol whose file was written by other code.
+
+    Raises:
+        DataError: it was.
+    """
+    about = read_json(path) or {}
+    if about.get("code") != code_fingerprint():
+        made = about.get("versions", {}).get("limbeck")
+        of = f" at revision {about['git']}" if about.get("git") else ""
+        raise DataError(
+            path,
+            f"was written by other code (Limbeck {made}{of}), and a protocol is run by one; go on with that "
+            "one, or name a new folder with --out",
+        )
 
 
 def _refuse_other(folder: Path) -> None:
@@ -196,6 +248,7 @@ def _compare(path: Path, body: Mapping[str, Any], place: str) -> None:
                 f"{place}: {key}: is {now.get(key)!r}, but {path} was written with {before.get(key)!r}; a "
                 "protocol does not change any more: put the recipe back, or name a new folder with --out"
             )
+    check_code(path)
     for part, what in (("methods", "the file of method"), ("data", "the data")):
         for key in sorted(about[part].keys() | body[part].keys()):
             if about[part].get(key) != body[part].get(key):

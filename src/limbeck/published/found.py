@@ -29,7 +29,7 @@ _SENTENCE_ENDS = (".", "!", "?", '"', "'", ")")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user says besides the paths.
+    """What the user says next to the paths.
 
     `task`: which published set, or what to call single files. `kind`: its answers',
     where the set is none of the published ones. `teacher`: the source of its
@@ -186,7 +186,7 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
         "questions": {
             "train": len(train),
             "test": len(found.test),
-            "of train that stand in test": len(
+            "of train that are in test": len(
                 find_leaks([form(one) for one in found.train], [form(one) for one in found.test])
             ),
         },
@@ -230,7 +230,7 @@ def _published(kind: AnswerKind, graded: Sequence[_Verdict]) -> dict[str, Any]:
         counts["disagree with the flag"].pop("", None)
     if any(one.given.stated for one in graded):
         against = Counter(_against_stated(kind, one) for one in graded if one.given.stated)
-        counts["the chain alone against the answer beside it"] = dict(against.most_common())
+        counts["the chain alone against the answer next to it"] = dict(against.most_common())
     if kind == "number" and flags:
         never = sum(bool(one.given.flagged) and not _holds_gold(one.given) for one in graded)
         counts["flagged correct, but the gold number is nowhere"] = never
@@ -277,7 +277,7 @@ def _against_stated(kind: AnswerKind, one: _Verdict) -> str:
     """What the chain alone answers, compared with the answer next to it."""
     ours, given = one.ours, one.given
     if ours is None or ours.how != "marker" or ours.answer is None:
-        return "no answer beside it that its kind can parse"
+        return "no answer next to it that its kind can parse"
     alone = grade_answer(given.problem, kind, given.chain or "")
     if alone.answer is None:
         return "no answer in the chain"
@@ -292,7 +292,7 @@ def _disagreements(name: str, kind: AnswerKind, graded: Iterable[_Verdict]) -> l
     for one in graded:
         reasons = [_against_flag(one)]
         if one.given.stated and (why := _against_stated(kind, one)) == "another answer stated":
-            reasons.append(f"beside the chain: {why}")
+            reasons.append(f"next to the chain: {why}")
         for reason in filter(None, reasons):
             rows.append(
                 {
@@ -302,7 +302,7 @@ def _disagreements(name: str, kind: AnswerKind, graded: Iterable[_Verdict]) -> l
                     "why": reason,
                     "gold": one.given.problem.answer,
                     "answer": one.ours and one.ours.answer,
-                    "beside the chain": one.given.stated or None,
+                    "next to the chain": one.given.stated or None,
                     "flagged correct": one.given.flagged,
                 }
             )

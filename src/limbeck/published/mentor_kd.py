@@ -94,9 +94,9 @@ def read(paths: Sequence[str], request: Request) -> Found:
     files: list[_File] = []
     missing: list[str] = []
     for path in paths:
-        told = re.fullmatch(r"(train|test|aug:[\w.+-]+)=(.+)", path)
-        if told and not Path(path).exists():
-            files.append(_File(Path(told[2]), Path(told[2]).name, told[1]))
+        named = re.fullmatch(r"(train|test|aug:[\w.+-]+)=(.+)", path)
+        if named and not Path(path).exists():
+            files.append(_File(Path(named[2]), Path(named[2]).name, named[1]))
         elif Path(path).is_dir():
             there, absent = _in_folder(Path(path), request.task)
             files, missing = files + there, missing + absent

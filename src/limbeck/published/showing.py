@@ -35,7 +35,7 @@ def show_import(summary: dict[str, Any], out: Path) -> None:
     print(f"questions: train {questions['train']}, test {questions['test']}")
     if aside:
         print(f"records whose gold answer is not the first one, which was kept: {len(aside)}")
-    if leaks := questions["of train that stand in test"]:
+    if leaks := questions["of train that are in test"]:
         print(f"questions of train that are in test too: {leaks}; set task.leaks to drop in the recipe")
     print(f"audit and provenance: {out / 'import.json'}; verdicts that differ: {out / 'disagreements.jsonl'}")
     absent = [split for split in ("train", "test") if not questions[split]]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DiskError
+from limbeck.lm.written import whole
 from limbeck.records import Prediction
 from limbeck.report.contestants import Contestant
 from limbeck.report.contestants import shown as shown_name
@@ -92,9 +93,9 @@ def _audits(run: Path) -> list[Block]:
         mentor = run / "mentors" / name
         blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {name}")
         for cache in sorted(mentor.glob("soft-labels/*/*/manifest.json")):
-            told = read_json(cache)
-            rows = [(key.replace("_", " "), shown(told[key])) for key in OF_SOFT_LABELS if key in told]
-            title = f"soft labels of mentor {name}: {told['codec']}, temperature {told['temperature']:g}"
+            said = read_json(cache)
+            rows = [(key.replace("_", " "), shown(said[key])) for key in OF_SOFT_LABELS if key in said]
+            title = f"soft labels of mentor {name}: {said['codec']}, temperature {said['temperature']:g}"
             blocks.append(Block(title, (), list(rows)))
     return blocks
 
@@ -257,7 +258,7 @@ def _answer(prediction: Prediction | None) -> list[Any] | int:
     if prediction is None:
         return 0
     return [
-        prediction.completion,
+        whole(prediction.thinking, prediction.completion),
         prediction.answer,
         int(prediction.correct),
         prediction.tokens,

@@ -1,4 +1,4 @@
-"""What the report reads in a run besides its exams: run.json, recipe.yaml, histories."""
+"""What the report reads in a run next to its exams: run.json, recipe.yaml, histories."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def asking_learner(
         return of_rationales(train, rationales(context).all, settings.format)
 
     shown = _demonstrations(context, settings.prompt, settings.format, pool, f"{place}.prompt")
-    return learner_asking(settings.prompt, settings.format, demonstrations=shown)
+    return learner_asking(settings.prompt, settings.format, demonstrations=shown, thinks=settings.thinks)
 
 
 def asking_teacher(context: Context) -> Asking:

@@ -16,7 +16,7 @@ from limbeck.stages.context import Context
 from limbeck.stages.models import Model
 from limbeck.stages.problems import problems
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when this code gives other predictions for the same plan."""
 
 
@@ -41,6 +41,7 @@ def examine(
         exam.temperature if exam.votes > 1 else 0.0,
         max_tokens=exam.max_tokens,
         seed=context.recipe.seed,
+        stop=exam.stop,
     )
     asked = getattr(problems(context), split)
     if exam.votes == 1:  # greedy: the temperature decides nothing
@@ -55,6 +56,11 @@ def examine(
         )
         for line in opened.account():
             context.run.say(line)
+        if count := summary.get("unfinished_thinking"):
+            context.run.say(
+                f"{model.name}: {count} of {len(asked)} answers end inside their thinking, which is "
+                "wrong; raise exam.max_tokens (of a teacher: rationales.max_tokens)"
+            )
         if ranks.main():
             write_exam(folder, predictions, summary, _facts(context, model, split, summary["cost_usd"]))
 

@@ -197,6 +197,7 @@ class Trained:
 
         def prompt(question: Question) -> Prompt:
             text = asking.text(loaded.tokenizer, question.pieces, room)
-            return Prompt(question.id, question.problem_id, text, about=question.about)
+            own = question.id, question.problem_id
+            return Prompt(*own, text, about=question.about, opened=asking.opened(text))
 
         return Opened(Chunks(LocalModel(loaded, max_rows=batch_size), folder / LOG), prompt)

@@ -27,11 +27,12 @@ from limbeck.stages.rationales import (
     grading_settings,
     rationale_data,
     rationales,
+    report_unfinished,
 )
 from limbeck.stages.training import train
 from limbeck.stages.writing import completions_of, write
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when this code grades a mentor's rationales differently."""
 
 
@@ -83,6 +84,7 @@ def written(context: Context, name: str) -> Stage:
         writes.top_k,
         writes.max_tokens,
         context.recipe.seed,
+        writes.stop,
     )
     inputs = dict(problems(context).inputs)
     if writes.problems == "taught":
@@ -113,7 +115,7 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
 
     def work(folder: Path) -> None:
         graded = (
-            grade_file(context, str(settings.file), questions)
+            grade_file(context, str(settings.file), questions, folder)
             if source is None
             else grade_completions(context, questions, completions_of(source), name)
         )
@@ -131,6 +133,7 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
         )
         shown = mentor(context, name).name
         context.run.say(f"{shown}: " + ", ".join(f"{fact} {summary[fact]}" for fact in facts))
+        report_unfinished(context, shown, marked, f"mentors.{name}.writes.max_tokens")
 
     own = {
         "keep": settings.keep,

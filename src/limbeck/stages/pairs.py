@@ -33,6 +33,11 @@ def check_pair(student: LearnerSettings, mentor: LearnerSettings, place: str) ->
             f"{place}.format: {student.format}, but its mentor reads {mentor.format}; "
             "soft labels need one format"
         )
+    if student.thinks != mentor.thinks:
+        raise RecipeError(
+            f"{place}.thinks: {student.thinks}, but its mentor's is {mentor.thinks}; "
+            "soft labels need the same"
+        )
     if is_from_scratch(mentor.model) and not is_from_scratch(student.model):
         raise RecipeError(f"{pair}, from scratch; soft labels need one tokenizer, so name a model for both")
     architectures = {architecture(student.model), architecture(mentor.model)} - {None}

@@ -12,10 +12,12 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from limbeck.errors import InputError, ModelError, RecipeError
-from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings
+from limbeck.errors import DiskError, InputError, ModelError, RecipeError
+from limbeck.lm.settings import LoraSettings
+from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe, load_recipe
 from limbeck.stages.context import Context
 from limbeck.stages.pairs import check_chat, check_pair, is_from_scratch, tokenizer_of
+from limbeck.stages.teacher import teacher_identity
 
 SPARE = 20_000_000
 """Bytes that any run needs."""
@@ -43,11 +45,13 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
     for place, learner, _ in learners:
         _check_learner(place, learner)
     _check_teacher(context)
+    former = _former(context)
     saved = training = 0
     for place, learner, folders in learners:
-        left = [folder for folder in folders if not _is_done(context, folder)]
+        changed = former is not None and _changed(place, recipe, former)
+        left = [folder for folder in folders if changed or not _is_done(context, folder)]
         if left and trains:
-            model = _check_model(f"{place}.model", learner.model)
+            model = _check_model(f"{place}.model", learner.model, learner.lora)
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
             saved += once * len(left) - min(once * len(left), sum(map(_size, left)))
             moments = 2 if learner.train.optimizer == "adamw" else 0
@@ -67,8 +71,28 @@ def _learners(context: Context) -> Iterable[tuple[str, LearnerSettings, list[Pat
         yield f"students.{name}", student, [own / f"seed{seed}" for seed in student.seeds]
 
 
+def _former(context: Context) -> Recipe | None:
+    """The recipe by which the run folder was made; None where no recipe that can be read is there."""
+    try:
+        return load_recipe(context.run.folder / "recipe.yaml")
+    except (RecipeError, DiskError):
+        return None
+
+
+def _changed(place: str, now: Recipe, former: Recipe) -> bool:
+    """Whether what a learner is trained on, or how, is no longer what the folder's recipe says."""
+    role, _, name = place.partition(".")
+    shared = [
+        (one.seed, one.task, one.rationales, teacher_identity(one), getattr(one.teacher, "prompt", None))
+        for one in (now, former)
+    ]
+    own = [getattr(one, role).get(name) for one in (now, former)]
+    mentors = [one.mentors if role == "students" else {} for one in (now, former)]
+    return any(pair[0] != pair[1] for pair in (shared, own, mentors))
+
+
 def _is_done(context: Context, folder: Path) -> bool:
-    """Whether a stage is done, as its file says; whether it fits the recipe shows when it comes up."""
+    """Whether a stage is done, as its file says."""
     if context.run.is_again(folder.relative_to(context.run.folder).as_posix()):
         return False
     try:
@@ -126,8 +150,8 @@ def _check_name(place: str, name: str) -> None:
         raise ModelError(f"{place}.model: {name or '(empty)'} is a folder without config.json; name a model")
 
 
-def _check_model(place: str, name: str) -> int:
-    """Read a model's config and tokenizer; return how many parameters it has (0: a tiny one).
+def _check_model(place: str, name: str, lora: LoraSettings | None = None) -> int:
+    """Read a model's config and tokenizer, and what weights there are; return how many (0: a tiny one).
 
     Raises:
         ModelError: naming the setting.
@@ -137,7 +161,7 @@ def _check_model(place: str, name: str) -> int:
     from limbeck.lm.load import ADAPTER, parameters_of
 
     try:
-        count = parameters_of(name)
+        count = parameters_of(name, lora)
         own = Path(name).expanduser()
         borrowed = (own / ADAPTER).is_file() and not (own / "tokenizer_config.json").is_file()
         if not borrowed and tokenizer_of(name) is None:
@@ -166,6 +190,11 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + SPARE:
         raise InputError(
-            f"{folder}: the models and checkpoints of this run need about {(needed + SPARE) / 1e9:,.1f} GB, "
-            f"and {free / 1e9:,.1f} GB of the disk are free; free some, or name another place with --out"
+            f"{folder}: the models and checkpoints of this run need about {_size_of(needed + SPARE)}, "
+            f"and {_size_of(free)} of the disk are free; free some, or name another place with --out"
         )
+
+
+def _size_of(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

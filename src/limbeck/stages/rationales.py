@@ -9,6 +9,8 @@ from typing import Any
 
 from limbeck.errors import DataError
 from limbeck.lm import Sampling
+from limbeck.lm.settings import Reasoning
+from limbeck.lm.written import is_unfinished
 from limbeck.rationale_files import read_rationales
 from limbeck.rationales import audit, grade, graded, mark_dropped
 from limbeck.recipe import GivenTeacherSettings
@@ -17,13 +19,14 @@ from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
 from limbeck.stages.context import Context, once
 from limbeck.stages.leaks import check_stated
 from limbeck.stages.learners import Learner
-from limbeck.stages.problems import SUFFIX, Split, problems
-from limbeck.stages.teacher import TeacherModel, teacher_name
+from limbeck.stages.problems import SUFFIX, Split, problems, write_left_out
+from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
 from limbeck.stages.training import Data
 from limbeck.stages.writing import RawCompletion, completions_of, write
+from limbeck.tasks.sources import LeftOut
 from limbeck.training.groups import Draw, Group, singles
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when this code grades the same completions differently."""
 
 
@@ -68,7 +71,13 @@ def collected(context: Context, split: Split) -> Stage:
     recipe, wanted = context.recipe, context.recipe.rationales
     model = TeacherModel(context)
     sampling = Sampling(
-        wanted.per_problem, wanted.temperature, wanted.top_p, 0, wanted.max_tokens, recipe.seed
+        wanted.per_problem,
+        wanted.temperature,
+        wanted.top_p,
+        0,
+        wanted.max_tokens,
+        recipe.seed,
+        local_stops(recipe),
     )
     settings = {
         "per_problem": wanted.per_problem,
@@ -107,25 +116,28 @@ def _rationales(context: Context, split: Split) -> Rationales:
     asked = parts.of(split)
     file = recipe.teacher.file if isinstance(recipe.teacher, GivenTeacherSettings) else None
     source = None if recipe.teacher.kind == "given" else collected(context, split)
-    rule = recipe.rationales
+    rule, reasoning = recipe.rationales, taken_as_rationale(recipe)
 
     def work(folder: Path) -> None:
         if file is not None:
-            found = grade_file(context, file, asked)
+            found = grade_file(context, file, asked, folder, reasoning)
         elif source is None:
             ids = {problem.id for problem in asked}
             given = [completion for completion in parts.given if completion.prompt_id in ids]
-            found = grade(asked, context.kind, given, teacher_name(recipe))
+            found = grade(asked, context.kind, given, teacher_name(recipe), reasoning=reasoning)
         else:
-            found = grade_completions(context, asked, completions_of(source), teacher_name(recipe))
+            found = grade_completions(context, asked, completions_of(source), teacher_name(recipe), reasoning)
         marked = mark_dropped(found, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
         write_jsonl(folder / "graded.jsonl", marked)
         write_json(folder / "audit.json", audit(marked, asked))
+        report_unfinished(context, teacher_name(recipe), marked, "rationales.max_tokens")
 
     inputs = {**parts.inputs, **file_inputs(file)}
     if source is not None:
         inputs["collected"] = source.fingerprint
     settings = grading_settings(context) | {"source": teacher_name(recipe), "split": split}
+    if reasoning != "both":
+        settings["reasoning"] = reasoning
     stage = context.run.stage("rationales" + SUFFIX[split], plan(settings, version=VERSION), inputs, work)
     return Rationales(stage, split, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
 
@@ -142,23 +154,52 @@ def grading_settings(context: Context) -> dict[str, Any]:
     return {"kind": context.kind, "keep": rule.keep, "drop_false_equations": rule.drop_false_equations}
 
 
+def report_unfinished(context: Context, name: str, rationales: Sequence[Rationale], setting: str) -> None:
+    """Say how many completions ended while their model was thinking."""
+    count = sum(is_unfinished(one.thinking, one.completion) for one in rationales)
+    if count:
+        context.run.say(
+            f"{name}: {count} of {len(rationales)} completions end inside their thinking, without an answer; "
+            f"they are paid for and dropped: raise {setting}"
+        )
+
+
 def grade_completions(
-    context: Context, asked: Sequence[Problem], completions: Sequence[RawCompletion], source: str
+    context: Context,
+    asked: Sequence[Problem],
+    completions: Sequence[RawCompletion],
+    source: str,
+    reasoning: Reasoning = "both",
 ) -> list[Rationale]:
     """Rationales of what a model wrote; several prompts may be about one problem."""
     owners = {raw.prompt_id: (raw.problem_id or raw.prompt_id, raw.about) for raw in completions}
-    return grade(asked, context.kind, [raw.back() for raw in completions], source, owners=owners)
+    written = [raw.back() for raw in completions]
+    return grade(asked, context.kind, written, source, owners=owners, reasoning=reasoning)
 
 
-def grade_file(context: Context, file: str, asked: Sequence[Problem]) -> list[Rationale]:
-    """Rationales of a file, graded again; those of other splits' problems are left out."""
+def grade_file(
+    context: Context, file: str, asked: Sequence[Problem], folder: Path, reasoning: Reasoning = "both"
+) -> list[Rationale]:
+    """Rationales of a file, graded again; those of other splits' problems are left out.
+
+    Rows that `task.bad_rows` lets skip are listed in the stage's folder.
+    """
     parts = problems(context)
     everyone = [*parts.train, *parts.dev, *parts.test]
-    found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone)
+    bad: list[DataError] = []
+    found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone, bad)
+    write_left_out(folder, [LeftOut("rationales", one.place, one.message) for one in bad])
     by_id = {problem.id: problem for problem in asked}
     ours = [one for one in found if one.completion.prompt_id in by_id]
     return [
-        graded(by_id[one.completion.prompt_id], context.kind, one.completion, source, about=one.about)
+        graded(
+            by_id[one.completion.prompt_id],
+            context.kind,
+            one.completion,
+            source,
+            about=one.about,
+            reasoning=reasoning,
+        )
         for source in dict.fromkeys(one.source for one in found)
         for one in ours
         if one.source == source
@@ -246,7 +287,10 @@ def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rati
     """One training example per rationale, its final answer's characters marked."""
     parts, asking = problems(context), learner.asking
     by_id = {problem.id: problem for problem in [*parts.train, *parts.dev]}
-    return [asking.example(by_id[rationale.problem_id], rationale.reasoning) for rationale in chosen]
+    return [
+        asking.example(by_id[rationale.problem_id], rationale.reasoning, thinking=rationale.thinking)
+        for rationale in chosen
+    ]
 
 
 def answer_examples(learner: Learner, some: Sequence[Problem]) -> list[Example]:

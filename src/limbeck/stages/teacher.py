@@ -20,6 +20,8 @@ from limbeck.lm.api import open_teacher, release
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.cost import estimate
 from limbeck.lm.remember import Remembered
+from limbeck.lm.settings import Reasoning
+from limbeck.lm.written import opens_thinking
 from limbeck.recipe import (
     ApiTeacherSettings,
     ExamSettings,
@@ -113,7 +115,8 @@ def examine_teacher(context: Context) -> None:
     """Examine the teacher, greedily, on the test split."""
     teacher = context.recipe.teacher
     if teacher.kind != "given" and teacher.exam:
-        settings = ExamSettings(max_tokens=context.recipe.rationales.max_tokens)
+        room = context.recipe.rationales.max_tokens
+        settings = ExamSettings(max_tokens=room, stop=local_stops(context.recipe))
         examine(context, TeacherModel(context), settings=settings)
 
 
@@ -188,7 +191,8 @@ def _local(settings: LocalTeacherSettings) -> Teacher:
 
     def prompt(asking: Asking, question: Question) -> Prompt:
         text = replace(asking, format=form).text(loaded.tokenizer, question.pieces)
-        return Prompt(question.id, question.problem_id, text, about=question.about)
+        own = question.id, question.problem_id
+        return Prompt(*own, text, about=question.about, opened=opens_thinking(text))
 
     return Teacher(settings.model, prompt, lambda folder: Chunks(LocalModel(loaded), folder / LOG))
 
@@ -230,7 +234,7 @@ def _consent() -> None:
 
 SAYS = {
     "api": ("base_url", "model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"),
-    "local": ("model", "dtype"),
+    "local": ("model", "dtype", "stop"),
     "offline": ("wrong_answer", "wrong_step"),
     "given": ("file", "source"),
 }
@@ -248,6 +252,16 @@ def teacher_identity(recipe: Recipe) -> BaseModel:
     if isinstance(teacher, ApiTeacherSettings):
         usual["base_url"] = teacher.remember_as or teacher.base_url
     return teacher.model_copy(update=usual)
+
+
+def local_stops(recipe: Recipe) -> tuple[str, ...]:
+    """The stop strings that a local teacher is asked with; an endpoint is sent its own with every request."""
+    return recipe.teacher.stop if isinstance(recipe.teacher, LocalTeacherSettings) else ()
+
+
+def taken_as_rationale(recipe: Recipe) -> Reasoning:
+    """What of the teacher's completions becomes the rationale, where it thinks."""
+    return "both" if isinstance(recipe.teacher, OfflineTeacherSettings) else recipe.teacher.reasoning
 
 
 def teacher_name(recipe: Recipe) -> str:

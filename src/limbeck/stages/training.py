@@ -13,6 +13,7 @@ from limbeck import ranks
 from limbeck.errors import RecipeError
 from limbeck.exam import examine, student_prompts
 from limbeck.lm import Sampling
+from limbeck.lm.written import opens_thinking
 from limbeck.records import Example, write_json, write_jsonl
 from limbeck.run_folder import Plan, read_json
 from limbeck.stages.context import Context
@@ -136,7 +137,8 @@ def _planned(
     if data.draw:
         more["draw"] = dict(data.draw.per_role)
     if learner.settings.train.choose == "dev-accuracy":
-        more["exam"] = {"max_tokens": context.recipe.exam.max_tokens}
+        exam = context.recipe.exam
+        more["exam"] = {"max_tokens": exam.max_tokens, **({"stop": exam.stop} if exam.stop else {})}
     base = {"start": start.stage.fingerprint} if start else model_inputs(learner.settings.model)
     return learner.plan(VERSION, **more), {**data.inputs, **base}
 
@@ -252,7 +254,8 @@ def _dev_exam(context: Context, loaded: Loaded, asking: Asking, model: object) -
     dev, exam = problems(context).dev, context.recipe.exam
     prompts = student_prompts(loaded, asking, dev, exam.max_tokens)
     complete = LocalModel(loaded, max_rows=exam.batch_size)
-    _, summary = examine(complete, dev, context.kind, prompts, Sampling(max_tokens=exam.max_tokens))
+    sampling = Sampling(max_tokens=exam.max_tokens, stop=exam.stop)
+    _, summary = examine(complete, dev, context.kind, prompts, sampling)
     return {"accuracy": summary["accuracy"]}
 
 
@@ -285,6 +288,11 @@ def _report_chat(
         context.run.say(
             f"{learner.shown}: {learner.settings.model} has a chat template, and format {form} trains it "
             "without; set format: chat, unless that is meant"
+        )
+    if not learner.asking.thinks and any(opens_thinking(str(one.prompt)) for one in cut[0].examples):
+        context.run.say(
+            f"{learner.shown}: the chat template of {learner.settings.model} opens <think>, and no example "
+            "closes it; set thinks: true, unless that is meant"
         )
     asking, shown = learner.asking, learner.asking.demonstrations[: learner.asking.shots]
     pairs = [

@@ -34,6 +34,8 @@ class RawCompletion(Record):
     truncated: bool = False
     cost_usd: float = 0.0
     about: str = ""
+    thinking: str = ""
+    stopped: str = ""
 
     @classmethod
     def of(cls, completion: Completion, question: Question) -> RawCompletion:
@@ -46,10 +48,21 @@ class RawCompletion(Record):
             truncated=completion.truncated,
             cost_usd=completion.cost_usd,
             about=question.about,
+            thinking=completion.thinking,
+            stopped=completion.stopped,
         )
 
     def back(self) -> Completion:
-        return Completion(self.prompt_id, self.index, self.text, self.tokens, self.truncated, self.cost_usd)
+        return Completion(
+            self.prompt_id,
+            self.index,
+            self.text,
+            self.tokens,
+            self.truncated,
+            self.cost_usd,
+            self.thinking,
+            self.stopped,
+        )
 
 
 def write(

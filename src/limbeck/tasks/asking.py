@@ -17,6 +17,7 @@ from pydantic import JsonValue, ValidationError
 
 from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.lm import Prompt
+from limbeck.lm.written import OPEN, opens_thinking, whole
 from limbeck.records import Demonstration, Example, Pieces, Problem, first_problem
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.cutting import cut
@@ -56,6 +57,7 @@ class Asking:
         demonstrations: to choose from; a problem is never shown its own.
         shots: how many are shown, the first that fit; None: all.
         needs: what must come with every problem; "knowledge": passages.
+        thinks: it reasons inside `<think>` tags, and its answer is behind them.
 
     Raises:
         RecipeError: no such format, or the template cannot be read or has no place for what is given.
@@ -68,6 +70,7 @@ class Asking:
     demonstrations: tuple[Demonstration, ...] = ()
     shots: int | None = None
     needs: tuple[str, ...] = ()
+    thinks: bool = False
     _layout: Template = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -112,15 +115,31 @@ class Asking:
         )
 
     def example(
-        self, problem: Problem, reasoning: str, passages: Sequence[str] | None = None, *, role: str = ""
+        self,
+        problem: Problem,
+        reasoning: str,
+        passages: Sequence[str] | None = None,
+        *,
+        role: str = "",
+        thinking: str = "",
     ) -> Example:
         """A training example: the problem's prompt, and reasoning with the *gold* answer, or that alone.
+
+        One that thinks gets its reasoning inside the tags.
+
+        Args:
+            thinking: how the reasoning begins, of a teacher that answers with more reasoning behind its
+                thinking: that stays behind the tags.
 
         Raises:
             InputError: as `pieces`.
         """
-        form = FORMATS[self.format]
-        completion = form.completion(reasoning, problem.answer)
+        form, inside = FORMATS[self.format], ""
+        if self.thinks:
+            inside = thinking.strip() if reasoning.startswith(thinking.strip()) else ""
+            inside = inside or reasoning
+            reasoning = reasoning.removeprefix(inside).strip()
+        completion = whole(inside, form.completion(reasoning, problem.answer))
         end = len(completion) - len(form.after_answer)
         return Example(
             problem_id=problem.id,
@@ -165,6 +184,13 @@ class Asking:
         except ValueError as error:
             raise RecipeError(f"template: {error}") from None
 
+    def opened(self, text: str) -> bool:
+        """Whether a completion of this text begins inside the thinking: the chat template opened it.
+
+        A student that was trained not to think writes no closing tag, and all of its text is its answer.
+        """
+        return self.thinks and opens_thinking(text)
+
     def plain(self, pieces: Pieces) -> str:
         """The prompt as one text without the system prompt, for an endpoint that takes that apart.
 
@@ -197,7 +223,7 @@ class Asking:
         for problem in problems:
             known = None if passages is None else passages.get(problem.id)
             text = self.text(tokenizer, self.pieces(problem, known), room)
-            made.append(Prompt(problem.id, problem.id, text))
+            made.append(Prompt(problem.id, problem.id, text, opened=self.opened(text)))
         return made
 
     def with_format(self, name: str) -> Self:
@@ -222,6 +248,7 @@ class Asking:
                 "system": self.system,
                 "demonstrations": [one.model_dump(mode="json") for one in self.demonstrations],
                 "shots": self.shots,
+                **({"thinks": True} if self.thinks else {}),
             },
             "needs": list(self.needs),
         }
@@ -236,7 +263,7 @@ class Asking:
         changed = {
             name: value
             for name, value in mine["prompt"].items()  # type: ignore[union-attr]
-            if value != theirs["prompt"][name]  # type: ignore[index]
+            if value != theirs["prompt"].get(name)  # type: ignore[union-attr]
         }
         needs: dict[str, JsonValue] = {"needs": mine["needs"]} if self.needs else {}
         return {**({"prompt": changed} if changed else {}), **needs}
@@ -258,22 +285,23 @@ class Asking:
         parts = {"template", "instruction", "system", "demonstrations", "shots"}
         if not isinstance(prompt, dict) or not isinstance(needs, list):
             raise ModelError(f"{place}: prompt or needs is missing, so its prompts cannot be made; {fix}")
-        for name in sorted(parts ^ prompt.keys()):
+        for name in sorted(parts ^ (prompt.keys() - {"thinks"})):
             what = "is missing" if name in parts else "is unknown here"
             raise ModelError(f"{place}: prompt.{name} {what}; load it with the Limbeck that saved it")
         for need in needs:
             if need not in NEEDS:
                 raise ModelError(f"{place}: needs {need!r}, unknown here; load it with a newer Limbeck")
-        shots = prompt["shots"]
+        shots, thinks = prompt["shots"], prompt.get("thinks", False)
         texts = [prompt[name] for name in ("template", "instruction", "system")]
-        whole = isinstance(shots, int) and not isinstance(shots, bool) and shots >= 0
-        if not whole or not prompt["template"] or not all(isinstance(text, str) for text in texts):
+        whole_number = isinstance(shots, int) and not isinstance(shots, bool) and shots >= 0
+        right = whole_number and isinstance(thinks, bool) and all(isinstance(text, str) for text in texts)
+        if not right or not prompt["template"]:
             raise ModelError(f"{place}: prompt holds no text or number where one is needed; {fix}")
         try:
             Template.read(prompt["template"], PLACES)
             shown = tuple(Demonstration.model_validate(one) for one in prompt["demonstrations"])
             template, instruction, system = texts
-            return cls(form, template, instruction, system, shown, shots, tuple(needs))
+            return cls(form, template, instruction, system, shown, shots, tuple(needs), thinks)
         except ValidationError as error:
             raise ModelError(f"{place}: prompt.demonstrations: {first_problem(error)}; {fix}") from None
         except (TypeError, ValueError, RecipeError) as error:
@@ -345,12 +373,13 @@ def learner_asking(
     *,
     demonstrations: Sequence[Demonstration] = (),
     needs: Sequence[str] = (),
+    thinks: bool = False,
 ) -> Asking:
     """How a recipe's student or mentor is asked, in training and afterwards.
 
     Args:
         demonstrations: from `demonstrations.chosen`, in this format.
-        needs: see `Asking`.
+        needs, thinks: see `Asking`.
     """
     return Asking(
         form,
@@ -360,6 +389,7 @@ def learner_asking(
         tuple(demonstrations),
         settings.shots,
         tuple(needs),
+        thinks,
     )
 
 
@@ -386,8 +416,18 @@ def rendered(
         if room is not None and not encoder_decoder and (pieces.passages or pieces.examples):
             written = tokenizer(example.completion, add_special_tokens=False, verbose=False)["input_ids"]
             room -= len(written) + 1
-        made.append(example.model_copy(update={"prompt": asking.text(tokenizer, pieces, room)}))
+        text = asking.text(tokenizer, pieces, room)
+        opening = _opening(text, example.completion) if asking.opened(text) else 0
+        span = example.answer_span and (example.answer_span[0] - opening, example.answer_span[1] - opening)
+        changed = {"prompt": text, "completion": example.completion[opening:], "answer_span": span}
+        made.append(example.model_copy(update=changed))
     return made
+
+
+def _opening(prompt: str, completion: str) -> int:
+    """How many characters of a completion its prompt holds already: the opening tag, and its line break."""
+    tag = f"{OPEN}\n" if prompt.endswith("\n") else OPEN
+    return len(tag) if completion.startswith(tag) else 0
 
 
 def _length(tokenizer: ChatTokenizer, text: str) -> int:

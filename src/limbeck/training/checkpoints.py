@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from limbeck.training.sampler import GroupSampler
 
 MARKER = "complete.json"
 
+NAME = re.compile("checkpoint-[0-9]+")
+
 
 def newest(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint below `folder` that is whole, or None: then training begins at the beginning.
@@ -38,7 +41,7 @@ def newest(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Path |
     Raises:
         RecipeError: it belongs to a training with other settings or other examples.
     """
-    marked = [path.parent for path in folder.glob(f"checkpoint-*/{MARKER}")]
+    marked = [one for one in _checkpoints(folder) if (one / MARKER).exists()]
     for one in sorted(marked, key=step_of, reverse=True):
         if wrong := damage(one):
             say(f"{one}: {wrong}; training goes on from an earlier checkpoint, or begins again")
@@ -66,7 +69,7 @@ def damage(checkpoint: Path) -> str:
 
 def _own_damage(checkpoint: Path) -> str:
     marker = sealed.read(checkpoint / MARKER)
-    if marker is None or "fingerprint" not in marker:
+    if marker is None or not {"fingerprint", "seconds", "files"} <= marker.keys():
         return f"{MARKER} is missing or damaged"
     return sealed.damage(checkpoint, marker, "")
 
@@ -84,9 +87,14 @@ def refuse_damaged(checkpoint: Path) -> None:
 def remove_others(folder: Path, kept: Path | None) -> None:
     """Remove what a kill left half written or half removed, and what is newer than the one to go on from."""
     last = step_of(kept) if kept else -1
-    for path in folder.glob("checkpoint-*"):
+    for path in _checkpoints(folder):
         if step_of(path) > last or not (path / MARKER).is_file():
             _remove(path)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints' folders; a copy that somebody made under a name of their own is none."""
+    return [path for path in folder.glob("checkpoint-*") if NAME.fullmatch(path.name) and path.is_dir()]
 
 
 def _remove(checkpoint: Path) -> None:
@@ -214,7 +222,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         sealed.write(current / MARKER, {**mark, "files": found, "sha256": sealed.sums(current, found)})
 
     def _make_room(self, folder: Path, best: int | None) -> None:
-        steps = sorted(step_of(path.parent) for path in folder.glob(f"checkpoint-*/{MARKER}"))
+        steps = sorted(step_of(path) for path in _checkpoints(folder) if (path / MARKER).is_file())
         for step in steps[:-1]:
             if step != best:
                 _remove(folder / f"checkpoint-{step}")

@@ -30,12 +30,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from limbeck import ranks
 from limbeck.errors import DiskError, RecipeError, TrainingError
+from limbeck.lm.local import positions_of
 from limbeck.objectives.align import is_encoder_decoder
 from limbeck.progress import notice
 from limbeck.records import Example
 from limbeck.training.arguments import arguments, fingerprint, set_steps, undisturbed
 from limbeck.training.checkpoints import Keeper, newest, refuse_damaged, remove_others, step_of
-from limbeck.training.collate import Batch, padding, tokenise
+from limbeck.training.collate import Batch, Row, padding, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
 from limbeck.training.parts import Part, Parts, loss, weighted, with_router
@@ -331,6 +332,7 @@ def train(
     dev = tokenise(tokenizer, dev_groups, **given)
     if not found.groups:
         raise TrainingError(f"{folder}: there is no example to train on; look at what the stage before kept")
+    _refuse_beyond_positions(model, [*found.rows, *dev.rows])
     with undisturbed(model):
         device = next(model.parameters()).device
         args = arguments(settings, folder / "checkpoints", seed, device, sharing.turns)
@@ -360,6 +362,21 @@ def train(
         dropped=found.dropped,
         without_span=found.without_span,
     )
+
+
+def _refuse_beyond_positions(model: nn.Module, rows: Sequence[Row]) -> None:
+    """Refuse rows that are longer than what the model has positions for.
+
+    Raises:
+        RecipeError: naming both lengths.
+    """
+    limit = positions_of(model.config)
+    longest = max(max(len(row.input_ids), len(row.labels)) for row in rows)
+    if limit is not None and longest > limit:
+        raise RecipeError(
+            f"max_length: the longest example has {longest} tokens, and the model {limit} positions; "
+            f"lower max_length to {limit}, which leaves longer ones out, or take a model with more"
+        )
 
 
 def release(trainer: PartsTrainer) -> None:
