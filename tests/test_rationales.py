@@ -1,4 +1,4 @@
-"""Grading, sifting, choosing and auditing rationales."""
+"""Grading, filtering, choosing and auditing rationales."""
 
 import itertools
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.audit import audit, similarity
 from limbeck.errors import DataError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.rationale_files import read_rationales
@@ -18,7 +19,6 @@ from limbeck.rationales import (
     NO_ANSWER,
     TRUNCATED,
     WRONG,
-    audit,
     collect,
     false_equations,
     grade,
@@ -27,7 +27,6 @@ from limbeck.rationales import (
     most_diverse,
     owners_of,
     select,
-    similarity,
     trigrams,
 )
 from limbeck.records import Problem, Rationale, write_jsonl
@@ -238,7 +237,7 @@ def test_the_audit_adds_up() -> None:
             rationale("guess", problem="2", answer="9", how="fallback"),
         ]
     )
-    found = audit(rationales, PROBLEMS)
+    found = audit(rationales, PROBLEMS, "number")
     assert found["problems"] == 4 and found["problems with a kept rationale"] == 1
     assert found["rationales"] == 3 and found["correct"] == 2 and found["kept"] == 2
     assert found["dropped"] == {WRONG: 1}
@@ -259,10 +258,10 @@ def test_the_audit_counts_dates_where_options_are_dates() -> None:
             rationale("05/03/2021", answer="A", correct=False),
         ]
     )
-    found = audit(rationales, days)
+    found = audit(rationales, days, "choice")
     assert found["states a date other than the chosen option"] == 2
     assert found["kept with another date than the chosen option"] == 1
-    assert not [key for key in audit(rationales, PROBLEMS) if "date" in key]
+    assert not [key for key in audit(rationales, PROBLEMS, "number") if "date" in key]
 
 
 def test_lines_join_by_problem_or_else_by_question(tmp_path: Path) -> None:

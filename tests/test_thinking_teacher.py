@@ -336,7 +336,7 @@ def test_a_local_model_whose_template_opens_the_tag(limbeck: Limbeck, folder: Pa
         assert one["completion"] == f"The answer is {one['answer']}." and "last digit" in one["thinking"]
         assert one["dropped"] in (None, "wrong answer") and one["reasoning"] == one["thinking"]
     cut = limbeck("collect", "local.yaml", "--out", "taught", "--set", "rationales.max_tokens=8")
-    assert cut.status == 0 and "40 of 40 completions end inside their thinking" in cut.err
+    assert cut.status == 1 and "40 of 40 completions end inside their thinking" in cut.err
     assert {one["dropped"] for one in records(folder / "taught" / "rationales" / "graded.jsonl")} == {
         "no answer behind the thinking"
     }

@@ -27,11 +27,10 @@ from limbeck.opening import (
 if TYPE_CHECKING:
     from limbeck.lm.load import Dtype
     from limbeck.methods import Chosen
+    from limbeck.recipe import Keep
     from limbeck.records import Prediction, Rationale
     from limbeck.stages.context import Context
     from limbeck.tasks.answers import AnswerKind
-
-Keep = Literal["correct", "unless-wrong", "all"]
 
 
 def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Path:
@@ -122,20 +121,25 @@ def grade(
     Args:
         file: JSONL, such as a run's `graded.jsonl`.
         task: a built-in task's name, or a recipe file whose task is meant.
-        keep: what is kept; None: the recipe's own rule.
+        keep: what is kept; None: the recipe's own rule. "agreement" takes the recipe's, or the usual one.
 
     Returns:
         The rationales with their verdicts, and the audit.
     """
-    from limbeck.rationales import grade_file
+    from limbeck.agreement import Agreement
+    from limbeck.audit import grade_file
+    from limbeck.recipe import rules_of
     from limbeck.stages.teacher import taken_as_rationale
+    from limbeck.tasks.settings import task_kind
 
     about = about_task(str(task), overrides)
+    gold, agreement = rules_of(keep or about.rationales.keep, about.rationales.agreement)
     return grade_file(
         Path(file),
         about.task,
         about.seed,
-        keep=keep or about.rationales.keep,
+        keep=gold,
+        agreement=Agreement(task_kind(about.task), **agreement.model_dump()) if agreement else None,
         drop_false_equations=drop_false_equations or about.rationales.drop_false_equations,
         reasoning=taken_as_rationale(about),
     )

@@ -12,7 +12,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from limbeck.errors import BadRowsError, DiskError, InputError, LimbeckError, first_line, out_of_memory
+from limbeck.errors import (
+    BadRowsError,
+    DiskError,
+    InputError,
+    LimbeckError,
+    NothingKeptError,
+    first_line,
+    out_of_memory,
+)
 from limbeck.opening import model_folder
 
 INTERRUPTED = 130
@@ -189,7 +197,7 @@ def collect(
         again=tuple(again or ()),
     )
     if ranks.main():
-        console.print_audit(folder / "audit.json")
+        console.print_audit_file(folder / "audit.json")
         print(f"rationales: {folder / 'graded.jsonl'}")
 
 
@@ -201,26 +209,42 @@ def grade(
     task: TaskName,
     overrides: Overrides = None,
     keep: Annotated[
-        Literal["correct", "unless-wrong", "all"] | None,
-        typer.Option(help="unless-wrong keeps what names no answer; not given: the recipe's own rule."),
+        Literal["correct", "unless-wrong", "all", "agreement"] | None,
+        typer.Option(
+            help="unless-wrong keeps what names no answer, agreement what the samples of a problem agree on; "
+            "not given: the recipe's own rule."
+        ),
     ] = None,
     drop_false_equations: Annotated[
         bool, typer.Option(help="Drop rationales with a false equation.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write the graded rationales here.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Audit a file of rationales: how many are correct, what is dropped and why, how diverse they are."""
+    """Audit a file of rationales: how many are correct, what is dropped and why, how diverse they are.
+
+    Exits 1 where nothing was kept.
+    """
     from limbeck import actions
+    from limbeck.audit import nothing_kept
     from limbeck.records import write_jsonl
     from limbeck.report import console
 
     graded, summary = actions.grade(
         file, task, overrides or (), keep=keep, drop_false_equations=drop_false_equations
     )
-    console.print_table(summary)
     if out:
         write_jsonl(out, graded)
-        print(f"graded rationales: {out}")
+    if json:
+        from json import dumps
+
+        print(dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        console.print_audit(summary)
+        if out:
+            print(f"graded rationales: {out}")
+    if not summary["kept"]:
+        raise NothingKeptError(nothing_kept(graded))
 
 
 @app.command("import")

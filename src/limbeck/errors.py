@@ -10,6 +10,7 @@ LimbeckError                    exit status 1
 │   ├── ModelError              a model name or folder that cannot be used
 │   ├── RunInUseError           another process works in this run folder
 │   └── DiskError               a file cannot be read or written
+├── NothingKeptError            no rationale is left to train on
 ├── TeacherError                the teacher answered with an error, or not at all
 │   └── CostCapError            the next request could exceed the agreed cost
 └── TrainingError               training cannot go on (a loss that is not finite)
@@ -135,6 +136,10 @@ class DiskError(InputError):
             else "free the space or fix the permission"
         )
         super().__init__(f"{str(path)[:300]}: {reason}; {fix}, then run again")
+
+
+class NothingKeptError(LimbeckError):
+    """Every rationale was dropped; what was collected and why it was dropped is on the disk."""
 
 
 class TeacherError(LimbeckError):

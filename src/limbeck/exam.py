@@ -133,7 +133,7 @@ def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion
     return Prediction(
         problem_id=problem.id,
         question=problem.question,
-        gold=problem.answer,
+        gold=problem.gold,
         completion=model.text,
         answer=winner,
         correct=grades[place].correct,

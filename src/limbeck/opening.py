@@ -163,6 +163,12 @@ def problems_of(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
     problems: list[Problem] = getattr(load_splits(settings, seed), split)
     if not problems:
         raise InputError(f"--split {split}: this task has no problems there; choose another split")
+    for problem in problems:
+        if problem.answer is None:
+            raise InputError(
+                f"--split {split}: problem {problem.id} has no gold answer, so nobody can be examined on it; "
+                "take test, or write the missing answers"
+            )
     return problems
 
 

@@ -1,8 +1,6 @@
-"""Rationales: collect them, keep the correct ones, keep diverse ones, audit the rest.
+"""Rationales: collect them, grade them, keep the correct ones, keep diverse ones.
 
-Grading by the final answer lets a rationale pass that is wrong in a step and
-right at the end (137 of 768 published date chains of Mentor-KD), so the audit
-also checks every equation in the text, and the date it computes.
+`audit.py` counts what became of them, `agreement.py` what the samples of a problem say together.
 """
 
 from __future__ import annotations
@@ -10,30 +8,28 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
+from limbeck.agreement import Agreement, Vote, votes
 from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
 from limbeck.lm.settings import Reasoning
 from limbeck.lm.written import is_unfinished, separated
 from limbeck.progress import SILENT, Track
-from limbeck.rationale_files import read_rationales
+from limbeck.recipe import GoldRule
 from limbeck.records import Problem, Rationale
-from limbeck.tasks.answers import AnswerKind, split_answer
+from limbeck.tasks.answers import AnswerKind, same, split_answer
 from limbeck.tasks.answers import grade as grade_answer
-from limbeck.tasks.dates import contradicts_choice, options_are_dates
 from limbeck.tasks.options import options_of
-from limbeck.tasks.settings import TaskSettings, task_kind
-from limbeck.tasks.sources import load_splits
 
-Keep = Literal["correct", "unless-wrong", "all"]
 Choose = Literal["first", "random", "diverse"]
 
 WRONG = "wrong answer"
 NO_ANSWER = "no answer found"
+NO_GOLD = "no gold answer to compare with"
+OTHER_THAN_TEACHER = "another answer than the teacher's"
 TRUNCATED = "cut off at max_tokens"
 UNFINISHED = "no answer behind the thinking"
 EMPTY = "no reasoning before the answer"
@@ -145,7 +141,7 @@ def graded(
         reasoning=reasoning_of(completion.thinking, argued, reasoning),
         answer=found.answer,
         how=found.how,
-        correct=found.correct,
+        correct=None if problem.answer is None else found.correct,
         truncated=completion.truncated,
         tokens=completion.tokens,
         about=about,
@@ -171,9 +167,11 @@ def reasoning_of(thinking: str, argued: str, which: Reasoning) -> str:
 def mark_dropped(
     rationales: Iterable[Rationale],
     *,
-    keep: Keep = "correct",
+    keep: GoldRule = "correct",
+    agreement: Agreement | None = None,
     drop_false_equations: bool = False,
     known: Iterable[Rationale] = (),
+    settled: Mapping[str, str] | None = None,
 ) -> list[Rationale]:
     """Mark in `dropped` what shall not be trained on, and why; the order stays.
 
@@ -183,17 +181,32 @@ def mark_dropped(
             drops only what names another answer after an explicit marker (for
             published chains without a closing statement, where the fallback is a
             guess); "all" drops no wrong ones.
+        agreement: what the samples of a problem must agree on besides, all of them
+            given here; where no gold answer is known it decides alone. Without it,
+            only "all" keeps a rationale of such a problem, with the answer it states.
         drop_false_equations: also drop a rationale with an equation that does not hold.
         known: rationales of others (a mentor's teacher); those they kept count as seen.
+        settled: by problem, what the teacher's samples agreed on. Where no gold answer is
+            known, agreement on another one is no reason to keep a rationale: a student
+            would learn two answers to one question.
 
     Cut-off, empty and duplicate rationales are always dropped: the first of
     equal texts of a problem stays, of those about the same thing.
     """
+    rationales = list(rationales)
+    found = votes(rationales, agreement.kind) if agreement else {}
     theirs = {_same_text(one) for one in known if one.dropped is None}
     seen: set[tuple[str, str, str]] = set()
     filtered = []
     for rationale in rationales:
-        reason = _reason(rationale, keep, drop_false_equations)
+        reason = _reason(rationale, keep)
+        if reason is None and agreement:
+            settled_answer = (settled or {}).get(rationale.problem_id)
+            reason = _by_samples(rationale, agreement, found[rationale.problem_id], settled_answer)
+        elif reason is None and rationale.correct is None and keep != "all":
+            reason = NO_GOLD
+        if reason is None and drop_false_equations and false_equations(rationale.reasoning):
+            reason = FALSE_EQUATION
         text = _same_text(rationale)
         if reason is None and text in theirs:
             reason = DUPLICATE_OF_TEACHER
@@ -210,21 +223,30 @@ def _same_text(rationale: Rationale) -> tuple[str, str, str]:
     return rationale.problem_id, rationale.about, " ".join(rationale.reasoning.split())
 
 
-def _reason(rationale: Rationale, keep: Keep, drop_false_equations: bool) -> str | None:
+def _reason(rationale: Rationale, keep: GoldRule) -> str | None:
+    """Why its own text and the gold answer drop it."""
     if is_unfinished(rationale.thinking, rationale.completion):
         return UNFINISHED
     if rationale.truncated:
         return TRUNCATED
     if not rationale.reasoning.strip():
         return EMPTY
-    if keep == "correct" and rationale.answer is None:
+    if rationale.answer is None and (keep == "correct" or rationale.correct is None):
         return NO_ANSWER
-    wrong = rationale.answer is not None and not rationale.correct
+    wrong = rationale.answer is not None and rationale.correct is False
     if wrong and (keep == "correct" or (keep == "unless-wrong" and rationale.how == "marker")):
         return WRONG
-    if drop_false_equations and false_equations(rationale.reasoning):
-        return FALSE_EQUATION
     return None
+
+
+def _by_samples(rationale: Rationale, agreement: Agreement, vote: Vote, settled: str | None) -> str | None:
+    """Why the samples of its problem drop it."""
+    if rationale.answer is None:
+        return NO_ANSWER
+    if objection := agreement.objection(vote, rationale):
+        return objection
+    other = settled is not None and not same(agreement.kind, rationale.answer, settled)
+    return OTHER_THAN_TEACHER if other and rationale.correct is None else None
 
 
 _NUMBER = r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?"
@@ -249,39 +271,6 @@ def _holds(left: str, sign: str, right: str, result: str) -> bool:
         return b != 0 and abs(a / b - c) <= 0.5 * 10**-decimals + 1e-9
     value = {"+": a + b, "-": a - b, "−": a - b}.get(sign, a * b)
     return abs(value - c) <= 1e-6 * max(1.0, abs(value))
-
-
-def grade_file(
-    file: Path,
-    task: TaskSettings,
-    seed: int,
-    *,
-    keep: Keep = "correct",
-    drop_false_equations: bool = False,
-    reasoning: Reasoning = "both",
-) -> tuple[list[Rationale], dict[str, Any]]:
-    """Grade a file again against a task's gold answers, whatever verdicts are in it.
-
-    Args:
-        file: as `read_rationales` takes it.
-        task: whose problems are meant.
-        seed: of the problems of a built-in task.
-        reasoning: see `reasoning_of`.
-
-    Raises:
-        DataError: a line lacks its columns or names a problem that the task has not.
-    """
-    splits = load_splits(task, seed)
-    problems = {problem.id: problem for problem in (*splits.train, *splits.dev, *splits.test)}
-    found: dict[str, list[Rationale]] = defaultdict(list)
-    for one in read_rationales(file, task, problems.values()):
-        problem = problems[one.completion.prompt_id]
-        found[problem.id].append(
-            graded(problem, task_kind(task), one.completion, one.source, about=one.about, reasoning=reasoning)
-        )
-    everything = [rationale for group in found.values() for rationale in group]
-    filtered = mark_dropped(everything, keep=keep, drop_false_equations=drop_false_equations)
-    return filtered, audit(filtered, [problems[problem_id] for problem_id in found])
 
 
 def select(
@@ -340,85 +329,3 @@ def trigrams(text: str) -> frozenset[tuple[str, ...]]:
 def jaccard(a: frozenset[Any], b: frozenset[Any]) -> float:
     """Size of the intersection over size of the union; 1 for two empty sets."""
     return len(a & b) / len(a | b) if a or b else 1.0
-
-
-def audit(rationales: Sequence[Rationale], problems: Sequence[Problem]) -> dict[str, Any]:
-    """What was collected, kept and dropped, and why; correctness, coverage, diversity.
-
-    `similarity` is the mean pairwise trigram Jaccard between kept rationales of
-    one problem, averaged over problems with at least two (None without any).
-    """
-    kept = [rationale for rationale in rationales if rationale.dropped is None]
-    covered = {rationale.problem_id for rationale in kept}
-    texts = [rationale.reasoning for rationale in rationales]
-    false = [bool(false_equations(text)) for text in texts]
-    right = [rationale.correct for rationale in rationales]
-    return {
-        "problems": len(problems),
-        "problems with a kept rationale": len(covered),
-        "rationales": len(rationales),
-        "correct": sum(right),
-        "no answer found": sum(rationale.answer is None for rationale in rationales),
-        "answer found by fallback": sum(rationale.how == "fallback" for rationale in rationales),
-        **_endings(rationales),
-        "kept": len(kept),
-        "dropped": dict(Counter(r.dropped for r in rationales if r.dropped is not None).most_common()),
-        "with a false equation": sum(false),
-        "right answer but a false equation": sum(f and r for f, r in zip(false, right, strict=True)),
-        "kept with a false equation": sum(bool(false_equations(rationale.reasoning)) for rationale in kept),
-        **_dates(rationales, problems),
-        "sources": dict(Counter(rationale.source for rationale in rationales)),
-        "words per kept rationale": round(_mean([len(r.reasoning.split()) for r in kept]), 1),
-        "kept per problem": _histogram(kept, problems),
-        "similarity of kept rationales of a problem": similarity(kept),
-    }
-
-
-def _endings(rationales: Sequence[Rationale]) -> dict[str, int]:
-    """How many think, end inside their thinking, or at a stop string; nothing of what never happens."""
-    counts = {
-        "with thinking": sum(bool(one.thinking.strip()) for one in rationales),
-        "end inside their thinking": sum(is_unfinished(one.thinking, one.completion) for one in rationales),
-        "ended by a stop string": sum(bool(one.stopped) for one in rationales),
-    }
-    return {what: count for what, count in counts.items() if count}
-
-
-def _dates(rationales: Sequence[Rationale], problems: Sequence[Problem]) -> dict[str, int]:
-    """How many rationales contradict the date they choose; nothing where no problem has dates to choose."""
-    options = {problem.id: options_of(problem) for problem in problems}
-    if not any(options_are_dates(texts) for texts in options.values()):
-        return {}
-    other = [
-        rationale
-        for rationale in rationales
-        if contradicts_choice(rationale.reasoning, rationale.answer, options.get(rationale.problem_id, ()))
-    ]
-    return {
-        "states a date other than the chosen option": len(other),
-        "kept with another date than the chosen option": sum(one.dropped is None for one in other),
-    }
-
-
-def similarity(kept: Iterable[Rationale]) -> float | None:
-    """Mean over problems of the mean pairwise trigram Jaccard of their rationales."""
-    groups: dict[str, list[frozenset[tuple[str, ...]]]] = defaultdict(list)
-    for rationale in kept:
-        groups[rationale.problem_id].append(trigrams(rationale.reasoning))
-    means = [
-        _mean([jaccard(a, b) for a, b in itertools.combinations(grams, 2)])
-        for grams in groups.values()
-        if len(grams) > 1
-    ]
-    return round(_mean(means), 4) if means else None
-
-
-def _histogram(kept: Sequence[Rationale], problems: Sequence[Problem]) -> Mapping[str, int]:
-    """How many problems have 0, 1, 2 … kept rationales."""
-    counts = Counter(rationale.problem_id for rationale in kept)
-    table = Counter(counts.get(problem.id, 0) for problem in problems)
-    return {str(number): table[number] for number in sorted(table)}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -122,15 +122,47 @@ TeacherSettings = Annotated[
 ]
 
 
+class AgreementSettings(Settings):
+    """When the samples of a problem agree on an answer."""
+
+    share: float = Field(
+        0.5, gt=0, le=1, description="of a problem's samples that must state the same answer, at least"
+    )
+    least: int = Field(2, ge=2, description="samples that must state it, at least")
+    abstentions: Literal["count", "leave-out"] = Field(
+        "count", description="samples without a readable answer: part of the whole, or left out of the share"
+    )
+
+
+Keep = Literal["correct", "unless-wrong", "all", "agreement"]
+"""`agreement` looks at no gold answer; `agreement:` next to one of the others is a second condition."""
+
+GoldRule = Literal["correct", "unless-wrong", "all"]
+
+
+def rules_of(keep: Keep, agreement: AgreementSettings | None) -> tuple[GoldRule, AgreementSettings | None]:
+    """What is compared with gold, and what the samples must agree on (None: nothing)."""
+    if keep == "agreement":
+        return "all", agreement or AgreementSettings()
+    return keep, None if keep == "all" else agreement
+
+
 class RationaleSettings(Settings):
     """How many rationales are collected per problem, and which are kept."""
 
-    per_problem: int = Field(1, ge=1, description="rationales asked of the teacher per training problem")
+    per_problem: int = Field(
+        1, ge=1, le=1000, description="rationales asked of the teacher per training problem"
+    )
     temperature: float = Field(0.7, ge=0, description="0 is greedy and allows one per problem")
     top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(512, ge=1, description="new tokens per rationale")
-    keep: Literal["correct", "unless-wrong", "all"] = Field(
-        "correct", description='"unless-wrong" keeps rationales that name no answer explicitly'
+    max_tokens: int = Field(512, ge=1, le=1_000_000, description="new tokens per rationale")
+    keep: Keep = Field(
+        "correct",
+        description='"unless-wrong" keeps rationales that name no answer explicitly; "agreement" needs no '
+        "gold answers: the samples of a problem decide",
+    )
+    agreement: AgreementSettings | None = Field(
+        None, description="the samples of a problem must agree too; null: only where keep is agreement"
     )
     drop_false_equations: bool = Field(
         False, description="drop rationales with an equation that does not hold"
@@ -144,12 +176,22 @@ class RationaleSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _all_is_all(self) -> Self:
+        _refuse_all_that_agree(self.keep, self.agreement)
+        return self
+
+
+def _refuse_all_that_agree(keep: Keep, agreement: AgreementSettings | None) -> None:
+    if keep == "all" and agreement is not None:
+        raise ValueError("agreement: keep: all drops nothing for its answer; set keep: agreement")
+
 
 class ExamSettings(Settings):
     """How students and teacher are examined on the test split."""
 
-    max_tokens: int = Field(256, ge=1, description="new tokens per answer")
-    votes: int = Field(1, ge=1, description="1 is greedy; more is the majority of sampled answers")
+    max_tokens: int = Field(256, ge=1, le=1_000_000, description="new tokens per answer")
+    votes: int = Field(1, ge=1, le=1000, description="1 is greedy; more is the majority of sampled answers")
     temperature: float = Field(0.7, gt=0, description="of the votes; not used by greedy exams")
     batch_size: int = Field(64, ge=1, description="completions generated side by side")
     stop: Stops = Field((), description="texts at which students and mentors stop; not part of the answer")
@@ -198,11 +240,11 @@ class StudentSettings(LearnerSettings):
 class WritingSettings(Settings):
     """How a mentor writes rationales; the defaults are Mentor-KD's (its top_k is the library's default)."""
 
-    per_problem: int = Field(3, ge=1, description="rationales written per training problem")
+    per_problem: int = Field(3, ge=1, le=1000, description="rationales written per training problem")
     temperature: float = Field(0.7, gt=0)
     top_k: int = Field(50, ge=0, description="drawn from the likeliest tokens only; 0: from all")
     top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(512, ge=1, description="new tokens per rationale")
+    max_tokens: int = Field(512, ge=1, le=1_000_000, description="new tokens per rationale")
     batch_size: int = Field(64, ge=1, description="rationales written side by side")
     stop: Stops = Field((), description="texts at which it stops; they are not part of the rationale")
     problems: Literal["all", "taught"] = Field(
@@ -220,13 +262,19 @@ class MentorSettings(LearnerSettings):
         1.0, gt=0, le=1, description="share of the training problems whose rationales it may see"
     )
     writes: WritingSettings = WritingSettings()
-    keep: Literal["correct", "unless-wrong", "all"] = Field(
-        "correct", description="of what it wrote; the teacher's rule is under rationales.keep"
+    keep: Keep = Field("correct", description="of what it wrote; the teacher's rule is under rationales.keep")
+    agreement: AgreementSettings | None = Field(
+        None, description="its samples of a problem must agree too; null: only where keep is agreement"
     )
     file: str | None = Field(
         None, min_length=1, description="rationales it wrote before, as JSONL; it is not asked to write then"
     )
     exam: bool = Field(True, description="examine the mentor on the test split too")
+
+    @model_validator(mode="after")
+    def _all_is_all(self) -> Self:
+        _refuse_all_that_agree(self.keep, self.agreement)
+        return self
 
 
 class Recipe(Settings):
@@ -264,6 +312,35 @@ class Recipe(Settings):
                     raise ValueError(
                         f"claims.compare: {name}: one mentor decides nothing; take claims.mentors: 3"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _rationales_can_be_judged(self) -> Self:
+        """Without gold answers something else must decide; one sample agrees with nobody."""
+        asked = None if self.teacher.kind == "given" else self.rationales.per_problem
+        rules: list[tuple[str, str, RationaleSettings | MentorSettings, int | None]]
+        rules = [("rationales", "per_problem", self.rationales, asked)]
+        rules += [
+            (f"mentors.{name}", "writes.per_problem", one, None if one.file else one.writes.per_problem)
+            for name, one in self.mentors.items()
+        ]
+        for place, count, one, samples in rules:
+            gold, agreement = rules_of(one.keep, one.agreement)
+            if (
+                self.task.source == "files"
+                and self.task.gold == "optional"
+                and gold != "all"
+                and not agreement
+            ):
+                raise ValueError(
+                    f"{place}.keep: {one.keep} compares with gold answers, and by task.gold: optional some "
+                    "are missing; set it to agreement, or add agreement: {} next to it"
+                )
+            if agreement and samples is not None and samples < agreement.least:
+                raise ValueError(
+                    f"{place}.{count}: {samples} of a problem cannot agree; "
+                    f"take {agreement.least} or more ({place}.agreement.least)"
+                )
         return self
 
     @model_validator(mode="after")

@@ -25,12 +25,30 @@ class Record(BaseModel):
 
 
 class Problem(Record):
-    """A question with its gold answer in canonical form (see `tasks.answers`)."""
+    """A question with its gold answer in canonical form (see `tasks.answers`).
+
+    `answer` None: no gold answer is known; only training problems may lack it.
+    """
 
     id: str = Field(min_length=1)
     question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    answer: str | None = Field(min_length=1)
     options: tuple[str, ...] = ()
+
+    @property
+    def gold(self) -> str:
+        """The gold answer, where one is needed.
+
+        Raises:
+            DataError: none is known.
+        """
+        if self.answer is None:
+            raise DataError(f"problem {self.id}", "has no gold answer, and one is needed here; write it")
+        return self.answer
+
+    def answered(self, answer: str | None) -> Problem:
+        """This problem with its gold answer; where none is known, with the one given."""
+        return self if self.answer is not None else self.model_copy(update={"answer": answer})
 
 
 class Rationale(Record):
@@ -38,7 +56,8 @@ class Rationale(Record):
 
     `reasoning` is the completion without its closing answer statement, `answer`
     what was extracted from it (None: extraction failed) and `how` by what: an
-    explicit marker ("the answer is") or the answer kind's fallback. `dropped`
+    explicit marker ("the answer is") or the answer kind's fallback. `correct` is None
+    where the problem has no gold answer. `dropped`
     says why it is not trained on; None means kept. `origin` is "file#record" of
     the published file that it was imported from. `about` names what else it is
     about than its problem: a mistake's or a passage's id.
@@ -53,7 +72,7 @@ class Rationale(Record):
     reasoning: str
     answer: str | None
     how: Literal["marker", "fallback"] | None = None
-    correct: bool
+    correct: bool | None
     dropped: str | None = None
     truncated: bool = False
     tokens: int = 0

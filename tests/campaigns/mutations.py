@@ -25,11 +25,12 @@ from typing import Any
 
 import yaml
 
+from limbeck.audit import audit, grade_file
 from limbeck.errors import BadRowsError, DiskError, InputError, LimbeckError
 from limbeck.lm import Completion
 from limbeck.methods import resolve_methods
 from limbeck.opening import Request, open_context, prepare
-from limbeck.rationales import audit, grade, grade_file, mark_dropped
+from limbeck.rationales import grade, mark_dropped
 from limbeck.recipe import load_recipe
 from limbeck.stages.preflight import preflight
 from limbeck.tasks.demonstrations import read_demonstrations
@@ -250,7 +251,7 @@ def record(draw: random.Random, folder: Path) -> None:
         splits = load_splits(task, 0)
         given = [Completion(one.problem_id, one.number, one.text) for one in splits.given]
         graded = mark_dropped(grade(splits.train, kind, given, "given"), drop_false_equations=True)
-        audit(graded, splits.train)
+        audit(graded, splits.train, kind)
 
 
 # Recipes

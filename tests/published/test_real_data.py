@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from limbeck.audit import grade_file
 from limbeck.errors import DataError
 from limbeck.published.found import Request, write_import
 from limbeck.published.mentor_kd import read
-from limbeck.rationales import grade_file
 from limbeck.tasks.settings import Columns, FilesTask
 
 pytestmark = pytest.mark.skipif(

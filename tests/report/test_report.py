@@ -255,6 +255,34 @@ def test_1300_problems_of_six_contestants_take_a_moment(
     assert rows < 60  # problems become rows only when they are looked at
 
 
+def test_tables_with_words_get_the_whole_width(demo: Path, tmp_path: Path) -> None:
+    """How well agreement predicts gold, and problems that are named, are too wide for a card."""
+    audit = {
+        "agreement and gold": {
+            "100 %": {
+                "problems": 3,
+                "gold": 2,
+                "share": 0.6667,
+                "from here up": 3,
+                "share from here up": 0.6667,
+            }
+        },
+        "suspected wrong gold answers": 1,
+        "suspected wrong gold answers, named": [
+            {"problem": "p1", "question": "How many <b>?", "gold": "7", "answers": "8 (3)"}
+        ],
+    }
+    write_json(demo / "rationales" / "audit.json", audit)
+    page = report([demo], tmp_path / "report.html")
+    for words in ("share from here up", "0.667", "How many <b>?", "8 (3)"):
+        assert words in page.text
+    html = (tmp_path / "report.html").read_text()
+    cards = html.split('<div class="cards">')[1].split("<h2>Problems")[0]
+    inside, _, below = cards.partition("\n</div>\n")
+    assert html.count('class="audit words"') == 2 and 'class="audit words"' not in inside
+    assert below.index("agreement and gold") < below.index("8 (3)")
+
+
 def test_an_audit_of_any_shape_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "audit.json"
     assert audit_blocks(path) == []

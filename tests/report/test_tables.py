@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 
 from limbeck.records import Prediction
 from limbeck.report.compare import compare
-from limbeck.report.console import print_table
+from limbeck.report.console import print_audit
 from limbeck.report.contestants import contestants
 from limbeck.report.tables import (
     comparison_rows,
@@ -223,7 +223,7 @@ def test_counts_and_durations_are_short() -> None:
 
 
 def test_data_are_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table({"[/b]": "[bold]x[/bold] :smile:", "sources": {"[/b]": 3}})
+    print_audit({"[/b]": "[bold]x[/bold] :smile:", "sources": {"[/b]": 3}})
     out = capsys.readouterr().out
     assert out.count("[/b]") == 2
     assert "[bold]x[/bold] :smile:" in out

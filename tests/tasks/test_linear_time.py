@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from limbeck.audit import audit
 from limbeck.lm import Completion
-from limbeck.rationales import audit, false_equations, grade, mark_dropped
+from limbeck.rationales import false_equations, grade, mark_dropped
 from limbeck.records import Problem
 from limbeck.tasks.answers import KINDS, extract, split_answer
 from limbeck.tasks.numbers import guess_number, state_number
@@ -44,7 +45,7 @@ def test_any_text_is_graded_in_linear_time(text: str) -> None:
 
     def graded() -> None:
         found = grade([problem], "number", [Completion("p", 0, text)], "s")
-        audit(mark_dropped(found), [problem])
+        audit(mark_dropped(found), [problem], "number")
         false_equations(text)
 
     assert seconds(graded) < SECONDS

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from limbeck.audit import grade_file
 from limbeck.errors import LeakError
-from limbeck.rationales import grade_file
 from limbeck.tasks.settings import Columns, FilesTask, Leaks
 from limbeck.tasks.sources import load_splits
 

@@ -449,9 +449,7 @@ def test_a_question_of_several_columns() -> None:
 
 
 def test_a_list_of_rationales_is_declared() -> None:
-    complaint = (
-        "f:1: the rationale (column 'why') is a list of 2; if each is a rationale of its own, set task."
-    )
+    complaint = "f:1: the rationale (column 'why') is a list; if each is a rationale of its own, set task."
     assert refused([row("q?", why=["So 1.", "It is 1."])], TAUGHT).startswith(complaint)
     with pytest.raises(ValueError, match="several_rationales: names no column by itself"):
         Columns(several_rationales=True)
@@ -589,3 +587,15 @@ def test_near_duplicates_are_warned_of_with_examples(tmp_path: Path) -> None:
     first, *examples = splits.notes
     assert first == "train: questions that nearly repeat one of test, kept: 4 of 5, such as"
     assert len(examples) == 3 and f"{paths['train']}:1" in examples[0] and f"{paths['test']}:1" in examples[0]
+
+
+def test_only_problems_with_gold_are_cut_for_the_exam(tmp_path: Path) -> None:
+    unknown = [{"question": f"Q: {n} ?", "answer": None} for n in range(5, 15)]
+    paths = files(tmp_path, train=[*many(10), *unknown])
+    task = FilesTask(kind="number", **paths, test=4, dev=0, gold="optional")
+    splits = load_splits(task, seed=0)
+    assert len(splits.test) == 4 and all(one.answer is not None for one in splits.test)
+    assert not leaks(splits.train, splits.test), "one without gold that asks the same is in neither"
+    asked_again = sum(int(one.question[:-1]) >= 5 for one in splits.test)
+    assert len(splits.train) == 16 - asked_again and asked_again > 0
+    assert f"ask a question of test, left out: {asked_again}" in splits.notes[-1]

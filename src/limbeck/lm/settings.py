@@ -31,7 +31,7 @@ class LoraSettings(Settings):
     instead of its queries and values only.
     """
 
-    r: int = Field(64, ge=1, description="rank")
+    r: int = Field(64, ge=1, le=65_536, description="rank")
     alpha: float = Field(32, gt=0, description="the adapter's output is scaled by alpha / r")
     dropout: float = Field(0.05, ge=0, lt=1, description="on the adapter's input, in training only")
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field(

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from limbeck.errors import DataError, RecipeError
+from limbeck.errors import NothingKeptError, RecipeError
 from limbeck.methods import Method, Uses
 from limbeck.rationales import select
 from limbeck.recipe import Recipe
@@ -100,8 +100,8 @@ def pick(context: Context, student: Learner, settings: MentorKdSettings, split: 
                 f"alone; {written.stage.folder / 'audit.json'} says what was dropped"
             )
     if not chosen and not added:
-        message = f"no rationale of {split} was kept for {student.name}; audit.json there says why"
-        raise DataError(teacher.stage.folder, message)
+        message = f"no rationale of {split} was kept for {student.name}"
+        raise NothingKeptError(f"{message}; {teacher.stage.folder / 'audit.json'} says why")
     context.run.say(
         f"{student.name}: {split} on {len(chosen)} rationales of the teacher and {len(added)} of the mentor"
     )

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from limbeck.audit import audit
 from limbeck.errors import DiskError, InputError
 from limbeck.files import whole_file
 from limbeck.lm import Completion
-from limbeck.rationales import audit, grade, mark_dropped
+from limbeck.rationales import grade, mark_dropped
 from limbeck.records import Problem, Rationale, write_json, write_jsonl
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
@@ -175,7 +176,8 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
             new = {one.problem_id for one in rationales if one.correct} - taught
             files[name]["questions with a correct one, and none of the teacher's"] = len(new)
         examined = found.test if name == TEACHER_TEST else found.train
-        files[name]["audit"] = audit(mark_dropped(rationales, known=kept if mentor else ()), examined)
+        marked = mark_dropped(rationales, known=kept if mentor else ())
+        files[name]["audit"] = audit(marked, examined, found.kind)
     return {
         "format": format_name,
         "task": found.task,

@@ -245,15 +245,15 @@ def _problem(place: str, row: Row, shape: str, reading: _Reading, origin: str) -
     """The row's problem; its gold must be that of all other records of the question, or the first is kept."""
     problem = row_problem(place, row, _SEVERAL_COLUMNS if shape == SEVERAL else _COLUMNS, reading.kind)
     first, earlier = reading.golds.setdefault(problem.id, (problem, place))
-    if first.answer == problem.answer:
+    if first.gold == problem.gold:
         return first
     if reading.request.gold == "refuse":
         raise DataError(
             place,
-            f"the question has the answer {shortened(problem.answer)} here, but "
-            f"{shortened(first.answer)} at {earlier}; keep one of them, or the first with --gold first",
+            f"the question has the answer {shortened(problem.gold)} here, but "
+            f"{shortened(first.gold)} at {earlier}; keep one of them, or the first with --gold first",
         )
-    reading.set_aside.append(SetAside(origin, problem.answer, first.answer, earlier))
+    reading.set_aside.append(SetAside(origin, problem.gold, first.gold, earlier))
     return first
 
 

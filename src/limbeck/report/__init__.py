@@ -17,7 +17,8 @@ from typing import Any
 from limbeck.files import whole_file
 from limbeck.report.compare import Comparison, compare, pairs
 from limbeck.report.contestants import Contestant, by_group, contestants, left_out
-from limbeck.report.page import embedded, learning_curves, problem_data, run_views
+from limbeck.report.dropped import dropped_data
+from limbeck.report.page import RunView, embedded, learning_curves, problem_data, run_views
 from limbeck.report.plots import bar_plot, bar_svg, bars, series_of
 from limbeck.report.tables import (
     comparison_cells,
@@ -84,12 +85,15 @@ def _page(paths: Sequence[Path], exams: Sequence[Contestant]) -> str:
     )
     script = _shipped("script.html")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    runs = run_views(paths)
+    dropped = _dropped(runs)
     return environment.get_template("page.html").render(
-        **_head(paths, exams),
+        **_head(paths, runs, exams),
+        dropped=bool(dropped),
         **_results(exams),
         **_comparisons(exams),
         curves=learning_curves(paths, exams),
-        data=embedded(problem_data(exams)),
+        data=embedded({**problem_data(exams), "dropped": dropped}),
         script=script,
         script_hash=f"sha256-{digest}",
     )
@@ -99,8 +103,19 @@ def _shipped(name: str) -> str:
     return files("limbeck.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _head(paths: Sequence[Path], exams: Sequence[Contestant]) -> dict[str, Any]:
-    runs = run_views(paths)
+def _dropped(runs: Sequence[RunView]) -> list[dict[str, Any]]:
+    """The dropped rationales of all runs; with several runs a source is named after its own."""
+    several = len(runs) > 1
+    return dropped_data(
+        {
+            f"{run.facts.recipe}: {name}" if several else name: places
+            for run in runs
+            for name, places in run.graded.items()
+        }
+    )
+
+
+def _head(paths: Sequence[Path], runs: Sequence[RunView], exams: Sequence[Contestant]) -> dict[str, Any]:
     sizes = sorted({exam.problems for exam in exams})
     students = len(by_group([exam for exam in exams if exam.role in ("student", "exam")]))
     return {

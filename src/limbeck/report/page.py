@@ -29,17 +29,21 @@ OF_DIVERGENCE = (
     "nothing to the tokens that are not kept (+21 % was seen, and more where both nearly agree); its "
     "gradient is hardly moved."
 )
+WIDE = 4
+"""Columns that fit into a card."""
+
 NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "seconds", "tokens_per_s"}
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """One run for the page's head and foot."""
+    """One run for the page's head and foot, and where its graded rationales are (see `dropped_data`)."""
 
     facts: RunFacts
     folder: str
     recipe_yaml: str
     audit: list[Block]
+    graded: dict[str, tuple[Path, Path]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ class Block:
     headings: tuple[str, ...] = ()
     rows: list[tuple[str, ...]] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
+
+    @property
+    def wide(self) -> bool:
+        """Whether it needs the page's whole width."""
+        return len(self.headings) > WIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,7 @@ def run_views(paths: Sequence[Path]) -> list[RunView]:
             folder=real.name,
             recipe_yaml=_text(run / "recipe.yaml"),
             audit=_audits(run),
+            graded=_graded(run),
         )
         for real, run in runs.items()
     ]
@@ -98,6 +108,13 @@ def _audits(run: Path) -> list[Block]:
             title = f"soft labels of mentor {name}: {said['codec']}, temperature {said['temperature']:g}"
             blocks.append(Block(title, (), list(rows)))
     return blocks
+
+
+def _graded(run: Path) -> dict[str, tuple[Path, Path]]:
+    """The folders of graded rationales by who wrote them, each with the folder of the problems."""
+    places = {"teacher": run / "rationales"}
+    places |= {f"mentor {name}": run / "mentors" / name / "rationales" for name in _mentors(run)}
+    return {name: (folder, run / "problems") for name, folder in places.items()}
 
 
 def _mentors(run: Path) -> list[str]:

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from limbeck.agreement import Agreement
+from limbeck.audit import audit, nothing_kept
 from limbeck.lm import Sampling
-from limbeck.rationales import DUPLICATE, DUPLICATE_OF_TEACHER, audit, mark_dropped, select
+from limbeck.rationales import DUPLICATE, DUPLICATE_OF_TEACHER, mark_dropped, select
 from limbeck.records import Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context, once
@@ -21,6 +23,7 @@ from limbeck.stages.problems import Split, problems
 from limbeck.stages.rationales import (
     Picked,
     Rationales,
+    conditions,
     file_inputs,
     grade_completions,
     grade_file,
@@ -31,6 +34,7 @@ from limbeck.stages.rationales import (
 )
 from limbeck.stages.training import train
 from limbeck.stages.writing import completions_of, write
+from limbeck.tasks.answers import AnswerKind
 
 VERSION = 2
 """Raised by hand when this code grades a mentor's rationales differently."""
@@ -121,7 +125,8 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
         )
         known = [rationale for rationale in teacher.all if rationale.dropped is None]
         marked = _marked(context, name, graded, known)
-        summary = mentor_audit(marked, known, questions)
+        _, agreement = conditions(context, settings)
+        summary = mentor_audit(marked, known, questions, context.kind, agreement)
         write_jsonl(folder / "graded.jsonl", marked)
         write_json(folder / "audit.json", summary)
         facts = (
@@ -134,9 +139,10 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
         shown = mentor(context, name).name
         context.run.say(f"{shown}: " + ", ".join(f"{fact} {summary[fact]}" for fact in facts))
         report_unfinished(context, shown, marked, f"mentors.{name}.writes.max_tokens")
+        if not summary["kept"]:
+            context.run.say(f"{shown}: {nothing_kept(marked)}")
 
     own = {
-        "keep": settings.keep,
         "source": name,
         "teacher_share": settings.teacher_share,
         "problems": settings.writes.problems,
@@ -149,7 +155,7 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
     }
     stage = context.run.stage(
         f"mentors/{name}/rationales",
-        plan(grading_settings(context) | own, version=VERSION),
+        plan(grading_settings(context, settings) | own, version=VERSION),
         inputs,
         work,
     )
@@ -160,9 +166,17 @@ def _marked(
     context: Context, name: str, graded: Sequence[Rationale], known: Sequence[Rationale]
 ) -> list[Rationale]:
     """A mentor's rationales by its own rule; the teacher's may be unfinished texts, its own may not."""
+    keep, agreement = conditions(context, context.recipe.mentors[name])
+    taught_answers = {
+        one.problem_id: one.answer
+        for one in taught(context, name).all
+        if one.dropped is None and one.correct is None and one.answer is not None
+    }
     return mark_dropped(
         graded,
-        keep=context.recipe.mentors[name].keep,
+        keep=keep,
+        agreement=agreement,
+        settled=taught_answers,
         drop_false_equations=context.recipe.rationales.drop_false_equations,
         known=known,
     )
@@ -179,7 +193,11 @@ def new_rationales(context: Context, name: str, teacher: Sequence[Rationale]) ->
 
 
 def mentor_audit(
-    marked: Sequence[Rationale], teacher: Sequence[Rationale], questions: Sequence[Problem]
+    marked: Sequence[Rationale],
+    teacher: Sequence[Rationale],
+    questions: Sequence[Problem],
+    kind: AnswerKind,
+    agreement: Agreement | None,
 ) -> dict[str, Any]:
     """The audit of a mentor's rationales: first what it adds to the teacher's kept ones.
 
@@ -188,12 +206,12 @@ def mentor_audit(
     """
     covered = {rationale.problem_id for rationale in teacher}
     kept = {rationale.problem_id for rationale in marked if rationale.dropped is None}
-    right = sum(rationale.correct for rationale in marked)
+    right = sum(rationale.correct is True for rationale in marked)
     repeated = sum(rationale.dropped in (DUPLICATE, DUPLICATE_OF_TEACHER) for rationale in marked)
     return {
         "accuracy on training problems": round(right / max(len(marked), 1), 4),
         "problems the teacher covers": len(covered),
         "newly covered problems": len(kept - covered),
         "duplicates": repeated,
-        **audit(marked, questions),
+        **audit(marked, questions, kind, agreement),
     }

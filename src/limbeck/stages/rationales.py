@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import DataError
+from limbeck.agreement import Agreement
+from limbeck.audit import audit, nothing_kept
+from limbeck.errors import DataError, NothingKeptError, RecipeError
 from limbeck.lm import Sampling
 from limbeck.lm.settings import Reasoning
 from limbeck.lm.written import is_unfinished
 from limbeck.rationale_files import read_rationales
-from limbeck.rationales import audit, grade, graded, mark_dropped
-from limbeck.recipe import GivenTeacherSettings
+from limbeck.rationales import grade, graded, mark_dropped
+from limbeck.recipe import (
+    GivenTeacherSettings,
+    GoldRule,
+    MentorSettings,
+    RationaleSettings,
+    rules_of,
+)
 from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
 from limbeck.stages.context import Context, once
@@ -58,11 +66,13 @@ class Rationales:
         """Some of them, to train on; `rationales.select` chooses among those that were kept.
 
         Raises:
-            DataError: none, or one that was dropped.
+            NothingKeptError: none.
         """
         if not chosen:
-            message = f"no rationale of {self.label} was picked; it says how many were kept, and why not all"
-            raise DataError(self.stage.folder / "audit.json", message)
+            message = f"no rationale of {self.label} was picked"
+            raise NothingKeptError(
+                f"{message}; {self.stage.folder / 'audit.json'} says how many were kept, and why"
+            )
         return Picked(chosen, self.inputs)
 
 
@@ -117,25 +127,37 @@ def _rationales(context: Context, split: Split) -> Rationales:
     file = recipe.teacher.file if isinstance(recipe.teacher, GivenTeacherSettings) else None
     source = None if recipe.teacher.kind == "given" else collected(context, split)
     rule, reasoning = recipe.rationales, taken_as_rationale(recipe)
+    ids = {problem.id for problem in asked}
+    given = [completion for completion in parts.given if completion.prompt_id in ids]
+    if source is None and file is None and not given:
+        raise RecipeError(
+            f"teacher.kind: given, and the data hold no rationale of {split}; name their column under "
+            "task.columns.rationale, a file of them under teacher.file, or another kind of teacher"
+        )
 
     def work(folder: Path) -> None:
         if file is not None:
             found = grade_file(context, file, asked, folder, reasoning)
         elif source is None:
-            ids = {problem.id for problem in asked}
-            given = [completion for completion in parts.given if completion.prompt_id in ids]
             found = grade(asked, context.kind, given, teacher_name(recipe), reasoning=reasoning)
         else:
             found = grade_completions(context, asked, completions_of(source), teacher_name(recipe), reasoning)
-        marked = mark_dropped(found, keep=rule.keep, drop_false_equations=rule.drop_false_equations)
+        keep, agreement = conditions(context, rule)
+        marked = mark_dropped(
+            found, keep=keep, agreement=agreement, drop_false_equations=rule.drop_false_equations
+        )
         write_jsonl(folder / "graded.jsonl", marked)
-        write_json(folder / "audit.json", audit(marked, asked))
+        write_json(folder / "audit.json", audit(marked, asked, context.kind, agreement))
         report_unfinished(context, teacher_name(recipe), marked, "rationales.max_tokens")
+        if not any(one.dropped is None for one in marked):
+            raise NothingKeptError(
+                f"{nothing_kept(marked)}; {folder / 'graded.jsonl'} holds them with the reasons"
+            )
 
     inputs = {**parts.inputs, **file_inputs(file)}
     if source is not None:
         inputs["collected"] = source.fingerprint
-    settings = grading_settings(context) | {"source": teacher_name(recipe), "split": split}
+    settings = grading_settings(context, rule) | {"source": teacher_name(recipe), "split": split}
     if reasoning != "both":
         settings["reasoning"] = reasoning
     stage = context.run.stage("rationales" + SUFFIX[split], plan(settings, version=VERSION), inputs, work)
@@ -148,10 +170,23 @@ def share_of(some: Sequence[Problem], share: float, seed: int) -> frozenset[str]
     return frozenset(own for _, own in ranked[: max(1, round(share * len(ranked)))])
 
 
-def grading_settings(context: Context) -> dict[str, Any]:
+def grading_settings(context: Context, rule: RationaleSettings | MentorSettings) -> dict[str, Any]:
     """The settings that decide what grading makes of a completion."""
-    rule = context.recipe.rationales
-    return {"kind": context.kind, "keep": rule.keep, "drop_false_equations": rule.drop_false_equations}
+    _, agreement = rules_of(rule.keep, rule.agreement)
+    return {
+        "kind": context.kind,
+        "keep": rule.keep,
+        "drop_false_equations": context.recipe.rationales.drop_false_equations,
+        **({"agreement": agreement.model_dump(mode="json")} if agreement else {}),
+    }
+
+
+def conditions(
+    context: Context, rule: RationaleSettings | MentorSettings
+) -> tuple[GoldRule, Agreement | None]:
+    """What rationales are kept for: the gold rule, and the agreement of samples, if wanted."""
+    keep, agreement = rules_of(rule.keep, rule.agreement)
+    return keep, Agreement(context.kind, **agreement.model_dump()) if agreement else None
 
 
 def report_unfinished(context: Context, name: str, rationales: Sequence[Rationale], setting: str) -> None:
@@ -284,17 +319,24 @@ def refuse_dropped(picked: Picked) -> None:
 
 
 def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rationale]) -> list[Example]:
-    """One training example per rationale, its final answer's characters marked."""
+    """One training example per rationale, its final answer's characters marked.
+
+    The answer is gold; where none is known, that of the rationale, which its problem's samples agree on.
+    """
     parts, asking = problems(context), learner.asking
     by_id = {problem.id: problem for problem in [*parts.train, *parts.dev]}
     return [
-        asking.example(by_id[rationale.problem_id], rationale.reasoning, thinking=rationale.thinking)
-        for rationale in chosen
+        asking.example(by_id[one.problem_id].answered(one.answer), one.reasoning, thinking=one.thinking)
+        for one in chosen
     ]
 
 
 def answer_examples(learner: Learner, some: Sequence[Problem]) -> list[Example]:
-    """One training example per problem: question -> gold answer, without any reasoning."""
+    """One training example per problem: question -> gold answer, without any reasoning.
+
+    Raises:
+        DataError: a problem has no gold answer.
+    """
     return [learner.asking.example(problem, "") for problem in some]
 
 

@@ -186,5 +186,6 @@ def grade(problem: Problem, kind: AnswerKind, text: str) -> Grade:
     and so the options that are written in a question always count.
     """
     found = extract(kind, text, options_of(problem))
-    correct = found.answer is not None and same(kind, found.answer, problem.answer)
+    gold = problem.answer
+    correct = found.answer is not None and gold is not None and same(kind, found.answer, gold)
     return Grade(found.answer, correct, found.how)

@@ -132,20 +132,20 @@ class Asking:
                 thinking: that stays behind the tags.
 
         Raises:
-            InputError: as `pieces`.
+            InputError: as `pieces`; the problem has no gold answer.
         """
         form, inside = FORMATS[self.format], ""
         if self.thinks:
             inside = thinking.strip() if reasoning.startswith(thinking.strip()) else ""
             inside = inside or reasoning
             reasoning = reasoning.removeprefix(inside).strip()
-        completion = whole(inside, form.completion(reasoning, problem.answer))
+        completion = whole(inside, form.completion(reasoning, problem.gold))
         end = len(completion) - len(form.after_answer)
         return Example(
             problem_id=problem.id,
             prompt=self.pieces(problem, passages),
             completion=completion,
-            answer_span=(end - len(problem.answer), end),
+            answer_span=(end - len(problem.gold), end),
             role=role,
         )
 

@@ -128,7 +128,9 @@ def of_rationales(
     return [
         Demonstration(
             question=question_with_options(problem),
-            completion=FORMATS[form].completion(first[problem.id].reasoning, problem.answer),
+            completion=FORMATS[form].completion(
+                first[problem.id].reasoning, problem.answered(first[problem.id].answer).gold
+            ),
             problem_id=problem.id,
         )
         for problem in problems
@@ -137,7 +139,7 @@ def of_rationales(
 
 
 def of_answers(problems: Iterable[Problem], form: str) -> list[Demonstration]:
-    """Every problem with its answer alone."""
+    """Every problem that has a gold answer, with that alone."""
     return [
         Demonstration(
             question=question_with_options(problem),
@@ -145,6 +147,7 @@ def of_answers(problems: Iterable[Problem], form: str) -> list[Demonstration]:
             problem_id=problem.id,
         )
         for problem in problems
+        if problem.answer is not None
     ]
 
 

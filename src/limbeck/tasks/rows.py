@@ -11,16 +11,22 @@ from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind, canonical
 from limbeck.tasks.options import LETTERS, options_in, without_label
 from limbeck.tasks.readers import Row
-from limbeck.tasks.settings import Columns
+from limbeck.tasks.settings import Columns, Gold
 
 
-def row_problem(place: str, row: Row, columns: Columns, kind: AnswerKind) -> Problem:
+def row_problem(
+    place: str, row: Row, columns: Columns, kind: AnswerKind, gold_is: Gold = "needed"
+) -> Problem:
     """The problem of a row; without an id column its id is made from question and options.
+
+    Where gold is "optional", a row without the answer column, or with nothing in it, has no gold answer.
 
     Raises:
         DataError: a missing column, an empty question, a gold answer that its kind cannot parse.
     """
     name, question, options, labels = row_question(place, row, columns, kind)
+    if gold_is == "optional" and _is_missing(row, columns.answer):
+        return Problem(id=name, question=question, answer=None, options=options)
     cell = _cell(place, row, columns.answer, "answer")
     if scores := _scores(cell):
         cell = _best(place, scores, columns.answer)
@@ -134,6 +140,14 @@ def _in_no_order(question: str, options: Mapping[str, float]) -> list[str]:
     return sorted(options, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode()).digest())
 
 
+def _is_missing(row: Row, column: str) -> bool:
+    """Whether a row holds nothing under a column: not the column, null, or a text without letters."""
+    value: Any = row
+    for part in [column] if column in row else column.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _answer_text(place: str, cell: Any, column: str) -> str:
     """A gold answer as text; of a list, its only element."""
     if isinstance(cell, list) and len(cell) == 1:
@@ -184,7 +198,7 @@ def row_rationales(place: str, row: Row, columns: Columns, *, needed: bool) -> l
     if isinstance(cell, list) and not columns.several_rationales:
         raise DataError(
             place,
-            f"the rationale (column {columns.rationale!r}) is a list of {len(cell)}; if each is a rationale "
+            f"the rationale (column {columns.rationale!r}) is a list; if each is a rationale "
             "of its own, set task.columns.several_rationales, otherwise join them",
         )
     texts = ["" if text is None else text for text in (cell if isinstance(cell, list) else [cell])]

@@ -45,6 +45,7 @@ from limbeck.tasks.templates import Template
 
 Leaks = Literal["refuse", "drop", "keep"]
 BadRows = Literal["refuse", "skip"]
+Gold = Literal["needed", "optional"]
 
 
 _NUMERIC = re.compile(r"[-+]?(?:[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2})?")
@@ -130,6 +131,11 @@ class FilesTask(Settings):
         default=0.1, description="cut from train: a share below 1, or a number of problems; or a path"
     )
     columns: Columns = Columns()
+    gold: Gold = Field(
+        default="needed",
+        description='"optional": training problems may lack their answer; what their samples agree on is '
+        "trained on (rationales.keep: agreement)",
+    )
     leaks: Leaks = Field(
         default="refuse",
         description="questions of train that are in dev or test too: refuse, drop from train, or keep",

@@ -22,7 +22,7 @@ from limbeck.tasks.generated import generate
 from limbeck.tasks.leaks import Leak, Near, find_leaks, form, groups, near_duplicates, plain_key
 from limbeck.tasks.readers import Bad, Placed, hub_folder, locate, read_rows, refuse
 from limbeck.tasks.rows import bad_rows, row_problem, row_rationales, shortened
-from limbeck.tasks.settings import Columns, FilesTask, Leaks, TaskSettings
+from limbeck.tasks.settings import Columns, FilesTask, Gold, Leaks, TaskSettings
 
 
 class GivenRationale(NamedTuple):
@@ -83,6 +83,7 @@ def problems(
     kind: AnswerKind,
     *,
     rationale_needed: bool = True,
+    gold: Gold = "needed",
     bad: Bad = refuse,
 ) -> Table:
     """Turn rows into problems and rationales.
@@ -92,6 +93,7 @@ def problems(
         columns: what the columns are called.
         kind: the answer kind.
         rationale_needed: a row without the rationale column is an error.
+        gold: "optional" where a row may lack its gold answer.
         bad: is given the error of each row that cannot be used.
 
     Raises:
@@ -99,10 +101,10 @@ def problems(
     """
     table = Table()
     known: dict[str, Problem] = {}
-    answers: dict[tuple[str, tuple[str, ...]], tuple[str, str]] = {}
+    answers: dict[tuple[str, tuple[str, ...]], tuple[str | None, str]] = {}
     for place, row in rows:
         try:
-            problem = row_problem(place, row, columns, kind)
+            problem = row_problem(place, row, columns, kind, gold)
             texts = row_rationales(place, row, columns, needed=rationale_needed)
             _check_against(place, problem, columns, known, answers, table.places)
         except DataError as error:
@@ -124,7 +126,7 @@ def _check_against(
     problem: Problem,
     columns: Columns,
     known: Mapping[str, Problem],
-    answers: Mapping[tuple[str, tuple[str, ...]], tuple[str, str]],
+    answers: Mapping[tuple[str, tuple[str, ...]], tuple[str | None, str]],
     places: Mapping[str, str],
 ) -> None:
     """Refuse another answer to a question, and an id that is taken."""
@@ -132,8 +134,8 @@ def _check_against(
     if answer != problem.answer:
         raise DataError(
             place,
-            f"the question has the answer {shortened(problem.answer)} here, "
-            f"but {shortened(answer)} at {earlier}; keep one of them",
+            f"the question has the answer {shortened(problem.answer or 'none')} here, "
+            f"but {shortened(answer or 'none')} at {earlier}; keep one of them",
         )
     same_id = known.get(problem.id, problem)
     if columns.id is not None and (same_id != problem or (problem.id in known and columns.rationale is None)):
@@ -247,6 +249,7 @@ def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[Le
         columns,
         settings.kind,
         rationale_needed=split == "train",
+        gold="needed" if split == "test" else settings.gold,
         bad=wrong.append,
     )
     if wrong and (settings.bad_rows == "refuse" or not table.problems):
@@ -262,17 +265,28 @@ def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[Le
 
 
 def _cut_test(train: Table, share_or_count: float | int, seed: int, notes: list[str]) -> Table:
-    """A test split cut from the training data, once every question is in it once."""
+    """A test split cut from the training data, once every question is in it once.
+
+    Only problems with a gold answer can be examined; one without that asks their question is left out.
+    """
     if repeated := _without_repeats(train):
         notes.append(f"train: questions that repeat another one in another layout, counted once: {repeated}")
-    train.problems, test = cut(train.problems, share_or_count, seed, "task.test")
-    notes.append(f"test: {len(test)} of {len(test) + len(train.problems)} problems, cut from train")
+    left, test = cut(
+        [one for one in train.problems if one.answer is not None], share_or_count, seed, "task.test"
+    )
+    notes.append(f"test: {len(test)} of {len(test) + len(left)} problems, cut from train")
+    unknown = [one for one in train.problems if one.answer is None]
+    leaks = find_leaks([form(one) for one in unknown], [form(one) for one in test]) if unknown else []
+    out = {one.id for one in test} | {unknown[leak.learned].id for leak in leaks}
+    if leaks:
+        notes.append(f"train: problems without gold that ask a question of test, left out: {len(leaks)}")
+    train.problems = [one for one in train.problems if one.id not in out]
     return Table(test, places=train.places)
 
 
 def _without_repeats(table: Table) -> int:
     """Make problems that repeat another one, with the same options and answer, part of that one; how many."""
-    first: dict[tuple[str, tuple[str, ...], str], str] = {}
+    first: dict[tuple[str, tuple[str, ...], str | None], str] = {}
     into: dict[str, str] = {}
     forms = [form(problem) for problem in table.problems]
     for name, problem in zip(groups(forms), table.problems, strict=True):

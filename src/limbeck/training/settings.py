@@ -23,7 +23,7 @@ class TrainSettings(Settings):
     learns the same as 1 with 8.
     """
 
-    epochs: int = Field(20, ge=1, description="times every group (mostly: every example) is seen")
+    epochs: int = Field(20, ge=1, le=100_000, description="times every group (mostly: every example) is seen")
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
     batch_size: int = Field(
         8, ge=1, description="most groups in a micro-batch; where every example is a group: examples"
