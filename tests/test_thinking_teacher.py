@@ -345,3 +345,34 @@ def test_a_local_model_whose_template_opens_the_tag(limbeck: Limbeck, folder: Pa
     for one in records(folder / "taught" / "rationales" / "graded.jsonl"):
         assert (one["completion"], one["stopped"], one["truncated"]) == ("The answer", " is", False)
         assert "last digit is" in one["thinking"]
+
+
+def test_a_mentor_thinks_writes_and_stops(limbeck: Limbeck, folder: Path) -> None:
+    """Its thinking is kept apart like the teacher's; a blank line in it is no end of its completion."""
+    rows = records(folder / "train.jsonl")
+    for row, number in zip(rows, range(30, 70), strict=True):
+        row["rationale"] = f"<think>\n{thoughts_on(number)}\n</think>\n\nThe answer is {answer_of(number)}."
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "even.yaml").write_text(
+        "name: even\n"
+        "task: {name: even, kind: yes-no, train: train.jsonl, test: test.jsonl, dev: 0,\n"
+        "  columns: {rationale: rationale}}\n"
+        "teacher: {kind: given}\n"
+        "mentors: {m: {model: tiny-causal-xs, thinks: true, exam: false,\n"
+        '  writes: {per_problem: 1, temperature: 0.1, max_tokens: 60, stop: ["\\n\\n", "."]},\n'
+        "  train: {learning_rate: 2.0e-3, batch_size: 8, epochs: 10}}}\n"
+        "students: {s: {method: mentor-kd, model: tiny-causal-xs, thinks: true,\n"
+        "  settings: {mentor: m, mentor_rationales: 1},\n"
+        "  train: {epochs: 1}}}\n"
+        "exam: {max_tokens: 60}\n"
+    )
+    answer = limbeck("run", "even.yaml", "--out", "run")
+    assert answer.status == 0, answer.err
+    written = records(folder / "run" / "mentors" / "m" / "rationales" / "graded.jsonl")
+    assert len(written) == 40
+    for one in written:
+        assert one["completion"] == f"The answer is {one['answer']}" and one["stopped"] == "."
+        assert "last digit" in one["thinking"] and one["reasoning"] == one["thinking"]
+    assert sum("\n\n" in one["thinking"] for one in written) > 20
+    examples = records(folder / "run" / "students" / "s" / "seed0" / "examples.jsonl")
+    assert len(examples) > 40 and all(one["completion"].startswith("<think>\n") for one in examples)

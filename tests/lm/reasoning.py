@@ -76,9 +76,9 @@ def usage_of(said: Said) -> dict[str, Any]:
     """A token is a word; thinking is part of the completion's."""
     thought, answered = len(said.thinking.split()), len(said.answer.split())
     return {
-        "prompt_tokens": 200,
+        "prompt_tokens": 20,
         "completion_tokens": thought + answered,
-        "total_tokens": 200 + thought + answered,
+        "total_tokens": 20 + thought + answered,
         "completion_tokens_details": {"reasoning_tokens": thought},
     }
 
