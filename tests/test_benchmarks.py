@@ -14,6 +14,7 @@ SMALLEST = {
     "batches": "--small",
     "divergence": "--small",
     "exam": "--prompts 16",
+    "leaks": "--learned 1000 --examined 200",
     "loss_memory": "--small",
     "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
@@ -25,6 +26,7 @@ SAID = {
     "batches": ["by length, corrected", "seconds  ratio"],
     "divergence": ["top-64 + tail", "64 tokens, 151936 logits each: memory"],
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
+    "leaks": ["stories", "flips"],
     "loss_memory": ["1024 tokens, 2048 logits each", "ours with divergence"],
     "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped:", "bytes per token"],
     "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],

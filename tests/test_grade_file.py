@@ -21,7 +21,7 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
 def task(folder: Path, rows: list[dict[str, Any]]) -> FilesTask:
     test = written(folder / "test.jsonl", [{"q": "Other?", "a": "A", "o": ["x", "y"]}])
     train = written(folder / "train.jsonl", rows)
-    columns = Columns(question="q", answer="a", options="o", rationale="m.why")
+    columns = Columns(question="q", answer="a", options="o", rationale="m.why", several_rationales=True)
     return FilesTask(kind="choice", train=str(train), test=str(test), dev=0, columns=columns)
 
 

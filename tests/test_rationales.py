@@ -277,7 +277,8 @@ def test_lines_join_by_problem_or_else_by_question(tmp_path: Path) -> None:
     ]
     file = tmp_path / "given.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_rationales(file, task, [*PROBLEMS, *twice]) == [
+    read = read_rationales(file, task, [*PROBLEMS, *twice])
+    assert [(one.source, one.completion, one.about) for one in read] == [
         ("t", Completion("2", 4, "by id"), ""),
         ("given", Completion("3", 0, "by question"), ""),
         ("given", Completion("3", 1, "again"), ""),

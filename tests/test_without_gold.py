@@ -46,7 +46,7 @@ task:
   test: {tmp_path}/test.json
   dev: 0
   gold: optional
-  columns: {{rationale: why}}
+  columns: {{rationale: why, several_rationales: true}}
 teacher: {{kind: given}}
 rationales: {{keep: agreement}}
 student:

@@ -20,6 +20,7 @@ from limbeck.opening import (
     prepare,
     problems_of,
     tell,
+    tell_leaks,
     to_stderr,
 )
 
@@ -98,7 +99,7 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
     """
     from limbeck import stages
 
-    with open_context(Path(recipe), overrides, Request(**request)) as (context, chosen):
+    with open_context(Path(recipe), overrides, Request(**request), trains=False) as (context, chosen):
 
         def story() -> Path:
             prepare(context, chosen, trains=False)
@@ -199,9 +200,12 @@ def evaluate(
         n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed, stop=stops
     )
     kind = task_kind(about.task)
+    asked = problems_of(about.task, about.seed, split)[:limit]
+    if ranks.main() and split != "train":
+        tell_leaks(model_folder(str(model)), asked, split)
     predictions, summary, examined = examine_model(
         model_folder(str(model)),
-        problems_of(about.task, about.seed, split)[:limit],
+        asked,
         kind,
         sampling,
         folder,

@@ -64,9 +64,11 @@ def grade_file(
     problems = {problem.id: problem for problem in (*splits.train, *splits.dev, *splits.test)}
     kind = task_kind(task)
     found: dict[str, list[Rationale]] = defaultdict(list)
-    for source, completion, about in read_rationales(file, task, problems.values()):
-        problem = problems[completion.prompt_id]
-        found[problem.id].append(graded(problem, kind, completion, source, about=about, reasoning=reasoning))
+    for one in read_rationales(file, task, problems.values()):
+        problem = problems[one.completion.prompt_id]
+        found[problem.id].append(
+            graded(problem, kind, one.completion, one.source, about=one.about, reasoning=reasoning)
+        )
     marked = mark_dropped(
         [rationale for group in found.values() for rationale in group],
         keep=keep,

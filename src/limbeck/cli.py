@@ -12,7 +12,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from limbeck.errors import DiskError, InputError, LimbeckError, NothingKeptError, first_line, out_of_memory
+from limbeck.errors import (
+    BadRowsError,
+    DiskError,
+    InputError,
+    LimbeckError,
+    NothingKeptError,
+    first_line,
+    out_of_memory,
+)
 from limbeck.opening import model_folder
 
 INTERRUPTED = 130
@@ -88,7 +96,9 @@ def main() -> None:
     except LimbeckError as error:
         if debug:
             raise
-        print(f"limbeck: {' '.join(str(error).split())}", file=sys.stderr)
+        rows = error.rows if isinstance(error, BadRowsError) else ()
+        said = str(error).removesuffix("\n".join(("", *rows)))
+        print(f"limbeck: {' '.join(said.split())}", *rows, sep="\n  ", file=sys.stderr)
         sys.exit(error.exit_status)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer makes this of Ctrl-C
@@ -175,7 +185,7 @@ def collect(
     from limbeck.recipe import load_recipe
     from limbeck.report import console
 
-    if ranks.main() and load_recipe(recipe, overrides or ()).teacher.kind == "given":
+    if ranks.main() and load_recipe(recipe, overrides or (), trains=False).teacher.kind == "given":
         print("the rationales are given in the data: nothing to collect, they are only graded")
     folder = actions.collect(
         recipe,

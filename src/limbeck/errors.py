@@ -4,6 +4,7 @@ LimbeckError                    exit status 1
 ├── InputError                  exit status 2: something the user gave is wrong
 │   ├── RecipeError             a setting of the recipe or of the command line
 │   ├── DataError               a line, column or value of a data file
+│   │   ├── BadRowsError        several rows of a file, all named
 │   │   ├── LeakError           a question is in train and in an examined split
 │   │   └── DamagedError        a file of a finished stage changed since it was written
 │   ├── ModelError              a model name or folder that cannot be used
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = f"{Path(__file__).parent}{os.sep}"
@@ -87,6 +89,19 @@ class DataError(InputError):
 
     def __init__(self, place: str | Path, message: str) -> None:
         super().__init__(f"{place}: {message}")
+        self.place = str(place)
+        self.message = message
+
+
+class BadRowsError(DataError):
+    """Several rows of a file are wrong; `rows` says of the first ones where and why, a sentence each."""
+
+    def __init__(self, place: str | Path, message: str, rows: Sequence[str]) -> None:
+        super().__init__(place, message)
+        self.rows = tuple(rows)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.rows])
 
 
 class LeakError(DataError):

@@ -50,12 +50,12 @@ class Request:
 
 @contextmanager
 def open_context(
-    path: Path, overrides: Sequence[str], request: Request
+    path: Path, overrides: Sequence[str], request: Request, *, trains: bool = True
 ) -> Iterator[tuple[Context, dict[str, Chosen]]]:
     """Read the recipe, open its run folder, and set up the teacher.
 
     Yields the context and each student's method; `prepare` comes next. Reaching `request.until` ends
-    the block well.
+    the block well. `trains` False: only the teacher is asked, and students need no method.
     """
     from limbeck import ranks
     from limbeck.methods import resolve_methods
@@ -65,7 +65,7 @@ def open_context(
     from limbeck.stages.context import Context
     from limbeck.stages.teacher import make_teacher
 
-    recipe, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
+    recipe, chosen = resolve_methods(load_recipe(path, overrides, trains=trains), str(path), path.parent)
     _check_until(request.until, recipe, chosen)
     folder = Path(request.out or Path("runs") / recipe.name)
     again = (request.again,) if isinstance(request.again, str) else request.again
@@ -150,11 +150,11 @@ def about_task(name: str, overrides: Sequence[str]) -> Recipe:
     from limbeck.tasks.generated import built_in_task
 
     if name.endswith((".yaml", ".yml")):
-        return load_recipe(Path(name), overrides)
+        return load_recipe(Path(name), overrides, trains=False)
     if overrides:
         raise InputError("--set: changes the settings of a recipe; name a recipe file with --task")
     task = {"name": built_in_task(name).name}
-    return check_recipe({"name": "built-in", "task": task, "student": {"method": "answers-only"}}, "--task")
+    return check_recipe({"name": "built-in", "task": task}, "--task", trains=False)
 
 
 def problems_of(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
@@ -170,6 +170,30 @@ def problems_of(settings: TaskSettings, seed: int, split: str) -> list[Problem]:
                 "take test, or write the missing answers"
             )
     return problems
+
+
+def tell_leaks(model: str, asked: Sequence[Problem], split: str) -> None:
+    """Say how many of these questions a student of a run may have been trained on, or chosen by.
+
+    The run folder is known by its problems; of other models nothing is known.
+    """
+    from limbeck.records import Problem, read_jsonl
+    from limbeck.tasks.leaks import find_leaks, form
+
+    folders = [folder / "problems" for folder in Path(model).resolve().parents]
+    files = [
+        folder / f"{name}.jsonl"
+        for folder in folders
+        if (folder / "stage.json").is_file()
+        for name in (("train", "dev") if split == "test" else ("train",))
+    ]
+    learned = [form(one) for file in files if file.is_file() for one in read_jsonl(file, Problem)]
+    examined = {leak.examined for leak in find_leaks(learned, [form(one) for one in asked])}
+    if examined:
+        to_stderr(
+            f"{model}: {len(examined)} of {len(asked)} questions are among those of its run's training; "
+            "its accuracy here says little about new ones"
+        )
 
 
 def model_folder(model: str) -> str:

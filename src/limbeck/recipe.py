@@ -359,12 +359,13 @@ class Recipe(Settings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, trains: bool = True) -> Recipe:
     """Read, override and check a recipe.
 
     Args:
         path: the YAML file.
         overrides: `a.b=value` texts; the value is read as YAML.
+        trains: False where nobody is trained; students without a method are left out then.
 
     Raises:
         RecipeError: not YAML, an unknown key, a wrong type or value.
@@ -373,7 +374,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     raw = _with_base(Path(path))
     for override in overrides:
         _override(raw, override)
-    return check_recipe(raw, str(path))
+    return check_recipe(raw, str(path), trains=trains)
 
 
 def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -418,10 +419,12 @@ def _short(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def check_recipe(raw: Mapping[str, Any], place: str) -> Recipe:
+def check_recipe(raw: Mapping[str, Any], place: str, *, trains: bool = True) -> Recipe:
     """Merge `student:` into every student, `mentor:` into every mentor, and validate the whole.
 
-    `place` opens error texts.
+    Args:
+        place: opens error texts.
+        trains: as for `load_recipe`.
     """
     settings = dict(raw)
     if settings.get("mentor") or settings.get("mentors"):
@@ -434,6 +437,9 @@ def check_recipe(raw: Mapping[str, Any], place: str) -> Recipe:
         settings["students"] = _each(settings, "student", Path(str(method or "student")).stem, place)
     else:  # a recipe that trains mentors alone
         settings = {key: value for key, value in settings.items() if key not in ("student", "students")}
+    if not trains:
+        students = settings.get("students", {})
+        settings["students"] = {name: student for name, student in students.items() if "method" in student}
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:

@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from limbeck.audit import audit, grade_file
-from limbeck.errors import DiskError, InputError, LimbeckError
+from limbeck.errors import BadRowsError, DiskError, InputError, LimbeckError
 from limbeck.lm import Completion
 from limbeck.methods import resolve_methods
 from limbeck.opening import Request, open_context, prepare
@@ -417,6 +417,12 @@ def _limited() -> Iterator[None]:
         signal.signal(signal.SIGALRM, former)
 
 
+def _sentences(error: LimbeckError) -> list[str]:
+    """What is said, a sentence each: several rows of a file have one each."""
+    rows = error.rows if isinstance(error, BadRowsError) else ()
+    return [str(error).removesuffix("\n".join(("", *rows))), *rows]
+
+
 def run(trial: Trial, name: str, seed: int, numbers: range, found: Found) -> Found:
     """Run trials and count what came of them: read, refused in one sentence, or a failure."""
     for number in numbers:
@@ -434,8 +440,8 @@ def run(trial: Trial, name: str, seed: int, numbers: range, found: Found) -> Fou
                     wrong = f"exit status {error.exit_status}: {sentence[:200]}"
                 elif isinstance(error, DiskError) and "Error;" in sentence:
                     wrong = f"the disk is blamed: {sentence[:200]}"
-                elif len(sentence) > LONGEST_SENTENCE:
-                    wrong = f"a sentence of {len(sentence)} characters: {sentence[:200]}"
+                elif (longest := max(map(len, _sentences(error)))) > LONGEST_SENTENCE:
+                    wrong = f"a sentence of {longest} characters: {sentence[:200]}"
             except OSError as error:
                 found.outcomes["refused by the system"] += 1
                 wrong = "" if error.strerror else f"{type(error).__name__}: {error}"

@@ -196,7 +196,7 @@ def test_booleans_and_labelled_options_are_golds_too(tmp_path: Path) -> None:
 
 def test_a_question_of_both_splits_is_counted_and_a_second_gold_refused(tmp_path: Path) -> None:
     train = written(tmp_path / "x_train.json", [{"input": "One?", "answer": "1"}])
-    test = written(tmp_path / "x_test.json", [{"input": "One?", "answer": "1"}])
+    test = written(tmp_path / "x_test.json", [{"input": "Q: one ?", "answer": "1"}])
     summary, _ = imported(tmp_path, [str(train), str(test)], kind="number")
     assert summary["questions"] == {"train": 1, "test": 1, "of train that are in test": 1}
     other = written(

@@ -199,6 +199,8 @@ def test_from_a_file_and_never_of_the_exam(tmp_path: Path) -> None:
     asked = [*PROBLEMS, Problem(id="t", question="1+1 ?", answer="2")]
     with pytest.raises(LeakError, match="a problem of the exam"):
         chosen(whole, "number", test=asked)
+    with pytest.raises(LeakError, match="a problem of the exam"):
+        chosen(whole, "number", test=[Problem(id="t", question="Question: “1+1”?\nAnswer:", answer="2")])
     listed = Problem(id="t", question="Who?", answer="A", options=("Ann", "Ben"))
     file.write_text("Q: Who? Answer choices: (A) Ann, (B) Ben.\nA: Her. The answer is A.")
     with pytest.raises(LeakError, match="a problem of the exam"):

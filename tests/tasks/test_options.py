@@ -4,6 +4,7 @@ import pytest
 
 from limbeck.records import Problem
 from limbeck.tasks.options import list_options, options_in, options_of, without_label
+from limbeck.tasks.prompts import question_with_options
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,13 @@ from limbeck.tasks.options import list_options, options_in, options_of, without_
         ),
         ("Where? Answer Choices:\nA. bank\nB. new york\n", ("bank", "new york")),
         ("When?\nOptions:\n(A) 07/09/1972\n(B) 12/01/1972", ("07/09/1972", "12/01/1972")),
+        ("Is it?\nOptions:\n- Yes\n- No\n", ("Yes", "No")),
+        ("Is it? Options:\n* Yes\n* No", ("Yes", "No")),
+        ("Which?\n(a) one\n(b) two\nAnswer:", ("one", "two")),
+        ("Which?\n(A) one\n(B) two\nThink first.", ("one", "two")),
+        ("P(A) = 0.2, P(B) = 0.8?\nA. 0.1\nB. 0.2", ("0.1", "0.2")),
+        ("- Yes\n- No", ()),
+        ("Options: - Yes", ()),
         ("Vitamin (A) is good. Which? (A) one, (B) two", ("one", "two")),
         ("What is f(A) and f(C)?", ()),
         ("Only (A) here.", ()),
@@ -34,6 +42,14 @@ def test_a_problems_own_options_come_first() -> None:
     asked = "Which? (A) x, (B) y"
     assert options_of(Problem(id="1", question=asked, answer="A", options=("p", "q"))) == ("p", "q")
     assert options_of(Problem(id="1", question=asked, answer="A")) == ("x", "y")
+
+
+def test_options_without_letters_are_listed_again() -> None:
+    """A dash names no option: who is to answer with a letter must see it."""
+    dashes = Problem(id="1", question="Is it?\nOptions:\n- Yes\n- No", answer="A", options=("Yes", "No"))
+    assert question_with_options(dashes).endswith("- No\nAnswer choices: (A) Yes, (B) No.")
+    small = Problem(id="1", question="Is it?\n(a) Yes\n(b) No", answer="A", options=("Yes", "No"))
+    assert question_with_options(small) == small.question
 
 
 def test_labels_are_taken_off_only_where_all_have_their_own() -> None:

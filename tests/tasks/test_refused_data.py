@@ -134,9 +134,9 @@ def test_demonstrations_of_multiplied_aliases_are_refused_at_once(tmp_path: Path
 
 def test_data_on_the_terminal_are_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
     from limbeck.progress import _bar
-    from limbeck.report.console import print_table
+    from limbeck.report.console import print_audit
 
-    print_table({"[/b]": 1, "[red]x[/red]": {"[/i]": 2}})
+    print_audit({"[/b]": 1, "[red]x[/red]": {"[/i]": 2}})
     assert "[/b]" in (out := capsys.readouterr().out) and "[red]x[/red]" in out and "[/i]: 2" in out
     with _bar("[/b]", 3) as advance:
         advance(1, note="[/i]")

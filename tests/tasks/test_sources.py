@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from limbeck.errors import DataError, LeakError, RecipeError
+from limbeck.errors import BadRowsError, DataError, LeakError, RecipeError
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.leaks import find_leaks, form
 from limbeck.tasks.settings import Columns, FilesTask, GeneratedTask
-from limbeck.tasks.sources import Table, cut_dev, find_leaks, load_splits, problems, source_fingerprint
+from limbeck.tasks.sources import Table, cut, load_splits, problems, source_fingerprint
 
 PLAIN = Columns()
 TAUGHT = Columns(rationale="why")
@@ -70,7 +71,8 @@ def test_equal_questions_are_one_problem_with_several_rationales() -> None:
 
 
 def test_a_list_of_rationales_in_one_cell() -> None:
-    found = table([row("q?", why=["a", None, " ", "b"])], TAUGHT)
+    several = Columns(rationale="why", several_rationales=True)
+    found = table([row("q?", why=["a", None, " ", "b"])], several)
     assert [(number, text) for _, number, text in found.given] == [(0, "a"), (1, "b")]
     assert found.empty_rationales == 2
 
@@ -184,29 +186,34 @@ def asked(*questions: str) -> list[Problem]:
     return [Problem(id=f"{n}", question=question, answer="1") for n, question in enumerate(questions)]
 
 
+def leaks(train: Sequence[Problem], test: Sequence[Problem]) -> list[tuple[int, int]]:
+    found = find_leaks([form(one) for one in train], [form(one) for one in test])
+    return [(one.learned, one.examined) for one in found]
+
+
 def test_leaks_are_found_whatever_the_case_and_spaces() -> None:
     train, test = asked("Who  is\nit?", "Where?"), asked("Why?", "who is it?", "WHO is it?")
-    assert find_leaks(train, test) == [(train[0], test[1])]
+    assert leaks(train, test) == [(0, 1)]
 
 
 def test_dev_is_cut_by_question_whatever_the_order() -> None:
     train = asked(*(f"{n}?" for n in range(50)), *(f" {n}? " for n in range(50)))
-    rest, dev = cut_dev(train, 0.2, seed=1)
+    rest, dev = cut(train, 0.2, seed=1)
     assert len(rest) == 80 and len(dev) == 20
-    assert not find_leaks(rest, dev), "problems with one question stay together"
-    backwards = cut_dev(train[::-1], 0.2, seed=1)
+    assert not leaks(rest, dev), "problems with one question stay together"
+    backwards = cut(train[::-1], 0.2, seed=1)
     assert {p.id for p in backwards[1]} == {p.id for p in dev}
-    assert {p.id for p in cut_dev(train, 0.2, seed=2)[1]} != {p.id for p in dev}
+    assert {p.id for p in cut(train, 0.2, seed=2)[1]} != {p.id for p in dev}
     assert [p for p in train if p in rest] == rest, "the order of the file stays"
 
 
 def test_dev_as_a_count_and_none_at_all() -> None:
     train = asked(*(f"{n}?" for n in range(10)))
-    assert len(cut_dev(train, 3, 0)[1]) == 3
-    assert cut_dev(train, 0, 0) == (train, []) == cut_dev(train, 0.0, 0)
-    assert len(cut_dev(train, 0.01, 0)[1]) == 1, "a share above 0 gives one at least"
+    assert len(cut(train, 3, 0)[1]) == 3
+    assert cut(train, 0, 0) == (train, []) == cut(train, 0.0, 0)
+    assert len(cut(train, 0.01, 0)[1]) == 1, "a share above 0 gives one at least"
     with pytest.raises(RecipeError, match=r"task\.dev: 10 of 10 problems leaves none to train on"):
-        cut_dev(train, 10, 0)
+        cut(train, 10, 0)
 
 
 def files(tmp_path: Path, **splits: list[dict[str, Any]]) -> dict[str, str]:
@@ -345,3 +352,250 @@ def test_gold_as_a_label_or_an_index_from_zero(gold: object, cell: object, lette
 )
 def test_gold_that_can_mean_nothing_or_two_options(gold: object, cell: object, reason: str) -> None:
     assert reason in refused([row("q?", gold, o=cell)], Columns(options="o"), "choice")
+
+
+# --- wrong rows, all at once ---------------------------------------------------
+
+
+def wrong_rows(count: int) -> list[dict[str, Any]]:
+    """Every second row is wrong, in turn by its answer, its question and another row."""
+    wrong = [row("a?", "ten"), row(" ", 1), row("0?", 9)]
+    return [one for n in range(count) for one in (row(f"{n}?", n), wrong[n % 3])]
+
+
+def test_all_wrong_rows_of_a_file_are_named_at_once(tmp_path: Path) -> None:
+    paths = files(tmp_path, train=wrong_rows(3), test=many(2, "test "))
+    with pytest.raises(BadRowsError) as error:
+        load_splits(FilesTask(kind="number", **paths), 0)
+    train = paths["train"]
+    assert str(error.value).split("\n") == [
+        f"{train}: 3 rows cannot be used; fix them, or set task.bad_rows to skip:",
+        f"{train}:2: the answer 'ten' does not suit the kind number: it is not a number; fix it or task.kind",
+        f"{train}:4: the question (column 'question') is empty or not text; write one or remove the row",
+        f"{train}:6: the question has the answer '9' here, but '0' at {train}:1; keep one of them",
+    ]
+    paths = files(tmp_path, train=wrong_rows(2400))
+    with pytest.raises(BadRowsError, match="2,400 rows cannot be used") as error:
+        load_splits(FilesTask(kind="number", test="unread.jsonl", **paths), 0)
+    assert len(error.value.rows) == 21 and error.value.rows[-1] == "and 2,380 more"
+
+
+def test_one_wrong_row_is_one_sentence(tmp_path: Path) -> None:
+    paths = files(tmp_path, train=wrong_rows(1), test=many(2, "test "))
+    with pytest.raises(DataError, match=r"^\S+train\.jsonl:2: the answer 'ten' does not suit"):
+        load_splits(FilesTask(kind="number", **paths), 0)
+
+
+def test_a_setting_that_suits_no_row_is_one_sentence(tmp_path: Path) -> None:
+    paths = files(tmp_path, train=many(9), test=many(2, "test "))
+    for policy in ("refuse", "skip"):
+        task = FilesTask(kind="number", **paths, columns=Columns(question="q"), bad_rows=policy)  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=r"jsonl:1: no column 'q'; .*\(the same in all 9 rows\)$"):
+            load_splits(task, 0)
+
+
+def test_wrong_rows_are_left_out_and_listed(tmp_path: Path) -> None:
+    paths = files(tmp_path, train=wrong_rows(6), test=[*many(2, "test "), {"question": "no answer"}])
+    with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write("{broken\n[1]\n")
+    splits = load_splits(FilesTask(kind="number", **paths, dev=0, bad_rows="skip"), 0)
+    assert [problem.question for problem in splits.train] == [f"{n}?" for n in range(6)]
+    places = [f"{paths['train']}:{line}" for line in (2, 4, 6, 8, 10, 12, 13, 14)] + [f"{paths['test']}:3"]
+    assert [one.place for one in splits.left_out] == places
+    assert [one.split for one in splits.left_out] == ["train"] * 8 + ["test"]
+    assert "not valid JSON" in splits.left_out[6].why and "no column 'answer'" in splits.left_out[8].why
+    assert splits.notes[0].startswith(
+        f"train: rows left out: 8 (task.bad_rows: skip), such as {paths['train']}:2: the answer 'ten'"
+    )
+
+
+def test_a_row_that_is_left_out_leaves_nothing_behind() -> None:
+    """Its question may come again, with a rationale that can be read and another answer."""
+    wrong: list[DataError] = []
+    rows = [("f:1", row("q?", why=3)), ("f:2", row("q?", 2, why="so")), ("f:3", row("q?", 1, why="no"))]
+    found = problems(rows, TAUGHT, "number", bad=wrong.append)
+    assert [problem.answer for problem in found.problems] == ["2"] and [text for *_, text in found.given] == [
+        "so"
+    ]
+    assert [one.place for one in wrong] == ["f:1", "f:3"] and found.places[found.problems[0].id] == "f:2"
+
+
+def test_wrong_cells_of_csv_are_rows_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\n1?,1\n2?,2,2\n3?,3\n4?\n", encoding="utf-8")
+    paths = files(tmp_path, test=many(1, "test "))
+    task = FilesTask(kind="number", train=str(tmp_path / "a.csv"), **paths, dev=0, bad_rows="skip")
+    splits = load_splits(task, 0)
+    assert [one.question for one in splits.train] == ["1?", "3?"]
+    assert [one.place for one in splits.left_out] == [f"{tmp_path}/a.csv:3", f"{tmp_path}/a.csv:5"]
+
+
+# --- shapes ----------------------------------------------------------------------
+
+
+def test_a_question_of_several_columns() -> None:
+    rows = [{"Body": "Ann has 3 pens. ", "Question": "How many?", "answer": 3}]
+    (problem,) = table(rows, Columns(question=("Body", "Question"))).problems
+    assert problem.question == "Ann has 3 pens. How many?"
+    (problem,) = table(rows, Columns(question=("Body", "Question"), join="\n")).problems
+    assert problem.question == "Ann has 3 pens.\nHow many?"
+    rows = [{"Body": None, "Question": "How many?", "answer": 3}]
+    assert table(rows, Columns(question=("Body", "Question"))).problems[0].question == "How many?"
+    assert Columns(question=("Body",)).question == "Body"
+    several = Columns(question=("Body", "Question"))
+    complaint = "f:1: the question (columns 'Body', 'Question') is empty or not text"
+    assert refused([{"Body": None, "Question": " ", "answer": 3}], several).startswith(complaint)
+    assert refused([{"Body": 5, "Question": "How?", "answer": 3}], several).startswith(complaint)
+    assert "no column 'Body'" in refused([{"Question": "How?", "answer": 3}], several)
+
+
+def test_a_list_of_rationales_is_declared() -> None:
+    complaint = "f:1: the rationale (column 'why') is a list; if each is a rationale of its own, set task."
+    assert refused([row("q?", why=["So 1.", "It is 1."])], TAUGHT).startswith(complaint)
+    with pytest.raises(ValueError, match="several_rationales: names no column by itself"):
+        Columns(several_rationales=True)
+
+
+@pytest.mark.parametrize("options", [None, "answer"])
+def test_scores_by_option(options: str | None) -> None:
+    rows = [row(f"{n}?", {"one": 0, "two": 1, "three": 0.5, "four": None}) for n in range(9)]
+    found = table(rows, Columns(options=options), "choice").problems
+    assert all(one.options["ABC".index(one.answer)] == "two" for one in found)
+    assert all(sorted(one.options) == ["one", "three", "two"] for one in found)
+    assert len({one.answer for one in found}) > 1, "the right one is written first, but does not stay there"
+    assert table([row("q?", {"Yes": 1, "No": 0})], kind="yes-no").problems[0].answer == "yes"
+    assert table([row("q?", {"12": 1, "13": 0})]).problems[0].answer == "12"
+    assert "several options have the highest score" in refused([row("q?", {"a": 1, "b": 1})], kind="choice")
+
+
+def test_scores_with_the_options_in_the_question() -> None:
+    asked = "Which? (A) owl, (B) bat."
+    assert table([row(asked, {"bat": 1, "owl": 0})], kind="choice").problems[0].answer == "B"
+
+
+def test_options_with_dashes_and_small_letters_in_lines() -> None:
+    for listed, gold in (
+        ("Options:\n- Yes\n- No", "No"),
+        ("(a) Yes\n(b) No", "(b)"),
+        ("a) Yes\nb) No", "No"),
+    ):
+        (problem,) = table([row(f"Is it?\n{listed}", gold)], kind="choice").problems
+        assert (problem.options, problem.answer) == (("Yes", "No"), "B")
+
+
+def test_a_gold_text_that_two_options_have() -> None:
+    columns = Columns(options="o")
+    assert table([row("q?", "Red", o=["blue", "red", "red"])], columns, "choice").problems[0].answer == "B"
+
+
+# --- a test split from one file ------------------------------------------------
+
+
+def test_a_test_split_is_cut_from_one_file(tmp_path: Path) -> None:
+    paths = files(tmp_path, train=many(100, why="so"))
+    task = FilesTask(kind="number", **paths, test=0.2, dev=0.1, columns=TAUGHT)
+    splits = load_splits(task, seed=0)
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == (72, 8, 20)
+    everyone = [*splits.train, *splits.dev, *splits.test]
+    assert len({one.id for one in everyone}) == 100
+    assert {one.problem_id for one in splits.given} == {one.id for one in (*splits.train, *splits.dev)}
+    assert load_splits(task, seed=0) == splits
+    assert load_splits(task, seed=1).test != splits.test
+    files(tmp_path, train=many(100, why="so")[::-1])
+    assert {one.id for one in load_splits(task, seed=0).test} == {one.id for one in splits.test}
+    assert splits.notes == ["test: 20 of 100 problems, cut from train"]
+    assert source_fingerprint(task).keys() == {"train"}
+
+
+def test_no_question_is_on_both_sides_of_the_cut(tmp_path: Path) -> None:
+    layouts = ("{} ?", "Q: {}?", "“{}?”", "{}?\nAnswer:")
+    rows = [
+        row(layout.format(f"How many are {n}"), n, why=f"so {layout}")
+        for layout in layouts
+        for n in range(40)
+    ]
+    rows += [row("Which?", 0, why="so"), row("Q: which ?", 1, why="no")]
+    paths = files(tmp_path, train=rows)
+    splits = load_splits(FilesTask(kind="number", **paths, test=12, dev=8, columns=TAUGHT), 0)
+    assert len(splits.train) + len(splits.dev) + len(splits.test) == 42, "two answers make two problems"
+    for one, other in ((splits.train, splits.test), (splits.dev, splits.test), (splits.train, splits.dev)):
+        assert not leaks(one, other)
+    assert splits.notes[0] == "train: questions that repeat another one in another layout, counted once: 120"
+    (first, *_) = splits.train
+    texts = [given.text for given in splits.given if given.problem_id == first.id]
+    assert len(texts) == 4 or first.question.startswith("Which"), "rationales of all layouts stay"
+
+
+def test_a_dev_file_is_held_against_the_cut(tmp_path: Path) -> None:
+    paths = files(tmp_path, train=many(10), dev=[row("Q: 3 ?", 3)])
+    with pytest.raises(LeakError, match="this question is in t"):
+        load_splits(FilesTask(kind="number", **paths, test=4), 0)
+
+
+@pytest.mark.parametrize(
+    ("test", "complaint"),
+    [
+        (0, "the exam needs problems"),
+        (0.0, "the exam needs problems"),
+        (1.5, "a share must be at least 0 and below 1"),
+        (-3, "cannot be negative"),
+        (True, "give a share below 1"),
+        ("", "give a share below 1"),
+    ],
+)
+def test_a_test_split_that_is_none(test: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        FilesTask(kind="number", train="a", test=test)
+
+
+def test_a_cut_that_leaves_nothing(tmp_path: Path) -> None:
+    paths = files(tmp_path, train=many(4))
+    with pytest.raises(RecipeError, match=r"task\.test: 4 of 4 problems leaves none to train on; lower it"):
+        load_splits(FilesTask(kind="number", **paths, test=4), 0)
+    same = [row(text, n) for n, text in enumerate(("Which?", "Which ?", "Q: Which?"))]
+    with pytest.raises(RecipeError, match=r"task\.test: all 3 problems ask one question"):
+        load_splits(FilesTask(kind="number", **files(tmp_path, train=same), test=1), 0)
+
+
+# --- leaks in another layout -----------------------------------------------------
+
+
+def test_a_leak_in_another_layout_is_refused_counted_and_listed(tmp_path: Path) -> None:
+    paths = files(
+        tmp_path,
+        train=[*many(3), row("Who is it?"), row("“Where  is it?”")],
+        test=[row("Q: who is it ?"), row("where is it?"), row("where is he?")],
+    )
+    with pytest.raises(
+        LeakError, match=r"train\.jsonl:4: .*test\.jsonl:1 \(shared questions: 2, 2 of them in ano"
+    ):
+        load_splits(FilesTask(kind="number", **paths), 0)
+    splits = load_splits(FilesTask(kind="number", **paths, leaks="drop", dev=0), 0)
+    assert len(splits.train) == 3 and [one.place for one in splits.left_out] == [
+        f"{paths['train']}:4",
+        f"{paths['train']}:5",
+    ]
+    assert splits.left_out[0].why == f"this question is in test too, at {paths['test']}:1"
+
+
+def test_near_duplicates_are_warned_of_with_examples(tmp_path: Path) -> None:
+    story = "In the year {} the {} owl of the old mill caught ten mice, an eel and two small fish. How many?"
+    train = [row(story.format(n, "grey"), 13) for n in range(5)]
+    test = [row(story.format(n, "brown"), 13) for n in (*range(4), 9)]
+    paths = files(tmp_path, train=train, test=test)
+    splits = load_splits(FilesTask(kind="number", **paths, dev=0), 0)
+    assert len(splits.train) == 5, "they stay"
+    first, *examples = splits.notes
+    assert first == "train: questions that nearly repeat one of test, kept: 4 of 5, such as"
+    assert len(examples) == 3 and f"{paths['train']}:1" in examples[0] and f"{paths['test']}:1" in examples[0]
+
+
+def test_only_problems_with_gold_are_cut_for_the_exam(tmp_path: Path) -> None:
+    unknown = [{"question": f"Q: {n} ?", "answer": None} for n in range(5, 15)]
+    paths = files(tmp_path, train=[*many(10), *unknown])
+    task = FilesTask(kind="number", **paths, test=4, dev=0, gold="optional")
+    splits = load_splits(task, seed=0)
+    assert len(splits.test) == 4 and all(one.answer is not None for one in splits.test)
+    assert not leaks(splits.train, splits.test), "one without gold that asks the same is in neither"
+    asked_again = sum(int(one.question[:-1]) >= 5 for one in splits.test)
+    assert len(splits.train) == 16 - asked_again and asked_again > 0
+    assert f"ask a question of test, left out: {asked_again}" in splits.notes[-1]

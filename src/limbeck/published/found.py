@@ -21,6 +21,7 @@ from limbeck.rationales import grade, mark_dropped
 from limbeck.records import Problem, Rationale, write_json, write_jsonl
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
+from limbeck.tasks.leaks import find_leaks, form
 from limbeck.tasks.numbers import numbers_in, write_number
 
 TEACHER, TEACHER_TEST = "teacher.jsonl", "teacher-test.jsonl"
@@ -187,7 +188,9 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
         "questions": {
             "train": len(train),
             "test": len(found.test),
-            "of train that are in test": len(train & {problem.id for problem in found.test}),
+            "of train that are in test": len(
+                find_leaks([form(one) for one in found.train], [form(one) for one in found.test])
+            ),
         },
         "files": files,
     }

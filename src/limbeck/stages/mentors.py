@@ -119,7 +119,7 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
 
     def work(folder: Path) -> None:
         graded = (
-            grade_file(context, str(settings.file), questions)
+            grade_file(context, str(settings.file), questions, folder)
             if source is None
             else grade_completions(context, questions, completions_of(source), name)
         )

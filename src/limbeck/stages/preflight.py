@@ -37,7 +37,7 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
         RecipeError, ModelError, InputError: naming the learner or the teacher and the setting.
     """
     recipe = context.recipe
-    if not recipe.students and not recipe.mentors:
+    if trains and not recipe.students and not recipe.mentors:
         raise RecipeError(
             "students: the recipe trains nobody; add `student: {method: finetune-cot}`, or a mentor"
         )

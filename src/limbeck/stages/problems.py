@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,9 +11,9 @@ from limbeck.lm import Completion
 from limbeck.records import Problem, Record, read_jsonl, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context, once
-from limbeck.tasks.sources import load_splits, source_fingerprint
+from limbeck.tasks.sources import LeftOut, load_splits, source_fingerprint
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when this code makes other problems from the same recipe."""
 
 Split = Literal["train", "dev"]
@@ -50,6 +51,23 @@ class GivenText(Record):
     text: str
 
 
+class LeftOutRow(Record):
+    """A row of a file that is not used, and why."""
+
+    split: str
+    place: str
+    why: str
+
+
+LEFT_OUT = "left-out.jsonl"
+
+
+def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
+    """Write what was left out into a stage's folder; no file where that is nothing."""
+    if left_out:
+        write_jsonl(folder / LEFT_OUT, (LeftOutRow(**one._asdict()) for one in left_out))
+
+
 def problems(context: Context) -> Problems:
     """Generate or read the problems of all splits; wrong data are refused before anything changes."""
     return once(context, "problems", lambda: _problems(context))
@@ -66,8 +84,11 @@ def _problems(context: Context) -> Problems:
         made = splits or load_splits(recipe.task, recipe.seed)
         for note in made.notes:
             context.run.say(note)
+        if made.left_out:
+            context.run.say(f"what was left out, and why: {context.run.folder / 'problems' / LEFT_OUT}")
         given = [GivenText(problem_id=i, index=n, text=t) for i, n, t in made.given]
         write_jsonl(folder / "given.jsonl", given)
+        write_left_out(folder, made.left_out)
         for split in ("train", "dev", "test"):
             write_jsonl(folder / f"{split}.jsonl", getattr(made, split))
 

@@ -25,11 +25,13 @@ from limbeck.recipe import (
 from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
 from limbeck.stages.context import Context, once
+from limbeck.stages.leaks import check_stated
 from limbeck.stages.learners import Learner
-from limbeck.stages.problems import SUFFIX, Split, problems
+from limbeck.stages.problems import SUFFIX, Split, problems, write_left_out
 from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
 from limbeck.stages.training import Data
 from limbeck.stages.writing import RawCompletion, completions_of, write
+from limbeck.tasks.sources import LeftOut
 from limbeck.training.groups import Draw, Group, singles
 
 VERSION = 2
@@ -135,7 +137,7 @@ def _rationales(context: Context, split: Split) -> Rationales:
 
     def work(folder: Path) -> None:
         if file is not None:
-            found = grade_file(context, file, asked, reasoning)
+            found = grade_file(context, file, asked, folder, reasoning)
         elif source is None:
             found = grade(asked, context.kind, given, teacher_name(recipe), reasoning=reasoning)
         else:
@@ -211,20 +213,31 @@ def grade_completions(
 
 
 def grade_file(
-    context: Context, file: str, asked: Sequence[Problem], reasoning: Reasoning = "both"
+    context: Context, file: str, asked: Sequence[Problem], folder: Path, reasoning: Reasoning = "both"
 ) -> list[Rationale]:
-    """Rationales of a file, graded again; those of other splits' problems are left out."""
+    """Rationales of a file, graded again; those of other splits' problems are left out.
+
+    Rows that `task.bad_rows` lets skip are listed in the stage's folder.
+    """
     parts = problems(context)
     everyone = [*parts.train, *parts.dev, *parts.test]
-    found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone)
+    bad: list[DataError] = []
+    found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone, bad)
+    write_left_out(folder, [LeftOut("rationales", one.place, one.message) for one in bad])
     by_id = {problem.id: problem for problem in asked}
+    ours = [one for one in found if one.completion.prompt_id in by_id]
     return [
         graded(
-            by_id[completion.prompt_id], context.kind, completion, source, about=about, reasoning=reasoning
+            by_id[one.completion.prompt_id],
+            context.kind,
+            one.completion,
+            source,
+            about=one.about,
+            reasoning=reasoning,
         )
         for source in dict.fromkeys(one.source for one in found)
-        for other, completion, about in found
-        if other == source and completion.prompt_id in by_id
+        for one in ours
+        if one.source == source
     ]
 
 
@@ -237,8 +250,13 @@ def check_file(context: Context, file: str | None) -> None:
     if file_inputs(file):
         parts = problems(context)
         everyone = [*parts.train, *parts.dev, *parts.test]
-        if not read_rationales(Path(str(file)).expanduser(), context.recipe.task, everyone):
+        bad: list[DataError] = []
+        found = read_rationales(Path(str(file)).expanduser(), context.recipe.task, everyone, bad)
+        if not found:
             raise DataError(str(file), "holds no rationales; import or collect some")
+        if bad:
+            context.run.say(f"{file}: rows left out: {len(bad)} (task.bad_rows: skip), such as {bad[0]}")
+        check_stated(context, str(file), found)
 
 
 def file_inputs(file: str | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from limbeck.lm.written import opens_thinking
 from limbeck.records import Example, write_json, write_jsonl
 from limbeck.run_folder import Plan, read_json
 from limbeck.stages.context import Context
+from limbeck.stages.leaks import without_leaks
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.problems import problems
@@ -94,7 +95,8 @@ def train(
     def work(folder: Path) -> None:
         # A whole model without facts: killed in between. The facts need the training's own counts.
         if not (folder / FACTS).is_file():
-            _train(context, learner, data, parts, folder, start, tokenizer)
+            asked = replace(data, train=without_leaks(context, learner.shown, data.train))
+            _train(context, learner, asked, parts, folder, start, tokenizer)
         if ranks.main():
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 

@@ -30,7 +30,8 @@ from limbeck.errors import DataError, DiskError, LeakError
 from limbeck.records import Demonstration, Problem, Rationale, first_problem
 from limbeck.safe_yaml import parse
 from limbeck.tasks.answers import AnswerKind, extract, split_answer
-from limbeck.tasks.options import list_options, options_in
+from limbeck.tasks.leaks import find_leaks, form, question_form
+from limbeck.tasks.options import list_options, lists_letters, options_in
 from limbeck.tasks.prompts import FORMATS, question_with_options
 from limbeck.tasks.readers import locate, read_rows
 from limbeck.tasks.settings import ExamplesSettings
@@ -174,12 +175,11 @@ def _drawn(pool: Sequence[Demonstration], seed: int) -> list[Demonstration]:
 
 
 def _refuse_leaks(place: str, shown: Iterable[Demonstration], test: Iterable[Problem]) -> None:
-    asked = {bare_text(text) for one in test for text in (one.question, question_with_options(one))}
-    for one in shown:
-        if bare_text(one.question) in asked:
-            raise LeakError(
-                place, f"a demonstration is a problem of the exam ({_short(one.question)}); remove it"
-            )
+    demonstrations = list(shown)
+    leaks = find_leaks([question_form(one.question) for one in demonstrations], [form(one) for one in test])
+    if leaks:
+        question = demonstrations[leaks[0].learned].question
+        raise LeakError(place, f"a demonstration is a problem of the exam ({_short(question)}); remove it")
 
 
 def _text(file: Path) -> str:
@@ -222,7 +222,7 @@ def _of_row(place: str, row: Any, kind: AnswerKind) -> Demonstration:
     text, answer = _first(row, RATIONALES), _first(row, ANSWERS)
     if not question or not (text or answer):
         raise DataError(place, "has no question, or neither rationale nor answer; add the column")
-    if isinstance(options, list | tuple) and options and not options_in(question):
+    if isinstance(options, list | tuple) and options and not lists_letters(question):
         question = f"{question}\n{list_options([str(option) for option in options])}"
     return _demonstration(place, question, text, answer, kind)
 

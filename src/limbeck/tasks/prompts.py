@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from limbeck.errors import ModelError, RecipeError, first_line, is_explainable
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind
-from limbeck.tasks.options import list_options, options_in
+from limbeck.tasks.options import list_options, lists_letters
 from limbeck.time_limit import TookTooLong, at_most
 
 DATE = "26 Jul 2024"
@@ -125,7 +125,7 @@ def known_format(name: str) -> Format:
 
 def listed_options(problem: Problem) -> str:
     """ "Answer choices: (A) ..., (B) ..."; "" where the question lists its options itself, or has none."""
-    return "" if not problem.options or options_in(problem.question) else list_options(problem.options)
+    return "" if not problem.options or lists_letters(problem.question) else list_options(problem.options)
 
 
 def question_with_options(problem: Problem) -> str:

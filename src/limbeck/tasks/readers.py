@@ -23,16 +23,34 @@ Row = dict[str, Any]
 Placed = tuple[str, Row]
 """Where a row is ("file:line", or "file record n" without lines), and the row."""
 
+Bad = Callable[[DataError], None]
+"""What is done with the error of one row."""
 
-def read_rows(path: str | Path) -> Iterator[Placed]:
+
+def refuse(error: DataError) -> None:
+    """A `Bad` that goes no further."""
+    raise error
+
+
+def read_rows(path: str | Path, bad: Bad = refuse) -> Iterator[Placed]:
     """Yield (place, row) of a file, a saved data set or one of the hub.
+
+    Args:
+        path: see above.
+        bad: is given the error of each row that cannot be read, if the rows after it can.
 
     Raises:
         DataError: no such file, an unknown ending, a broken line, or no rows at all.
         DiskError: it cannot be read.
     """
     empty = True
-    for placed in _open(str(path)):
+
+    def is_bad(error: DataError) -> None:
+        nonlocal empty
+        empty = False
+        bad(error)
+
+    for placed in _open(str(path), is_bad):
         empty = False
         yield placed
     if empty:
@@ -56,7 +74,7 @@ def _exists(file: Path) -> bool:
         return False
 
 
-def _open(path: str) -> Iterable[Placed]:
+def _open(path: str, bad: Bad) -> Iterable[Placed]:
     if path.startswith("hf:"):
         return _hub(path)
     file, key = locate(path)
@@ -66,15 +84,15 @@ def _open(path: str) -> Iterable[Placed]:
     if file.is_dir():
         return _saved(file)
     if file.suffix == ".json":
-        return _json(file, key)
+        return _json(file, key, bad)
     if key and file.suffix in READERS:
         raise DataError(path, f"a key after # is for .json files, not {file.suffix}; remove #{key}")
     if file.suffix not in READERS:
         raise DataError(path, f"has an unknown ending; use .json, {', '.join(READERS)}")
-    return READERS[file.suffix](file)
+    return READERS[file.suffix](file, bad)
 
 
-def _json(file: Path, key: str) -> Iterator[Placed]:
+def _json(file: Path, key: str, bad: Bad) -> Iterator[Placed]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -85,32 +103,48 @@ def _json(file: Path, key: str) -> Iterator[Placed]:
         value = _parsed(text) if text.strip() else []
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and not key:  # one object per line, whatever the ending says
-            yield from _jsonl(file)
+            yield from _jsonl(file, bad)
             return
         raise DataError(f"{file}:{error.lineno}", f"not valid JSON ({error.msg}); fix it there") from None
     except _Unreadable as error:
         raise DataError(f"{file}:{_guilty_line(text)}", f"{error}; fix the record there") from None
-    if key:
-        value = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(value, list):
-        under = f" under the key {key!r}" if key else ""
-        raise DataError(
-            file, f"holds no list of objects{under}; write one, or name its key as {file.name}#KEY"
-        )
-    for number, row in enumerate(value, start=1):
-        yield _object(f"{file} record {number}", row)
+    found = value.get(key) if key and isinstance(value, dict) else None if key else value
+    if not isinstance(found, list):
+        raise DataError(file, _no_list(file, key, value))
+    for number, row in enumerate(found, start=1):
+        try:
+            placed = _object(f"{file} record {number}", row)
+        except DataError as error:
+            bad(error)
+        else:
+            yield placed
 
 
-def _jsonl(file: Path) -> Iterator[Placed]:
+def _no_list(file: Path, key: str, value: Any) -> str:
+    """Why there are no rows, and which keys have some."""
+    under = f" under the key {key!r}" if key else ""
+    lists = (
+        [name for name, rows in value.items() if isinstance(rows, list)] if isinstance(value, dict) else []
+    )
+    if not lists:
+        return f"holds no list of objects{under}; write one"
+    names = ", ".join(f"{file.name}#{name}" for name in lists)[:300]
+    return f"holds no list of objects{under}; name one that is there: {names}"
+
+
+def _jsonl(file: Path, bad: Bad) -> Iterator[Placed]:
     for number, line in numbered_lines(file):
         place = f"{file}:{number}"
         try:
-            row = _parsed(line.lstrip("\ufeff"))
+            placed = _object(place, _parsed(line.lstrip("\ufeff")))
         except json.JSONDecodeError as error:
-            raise DataError(place, f"not valid JSON ({error.msg}); write one object per line") from None
+            bad(DataError(place, f"not valid JSON ({error.msg}); write one object per line"))
         except _Unreadable as error:
-            raise DataError(place, f"{error}; fix it there") from None
-        yield _object(place, row)
+            bad(DataError(place, f"{error}; fix it there"))
+        except DataError as error:
+            bad(error)
+        else:
+            yield placed
 
 
 class _Unreadable(ValueError):
@@ -169,7 +203,7 @@ def _object(place: str, row: object) -> Placed:
     return place, row
 
 
-def _csv(file: Path, delimiter: str = ",") -> Iterator[Placed]:
+def _csv(file: Path, bad: Bad, delimiter: str = ",") -> Iterator[Placed]:
     csv.field_size_limit(2**31 - 1)  # long documents are ordinary; the limit is one for all readers
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -180,12 +214,14 @@ def _csv(file: Path, delimiter: str = ",") -> Iterator[Placed]:
                 raise DataError(f"{file}:1", "two columns have the same name; rename one")
             for cells in lines:
                 place = f"{file}:{lines.line_num}"
-                if cells and len(cells) != len(header):
-                    raise DataError(
-                        place, f"has {len(cells)} cells, the header {len(header)}; fix the quoting"
-                    )
-                if cells:
-                    yield place, _cells(place, header, cells)
+                if not cells:
+                    continue
+                try:
+                    row = _cells(place, header, cells)
+                except DataError as error:
+                    bad(error)
+                else:
+                    yield place, row
     except csv.Error as error:
         raise DataError(
             f"{file}:{lines.line_num}", f"not valid CSV ({error}); fix the quoting there"
@@ -198,17 +234,19 @@ def _csv(file: Path, delimiter: str = ",") -> Iterator[Placed]:
 
 def _cells(place: str, header: list[str], cells: list[str]) -> Row:
     """The row; empty cells of columns without a name, as spreadsheets leave them, are nothing."""
+    if len(cells) != len(header):
+        raise DataError(place, f"has {len(cells)} cells, the header {len(header)}; fix the quoting")
     nameless = [cell for name, cell in zip(header, cells, strict=True) if not name and cell.strip()]
     if nameless and header.count("") > 1:
         raise DataError(place, "a column without a name holds a value; name the column in the first line")
     return {name: cell for name, cell in zip(header, cells, strict=True) if name or cell.strip()}
 
 
-def _tsv(file: Path) -> Iterator[Placed]:
-    return _csv(file, "\t")
+def _tsv(file: Path, bad: Bad) -> Iterator[Placed]:
+    return _csv(file, bad, "\t")
 
 
-def _parquet(file: Path) -> Iterator[Placed]:
+def _parquet(file: Path, bad: Bad) -> Iterator[Placed]:
     import pyarrow
     import pyarrow.parquet
 
@@ -314,7 +352,7 @@ def _hub(path: str) -> Iterator[Placed]:
     return _loaded(path, found)
 
 
-READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
+READERS: dict[str, Callable[[Path, Bad], Iterator[Placed]]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".csv": _csv,

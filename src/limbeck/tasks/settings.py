@@ -11,7 +11,7 @@ A built-in task:                       Your own data:
                                              columns: {question: input, rationale: chain}
                                              leaks: refuse
 
-With a kind, columns, leaks or a path it is the second form.
+With a kind, columns, leaks, bad_rows or a path it is the second form.
 
 A prompt, of the teacher, a mentor or a student; all of it may be left out:
 
@@ -45,6 +45,7 @@ from limbeck.tasks.labels import refuse_ambiguous
 from limbeck.tasks.templates import Template
 
 Leaks = Literal["refuse", "drop", "keep"]
+BadRows = Literal["refuse", "skip"]
 Gold = Literal["needed", "optional"]
 
 
@@ -54,13 +55,32 @@ _NUMERIC = re.compile(r"[-+]?(?:[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-
 class Columns(Settings):
     """What the columns of your data are called; "a.b" reaches into a column of objects."""
 
-    question: str = "question"
-    answer: str = "answer"
+    question: str | tuple[str, ...] = Field(
+        default="question", description="one column, or several that make up the question together"
+    )
+    join: str = Field(default=" ", description="what is written between the columns of a question")
+    answer: str = Field(default="answer", description="the gold answer, or scores by option as in BIG-bench")
     options: str | tuple[str, ...] | None = Field(
         default=None, description="kind choice: one column that lists the options, or one column per option"
     )
     id: str | None = Field(default=None, description="without it, ids are made from the questions")
     rationale: str | None = Field(default=None, description="given rationales, of the training data only")
+    several_rationales: bool = Field(
+        default=False, description="a list in the rationale column holds several rationales of its question"
+    )
+
+    @field_validator("question")
+    @classmethod
+    def _is_some_column(cls, question: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not question or not all(question):
+            raise ValueError("name one column, or a list of columns")
+        return question[0] if isinstance(question, tuple) and len(question) == 1 else question
+
+    @model_validator(mode="after")
+    def _several_of_a_column(self) -> Self:
+        if self.several_rationales and self.rationale is None:
+            raise ValueError("several_rationales: names no column by itself; set rationale, or remove it")
+        return self
 
 
 class GeneratedTask(Settings):
@@ -108,7 +128,9 @@ class FilesTask(Settings):
         default=(), description="kind label: the answers that there are; the teacher is told them"
     )
     train: str = Field(min_length=1, description="path of the training data")
-    test: str = Field(min_length=1, description="path of the data that is examined")
+    test: int | float | str = Field(
+        description="path of the data that is examined; or cut from train: a share below 1, or a number"
+    )
     dev: int | float | str = Field(
         default=0.1, description="cut from train: a share below 1, or a number of problems; or a path"
     )
@@ -122,25 +144,35 @@ class FilesTask(Settings):
         default="refuse",
         description="questions of train that are in dev or test too: refuse, drop from train, or keep",
     )
+    bad_rows: BadRows = Field(
+        default="refuse", description="rows that cannot be used: refuse the file, or skip them and list them"
+    )
 
     @property
     def source(self) -> Literal["files"]:
         return "files"
 
-    @field_validator("dev", mode="before")
+    @field_validator("dev", "test", mode="before")
     @classmethod
-    def _is_share_count_or_path(cls, dev: object) -> object:
-        if isinstance(dev, str) and _NUMERIC.fullmatch(dev):  # YAML reads 1e-1 as text
-            dev = float(dev) if re.search("[.eE]", dev) else int(dev)
-        if isinstance(dev, bool) or not isinstance(dev, int | float | str) or dev == "":
+    def _is_share_count_or_path(cls, cut: object) -> object:
+        if isinstance(cut, str) and _NUMERIC.fullmatch(cut):  # YAML reads 1e-1 as text
+            cut = float(cut) if re.search("[.eE]", cut) else int(cut)
+        if isinstance(cut, bool) or not isinstance(cut, int | float | str) or cut == "":
             raise ValueError("give a share below 1, a number of problems, or a path")
-        if isinstance(dev, float) and not 0 <= dev < 1:
+        if isinstance(cut, float) and not 0 <= cut < 1:
             raise ValueError(
                 "a share must be at least 0 and below 1; write a number of problems without a point"
             )
-        if isinstance(dev, int) and dev < 0:
+        if isinstance(cut, int) and cut < 0:
             raise ValueError("a number of problems cannot be negative")
-        return dev
+        return cut
+
+    @field_validator("test")
+    @classmethod
+    def _is_some_test(cls, test: int | float | str) -> int | float | str:
+        if not test:
+            raise ValueError("the exam needs problems; give a share above 0, a number of them, or a path")
+        return test
 
     @model_validator(mode="after")
     def _labels_are_of_label(self) -> Self:
@@ -163,7 +195,8 @@ def _form(value: Any) -> str:
     """Which form a `task:` has; of a broken one, the form whose complaint helps more."""
     if isinstance(value, Mapping):
         paths = [name for name in ("train", "dev", "test") if isinstance(value.get(name), str)]
-        return "files" if paths or {"kind", "labels", "columns", "leaks"} & value.keys() else "generated"
+        own = {"kind", "labels", "columns", "leaks", "bad_rows"}
+        return "files" if paths or own & value.keys() else "generated"
     return "files" if isinstance(value, FilesTask) else "generated"
 
 

@@ -3,24 +3,25 @@
 Rules. Without an id column, rows with the same question and answer are one problem
 with several rationales. With one, a repeated id means more rationales of the same
 question. Two answers to one question, a question that trains and is examined, a
-gold answer its kind cannot parse: each is refused with its place.
+gold answer its kind cannot parse: each is refused with its place, all of a file at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from limbeck.errors import DataError, LeakError, RecipeError
 from limbeck.records import Problem
 from limbeck.run_folder import path_fingerprint
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import generate
-from limbeck.tasks.readers import Placed, hub_folder, locate, read_rows
-from limbeck.tasks.rows import row_problem, row_rationales, shortened
+from limbeck.tasks.leaks import Leak, Near, find_leaks, form, groups, near_duplicates, plain_key
+from limbeck.tasks.readers import Bad, Placed, hub_folder, locate, read_rows, refuse
+from limbeck.tasks.rows import bad_rows, row_problem, row_rationales, shortened
 from limbeck.tasks.settings import Columns, FilesTask, Gold, Leaks, TaskSettings
 
 
@@ -32,6 +33,17 @@ class GivenRationale(NamedTuple):
     text: str
 
 
+class LeftOut(NamedTuple):
+    """A row of a split that is in no split of the task, and why."""
+
+    split: str
+    place: str
+    why: str
+
+
+Split = Literal["train", "dev", "test"]
+
+
 @dataclass
 class Table:
     """What was read from one file; `places` says where each problem was first."""
@@ -41,6 +53,16 @@ class Table:
     places: dict[str, str] = field(default_factory=dict)
     empty_rationales: int = 0
     repeated_rows: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def give(self, problem_id: str, texts: Iterable[str]) -> None:
+        """Add rationales of a problem; empty ones are counted."""
+        for text in texts:
+            if text.strip():
+                self.given.append(GivenRationale(problem_id, self.counts[problem_id], text))
+                self.counts[problem_id] += 1
+            else:
+                self.empty_rationales += 1
 
 
 @dataclass(frozen=True)
@@ -52,6 +74,7 @@ class Splits:
     test: list[Problem]
     given: list[GivenRationale] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def problems(
@@ -62,6 +85,7 @@ def problems(
     labels: tuple[str, ...] = (),
     rationale_needed: bool = True,
     gold: Gold = "needed",
+    bad: Bad = refuse,
 ) -> Table:
     """Turn rows into problems and rationales.
 
@@ -72,89 +96,107 @@ def problems(
         labels: of kind label.
         rationale_needed: a row without the rationale column is an error.
         gold: "optional" where a row may lack its gold answer.
+        bad: is given the error of each row that cannot be used.
 
     Raises:
-        DataError: with the row's place; see the rules above.
+        DataError: with the row's place, by `bad`; see the rules above.
     """
     table = Table()
     known: dict[str, Problem] = {}
     answers: dict[tuple[str, tuple[str, ...]], tuple[str | None, str]] = {}
-    counts: Counter[str] = Counter()
     for place, row in rows:
-        problem = row_problem(place, row, columns, kind, gold, labels)
-        answer, earlier = answers.setdefault((problem.question, problem.options), (problem.answer, place))
-        if answer != problem.answer:
-            raise DataError(
-                place,
-                f"the question has the answer {shortened(problem.answer or 'none')} here, "
-                f"but {shortened(answer or 'none')} at {earlier}; keep one of them",
-            )
-        same_id = known.get(problem.id)
-        if same_id is None:
+        try:
+            problem = row_problem(place, row, columns, kind, gold, labels)
+            texts = row_rationales(place, row, columns, needed=rationale_needed)
+            _check_against(place, problem, columns, known, answers, table.places)
+        except DataError as error:
+            bad(error)
+            continue
+        answers.setdefault((problem.question, problem.options), (problem.answer, place))
+        if problem.id not in known:
             known[problem.id] = problem
             table.problems.append(problem)
             table.places[problem.id] = place
-        elif columns.id is not None and (same_id != problem or columns.rationale is None):
-            raise DataError(
-                place,
-                f"the id {problem.id!r} is at {table.places[problem.id]} too; "
-                "make the ids unique, or remove task.columns.id",
-            )
         elif columns.rationale is None:
             table.repeated_rows += 1
-        for text in row_rationales(place, row, columns, needed=rationale_needed):
-            if text.strip():
-                table.given.append(GivenRationale(problem.id, counts[problem.id], text))
-                counts[problem.id] += 1
-            else:
-                table.empty_rationales += 1
+        table.give(problem.id, texts)
     return table
+
+
+def _check_against(
+    place: str,
+    problem: Problem,
+    columns: Columns,
+    known: Mapping[str, Problem],
+    answers: Mapping[tuple[str, tuple[str, ...]], tuple[str | None, str]],
+    places: Mapping[str, str],
+) -> None:
+    """Refuse another answer to a question, and an id that is taken."""
+    answer, earlier = answers.get((problem.question, problem.options), (problem.answer, place))
+    if answer != problem.answer:
+        raise DataError(
+            place,
+            f"the question has the answer {shortened(problem.answer or 'none')} here, "
+            f"but {shortened(answer or 'none')} at {earlier}; keep one of them",
+        )
+    same_id = known.get(problem.id, problem)
+    if columns.id is not None and (same_id != problem or (problem.id in known and columns.rationale is None)):
+        raise DataError(
+            place,
+            f"the id {problem.id!r} is at {places[problem.id]} too; "
+            "make the ids unique, or remove task.columns.id",
+        )
 
 
 def _normal(question: str) -> str:
     return " ".join(question.casefold().split())
 
 
-def find_leaks(train: Sequence[Problem], examined: Sequence[Problem]) -> list[tuple[Problem, Problem]]:
-    """Pairs (train, examined) with the same question, but for white space and case."""
-    by_question = {_normal(problem.question): problem for problem in reversed(examined)}
-    pairs = [(problem, by_question.get(_normal(problem.question))) for problem in train]
-    return [(problem, other) for problem, other in pairs if other is not None]
-
-
-def cut_dev(
-    train: Sequence[Problem], share_or_count: float | int, seed: int
+def cut(
+    some: Sequence[Problem], share_or_count: float | int, seed: int, setting: str = "task.dev"
 ) -> tuple[list[Problem], list[Problem]]:
-    """Cut a dev split from training problems; return (train, dev).
+    """Cut a split from problems; return (what is left, what was cut).
 
     Which ones is decided by a hash of seed and question, so it does not depend on
-    the order of the file, and problems with one question stay together.
+    the order of the file, and problems with one question, in whatever layout, stay
+    together (`leaks.groups`).
 
     Args:
-        train: the problems.
+        some: the problems.
         share_or_count: a float is a share below 1, an int a number of problems.
         seed: of the cut.
+        setting: for the error text.
 
     Raises:
         RecipeError: nothing would be left to train on.
     """
     share = isinstance(share_or_count, float)
-    count = max(1, round(share_or_count * len(train))) if share and share_or_count else int(share_or_count)
-    if count and count >= len(train):
+    count = max(1, round(share_or_count * len(some))) if share and share_or_count else int(share_or_count)
+    if count >= len(some) > 0:
         raise RecipeError(
-            f"task.dev: {share_or_count} of {len(train)} problems leaves none to train on; lower it"
+            f"{setting}: {share_or_count} of {len(some)} problems leaves none to train on; lower it"
         )
-    sizes = Counter(_normal(problem.question) for problem in train)
+    if not count:
+        return list(some), []
+    names = groups([form(problem) for problem in some])
+    members: dict[str, list[Problem]] = defaultdict(list)
+    for name, problem in zip(names, some, strict=True):
+        members[name].append(problem)
+
+    def rank(name: str) -> bytes:
+        question = min(_normal(problem.question) for problem in members[name])
+        return hashlib.sha256(f"{seed}\0{question}".encode()).digest()
+
     chosen: set[str] = set()
-    for question in sorted(
-        sizes, key=lambda question: hashlib.sha256(f"{seed}\0{question}".encode()).digest()
-    ):
+    for name in sorted(members, key=rank):
         if count <= 0:
             break
-        chosen.add(question)
-        count -= sizes[question]
-    dev = [problem for problem in train if _normal(problem.question) in chosen]
-    return [problem for problem in train if _normal(problem.question) not in chosen], dev
+        chosen.update(problem.id for problem in members[name])
+        count -= len(members[name])
+    left = [problem for problem in some if problem.id not in chosen]
+    if not left:
+        raise RecipeError(f"{setting}: all {len(some)} problems ask one question; give other data")
+    return left, [problem for problem in some if problem.id in chosen]
 
 
 def load_splits(settings: TaskSettings, seed: int) -> Splits:
@@ -172,26 +214,92 @@ def load_splits(settings: TaskSettings, seed: int) -> Splits:
             dev=generate(name, "dev", settings.dev, seed, **parameters),
             test=generate(name, "test", settings.test, seed, **parameters),
         )
-    columns, kind, labels = settings.columns, settings.kind, settings.labels
-    bare = columns.model_copy(update={"rationale": None})
-    gold = settings.gold
-    read = {"train": problems(read_rows(settings.train), columns, kind, labels=labels, gold=gold)}
+    notes: list[str] = []
+    left_out: list[LeftOut] = []
+    read = {"train": _read(settings, "train", notes, left_out)}
     if isinstance(settings.dev, str):
-        read["dev"] = problems(
-            read_rows(settings.dev), columns, kind, labels=labels, rationale_needed=False, gold=gold
-        )
-    read["test"] = problems(read_rows(settings.test), bare, kind, labels=labels)
+        read["dev"] = _read(settings, "dev", notes, left_out)
+    if isinstance(settings.test, str):
+        read["test"] = _read(settings, "test", notes, left_out)
+    else:
+        read["test"] = _cut_test(read["train"], settings.test, seed, notes)
     _refuse_shared_ids(read)
-    notes = [note for name, table in read.items() for note in _notes(name, table)]
-    notes += _settle_leaks(read, settings.leaks)
+    _settle_leaks(read, settings.leaks, notes, left_out)
     train = read["train"].problems
     if isinstance(settings.dev, str):
         dev = read["dev"].problems
     else:
-        train, dev = cut_dev(train, settings.dev, seed)
+        train, dev = cut(train, settings.dev, seed)
     ids = {problem.id for problem in [*train, *dev]}
     given = [one for table in read.values() for one in table.given if one.problem_id in ids]
-    return Splits(train, dev, read["test"].problems, given, notes)
+    return Splits(train, dev, read["test"].problems, given, notes, left_out)
+
+
+def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[LeftOut]) -> Table:
+    """A split's file; rows that cannot be used are refused all at once, or left out.
+
+    Raises:
+        DataError, BadRowsError: naming the rows.
+    """
+    path = str(getattr(settings, split))
+    columns = settings.columns
+    if split == "test":  # an exam needs no rationales
+        columns = columns.model_copy(update={"rationale": None, "several_rationales": False})
+    wrong: list[DataError] = []
+    table = problems(
+        read_rows(path, wrong.append),
+        columns,
+        settings.kind,
+        labels=settings.labels,
+        rationale_needed=split == "train",
+        gold="needed" if split == "test" else settings.gold,
+        bad=wrong.append,
+    )
+    if wrong and (settings.bad_rows == "refuse" or not table.problems):
+        raise bad_rows(path, wrong, every=not table.problems)
+    if wrong:
+        left_out += [LeftOut(split, one.place, one.message) for one in wrong]
+        notes.append(f"{split}: rows left out: {len(wrong)} (task.bad_rows: skip), such as {wrong[0]}")
+    if table.empty_rationales:
+        notes.append(f"{split}: empty rationales skipped: {table.empty_rationales}")
+    if table.repeated_rows:
+        notes.append(f"{split}: rows that repeat a question, counted once: {table.repeated_rows}")
+    return table
+
+
+def _cut_test(train: Table, share_or_count: float | int, seed: int, notes: list[str]) -> Table:
+    """A test split cut from the training data, once every question is in it once.
+
+    Only problems with a gold answer can be examined; one without that asks their question is left out.
+    """
+    if repeated := _without_repeats(train):
+        notes.append(f"train: questions that repeat another one in another layout, counted once: {repeated}")
+    left, test = cut(
+        [one for one in train.problems if one.answer is not None], share_or_count, seed, "task.test"
+    )
+    notes.append(f"test: {len(test)} of {len(test) + len(left)} problems, cut from train")
+    unknown = [one for one in train.problems if one.answer is None]
+    leaks = find_leaks([form(one) for one in unknown], [form(one) for one in test]) if unknown else []
+    out = {one.id for one in test} | {unknown[leak.learned].id for leak in leaks}
+    if leaks:
+        notes.append(f"train: problems without gold that ask a question of test, left out: {len(leaks)}")
+    train.problems = [one for one in train.problems if one.id not in out]
+    return Table(test, places=train.places)
+
+
+def _without_repeats(table: Table) -> int:
+    """Make problems that repeat another one, with the same options and answer, part of that one; how many."""
+    first: dict[tuple[str, tuple[str, ...], str | None], str] = {}
+    into: dict[str, str] = {}
+    forms = [form(problem) for problem in table.problems]
+    for name, problem in zip(groups(forms), table.problems, strict=True):
+        options = tuple(plain_key(option) for option in problem.options)
+        into[problem.id] = first.setdefault((name, options, problem.answer), problem.id)
+    table.problems = [problem for problem in table.problems if into[problem.id] == problem.id]
+    given, table.given, table.counts = table.given, [], Counter()
+    for one in given:
+        table.give(into[one.problem_id], [one.text])
+    return len(into) - len(table.problems)
 
 
 def _refuse_shared_ids(read: dict[str, Table]) -> None:
@@ -209,42 +317,81 @@ def _refuse_shared_ids(read: dict[str, Table]) -> None:
                 )
 
 
-def _notes(name: str, table: Table) -> list[str]:
-    notes = []
-    if table.empty_rationales:
-        notes.append(f"{name}: empty rationales skipped: {table.empty_rationales}")
-    if table.repeated_rows:
-        notes.append(f"{name}: rows that repeat a question, counted once: {table.repeated_rows}")
-    return notes
+def _settle_leaks(read: dict[str, Table], policy: Leaks, notes: list[str], left_out: list[LeftOut]) -> None:
+    """Apply `task.leaks` to every pair of splits; what leaks is dropped from the one trained on.
 
-
-def _settle_leaks(read: dict[str, Table], policy: Leaks) -> list[str]:
-    """Apply `task.leaks` to every pair of splits; what leaks is dropped from the one trained on."""
-    notes = []
+    Raises:
+        LeakError: naming the first one, by default.
+    """
+    forms = {name: [form(problem) for problem in table.problems] for name, table in read.items()}
     for name, examined in (("dev", "test"), ("train", "test"), ("train", "dev")):
         if name not in read or examined not in read:
             continue
         table, other = read[name], read[examined]
-        leaks = find_leaks(table.problems, other.problems)
-        if not leaks:
-            continue
-        if policy == "refuse":
-            mine, theirs = table.places[leaks[0][0].id], other.places[leaks[0][1].id]
+        leaks = find_leaks(forms[name], forms[examined])
+        places = [
+            (table.places[table.problems[one.learned].id], other.places[other.problems[one.examined].id])
+            for one in leaks
+        ]
+        if leaks and policy == "refuse":
+            mine, theirs = places[0]
             raise LeakError(
                 mine,
-                f"this question is in {examined} too, at {theirs} (shared questions: {len(leaks)}); "
+                f"this question is in {examined} too, at {theirs} ({shared(leaks)}); "
                 f"remove them, or set task.leaks to drop (leaves them out of {name}) or keep",
             )
+        if examined == "test":
+            notes += _near_notes(name, table, other, near_duplicates(forms[name], forms[examined], leaks))
+        if not leaks:
+            continue
         done = f"left out of {name}" if policy == "drop" else "kept"
         notes.append(
-            f"{name}: questions that are in {examined} too, {done}: {len(leaks)} (task.leaks: {policy})"
+            f"{name}: questions that are in {examined} too, {done}: {counted(leaks)} (task.leaks: {policy})"
         )
         if policy == "drop":
-            leaked = {problem.id for problem, _ in leaks}
-            table.problems = [problem for problem in table.problems if problem.id not in leaked]
-            if not table.problems:
+            left_out += [
+                LeftOut(name, mine, f"this question is in {examined} too, at {theirs}")
+                for mine, theirs in places
+            ]
+            leaked = {one.learned for one in leaks}
+            kept = [number for number in range(len(table.problems)) if number not in leaked]
+            table.problems = [table.problems[number] for number in kept]
+            forms[name] = [forms[name][number] for number in kept]
+            if not kept:
                 raise DataError(name, f"every question of {name} is in {examined} too; give other data")
-    return notes
+
+
+def shared(leaks: Sequence[Leak]) -> str:
+    """How many leaks there are, in an error's brackets."""
+    return f"shared questions: {counted(leaks)}"
+
+
+def counted(leaks: Sequence[Leak]) -> str:
+    """How many leaks there are, and how many of them need a second look.
+
+    >>> counted([Leak(0, 0, "word for word"), Leak(1, 5, "in another layout")])
+    '2, 1 of them in another layout'
+    """
+    hows = Counter(leak.how for leak in leaks)
+    more = [f"{hows[how]} of them {how}" for how in hows if how != "word for word"]
+    return ", ".join([str(len(leaks)), *more])
+
+
+NEAR_SHOWN = 3
+
+
+def _near_notes(name: str, table: Table, test: Table, near: Sequence[Near]) -> list[str]:
+    """A warning with the first examples."""
+    if not near:
+        return []
+    examples = [
+        f"  {table.places[mine.id]} {shortened(mine.question)} and "
+        f"{test.places[theirs.id]} {shortened(theirs.question)}: {one.share:.0%} of the words"
+        for one in near[:NEAR_SHOWN]
+        for mine, theirs in [(table.problems[one.learned], test.problems[one.examined])]
+    ]
+    count = f"{len(near)} of {len(table.problems)}"
+    return [f"{name}: questions that nearly repeat one of test, kept: {count}, such as", *examples]
 
 
 def source_fingerprint(settings: TaskSettings) -> dict[str, str]:
