@@ -28,7 +28,7 @@ SAID = {
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
     "leaks": ["stories", "flips"],
     "loss_memory": ["1024 tokens, 2048 logits each", "ours with divergence"],
-    "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped:", "bytes per token"],
+    "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped with", "bytes per token"],
     "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],
 }
 """Words that a benchmark prints when it came to its end."""

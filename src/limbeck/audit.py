@@ -138,7 +138,7 @@ def _endings(rationales: Sequence[Rationale]) -> dict[str, int]:
             one.answer is None and one.how == "marker" for one in rationales
         ),
         "cut off at max_tokens": sum(one.truncated for one in rationales),
-        "cut where a new question began": sum(getattr(one, "cut", 0) > 0 for one in rationales),
+        "cut where a new question began": sum(one.cut > 0 for one in rationales),
         "with thinking": sum(bool(one.thinking.strip()) for one in rationales),
         "end inside their thinking": sum(is_unfinished(one.thinking, one.completion) for one in rationales),
         "ended by a stop string": sum(bool(one.stopped) for one in rationales),

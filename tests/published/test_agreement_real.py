@@ -19,7 +19,7 @@ SVAMP = Path(os.environ.get("LIMBECK_DATA", "")) / "published/homzer+MCC-KD/data
 
 def test_agreement_of_ten_raw_samples_predicts_gold() -> None:
     """700 questions with ten unfiltered rationales each; most state no answer, so most are guesses."""
-    columns = Columns(question="instruction", answer="label", rationale="output")
+    columns = Columns(question="instruction", answer="label", rationale="output", several_rationales=True)
     train, test = str(SVAMP / "train.json"), str(SVAMP / "test.json")
     task = FilesTask(kind="number", train=train, test=test, dev=0, leaks="keep", columns=columns)
     graded, audit = grade_file(Path(train), task, 0, keep="all", agreement=Agreement("number"))
