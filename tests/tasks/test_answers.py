@@ -7,7 +7,7 @@ import time
 import pytest
 
 from limbeck.records import Problem
-from limbeck.tasks.answers import AnswerKind, canonical, extract, grade, same, split_answer
+from limbeck.tasks.answers import AnswerKind, canonical, extract, grade, read, same, split_answer
 
 BALLS = ("orange ball", "white ball", "blue ball")
 
@@ -416,3 +416,21 @@ def test_ways_of_writing_that_were_misread(
     kind: AnswerKind, text: str, answer: str | None, options: tuple[str, ...]
 ) -> None:
     assert extract(kind, text, options).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "options"),
+    [
+        ("number", "5", ()),
+        ("number", "**5**\n", ()),
+        ("choice", "(B)", ("tea", "milk")),
+        ("yes-no", "Yes.", ()),
+        ("number", "5. The answer is 5.", ()),
+    ],
+)
+def test_an_answer_alone_is_no_reasoning(kind: AnswerKind, text: str, options: tuple[str, ...]) -> None:
+    assert read(kind, text, options).reasoning == ""
+
+
+def test_a_short_calculation_is_reasoning() -> None:
+    assert read("number", "2 + 3 = 5").reasoning == "2 + 3 = 5"

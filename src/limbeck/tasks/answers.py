@@ -121,13 +121,31 @@ def read(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Reading:
     them; one before further reasoning ("The answer is 5. First 2 + 3 = 5.") is left
     out if it states the extracted answer. What follows "because" or "since" in a
     statement stays, as a sentence of its own. Another answer elsewhere,
-    or one found by the fallback, is part of the reasoning.
+    or one found by the fallback, is part of the reasoning, unless it is all that there is.
     """
     plain = read_plainly(text)
     end = _end(kind, plain, options)
     found = _answer(kind, plain[:end], options)
     reasoning = _reasoning(kind, text[:end], plain[:end], options, found.answer)
+    if found.answer is not None and _is_answer_alone(kind, reasoning, found.answer, options):
+        reasoning = ""
     return Reading(reasoning, found.answer, found.how, len(plain) - end)
+
+
+def _is_answer_alone(kind: AnswerKind, reasoning: str, answer: str, options: Sequence[str]) -> bool:
+    """Whether nothing but the answer is left, as of a teacher that answers "7" behind its thinking.
+
+    Of the kind text any words may be an answer, so there nobody can say.
+    """
+    bare = reasoning.strip(" .*\n")
+    if kind == "text" or not bare or len(bare) > _LONGEST_BARE:
+        return False
+    if kind == "math":  # reads an answer out of a sentence too
+        return bare.strip("$") == answer
+    try:
+        return KINDS[kind].same(KINDS[kind].canonical(bare, options), answer)
+    except ValueError:
+        return False
 
 
 def split_answer(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> tuple[str, str | None]:
@@ -231,6 +249,8 @@ def _reasoning(kind: AnswerKind, text: str, plain: str, options: Sequence[str], 
     return ("\n" if "\n" in plain else " ").join(pieces)
 
 
+_LONGEST_BARE = 60
+"""Characters of a text that may be an answer alone; a longer one argues."""
 _SHORT = 8
 """A statement of more words (its marker's among them), with text after it, is reasoning too."""
 _REASON = re.compile(r"\b(?:because|since)\s++\S++\s++\S.*", re.IGNORECASE | re.DOTALL)
