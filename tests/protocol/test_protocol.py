@@ -186,6 +186,8 @@ def test_wrong_protocols_are_refused_and_nothing_is_written(
         (["claims.problem_draws=99999"], "claims.problem_draws"),
         (["task.test=500", "task.parameters={people: 1}"], "different problems"),
         (["seed=4294967295"], "leaves no room"),
+        (["student.model=no/such-model"], "students.answers.model"),
+        (["student.dtype=bfloat16"], "students.answers.dtype"),
         (["teacher={kind: api, model: x, base_url: 'http://localhost:1'}"], "a protocol pays no teacher"),
         (["task={name: t, kind: text, train: a.jsonl, test: b.jsonl}"], "problems from files are one draw"),
     ):

@@ -61,6 +61,19 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
     _check_room(context.run.folder, saved + training)
 
 
+def check_models(recipe: Recipe) -> None:
+    """Refuse models that no run of the recipe could train; needs no run folder, so protocols use it too.
+
+    Raises:
+        RecipeError, ModelError: naming the learner and the setting.
+    """
+    learners: dict[str, LearnerSettings] = {f"mentors.{name}": one for name, one in recipe.mentors.items()}
+    learners |= {f"students.{name}": one for name, one in recipe.students.items()}
+    for place, learner in learners.items():
+        _check_learner(place, learner)
+        _check_model(f"{place}.model", learner.model, learner.lora)
+
+
 def _learners(context: Context) -> Iterable[tuple[str, LearnerSettings, list[Path]]]:
     """(place in the recipe, settings, folders of the trained models) of mentors and students."""
     recipe, folder = context.recipe, context.run.folder
