@@ -127,7 +127,7 @@ _JUDGED_WHOLE = re.compile(
 _NONE_SAID = re.compile(
     r"""\b(?:unknown|undetermined|undefined|unclear|impossible|indeterminate|unanswerable|insufficient|unable
     |cannot|can['’]t|could\s*n[o'’]t|none|nothing|depends?|n/a
-    |not\s+(?:known|given|possible|determin\w+|enough|stated|specified|provided|clear|sufficient|defined)
+    |not\s+(?:known|given|possible|determine\w*|determinable|enough|stated|specified|provided|clear|sufficient|defined)
     |no\s+(?:solution|answer|way|such))\b""",
     re.IGNORECASE | re.VERBOSE,
 )
