@@ -208,3 +208,41 @@ def test_a_bare_text_of_several_words(text: str, answer: str | None) -> None:
 def test_no_statement_is_left_in_the_reasoning(kind: AnswerKind, text: str, reasoning: str) -> None:
     found = split_answer(kind, text, FRUIT if kind == "choice" else ())[0]
     assert found.split() == reasoning.split()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "options", "answer"),
+    [
+        ("number", "#### Step 1: add\n2+3=5\n#### Step 2: double\n5*2=10\n\nSo she has 10 apples.", (), "10"),
+        ("number", "The answer is 4.\n\n#### Explanation 1\n 2+2=4", (), "4"),
+        ("choice", "The answer is (B).\n#### Check\nB fits.", ("x", "y"), "B"),
+        ("text", "The answer is nb.\n#### Check\nAnn ends in n.", (), "nb"),
+        ("number", "2+3=5\n#### 5\n\nI hope this helps!", (), "5"),
+    ],
+)
+def test_a_heading_of_a_solution_is_no_answer(
+    kind: str, text: str, options: tuple[str, ...], answer: str
+) -> None:
+    assert extract(kind, text, options).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "options", "answer"),
+    [
+        (
+            "label",
+            "The answer is not entailed. The tone is neutral.",
+            ("entailed", "not_entailed", "neutral"),
+            "not_entailed",
+        ),
+        (
+            "label",
+            "The answer is not neutral. It is entailed.",
+            ("entailed", "not_entailed", "neutral"),
+            "entailed",
+        ),
+        ("choice", "The answer is not red. The ball is red elsewhere.", ("red", "not red"), "B"),
+    ],
+)
+def test_an_answer_that_begins_with_not(kind: str, text: str, options: tuple[str, ...], answer: str) -> None:
+    assert extract(kind, text, options).answer == answer

@@ -75,3 +75,18 @@ def test_rationales_and_predictions_say_how_much_was_cut() -> None:
     assert rationale.completion == completion.text and "4 + 4" not in rationale.reasoning
     prediction = predict(problem, "number", [completion])
     assert prediction.correct and prediction.cut == rationale.cut
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "answer"),
+    [
+        ("number", "Sarah has 5.\nQuestion: what is 3*4?\nThe answer is 12.", "12"),
+        ("number", "Given: 20 apples\nQuestion: what is 3*4?\nThe answer is 12.", "12"),
+        ("number", "Solution 1\n\nProblem: what is 3*4?\nThe answer is 12.", "12"),
+        ("text", "Okay.\nQuestion: Who?\nThe answer is Bob.", "Bob"),
+        ("number", "5 apples\n\nQ: what?\nThe answer is 6.", "5"),
+        ("yes-no", "Yes, he is.\nQ: what?\nThe answer is no.", "yes"),
+    ],
+)
+def test_a_line_before_a_question_answers_only_if_it_is_an_answer(kind: str, text: str, answer: str) -> None:
+    assert extract(kind, text).answer == answer

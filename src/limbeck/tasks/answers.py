@@ -177,12 +177,14 @@ def _stated(kind: AnswerKind, plain: str, options: Sequence[str]) -> Iterator[tu
     """
     parts = KINDS[kind]
     words = frozenset(option.split(maxsplit=1)[0].casefold() for option in options if option.strip())
+    denials = tuple(one for one in map(labels.normalised, options) if one.startswith("not "))
     for statement in statements(
         plain,
         whole_lines=parts.whole_lines,
         negatable=parts.negatable,
         names_options=kind == "choice",
         words=words,
+        denies=lambda text: bool(denials) and labels.normalised(text[:500]).startswith(denials),
     ):
         answer = parts.state(statement.text, options)
         if answer is None and (statement.titles or not statement.sure):
@@ -200,10 +202,29 @@ def _end(kind: AnswerKind, plain: str, options: Sequence[str]) -> int:
     def answered(piece: str) -> bool:
         line = piece.strip()
         if len(line) <= 80 and "\n" not in line and len(line.split()) <= 3 and not line.startswith("Step"):
-            return KINDS[kind].guess(line, options) is not None
+            return _is_bare_answer(kind, line, options)
         return any(answer is not None or says_none(one.text) for one, answer in _stated(kind, piece, options))
 
     return run_on(plain, answered)
+
+
+def _is_bare_answer(kind: AnswerKind, line: str, options: Sequence[str]) -> bool:
+    """Whether a line before a question answers: it is, or begins with, what can be read in it ("5 apples").
+
+    "Okay.", "Solution 1" and "Sarah has 5." only lead up to a question that is said again.
+    """
+    guess = KINDS[kind].guess(line, options)
+    if guess is None or line.endswith("?") or _LEADS_UP.match(line):
+        return False
+    if kind == "text" or _is_answer_alone(kind, line, guess, options):
+        return True
+    first = KINDS[kind].state(line.split(maxsplit=1)[0], options)
+    return first is not None and KINDS[kind].same(first, guess)
+
+
+_LEADS_UP = re.compile(
+    r"(?:Okay|OK|Sure|Certainly|Absolutely|Alright|Great|Hello|Hi|Of\s+course)\b\W*\Z", re.IGNORECASE
+)
 
 
 def _reasoning(kind: AnswerKind, text: str, plain: str, options: Sequence[str], answer: str | None) -> str:

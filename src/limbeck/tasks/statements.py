@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +98,13 @@ MARKERS: tuple[Marker, ...] = (
 _MARKER = re.compile(
     "|".join(f"(?P<m{n}>{marker.pattern})" for n, marker in enumerate(MARKERS)), re.IGNORECASE | re.VERBOSE
 )
+_HEADING = re.compile(
+    r"""[*_]*+(?:(?:Step|Part|Case|Phase|Stage)\s+\w+|[0-9]{1,2}[.):]\s+[*_]*+[A-Za-z]
+    |(?:(?:Final|Proposed)\s+)?(?:Solution|Check(?:ing)?|Verif\w+|Expla\w+|Reason(?:ing)?|Rationale|Conclusion
+        |Summary|Given|Notes?|Understand\w*|Analy\w+|Calculat\w+|Approach|Method|Problem|Question)\b)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What stands behind "####" where it is a heading of a solution and not its answer."""
 _LEAD = re.compile(
     r"""\b(?:(?:therefore|thus|so|hence|consequently|finally|then|and|now|in\ conclusion)\b[,\s]*){0,8}
     (?:that\s+)?(?:(?:the|our|my|your|its)\s+)?\Z""",
@@ -171,7 +178,13 @@ def sentences(text: str) -> list[str]:
 
 
 def statements(
-    text: str, *, whole_lines: bool, negatable: bool, names_options: bool, words: frozenset[str]
+    text: str,
+    *,
+    whole_lines: bool,
+    negatable: bool,
+    names_options: bool,
+    words: frozenset[str],
+    denies: Callable[[str], bool] = lambda text: False,
 ) -> Iterator[Statement]:
     """The answer statements of a text (read plainly), the last one first; `MOST` markers at most.
 
@@ -182,6 +195,7 @@ def statements(
         names_options: "A: ..." is an option, not a statement.
         words: first words of possible answers, in lower case; "the answer is right" is about the answer
             unless this can be one.
+        denies: whether what is stated begins with an answer that itself begins with "not".
     """
     limit = len(text)
     for start, marker in itertools.islice(reversed(_markers(text)), MOST):
@@ -193,7 +207,7 @@ def statements(
         else:
             found = _after(text, start, marker, kind.reach, limit, whole_lines)
         limit = found.start if found and kind.reach != "before" else start
-        if found and not _skipped(text, found, kind, marker, whole_lines, negatable, words):
+        if found and not _skipped(text, found, kind, marker, whole_lines, negatable, words, denies):
             yield found
 
 
@@ -273,10 +287,13 @@ def _skipped(
     whole_lines: bool,
     negatable: bool,
     words: frozenset[str],
+    denies: Callable[[str], bool],
 ) -> bool:
     """Is this no statement: about the answer, supposed, negated, or a marker where none belongs?"""
     if kind.name == "arrow":
         return bool(_FILLED.search(text, found.end))
+    if kind.name == "hashes":
+        return bool(_HEADING.match(text, found.begin) and _FILLED.search(text, found.end))
     if kind.name == "label":
         return not _opens_clause(text, found.start)
     if kind.name not in ("says", "reversed"):
@@ -287,7 +304,7 @@ def _skipped(
     if kind.name == "reversed":
         return False
     if not negatable and _NOT.match(found.text) and not _NONE_SAID.match(found.text):
-        return True
+        return not denies(found.text)
     judged = (_JUDGED_WHOLE if whole_lines else _JUDGED).match(found.text)
     return bool(judged) and re.split(r"\W+", found.text, maxsplit=1)[0].casefold() not in words
 
