@@ -246,3 +246,18 @@ def test_a_heading_of_a_solution_is_no_answer(
 )
 def test_an_answer_that_begins_with_not(kind: str, text: str, options: tuple[str, ...], answer: str) -> None:
     assert extract(kind, text, options).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("3 - 8 is below zero. The answer is negative 5.", "-5"),
+        ("The answer is minus five.", "-5"),
+        ("The answer is minus 5 plus 7, which is 2.", "2"),
+        ("The answer is 7 minus 5 = 2.", "2"),
+        ("Some were lost. The answer is unknown because 5 apples were not counted.", None),
+        ("The answer is not known: 3 or 4 of them left.", None),
+    ],
+)
+def test_signs_in_words_and_numbers_behind_a_denial(text: str, answer: str | None) -> None:
+    assert extract("number", text).answer == answer

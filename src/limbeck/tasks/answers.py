@@ -157,7 +157,8 @@ def split_answer(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> tu
 def _answer(kind: AnswerKind, plain: str, options: Sequence[str]) -> Extracted:
     """What the last statement states, or else the fallback finds."""
     last = next(_stated(kind, plain, options), None)
-    if last is not None and last[1] is not None:
+    denied = last is not None and kind == "number" and says_none(" ".join(last[0].text.split()[:2]))
+    if last is not None and last[1] is not None and not denied:
         return Extracted(last[1], "marker")
     final = last is not None and sentences_after(plain, last[0]) <= _FOLLOWED_BY
     if last is not None and final and (kind != "number" or says_none(last[0].text)):

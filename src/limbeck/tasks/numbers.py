@@ -136,6 +136,10 @@ def state_number(statement: str, options: Sequence[str]) -> str | None:
     '12'
     """
     statement = re.sub(r"^([\s*=:]*[-–])\s+(?=[0-9$])", r"\1", _without_latex(statement))
+    below = _BELOW_ZERO.match(statement)
+    if below and not _RESULT.search(statement):
+        size = state_number(statement[below.end() :], options)
+        return size if size is None or size.startswith("-") or size == "0" else f"-{size}"
     statement = _after_supposition(statement)
     first = _first_number(statement)
     if first is None:
@@ -149,6 +153,8 @@ def state_number(statement: str, options: Sequence[str]) -> str | None:
     return write_number(value)
 
 
+_BELOW_ZERO = re.compile(r"[\s*=:]*(?:negative|minus)\s+", re.IGNORECASE)
+"""A sign in words, at the beginning of a statement; inside of one "minus" is an operator."""
 _SUPPOSES = re.compile(
     r"""\W*(?:that\s+)?(?:(?:if|with|when|for|after|since|because|given|from|out\s+of|on|in|at|by)\b[^,\n]*,\s*)""",
     re.IGNORECASE | re.VERBOSE,
