@@ -101,7 +101,7 @@ _MARKER = re.compile(
 _HEADING = re.compile(
     r"""[*_]*+(?:(?:Step|Part|Case|Phase|Stage)\s+\w+|[0-9]{1,2}[.):]\s+[*_]*+[A-Za-z]
     |(?:(?:Final|Proposed)\s+)?(?:Solution|Check(?:ing)?|Verif\w+|Expla\w+|Reason(?:ing)?|Rationale|Conclusion
-        |Summary|Given|Notes?|Understand\w*|Analy\w+|Calculat\w+|Approach|Method|Problem|Question)\b)""",
+        |Summary|Given|Notes?|Understand\w*|Analy\w+|Calculate|Calculating|Calculations?|Approach|Method|Problem|Question)\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 """What stands behind "####" where it is a heading of a solution and not its answer."""
