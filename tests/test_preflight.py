@@ -120,10 +120,12 @@ def test_a_broken_model_folder_is_found_before_anything_is_made(
     assert "students.finetune-cot.model" in text and says in text
 
 
+@pytest.mark.parametrize("name", ["a folder", "tiny-causal-xs", "tiny-seq2seq-xs"])
 def test_an_adapter_that_does_not_fit_is_found_before_anything_is_made(
-    limbeck: Limbeck, recipe: Path, model: Path
+    limbeck: Limbeck, recipe: Path, model: Path, name: str
 ) -> None:
-    lora = f"student={{model: '{model}', lora: {{r: 2, target_modules: [nosuch]}}, method: finetune-cot}}"
+    named = str(model) if name == "a folder" else name
+    lora = f"student={{model: '{named}', lora: {{r: 2, target_modules: [nosuch]}}, method: finetune-cot}}"
     text = refused(limbeck, recipe, lora)
     assert "students.finetune-cot.model" in text and "lora.target_modules" in text
 

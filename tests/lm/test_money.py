@@ -225,7 +225,7 @@ def test_a_bad_answer_is_tried_again_counted_and_shown(
     assert len(server.requests) == 8
     first, summary = (record.getMessage() for record in caplog.records)
     assert "teacher big: answered with something that is not JSON (" in first and "base_url" in first
-    assert "2 failed attempts (2 × answered with something that is not JSON)" in summary
+    assert "attempts that failed: 2 (2 × answered with something that is not JSON)" in summary
 
 
 def test_a_request_that_never_works_ends_nothing(tmp_path: Path) -> None:
@@ -350,6 +350,27 @@ def test_a_bill_above_the_bound_is_shown(tmp_path: Path) -> None:
     assert f"earlier answers were billed up to {over:,} prompt" in said[2]
 
 
+def test_a_request_that_waits_is_weighed_again_before_it_is_sent(tmp_path: Path) -> None:
+    """Another answer shows meanwhile that requests are dearer than they were taken for."""
+    bill = {"prompt_tokens": 1_999_999, "completion_tokens": 5}
+    requests: list[httpx2.Request] = []
+    both = threading.Barrier(2, timeout=5)
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        first = len(requests) == 1
+        if len(requests) <= 2:
+            both.wait()  # both are under way before either is answered
+        if first:
+            return httpx2.Response(429, headers={"retry-after": "1"})
+        time.sleep(0.3)
+        return ok(answer(usage=bill))
+
+    with pytest.raises(CostCapError):
+        list(memory_of(handler, tmp_path, prices=PRICES, max_cost_usd=3, concurrency=2)(PROMPTS[:2], ONE))
+    assert len(requests) == 2
+
+
 # A16: one deadline for the whole request
 
 
@@ -410,7 +431,10 @@ def test_answers_without_text_are_counted_aloud(tmp_path: Path, caplog: pytest.L
         assert sum(not one.text for one in memory(PROMPTS, ONE)) == 3
     said = [record.getMessage() for record in caplog.records]
     assert "an answer without text (content filter)" in said[0]
-    assert "3 answers without text" in said[-1] and "2 × tool calls, 1 × content filter" in said[-1]
+    assert (
+        "answers without text, kept and not asked for again: 3" in said[-1]
+        and "2 × tool calls, 1 × content filter" in said[-1]
+    )
     again = ledger_of(tmp_path / "log.jsonl")
     assert "3 have no text (2 × tool calls, 1 × content filter)" in str(again)
 

@@ -75,7 +75,7 @@ def test_what_is_cut_off_while_thinking_is_counted_aloud(
         return
     assert {shown(one)[:2] for one in got} == {(CUT.thinking, "")}
     said = [record.getMessage() for record in caplog.records]
-    assert "4 answers without text, kept and not asked for again (4 × cut off while thinking)" in said[-1]
+    assert "answers without text, kept and not asked for again: 4 (4 × cut off while thinking)" in said[-1]
     ledger = ledger_of(tmp_path / "log.jsonl")
     assert "4 have no text (4 × cut off while thinking)" in str(ledger)
     assert ledger.paid == 4 * PRICES.exact(20, usage_of(CUT)["completion_tokens"])

@@ -276,6 +276,12 @@ class ApiTeacher:
             if self._held_back(order.stop):
                 self._budget.settle(worst.usd, Fraction(0))
                 return None
+            now = self._worst(task.request, order.sampling)  # an answer may have been dearer meanwhile
+            if now.usd > worst.usd:
+                self._budget.settle(worst.usd, Fraction(0))
+                if not self._budget.reserve(now.usd):
+                    return task
+                worst = now
             outcome = self._attempt(order, task.request, worst)
             if isinstance(outcome, Receipt):
                 return outcome
@@ -358,7 +364,7 @@ class ApiTeacher:
     def _sum_up(self, order: _Order) -> None:
         """Say how often things went wrong in a collection."""
         parts = {
-            "failed attempts": order.failures,
+            "attempts that failed": order.failures,
             "answers without text, kept and not asked for again": order.silent,
             "bills that cannot be right, counted at their worst case": order.doubted,
             "bills above what was asked for, and every later request is counted as if it were so dear": (
@@ -366,7 +372,7 @@ class ApiTeacher:
             ),
         }
         with self._noting:
-            said = [f"{kinds.total():,} {what} ({counted(kinds)})" for what, kinds in parts.items() if kinds]
+            said = [f"{what}: {kinds.total():,} ({counted(kinds)})" for what, kinds in parts.items() if kinds]
         if order.failures and self._budget.held:
             said.append(f"{dollars(self._budget.held)} may have been charged for requests without an answer")
         if said:

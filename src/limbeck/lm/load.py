@@ -152,7 +152,8 @@ def read_config(name_or_path: str | Path) -> Any:
 def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) -> int:
     """How many parameters a model has, with those of an adapter's base.
 
-    Of a folder's weights it reads which tensors there are, of what size; of a name on the hub none.
+    Of a folder's weights it reads which tensors there are, of what size; of a name on the hub none. A
+    tiny one is counted without the tokens of its texts.
 
     Args:
         lora: an adapter that the model is to get; looked at, not counted.
@@ -163,6 +164,9 @@ def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) ->
             or incomplete; an adapter that does not fit.
     """
     name = str(name_or_path)
+    if is_tiny(name) and not Path(name).exists():
+        model, _ = _from_scratch(name, None, ("",), 0, torch.float32)
+        return _counted(model, lora, name)
     place = _place(name)
     _refuse_damaged(place)
     if isinstance(place, Path) and (place / ADAPTER).exists():
@@ -180,6 +184,11 @@ def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) ->
     else:
         with quiet(), _explained(place, "config.json"), torch.device("meta"):
             model = kind.from_config(config)
+    return _counted(model, lora, name)
+
+
+def _counted(model: Any, lora: LoraSettings | None, name: str) -> int:
+    """How many parameters it has; `lora` must fit it and changes it."""
     count: int = sum(parameter.numel() for parameter in model.parameters())
     if lora is not None:
         _add_lora(model, lora, 0, name)

@@ -169,12 +169,14 @@ def _check_model(place: str, name: str, lora: LoraSettings | None = None) -> int
     Raises:
         ModelError: naming the setting.
     """
-    if is_from_scratch(name):
+    if is_from_scratch(name) and lora is None:
         return 0
     from limbeck.lm.load import ADAPTER, parameters_of
 
     try:
         count = parameters_of(name, lora)
+        if is_from_scratch(name):
+            return 0
         own = Path(name).expanduser()
         borrowed = (own / ADAPTER).is_file() and not (own / "tokenizer_config.json").is_file()
         if not borrowed and tokenizer_of(name) is None:
