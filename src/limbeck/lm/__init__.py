@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 
@@ -67,6 +67,11 @@ class Completion:
     cost_usd: float = 0.0
     thinking: str = ""
     stopped: str = ""
+
+    @classmethod
+    def kept(cls, line: object) -> Completion:
+        """What a line of a file holds, which has attributes of the same names."""
+        return cls(**{one.name: getattr(line, one.name) for one in fields(cls)})
 
 
 class Complete(Protocol):

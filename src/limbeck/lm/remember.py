@@ -68,18 +68,8 @@ class Entry(Record):
     @property
     def receipt(self) -> Receipt:
         """The line as it was kept."""
-        completion = Completion(
-            self.prompt_id,
-            self.index,
-            self.text,
-            self.tokens,
-            self.truncated,
-            self.cost_usd,
-            self.thinking,
-            self.stopped,
-        )
         counts = self.input_tokens, self.output_tokens, self.estimated, self.priced
-        return Receipt(completion, *counts, self.without, self.sent)
+        return Receipt(Completion.kept(self), *counts, self.without, self.sent)
 
 
 class Remembered:

@@ -10,7 +10,7 @@ from typing import Any
 from limbeck.agreement import Agreement
 from limbeck.audit import audit, nothing_kept
 from limbeck.errors import DataError, NothingKeptError, RecipeError
-from limbeck.lm import Sampling
+from limbeck.lm import Completion, Sampling
 from limbeck.lm.settings import Reasoning
 from limbeck.lm.written import is_unfinished
 from limbeck.rationale_files import read_rationales
@@ -208,7 +208,7 @@ def grade_completions(
 ) -> list[Rationale]:
     """Rationales of what a model wrote; several prompts may be about one problem."""
     owners = {raw.prompt_id: (raw.problem_id or raw.prompt_id, raw.about) for raw in completions}
-    written = [raw.back() for raw in completions]
+    written = [Completion.kept(raw) for raw in completions]
     return grade(asked, context.kind, written, source, owners=owners, reasoning=reasoning)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,30 +40,7 @@ class RawCompletion(Record):
 
     @classmethod
     def of(cls, completion: Completion, question: Question) -> RawCompletion:
-        return cls(
-            prompt_id=completion.prompt_id,
-            problem_id=question.problem_id,
-            index=completion.index,
-            text=completion.text,
-            tokens=completion.tokens,
-            truncated=completion.truncated,
-            cost_usd=completion.cost_usd,
-            about=question.about,
-            thinking=completion.thinking,
-            stopped=completion.stopped,
-        )
-
-    def back(self) -> Completion:
-        return Completion(
-            self.prompt_id,
-            self.index,
-            self.text,
-            self.tokens,
-            self.truncated,
-            self.cost_usd,
-            self.thinking,
-            self.stopped,
-        )
+        return cls(**asdict(completion), problem_id=question.problem_id, about=question.about)
 
 
 def write(
