@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from limbeck.report.page import run_views
+
 Limbeck = Callable[..., Any]
 
 RECIPE = """
@@ -93,6 +95,42 @@ def test_skipped_rows_lie_in_the_run_folder(limbeck: Limbeck, recipe: Path, tmp_
     (row,) = (json.loads(line) for line in (out / "problems/left-out.jsonl").read_text().splitlines())
     assert row["split"] == "train" and row["place"].endswith("train.jsonl:7") and "'x'" in row["why"]
     assert len((out / "problems/train.jsonl").read_text().splitlines()) == 6
+
+
+def test_an_audit_says_what_was_left_out(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    lines(tmp_path / "train.jsonl", [*asks(6), {"question": "What?", "answer": "x", "why": ""}])
+    wrong = [{"question": f"Who is {n}?", "completion": "5"} for n in range(25)]
+    named = [{"question": one["question"], "completion": one["why"]} for one in asks(6)]
+    file, out = lines(tmp_path / "given.jsonl", [*named, *wrong]), tmp_path / "graded.jsonl"
+    skip = ("--task", recipe, "--set", "task.bad_rows=skip")
+    summary = json.loads(limbeck("grade", file, *skip, "--json").out)
+    assert (summary["rationales"], summary["rows left out"]) == (6, 26)
+    assert "--out FILE" in summary["rows left out, listed in"] and not out.exists()
+    first, second, *others = summary["rows left out, named"]
+    assert len(others) == 18 and first["place"].endswith("train.jsonl:7") and "'x'" in first["why"]
+    assert second["place"].endswith("given.jsonl:7") and "asks 'Who is 0?'" in second["why"]
+    answer = limbeck("grade", file, *skip, "--out", out)
+    assert answer.status == 0 and "rows left out" in answer.out and "graded.left-out.jsonl" in answer.out
+    listed = [json.loads(one) for one in (tmp_path / "graded.left-out.jsonl").read_text().splitlines()]
+    assert [one["split"] for one in listed] == ["train", *["rationales"] * 25]
+
+    run = tmp_path / "run"
+    given = (*skip[2:], "--set", f"teacher.file={file}")
+    assert limbeck("run", recipe, "--out", run, *given).status == 0
+    audit = json.loads((run / "rationales/audit.json").read_text())
+    assert (audit["rows left out"], audit["rows left out, listed in"]) == (25, "rationales/left-out.jsonl")
+    (view,) = run_views([run])
+    rows = {block.title: block.rows for block in view.audit}
+    assert ("rows left out", "25") in rows[""] and len(rows["rows left out, named"]) == 20
+    assert rows["rows of the data left out"] == [("train", "1"), ("listed in", "problems/left-out.jsonl")]
+
+
+def test_an_audit_of_rows_that_are_all_used_says_nothing(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert limbeck("run", recipe, "--out", out, "--until", "rationales").status == 0
+    assert not any("left out" in key for key in json.loads((out / "rationales/audit.json").read_text()))
 
 
 def test_collect_asks_for_no_method(limbeck: Limbeck, tmp_path: Path) -> None:

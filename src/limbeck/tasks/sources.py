@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from limbeck.errors import DataError, LeakError, RecipeError
-from limbeck.records import Problem
+from limbeck.records import LeftOut, Problem
 from limbeck.run_folder import path_fingerprint
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.generated import generate
@@ -34,14 +34,6 @@ class GivenRationale(NamedTuple):
     problem_id: str
     number: int
     text: str
-
-
-class LeftOut(NamedTuple):
-    """A row of a split that is in no split of the task, and why."""
-
-    split: str
-    place: str
-    why: str
 
 
 Split = Literal["train", "dev", "test"]
@@ -273,7 +265,7 @@ def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[Le
     if wrong and (settings.bad_rows == "refuse" or not table.problems):
         raise bad_rows(path, wrong, every=not table.problems)
     if wrong:
-        left_out += [LeftOut(split, one.place, one.message) for one in wrong]
+        left_out += [LeftOut(split=split, place=one.place, why=one.message) for one in wrong]
         notes.append(f"{split}: rows left out: {len(wrong)} (task.bad_rows: skip), such as {wrong[0]}")
     if table.empty_rationales:
         notes.append(f"{split}: empty rationales skipped: {table.empty_rationales}")
@@ -408,7 +400,7 @@ def _settle_leaks(read: dict[str, Table], policy: Leaks, notes: list[str], left_
         )
         if policy == "drop":
             left_out += [
-                LeftOut(name, mine, f"this question is in {examined} too, at {theirs}")
+                LeftOut(split=name, place=mine, why=f"this question is in {examined} too, at {theirs}")
                 for mine, theirs in places
             ]
             leaked = {one.learned for one in leaks}
