@@ -41,11 +41,16 @@ def story(context, student, settings):
         Example(problem_id=f"m{n}", prompt=Pieces(question=question), completion="It is 5. The answer is 5.")
         for n, question in enumerate(asked)
     ]
-    data = Data(train=singles(examples), dev=[], inputs=problems(context).inputs)
+    dev = examples[: settings.dev]
+    data = Data(train=singles(examples[settings.dev :]), dev=singles(dev), inputs=problems(context).inputs)
     examine(context, train(context, student, data))
 
 
-METHOD = Method("its own questions", "none", Settings, story)
+class Own(Settings):
+    dev: int = 0
+
+
+METHOD = Method("its own questions", "none", Own, story)
 '''
 
 
@@ -155,7 +160,8 @@ def test_a_method_of_ones_own_does_not_train_on_the_exam(
     assert refused.status == 2 and "is trained on a question of the exam" in refused.err
     assert "(shared questions: 1)" in refused.err and "task.leaks" in refused.err
     dropped = limbeck("run", recipe, "--out", tmp_path / "b", *method, "--set", "task.leaks=drop")
-    assert dropped.status == 0 and "questions of the exam, left out: 1" in dropped.err
+    assert dropped.status == 0
+    assert "mine (seed 0) is trained on questions of the exam, left out: 1 (task.leaks: drop)" in dropped.err
     trained = (tmp_path / "b/students/mine/seed0/examples.jsonl").read_text()
     assert "2 + 3" in trained and "51 + 1" not in trained
     kept = limbeck("run", recipe, "--out", tmp_path / "c", *method, "--set", "task.leaks=keep")
@@ -163,6 +169,26 @@ def test_a_method_of_ones_own_does_not_train_on_the_exam(
     (tmp_path / "asked.txt").write_text(layout + "\n")
     nothing = limbeck("run", recipe, "--out", tmp_path / "d", *method, "--set", "task.leaks=drop")
     assert nothing.status == 2 and "every question that it is trained on is one of the exam" in nothing.err
+
+
+def test_what_a_checkpoint_is_chosen_by_is_no_question_of_the_exam(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    method = ("--set", "student.method=./mine.py", "--set", "student.settings.dev=2")
+    method += ("--set", "student.train.choose=dev-loss", "--set", "task.dev=2")
+    (tmp_path / "asked.txt").write_text("Q: what is 51 + 1 ?\nWhat is 8 + 9?\nWhat is 2 + 3?\n")
+    refused = limbeck("run", recipe, "--out", tmp_path / "a", *method)
+    assert refused.status == 2 and "takes its dev loss from a question of the exam" in refused.err
+    dropped = limbeck("run", recipe, "--out", tmp_path / "b", *method, "--set", "task.leaks=drop")
+    assert dropped.status == 0, dropped.err
+    says = "mine (seed 0) takes its dev loss from questions of the exam, left out: 1 (task.leaks: drop)"
+    assert says in dropped.err
+    (tmp_path / "asked.txt").write_text("What is 51+1?\nWhat is 52+1?\nWhat is 2 + 3?\n")
+    nothing = limbeck("run", recipe, "--out", tmp_path / "c", *method, "--set", "task.leaks=drop")
+    assert (
+        nothing.status == 2
+        and "every question that it takes its dev loss from is one of the exam" in nothing.err
+    )
 
 
 def test_a_rationale_that_asks_a_question_of_the_exam(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def train(
     def work(folder: Path) -> None:
         # A whole model without facts: killed in between. The facts need the training's own counts.
         if not (folder / FACTS).is_file():
-            asked = replace(data, train=without_leaks(context, learner.shown, data.train))
+            learned = without_leaks(context, learner.shown, data.train)
+            chosen_by = without_leaks(context, learner.shown, data.dev, "takes its dev loss from")
+            asked = replace(data, train=learned, dev=chosen_by)
             _train(context, learner, asked, parts, folder, start, tokenizer)
         if ranks.main():
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
