@@ -13,7 +13,7 @@ from limbeck import ranks
 from limbeck.errors import RecipeError
 from limbeck.exam import examine, student_prompts
 from limbeck.lm import Sampling
-from limbeck.lm.written import opens_thinking
+from limbeck.lm.written import apart, opens_thinking
 from limbeck.records import Example, write_json, write_jsonl
 from limbeck.run_folder import Plan, read_json
 from limbeck.stages.context import Context
@@ -303,6 +303,12 @@ def _report_chat(
         for before, after in zip(one.examples, other.examples, strict=True)
         if not isinstance(before.prompt, str) and before.prompt.examples == shown
     ][:CHECKED]
+    thoughts = [apart(one.completion)[0] for one in shown] if asking.thinks else []
+    if any(thought not in text for thought in thoughts for _, text in pairs[:1]):
+        context.run.say(
+            f"{learner.shown}: the chat template of {learner.settings.model} leaves out what demonstrations "
+            "think, so they show the answers alone; use another format, or remove prompt.examples"
+        )
     uncut = [(pieces, text) for pieces, text in pairs if text == asking.text(tokenizer, pieces)]
     template = student_template(asking, tokenizer, encoder_decoder=loaded.encoder_decoder)
     if count := differing(template, tokenizer, uncut, encoder_decoder=loaded.encoder_decoder):
