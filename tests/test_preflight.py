@@ -87,6 +87,34 @@ def test_an_empty_key_and_a_missing_package_are_found_before_anything_is_made(
     assert "the variable PREFLIGHT_KEY is empty" in refused(limbeck, recipe)
 
 
+def test_the_package_of_kind_math_is_looked_for_before_anything_is_made(
+    limbeck: Limbeck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Golds that are words need no math-verify; answers to them do."""
+    for split, names in (("train", ("Ann", "Bob", "Cy")), ("test", ("Dan",))):
+        rows = [{"question": f"Who is {name}?", "answer": name, "why": f"It is {name}."} for name in names]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"name: x\ntask: {{name: x, kind: math, train: {tmp_path}/train.jsonl, test: {tmp_path}/test.jsonl,"
+        " dev: 0, columns: {rationale: why}}\nteacher: {kind: given}\nstudent: {method: answers-only,"
+        " model: tiny-causal-xs, train: {epochs: 1}}\nexam: {max_tokens: 2}\n"
+    )
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    says = "kind math: needs the math-verify package; run pip install 'limbeck[math]'"
+    assert says in refused(limbeck, path)
+    claimed = ("--set", "students={a: {}, b: {}}", "--set", "claims={compare: [[a, b]]}")
+    answer = limbeck("claims", path, "--out", tmp_path / "claims", *claimed)
+    assert answer.status == 2 and says in answer.err and not (tmp_path / "claims/protocol.json").exists()
+    monkeypatch.undo()
+    out = ("--out", tmp_path / "run")
+    assert limbeck("run", path, *out).status == 0
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    assert limbeck("run", path, *out).status == 0, "a finished run needs nothing"
+    again = limbeck("run", path, *out, "--again", "students/answers-only")
+    assert again.status == 2 and says in again.err
+
+
 def test_a_local_teacher_is_looked_at_too(limbeck: Limbeck, recipe: Path, model: Path) -> None:
     teacher = "teacher={kind: local, model: %s}"
     assert "teacher.model: nobody/nothing: no folder" in refused(limbeck, recipe, teacher % "nobody/nothing")

@@ -283,9 +283,10 @@ def test_lines_join_by_problem_or_else_by_question(tmp_path: Path) -> None:
         ("given", Completion("3", 0, "by question"), ""),
         ("given", Completion("3", 1, "again"), ""),
     ]
-    for line in ({"problem_id": "old", "question": "Which?"}, {"problem_id": "old", "question": "Else?"}):
+    for question, says in (("Which?", "2 problems of task arithmetic ask"), ("Else?", "no problem of task")):
+        line = {"problem_id": "old", "question": question}
         file.write_text(json.dumps({**line, "completion": "x"}) + "\n")
-        with pytest.raises(DataError, match=r"given\.jsonl:1: no problem 'old' in task arithmetic"):
+        with pytest.raises(DataError, match=rf"given\.jsonl:1: {says}"):
             read_rationales(file, task, [*PROBLEMS, *twice])
 
 

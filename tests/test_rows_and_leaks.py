@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from limbeck.report.page import run_views
+
 Limbeck = Callable[..., Any]
 
 RECIPE = """
@@ -39,11 +41,16 @@ def story(context, student, settings):
         Example(problem_id=f"m{n}", prompt=Pieces(question=question), completion="It is 5. The answer is 5.")
         for n, question in enumerate(asked)
     ]
-    data = Data(train=singles(examples), dev=[], inputs=problems(context).inputs)
+    dev = examples[: settings.dev]
+    data = Data(train=singles(examples[settings.dev :]), dev=singles(dev), inputs=problems(context).inputs)
     examine(context, train(context, student, data))
 
 
-METHOD = Method("its own questions", "none", Settings, story)
+class Own(Settings):
+    dev: int = 0
+
+
+METHOD = Method("its own questions", "none", Own, story)
 '''
 
 
@@ -95,6 +102,42 @@ def test_skipped_rows_lie_in_the_run_folder(limbeck: Limbeck, recipe: Path, tmp_
     assert len((out / "problems/train.jsonl").read_text().splitlines()) == 6
 
 
+def test_an_audit_says_what_was_left_out(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    lines(tmp_path / "train.jsonl", [*asks(6), {"question": "What?", "answer": "x", "why": ""}])
+    wrong = [{"question": f"Who is {n}?", "completion": "5"} for n in range(25)]
+    named = [{"question": one["question"], "completion": one["why"]} for one in asks(6)]
+    file, out = lines(tmp_path / "given.jsonl", [*named, *wrong]), tmp_path / "graded.jsonl"
+    skip = ("--task", recipe, "--set", "task.bad_rows=skip")
+    summary = json.loads(limbeck("grade", file, *skip, "--json").out)
+    assert (summary["rationales"], summary["rows left out"]) == (6, 26)
+    assert "--out FILE" in summary["rows left out, listed in"] and not out.exists()
+    first, second, *others = summary["rows left out, named"]
+    assert len(others) == 18 and first["place"].endswith("train.jsonl:7") and "'x'" in first["why"]
+    assert second["place"].endswith("given.jsonl:7") and "asks 'Who is 0?'" in second["why"]
+    answer = limbeck("grade", file, *skip, "--out", out)
+    assert answer.status == 0 and "rows left out" in answer.out and "graded.left-out.jsonl" in answer.out
+    listed = [json.loads(one) for one in (tmp_path / "graded.left-out.jsonl").read_text().splitlines()]
+    assert [one["split"] for one in listed] == ["train", *["rationales"] * 25]
+
+    run = tmp_path / "run"
+    given = (*skip[2:], "--set", f"teacher.file={file}")
+    assert limbeck("run", recipe, "--out", run, *given).status == 0
+    audit = json.loads((run / "rationales/audit.json").read_text())
+    assert (audit["rows left out"], audit["rows left out, listed in"]) == (25, "rationales/left-out.jsonl")
+    (view,) = run_views([run])
+    rows = {block.title: block.rows for block in view.audit}
+    assert ("rows left out", "25") in rows[""] and len(rows["rows left out, named"]) == 20
+    assert rows["rows of the data left out"] == [("train", "1"), ("listed in", "problems/left-out.jsonl")]
+
+
+def test_an_audit_of_rows_that_are_all_used_says_nothing(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert limbeck("run", recipe, "--out", out, "--until", "rationales").status == 0
+    assert not any("left out" in key for key in json.loads((out / "rationales/audit.json").read_text()))
+
+
 def test_collect_asks_for_no_method(limbeck: Limbeck, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     for student in ("", "student: {model: tiny-causal}", "student: {model: t}\nstudents: {a: {}, b: {}}"):
@@ -117,7 +160,8 @@ def test_a_method_of_ones_own_does_not_train_on_the_exam(
     assert refused.status == 2 and "is trained on a question of the exam" in refused.err
     assert "(shared questions: 1)" in refused.err and "task.leaks" in refused.err
     dropped = limbeck("run", recipe, "--out", tmp_path / "b", *method, "--set", "task.leaks=drop")
-    assert dropped.status == 0 and "questions of the exam, left out: 1" in dropped.err
+    assert dropped.status == 0
+    assert "mine (seed 0) is trained on questions of the exam, left out: 1 (task.leaks: drop)" in dropped.err
     trained = (tmp_path / "b/students/mine/seed0/examples.jsonl").read_text()
     assert "2 + 3" in trained and "51 + 1" not in trained
     kept = limbeck("run", recipe, "--out", tmp_path / "c", *method, "--set", "task.leaks=keep")
@@ -125,6 +169,26 @@ def test_a_method_of_ones_own_does_not_train_on_the_exam(
     (tmp_path / "asked.txt").write_text(layout + "\n")
     nothing = limbeck("run", recipe, "--out", tmp_path / "d", *method, "--set", "task.leaks=drop")
     assert nothing.status == 2 and "every question that it is trained on is one of the exam" in nothing.err
+
+
+def test_what_a_checkpoint_is_chosen_by_is_no_question_of_the_exam(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    method = ("--set", "student.method=./mine.py", "--set", "student.settings.dev=2")
+    method += ("--set", "student.train.choose=dev-loss", "--set", "task.dev=2")
+    (tmp_path / "asked.txt").write_text("Q: what is 51 + 1 ?\nWhat is 8 + 9?\nWhat is 2 + 3?\n")
+    refused = limbeck("run", recipe, "--out", tmp_path / "a", *method)
+    assert refused.status == 2 and "takes its dev loss from a question of the exam" in refused.err
+    dropped = limbeck("run", recipe, "--out", tmp_path / "b", *method, "--set", "task.leaks=drop")
+    assert dropped.status == 0, dropped.err
+    says = "mine (seed 0) takes its dev loss from questions of the exam, left out: 1 (task.leaks: drop)"
+    assert says in dropped.err
+    (tmp_path / "asked.txt").write_text("What is 51+1?\nWhat is 52+1?\nWhat is 2 + 3?\n")
+    nothing = limbeck("run", recipe, "--out", tmp_path / "c", *method, "--set", "task.leaks=drop")
+    assert (
+        nothing.status == 2
+        and "every question that it takes its dev loss from is one of the exam" in nothing.err
+    )
 
 
 def test_a_rationale_that_asks_a_question_of_the_exam(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:

@@ -238,10 +238,6 @@ def test_thinking_in_a_file_is_read_too(limbeck: Limbeck, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        (
-            "students={a: {thinks: true, prompt: {examples: 2}}}",
-            "thinks: demonstrations hold no <think> tags",
-        ),
         ("teacher.reasoning=all", "teacher.reasoning"),
         ("exam.stop=['']", "exam.stop"),
         ("teacher.extra_body={stream_options: {}}", "stream_options is set by Limbeck"),
@@ -345,6 +341,54 @@ def test_a_local_model_whose_template_opens_the_tag(limbeck: Limbeck, folder: Pa
     for one in records(folder / "taught" / "rationales" / "graded.jsonl"):
         assert one["completion"] == f"The answer is {one['answer']}"
         assert one["stopped"] == "." and not one["truncated"] and "last digit is" in one["thinking"]
+
+
+def test_demonstrations_of_students_that_think_show_their_thinking(limbeck: Limbeck, folder: Path) -> None:
+    """As they are trained: inside the tags. A chat template that drops it from earlier turns is named."""
+    from limbeck.lm.load import load
+    from limbeck.lm.saving import save
+
+    rows = records(folder / "train.jsonl")
+    for row, number in zip(rows, range(30, 70), strict=True):
+        row["rationale"] = f"<think>\n{thoughts_on(number)}\n</think>\n\nThe answer is {answer_of(number)}."
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = load("tiny-causal-xs", seed=1, tokenizer_texts=[row["rationale"] for row in rows], device="cpu")
+    kept, base.tokenizer.chat_template = base.tokenizer.chat_template, None
+    whole = "message['content']"
+    assert kept.count(whole) == 1
+    base.tokenizer.chat_template = kept.replace(whole, f"{whole}.split('</think>')[-1]")
+    save(base, folder / "base")
+    (folder / "shots.jsonl").write_text(
+        '{"question": "Is 8 even?", "text": "It ends in 8.", "answer": "yes"}\n'
+        '{"question": "Is 9 even?", "text": "<think>\\nIt ends in 9.\\n</think>\\nThe answer is no."}\n'
+    )
+    (folder / "even.yaml").write_text(
+        "name: even\n"
+        "task: {name: even, kind: yes-no, train: train.jsonl, test: test.jsonl, dev: 0,\n"
+        "  columns: {rationale: rationale}}\n"
+        "teacher: {kind: given}\n"
+        "student: {method: finetune-cot, model: base, thinks: true, train: {epochs: 1}}\n"
+        "students: {own: {prompt: {examples: 2}}, file: {prompt: {examples: {file: shots.jsonl}}},\n"
+        "  chat: {format: chat, prompt: {examples: 1}}}\n"
+        "exam: {max_tokens: 8}\n"
+    )
+    answer = limbeck("run", "even.yaml", "--out", "run")
+    assert answer.status == 0, answer.err
+    shown = {
+        name: records(folder / "run" / "students" / name / "seed0" / "examples.jsonl")[0]["prompt"]
+        for name in ("own", "file", "chat")
+    }
+    assert (
+        shown["own"].count("\n<think>\nIs the answer ")
+        == 2
+        == shown["own"].count("\n</think>\nThe answer is ")
+    )
+    assert shown["file"] == (
+        "Is 8 even?\n<think>\nIt ends in 8.\n</think>\nThe answer is yes.\n\n"
+        "Is 9 even?\n<think>\nIt ends in 9.\n</think>\nThe answer is no.\n\nIs 30 even?\n"
+    )
+    assert "chat (seed 0): the chat template of base leaves out what demonstrations think" in answer.err
+    assert answer.err.count("leaves out what demonstrations think") == 1 and "<think>" not in shown["chat"]
 
 
 def test_a_mentor_thinks_writes_and_stops(limbeck: Limbeck, folder: Path) -> None:

@@ -115,6 +115,7 @@ def grade(
     *,
     keep: Keep | None = None,
     drop_false_equations: bool = False,
+    out: Path | str | None = None,
 ) -> tuple[list[Rationale], dict[str, Any]]:
     """Grade a file of rationales against a task's gold answers.
 
@@ -122,19 +123,24 @@ def grade(
         file: JSONL, such as a run's `graded.jsonl`.
         task: a built-in task's name, or a recipe file whose task is meant.
         keep: what is kept; None: the recipe's own rule. "agreement" takes the recipe's, or the usual one.
+        out: gets the rationales as JSONL. Rows that are left out are listed next to it, in a file of
+            this name that ends in `.left-out.jsonl`.
 
     Returns:
         The rationales with their verdicts, and the audit.
     """
     from limbeck.agreement import Agreement
-    from limbeck.audit import grade_file
+    from limbeck.audit import grade_file, left_out_facts
     from limbeck.recipe import rules_of
+    from limbeck.records import LeftOut, write_jsonl
+    from limbeck.stages.problems import LEFT_OUT
     from limbeck.stages.teacher import taken_as_rationale
     from limbeck.tasks.settings import task_kind
 
     about = about_task(str(task), overrides)
     gold, agreement = rules_of(keep or about.rationales.keep, about.rationales.agreement)
-    return grade_file(
+    left_out: list[LeftOut] = []
+    graded, summary = grade_file(
         Path(file),
         about.task,
         about.seed,
@@ -142,7 +148,15 @@ def grade(
         agreement=Agreement(task_kind(about.task), **agreement.model_dump()) if agreement else None,
         drop_false_equations=drop_false_equations or about.rationales.drop_false_equations,
         reasoning=taken_as_rationale(about),
+        left_out=left_out,
     )
+    if out is not None:
+        write_jsonl(Path(out), graded)
+        if left_out:
+            listed = Path(out).with_suffix(f".{LEFT_OUT}")
+            write_jsonl(listed, left_out)
+            summary |= left_out_facts(left_out, str(listed))
+    return graded, summary
 
 
 @dataclass(frozen=True, slots=True)

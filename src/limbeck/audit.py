@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.agreement import Agreement, Vote, against_gold, votes
+from limbeck.errors import DataError
 from limbeck.lm.settings import Reasoning
 from limbeck.lm.written import is_unfinished
 from limbeck.rationale_files import read_rationales
 from limbeck.rationales import false_equations, graded, jaccard, mark_dropped, trigrams
 from limbeck.recipe import GoldRule
-from limbeck.records import Problem, Rationale
+from limbeck.records import LeftOut, Problem, Rationale
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.dates import contradicts_choice, options_are_dates
 from limbeck.tasks.options import options_of
@@ -47,6 +48,7 @@ def grade_file(
     agreement: Agreement | None = None,
     drop_false_equations: bool = False,
     reasoning: Reasoning = "both",
+    left_out: list[LeftOut] | None = None,
 ) -> tuple[list[Rationale], dict[str, Any]]:
     """Grade a file again against a task's gold answers, whatever verdicts are in it, and audit it.
 
@@ -56,6 +58,7 @@ def grade_file(
         seed: of the problems of a built-in task.
         keep, agreement, drop_false_equations: see `mark_dropped`.
         reasoning: see `reasoning_of`.
+        left_out: gets the rows of the task's files and of this one that are not used.
 
     Raises:
         DataError: a line lacks its columns or names a problem that the task has not.
@@ -64,7 +67,8 @@ def grade_file(
     problems = {problem.id: problem for problem in (*splits.train, *splits.dev, *splits.test)}
     kind = task_kind(task)
     found: dict[str, list[Rationale]] = defaultdict(list)
-    for one in read_rationales(file, task, problems.values()):
+    bad: list[DataError] = []
+    for one in read_rationales(file, task, problems.values(), bad):
         problem = problems[one.completion.prompt_id]
         found[problem.id].append(
             graded(problem, kind, one.completion, one.source, about=one.about, reasoning=reasoning)
@@ -75,7 +79,30 @@ def grade_file(
         agreement=agreement,
         drop_false_equations=drop_false_equations,
     )
-    return marked, audit(marked, [problems[problem_id] for problem_id in found], kind, agreement)
+    rows = [*splits.left_out, *rows_left_out(bad)]
+    if left_out is not None:
+        left_out += rows
+    summary = audit(marked, [problems[problem_id] for problem_id in found], kind, agreement)
+    return marked, summary | left_out_facts(rows)
+
+
+def rows_left_out(bad: Iterable[DataError]) -> list[LeftOut]:
+    """Rows of a file of rationales that cannot be used and that `task.bad_rows` lets skip."""
+    return [LeftOut(split="rationales", place=one.place, why=one.message) for one in bad]
+
+
+def left_out_facts(rows: Sequence[LeftOut], listed: str = "") -> dict[str, Any]:
+    """For an audit: how many rows are not used, the file that lists them all, and the first ones.
+
+    Nothing where every row is used.
+    """
+    if not rows:
+        return {}
+    return {
+        "rows left out": len(rows),
+        "rows left out, listed in": listed or "no file; --out FILE writes one next to it",
+        "rows left out, named": [{"place": one.place, "why": one.why} for one in rows[:NAMED]],
+    }
 
 
 def audit(

@@ -227,14 +227,11 @@ def grade(
     """
     from limbeck import actions
     from limbeck.audit import nothing_kept
-    from limbeck.records import write_jsonl
     from limbeck.report import console
 
     graded, summary = actions.grade(
-        file, task, overrides or (), keep=keep, drop_false_equations=drop_false_equations
+        file, task, overrides or (), keep=keep, drop_false_equations=drop_false_equations, out=out
     )
-    if out:
-        write_jsonl(out, graded)
     if json:
         from json import dumps
 

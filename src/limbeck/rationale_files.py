@@ -12,8 +12,11 @@ from limbeck.errors import DataError
 from limbeck.lm import Completion
 from limbeck.records import Problem
 from limbeck.tasks.readers import read_rows
-from limbeck.tasks.rows import bad_rows, row_question, row_rationales
+from limbeck.tasks.rows import bad_rows, row_question, row_rationales, shortened
 from limbeck.tasks.settings import FilesTask, TaskSettings
+
+THINKING = ("thinking", "reasoning_content", "reasoning")
+"""Columns of what a model thought before its completion: ours, and those that APIs use (see `lm.reply`)."""
 
 
 class FromFile(NamedTuple):
@@ -37,9 +40,9 @@ def read_rationales(
     Args:
         file: JSONL of rationales or completions: `problem_id` (or `prompt_id`) or
             `question`, and `completion` (or `text`), with or without `source`, `index`,
-            `about`, `thinking` and `stopped`; or data with the task's own question and rationale columns, as
-            `limbeck run` reads them: a text, a list of texts, or null, which is
-            skipped. An unknown `problem_id` joins by the question next to it.
+            `about`, `thinking` (see `THINKING`) and `stopped`; or data with the task's own
+            question and rationale columns, as `limbeck run` reads them: a text, a list of
+            texts, or null, which is skipped. An unknown `problem_id` joins by the question next to it.
         task: whose columns are meant.
         problems: whose rationales these are.
         left_out: gets what is wrong with rows that `task.bad_rows` lets skip.
@@ -82,10 +85,6 @@ def _of_row(
 ) -> list[FromFile]:
     """The completions of a row; `counts` are those of its source and problem so far."""
     texts, problem_id, question = _texts_and_problem(place, row, task, known, named)
-    if problem_id not in known:
-        raise DataError(
-            place, f"no problem {problem_id!r} in task {task.name}; give the recipe it was made with"
-        )
     source, tokens = str(row.get("source") or name), _count(place, row, "tokens", 0)
     truncated = row.get("truncated") in (True, "true", "True")
     first = counts[problem_id, source]
@@ -93,8 +92,8 @@ def _of_row(
         first = _count(place, row, "index", first)
     counts[problem_id, source] += len(texts)
     about = str(row.get("about") or "")
-    apart = (row.get(column) for column in ("thinking", "stopped"))
-    thinking, stopped = (cell if isinstance(cell, str) else "" for cell in apart)
+    thinking, stopped = _thinking(row, task), row.get("stopped")
+    stopped = stopped if isinstance(stopped, str) else ""
     completions = [
         Completion(problem_id, index, text, tokens, truncated, thinking=thinking, stopped=stopped)
         for index, text in enumerate(texts, first)
@@ -112,6 +111,28 @@ def _count(place: str, row: Mapping[str, Any], column: str, default: int) -> int
     return int(cell)
 
 
+def _thinking(row: Mapping[str, Any], task: TaskSettings) -> str:
+    """What the model thought, in a column of its own.
+
+    In a graded rationale, `reasoning` is what is trained on. The task's rationale column is the rationale.
+    """
+    others = {"reasoning"} if "dropped" in row else set()
+    if isinstance(task, FilesTask) and _text(row) is None:
+        others.add(task.columns.rationale or "")
+    cells = (row.get(column) for column in THINKING if column not in others)
+    return next((cell for cell in cells if isinstance(cell, str) and cell.strip()), "")
+
+
+def _text(row: Mapping[str, Any]) -> str | None:
+    """The completion in our own columns; of one that ended inside its thinking, null is the empty text."""
+    for column in ("completion", "text"):
+        if column in row:
+            cell = row[column]
+            thought = cell is None and any(row.get(other) for other in THINKING)
+            return "" if thought else cell if isinstance(cell, str) else None
+    return None
+
+
 def _texts_and_problem(
     place: str,
     row: Mapping[str, Any],
@@ -123,30 +144,53 @@ def _texts_and_problem(
 
     A row of the task's data may lack its answer and options: its question then says
     whose it is, if only one problem asks it (`named`: ids by question).
+
+    Raises:
+        DataError: the row holds no rationale, or does not say of which problem of the task.
     """
-    text, problem_id = row.get("completion", row.get("text")), row.get("problem_id", row.get("prompt_id"))
-    if isinstance(text, str):
-        stated = row.get("question")
-        question = stated.strip() if isinstance(stated, str) else ""
-        if isinstance(problem_id, str | int) and str(problem_id) in problems:
-            return [text], str(problem_id), question
-        ids = named.get(question, [])
-        if len(ids) == 1:
+    text, stated = _text(row), row.get("question")
+    own_id = row.get("problem_id", row.get("prompt_id"))
+    problem_id = str(own_id) if isinstance(own_id, str | int) else ""
+    question = stated.strip() if isinstance(stated, str) else ""
+    if text is not None:
+        if problem_id in problems:
+            return [text], problem_id, question
+        if len(ids := named.get(question, [])) == 1:
             return [text], ids[0], question
-        if isinstance(problem_id, str | int):
-            return [text], str(problem_id), question
-    if not isinstance(task, FilesTask) or task.columns.rationale is None:
+    own = task.columns.rationale if isinstance(task, FilesTask) else None
+    if text is not None and (own is None or own not in row):
+        raise _unknown(place, task, problem_id, question, named)
+    if own is None or not isinstance(task, FilesTask):
         raise DataError(
             place,
-            "neither problem_id and completion nor the task's question and rationale columns are here; "
-            "add them",
+            "holds no text under completion or text; add it, or name the column of the rationales under "
+            "task.columns.rationale",
         )
-    columns, known = task.columns, dict(row)
-    texts = [text for text in row_rationales(place, known, columns, needed=True) if text.strip()]
+    columns = task.columns
+    texts = [text for text in row_rationales(place, dict(row), columns, needed=True) if text.strip()]
     bare = columns.model_copy(update={"id": None, "options": None})
-    _, question, _, _ = row_question(place, known, bare, task.kind)
-    ids = named.get(question, [])
-    if len(ids) == 1:
+    _, question, _, _ = row_question(place, dict(row), bare, task.kind)
+    if len(ids := named.get(question, [])) == 1:
         return texts, ids[0], question
-    problem_id, *_ = row_question(place, known, columns, task.kind)
-    return texts, problem_id if problem_id in problems else question, question
+    problem_id, *_ = row_question(place, dict(row), columns, task.kind)
+    if problem_id not in problems:
+        raise _unknown(place, task, problem_id if columns.id else "", question, named)
+    return texts, problem_id, question
+
+
+def _unknown(
+    place: str, task: TaskSettings, problem_id: str, question: str, named: Mapping[str, Sequence[str]]
+) -> DataError:
+    """Why a row belongs to no problem."""
+    if ids := named.get(question, []):
+        return DataError(
+            place,
+            f"{len(ids)} problems of task {task.name} ask {shortened(question)}; "
+            "say which one under problem_id",
+        )
+    if not problem_id and not question:
+        return DataError(place, "says neither problem_id nor question; add one of them")
+    parts = [f"no problem of task {task.name}"]
+    parts += [f"has the id {shortened(problem_id)}"] if problem_id else []
+    parts += ["or" if problem_id else "", f"asks {shortened(question)}"] if question else []
+    return DataError(place, f"{' '.join(filter(None, parts))}; give the recipe it was made with")

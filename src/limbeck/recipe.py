@@ -218,8 +218,6 @@ class LearnerSettings(Settings):
     @model_validator(mode="after")
     def _template_fits(self) -> Self:
         self.prompt.check_format(self.format)
-        if self.thinks and self.prompt.examples is not None:
-            raise ValueError("thinks: demonstrations hold no <think> tags; remove prompt.examples, or thinks")
         return self
 
 

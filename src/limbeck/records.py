@@ -118,6 +118,14 @@ class Demonstration(Record):
     problem_id: str = ""
 
 
+class LeftOut(Record):
+    """A row of a file that is not used, and why; `split` says of which one, or "rationales"."""
+
+    split: str
+    place: str
+    why: str
+
+
 class Pieces(Record):
     """The named parts of a prompt, until its tokens are counted (see `tasks.templates`).
 

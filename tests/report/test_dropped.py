@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -68,6 +69,19 @@ def test_every_reason_is_there_with_its_count(tmp_path: Path, run_folder: Make) 
     assert mentor["name"] == "mentor large" and mentor["rows"][0][0] == "cut off at max_tokens"
     for element in ("dropped", "dropped-who", "dropped-why", "dropped-search", "dropped-list"):
         assert f'id="{element}"' in page
+
+
+def test_one_function_browses_both_tables(tmp_path: Path, run_folder: Make) -> None:
+    """Every element that it looks for is there under both prefixes; no other code turns pages."""
+    run = written(run_folder(tmp_path / "run", {"cot": {0: [True]}}), [rationale(1, "wrong answer")])
+    write_report([run], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    browse, others = page.split("const browse = ")[1].split("// --- problems ---")
+    wanted = set(re.findall(r'byId\("(\w+)"\)', browse))
+    assert {"list", "search", "count", "page", "pages", "back", "next", "unfold"} <= wanted
+    for element in wanted:
+        assert f'id="{element}"' in page and f'id="dropped-{element}"' in page
+    assert others.count("= browse(") == 2 and "PER_PAGE" not in others and "toggle" not in others
 
 
 def test_a_run_that_dropped_nothing_has_no_browser(tmp_path: Path, run_folder: Make) -> None:

@@ -57,6 +57,23 @@ def test_blocks_of_question_and_answer(tmp_path: Path) -> None:
     assert read(tmp_path, "cot.json#sums", json.dumps({"sums": {"prompt": tight, "comment": ""}})) == PAIRS
 
 
+def test_one_that_thinks_is_shown_its_reasoning_inside_the_tags() -> None:
+    def shown(text: str, *, thinks: bool = True) -> str:
+        one = Demonstration(question="2 + 2?", completion=text)
+        return in_format("f", one, "number", "plain", thinks=thinks).completion
+
+    assert shown(PAIRS[1][1]) == "<think>\nTwice two.\n</think>\nThe answer is 4."
+    traced = "<think>\nIs the answer 5? No.\n</think>\nTwice two. The answer is 4."
+    assert shown(traced) == "<think>\nIs the answer 5? No.\n</think>\nTwice two.\nThe answer is 4."
+    assert shown(traced, thinks=False) == "Is the answer 5? No.\n\nTwice two.\nThe answer is 4."
+    for bare in ("4", "The answer is 4."):
+        assert shown(bare, thinks=False) == "The answer is 4."
+        with pytest.raises(
+            DataError, match=r"f: a demonstration holds no reasoning for the <think> tags \('2"
+        ):
+            shown(bare)
+
+
 def test_blocks_with_reasoning_and_answer_apart(tmp_path: Path) -> None:
     text = "Question: 1 + 1?\nReasoning: One more than one.\nAnswer: 2\n\nQuestion: 2 + 2?\nAnswer: 4\n"
     assert read(tmp_path, "apart.txt", text) == [

@@ -25,7 +25,7 @@ from limbeck.recipe import GivenTeacherSettings, LearnerSettings, LocalTeacherSe
 from limbeck.records import write_json
 from limbeck.run_folder import fingerprint, git_revision, path_fingerprint, read_json, versions
 from limbeck.stages.model_inputs import model_inputs
-from limbeck.stages.preflight import check_models
+from limbeck.stages.preflight import check_kind, check_models
 from limbeck.stages.rationales import file_inputs
 from limbeck.tasks.readers import locate
 from limbeck.tasks.sources import load_splits, source_fingerprint
@@ -89,6 +89,7 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
         _compare(folder / FILE, body, place)
     else:
         _refuse_other(folder)
+        check_kind(recipe)
         check_models(recipe)  # what cannot be trained or drawn must not become a protocol
         for draw in range(claims.problem_draws):
             load_splits(recipe.task, recipe.seed + draw)

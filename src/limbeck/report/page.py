@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from limbeck import sealed
 from limbeck.errors import DiskError
 from limbeck.lm.written import whole
-from limbeck.records import Prediction
+from limbeck.records import LeftOut, Prediction, read_jsonl
 from limbeck.report.contestants import Contestant
 from limbeck.report.contestants import shown as shown_name
 from limbeck.report.places import Place, find_places
@@ -97,8 +99,8 @@ def run_views(paths: Sequence[Path]) -> list[RunView]:
 
 
 def _audits(run: Path) -> list[Block]:
-    """What became of the teacher's rationales, of every mentor's, and what its soft labels take."""
-    blocks = audit_blocks(run / "rationales" / "audit.json")
+    """What became of the data, the teacher's rationales and every mentor's, and what its soft labels take."""
+    blocks = audit_blocks(run / "rationales" / "audit.json") + _left_out(run / "problems" / "left-out.jsonl")
     for name in _mentors(run):
         mentor = run / "mentors" / name
         blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {name}")
@@ -108,6 +110,16 @@ def _audits(run: Path) -> list[Block]:
             title = f"soft labels of mentor {name}: {said['codec']}, temperature {said['temperature']:g}"
             blocks.append(Block(title, (), list(rows)))
     return blocks
+
+
+def _left_out(path: Path) -> list[Block]:
+    """How many rows of the task's files are not used, split by split; none where every row is."""
+    if not path.is_file():
+        return []
+    sealed.check(path)
+    splits = Counter(one.split for one in read_jsonl(path, LeftOut))
+    rows: list[tuple[str, ...]] = [(split, shown(count)) for split, count in splits.items()]
+    return [Block("rows of the data left out", (), [*rows, ("listed in", "problems/left-out.jsonl")])]
 
 
 def _graded(run: Path) -> dict[str, tuple[Path, Path]]:

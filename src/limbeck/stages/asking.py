@@ -32,9 +32,11 @@ def asking_learner(
         train = problems(context).train
         if not reasons:
             return of_answers(train, settings.format)
-        return of_rationales(train, rationales(context).all, settings.format)
+        return of_rationales(train, rationales(context).all, settings.format, thinks=settings.thinks)
 
-    shown = _demonstrations(context, settings.prompt, settings.format, pool, f"{place}.prompt")
+    shown = _demonstrations(
+        context, settings.prompt, settings.format, pool, f"{place}.prompt", thinks=settings.thinks and reasons
+    )
     return learner_asking(settings.prompt, settings.format, demonstrations=shown, thinks=settings.thinks)
 
 
@@ -58,11 +60,14 @@ def _demonstrations(
     form: str,
     pool: Callable[[], Sequence[Demonstration]],
     place: str,
+    *,
+    thinks: bool = False,
 ) -> tuple[Demonstration, ...]:
     return chosen(
         settings.examples,
         context.kind,
         form=form,
+        thinks=thinks,
         pool=pool,
         test=problems(context).test,
         seed=context.recipe.seed,

@@ -1,4 +1,4 @@
-"""What is trained on besides the training problems' own questions, against the questions of the exam.
+"""What is trained on, or chosen by, besides the problems' own questions, against the questions of the exam.
 
 The splits of a task are compared when they are read (`tasks/sources.py`), demonstrations when they are
 chosen (`tasks/demonstrations.py`). Files of rationales may state other questions than those of the problems
@@ -31,22 +31,29 @@ def _examined(context: Context) -> list[Form]:
     return once(context, "questions examined", lambda: [form(one) for one in problems(context).test])
 
 
-def without_leaks(context: Context, shown: str, groups: Sequence[Group]) -> Sequence[Group]:
-    """The groups that ask no question of the exam, by the recipe's `task.leaks`; `shown` is who learns them.
+def without_leaks(
+    context: Context, shown: str, groups: Sequence[Group], does: str = "is trained on"
+) -> Sequence[Group]:
+    """The groups that ask no question of the exam, by the recipe's `task.leaks`.
+
+    Args:
+        shown: who learns them, for messages.
+        does: what it does with them: "is trained on", or "takes its dev loss from" of dev examples.
 
     Raises:
         LeakError: naming the first question, by default.
+        DataError: each of them asks one.
     """
     leaking = _leaking(context, groups)
     if not leaking or policy(context) == "keep":
         return groups
     if policy(context) == "refuse":
         message = f"a question of the exam, {shortened(leaking[0])} (shared questions: {len(leaking)})"
-        raise LeakError(shown, f"is trained on {message}; remove them, or set task.leaks to drop or keep")
-    context.run.say(f"{shown}: questions of the exam, left out: {len(leaking)} (task.leaks: drop)")
+        raise LeakError(shown, f"{does} {message}; remove them, or set task.leaks to drop or keep")
+    context.run.say(f"{shown} {does} questions of the exam, left out: {len(leaking)} (task.leaks: drop)")
     kept = [group for group in groups if not any(_question(one) in leaking for one in group.examples)]
     if not kept:
-        raise DataError(shown, "every question that it is trained on is one of the exam; give other data")
+        raise DataError(shown, f"every question that it {does} is one of the exam; give other data")
     return kept
 
 

@@ -118,15 +118,15 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
     source = None if settings.file else written(context, name)
 
     def work(folder: Path) -> None:
-        graded = (
-            grade_file(context, str(settings.file), questions, folder)
-            if source is None
-            else grade_completions(context, questions, completions_of(source), name)
-        )
+        left_out: dict[str, Any] = {}
+        if source is None:
+            graded, left_out = grade_file(context, str(settings.file), questions, folder)
+        else:
+            graded = grade_completions(context, questions, completions_of(source), name)
         known = [rationale for rationale in teacher.all if rationale.dropped is None]
         marked = _marked(context, name, graded, known)
         _, agreement = conditions(context, settings)
-        summary = mentor_audit(marked, known, questions, context.kind, agreement)
+        summary = mentor_audit(marked, known, questions, context.kind, agreement) | left_out
         write_jsonl(folder / "graded.jsonl", marked)
         write_json(folder / "audit.json", summary)
         facts = (

@@ -18,6 +18,8 @@ from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSett
 from limbeck.stages.context import Context
 from limbeck.stages.pairs import check_chat, check_pair, is_from_scratch, tokenizer_of
 from limbeck.stages.teacher import teacher_identity
+from limbeck.tasks.settings import task_kind
+from limbeck.tasks.verifying import check_installed
 
 SPARE = 20_000_000
 """Bytes that any run needs."""
@@ -41,6 +43,8 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
         raise RecipeError(
             "students: the recipe trains nobody; add `student: {method: finetune-cot}`, or a mentor"
         )
+    if not _is_graded(context, trains=trains):
+        check_kind(recipe)
     learners = list(_learners(context))
     for place, learner, _ in learners:
         _check_learner(place, learner)
@@ -59,6 +63,24 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
     for student, mentor in pairs.items():
         check_pair(recipe.students[student], recipe.mentors[mentor], f"students.{student}")
     _check_room(context.run.folder, saved + training)
+
+
+def check_kind(recipe: Recipe) -> None:
+    """Refuse an answer kind whose package is missing; needs no run folder, so protocols use it too.
+
+    Raises:
+        InputError: naming the package.
+    """
+    if task_kind(recipe.task) == "math":
+        check_installed()
+
+
+def _is_graded(context: Context, *, trains: bool) -> bool:
+    """Whether every student sat its exam; where nobody is trained, whether the rationales are graded."""
+    students = [folders for place, _, folders in _learners(context) if place.startswith("students.")]
+    exams = [folder / "exam" for folders in students for folder in folders]
+    folders = exams if trains else [context.run.folder / "rationales"]
+    return bool(folders) and all(_is_done(context, folder) for folder in folders)
 
 
 def check_models(recipe: Recipe) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from limbeck.lm import Completion
-from limbeck.records import Problem, Record, read_jsonl, write_jsonl
+from limbeck.records import LeftOut, Problem, Record, read_jsonl, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context, once
-from limbeck.tasks.sources import LeftOut, load_splits, source_fingerprint
+from limbeck.tasks.sources import load_splits, source_fingerprint
 
 VERSION = 2
 """Raised by hand when this code makes other problems from the same recipe."""
@@ -51,21 +51,13 @@ class GivenText(Record):
     text: str
 
 
-class LeftOutRow(Record):
-    """A row of a file that is not used, and why."""
-
-    split: str
-    place: str
-    why: str
-
-
 LEFT_OUT = "left-out.jsonl"
 
 
 def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
     """Write what was left out into a stage's folder; no file where that is nothing."""
     if left_out:
-        write_jsonl(folder / LEFT_OUT, (LeftOutRow(**one._asdict()) for one in left_out))
+        write_jsonl(folder / LEFT_OUT, left_out)
 
 
 def problems(context: Context) -> Problems:

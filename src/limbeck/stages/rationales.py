@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.agreement import Agreement
-from limbeck.audit import audit, nothing_kept
+from limbeck.audit import audit, left_out_facts, nothing_kept, rows_left_out
 from limbeck.errors import DataError, NothingKeptError, RecipeError
 from limbeck.lm import Completion, Sampling
 from limbeck.lm.settings import Reasoning
@@ -27,11 +27,10 @@ from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
 from limbeck.stages.context import Context, once
 from limbeck.stages.leaks import check_stated
 from limbeck.stages.learners import Learner
-from limbeck.stages.problems import SUFFIX, Split, problems, write_left_out
+from limbeck.stages.problems import LEFT_OUT, SUFFIX, Split, problems, write_left_out
 from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
 from limbeck.stages.training import Data
 from limbeck.stages.writing import RawCompletion, completions_of, write
-from limbeck.tasks.sources import LeftOut
 from limbeck.training.groups import Draw, Group, singles
 
 VERSION = 2
@@ -136,8 +135,9 @@ def _rationales(context: Context, split: Split) -> Rationales:
         )
 
     def work(folder: Path) -> None:
+        left_out: dict[str, Any] = {}
         if file is not None:
-            found = grade_file(context, file, asked, folder, reasoning)
+            found, left_out = grade_file(context, file, asked, folder, reasoning)
         elif source is None:
             found = grade(asked, context.kind, given, teacher_name(recipe), reasoning=reasoning)
         else:
@@ -147,7 +147,7 @@ def _rationales(context: Context, split: Split) -> Rationales:
             found, keep=keep, agreement=agreement, drop_false_equations=rule.drop_false_equations
         )
         write_jsonl(folder / "graded.jsonl", marked)
-        write_json(folder / "audit.json", audit(marked, asked, context.kind, agreement))
+        write_json(folder / "audit.json", audit(marked, asked, context.kind, agreement) | left_out)
         report_unfinished(context, teacher_name(recipe), marked, "rationales.max_tokens")
         if not any(one.dropped is None for one in marked):
             raise NothingKeptError(
@@ -214,19 +214,21 @@ def grade_completions(
 
 def grade_file(
     context: Context, file: str, asked: Sequence[Problem], folder: Path, reasoning: Reasoning = "both"
-) -> list[Rationale]:
+) -> tuple[list[Rationale], dict[str, Any]]:
     """Rationales of a file, graded again; those of other splits' problems are left out.
 
-    Rows that `task.bad_rows` lets skip are listed in the stage's folder.
+    Rows that `task.bad_rows` lets skip are listed in the stage's folder. The audit says so with what is
+    returned next to the rationales.
     """
     parts = problems(context)
     everyone = [*parts.train, *parts.dev, *parts.test]
     bad: list[DataError] = []
     found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone, bad)
-    write_left_out(folder, [LeftOut("rationales", one.place, one.message) for one in bad])
+    left_out = rows_left_out(bad)
+    write_left_out(folder, left_out)
     by_id = {problem.id: problem for problem in asked}
     ours = [one for one in found if one.completion.prompt_id in by_id]
-    return [
+    rationales = [
         graded(
             by_id[one.completion.prompt_id],
             context.kind,
@@ -239,6 +241,8 @@ def grade_file(
         for one in ours
         if one.source == source
     ]
+    listed = (folder / LEFT_OUT).relative_to(context.run.folder)
+    return rationales, left_out_facts(left_out, listed.as_posix())
 
 
 def check_file(context: Context, file: str | None) -> None:

@@ -13,7 +13,7 @@ from limbeck import ranks
 from limbeck.errors import RecipeError
 from limbeck.exam import examine, student_prompts
 from limbeck.lm import Sampling
-from limbeck.lm.written import opens_thinking
+from limbeck.lm.written import apart, opens_thinking
 from limbeck.records import Example, write_json, write_jsonl
 from limbeck.run_folder import Plan, read_json
 from limbeck.stages.context import Context
@@ -95,7 +95,9 @@ def train(
     def work(folder: Path) -> None:
         # A whole model without facts: killed in between. The facts need the training's own counts.
         if not (folder / FACTS).is_file():
-            asked = replace(data, train=without_leaks(context, learner.shown, data.train))
+            learned = without_leaks(context, learner.shown, data.train)
+            chosen_by = without_leaks(context, learner.shown, data.dev, "takes its dev loss from")
+            asked = replace(data, train=learned, dev=chosen_by)
             _train(context, learner, asked, parts, folder, start, tokenizer)
         if ranks.main():
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -301,6 +303,12 @@ def _report_chat(
         for before, after in zip(one.examples, other.examples, strict=True)
         if not isinstance(before.prompt, str) and before.prompt.examples == shown
     ][:CHECKED]
+    thoughts = [apart(one.completion)[0] for one in shown] if asking.thinks else []
+    if any(thought not in text for thought in thoughts for _, text in pairs[:1]):
+        context.run.say(
+            f"{learner.shown}: the chat template of {learner.settings.model} leaves out what demonstrations "
+            "think, so they show the answers alone; use another format, or remove prompt.examples"
+        )
     uncut = [(pieces, text) for pieces, text in pairs if text == asking.text(tokenizer, pieces)]
     template = student_template(asking, tokenizer, encoder_decoder=loaded.encoder_decoder)
     if count := differing(template, tokenizer, uncut, encoder_decoder=loaded.encoder_decoder):

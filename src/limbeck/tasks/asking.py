@@ -17,7 +17,7 @@ from pydantic import JsonValue, ValidationError
 
 from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.lm import Prompt
-from limbeck.lm.written import OPEN, opens_thinking, whole
+from limbeck.lm.written import OPEN, opens_thinking
 from limbeck.records import Demonstration, Example, Pieces, Problem, first_problem
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.cutting import cut
@@ -26,6 +26,7 @@ from limbeck.tasks.prompts import (
     TEACHER_TEMPLATE,
     ChatTokenizer,
     chat,
+    completion_of,
     known_format,
     listed_options,
     question_with_options,
@@ -125,21 +126,14 @@ class Asking:
     ) -> Example:
         """A training example: the problem's prompt, and reasoning with the *gold* answer, or that alone.
 
-        One that thinks gets its reasoning inside the tags.
-
         Args:
-            thinking: how the reasoning begins, of a teacher that answers with more reasoning behind its
-                thinking: that stays behind the tags.
+            thinking: see `completion_of`.
 
         Raises:
             InputError: as `pieces`; the problem has no gold answer.
         """
-        form, inside = FORMATS[self.format], ""
-        if self.thinks:
-            inside = thinking.strip() if reasoning.startswith(thinking.strip()) else ""
-            inside = inside or reasoning
-            reasoning = reasoning.removeprefix(inside).strip()
-        completion = whole(inside, form.completion(reasoning, problem.gold))
+        form = FORMATS[self.format]
+        completion = completion_of(form, reasoning, problem.gold, thinks=self.thinks, thinking=thinking)
         end = len(completion) - len(form.after_answer)
         return Example(
             problem_id=problem.id,

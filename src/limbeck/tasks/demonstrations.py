@@ -11,7 +11,7 @@ Files read, as they are published:
                              the first question is left out
     text of lines            one demonstration a line, line breaks as "\\n", "Answer:" last (KARD)
 
-A completion that already states its answer stays word for word.
+A completion that already states its answer stays word for word. It may think inside `<think>` tags.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ import yaml
 from pydantic import ValidationError
 
 from limbeck.errors import DataError, DiskError, LeakError
+from limbeck.lm.written import apart
 from limbeck.records import Demonstration, Problem, Rationale, first_problem
 from limbeck.safe_yaml import parse
 from limbeck.tasks.answers import AnswerKind, extract, split_answer
 from limbeck.tasks.leaks import find_leaks, form, question_form
 from limbeck.tasks.options import list_options, lists_letters, options_in
-from limbeck.tasks.prompts import FORMATS, question_with_options
+from limbeck.tasks.prompts import FORMATS, completion_of, question_with_options
 from limbeck.tasks.readers import locate, read_rows
 from limbeck.tasks.settings import ExamplesSettings
 from limbeck.tasks.templates import bare_text
@@ -80,6 +81,7 @@ def chosen(
     kind: AnswerKind,
     *,
     form: str = "",
+    thinks: bool = False,
     pool: Callable[[], Sequence[Demonstration]] = list,
     test: Iterable[Problem] = (),
     seed: int = 0,
@@ -92,6 +94,7 @@ def chosen(
         examples: the recipe's; None: none.
         kind: of the answers.
         form: the format in which a student writes; "": word for word, as a teacher is shown them.
+        thinks: the student reasons inside `<think>` tags.
         pool: makes those of the training split, in the order of its problems (`of_rationales`).
         test: the problems of the exam; none of them may be shown.
         seed: of the choice from the training split; more of them only adds to fewer.
@@ -106,7 +109,7 @@ def chosen(
     if examples.file is not None:
         where = str(examples.file)
         found = read_demonstrations(Path(where).expanduser(), kind)
-        found = [in_format(where, one, kind, form) for one in found] if form else found
+        found = [in_format(where, one, kind, form, thinks=thinks) for one in found] if form else found
     else:
         where, found = f"{place}.examples", _drawn(pool(), seed)
     wanted = examples.k or len(found)
@@ -118,9 +121,9 @@ def chosen(
 
 
 def of_rationales(
-    problems: Iterable[Problem], rationales: Iterable[Rationale], form: str
+    problems: Iterable[Problem], rationales: Iterable[Rationale], form: str, *, thinks: bool = False
 ) -> list[Demonstration]:
-    """The first kept rationale of every problem that has one, in the order of the problems."""
+    """The first kept rationale of every problem that has one, in their order, as it is trained on."""
     first: dict[str, Rationale] = {}
     for rationale in rationales:
         if rationale.dropped is None:
@@ -128,8 +131,12 @@ def of_rationales(
     return [
         Demonstration(
             question=question_with_options(problem),
-            completion=FORMATS[form].completion(
-                first[problem.id].reasoning, problem.answered(first[problem.id].answer).gold
+            completion=completion_of(
+                FORMATS[form],
+                first[problem.id].reasoning,
+                problem.answered(first[problem.id].answer).gold,
+                thinks=thinks,
+                thinking=first[problem.id].thinking,
             ),
             problem_id=problem.id,
         )
@@ -151,18 +158,27 @@ def of_answers(problems: Iterable[Problem], form: str) -> list[Demonstration]:
     ]
 
 
-def in_format(place: str, one: Demonstration, kind: AnswerKind, form: str) -> Demonstration:
+def in_format(
+    place: str, one: Demonstration, kind: AnswerKind, form: str, *, thinks: bool = False
+) -> Demonstration:
     """A demonstration as a student of this format writes it.
 
     Raises:
-        DataError: its completion states no answer.
+        DataError: its completion states no answer; or the student thinks, and it holds no reasoning.
     """
-    reasoning, answer = split_answer(kind, one.completion, options_in(one.question))
+    thinking, text = apart(one.completion)
+    reasoning, answer = split_answer(kind, text, options_in(one.question))
     if answer is None:
         raise DataError(place, f"a demonstration states no answer ({_short(one.question)}); add it")
     if bare_text(reasoning) == bare_text(answer):  # the answer alone, without a statement
         reasoning = ""
-    return one.model_copy(update={"completion": FORMATS[form].completion(reasoning, answer)})
+    if thinks and not (thinking or reasoning.strip()):
+        raise DataError(
+            place, f"a demonstration holds no reasoning for the <think> tags ({_short(one.question)}); add it"
+        )
+    reasoning = "\n\n".join(part for part in (thinking, reasoning) if part)
+    completion = completion_of(FORMATS[form], reasoning, answer, thinks=thinks, thinking=thinking)
+    return one.model_copy(update={"completion": completion})
 
 
 def _drawn(pool: Sequence[Demonstration], seed: int) -> list[Demonstration]:
@@ -241,7 +257,7 @@ def _demonstration(place: str, question: str, text: str, answer: str, kind: Answ
     """A text that states its answer, as it is; else with the statement "The answer is X." after it."""
     if not text and "####" in answer:  # GSM8K's answers are worked solutions
         text, answer = answer, ""
-    found = extract(kind, text, options_in(question))
+    found = extract(kind, apart(text)[1], options_in(question))
     stated = found.how == "marker" and found.answer is not None
     completion = text if stated or not answer else FORMATS["plain"].completion(text, answer)
     try:

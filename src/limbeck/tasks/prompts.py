@@ -14,6 +14,7 @@ from typing import Protocol
 from jinja2 import TemplateError
 
 from limbeck.errors import ModelError, RecipeError, first_line, is_explainable
+from limbeck.lm.written import whole
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.options import list_options, lists_letters
@@ -60,6 +61,22 @@ class Format:
     def answer_only(self, answer: str) -> str:
         """The answer statement alone, for students that learn no reasoning."""
         return f"{self.before_answer}{answer}{self.after_answer}"
+
+
+def completion_of(
+    form: Format, reasoning: str, answer: str, *, thinks: bool = False, thinking: str = ""
+) -> str:
+    """What a student writes: reasoning and the answer statement. One that thinks reasons inside the tags.
+
+    Args:
+        thinking: how the reasoning begins, of a teacher that answers with more reasoning behind its
+            thinking: that stays behind the tags.
+    """
+    if not thinks:
+        return form.completion(reasoning, answer)
+    inside = thinking.strip() if reasoning.startswith(thinking.strip()) else ""
+    inside = inside or reasoning
+    return whole(inside, form.completion(reasoning.removeprefix(inside).strip(), answer))
 
 
 FORMATS: dict[str, Format] = {

@@ -4,6 +4,8 @@ Rules. Without an id column, rows with the same question and answer are one prob
 with several rationales. With one, a repeated id means more rationales of the same
 question. Two answers to one question, a question that trains and is examined, a
 gold answer its kind cannot parse: each is refused with its place, all of a file at once.
+A row without its gold answer takes that of another row with the same question. In a file
+that test is cut from, a question in another layout is the same question.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from limbeck.errors import DataError, LeakError, RecipeError
-from limbeck.records import Problem
+from limbeck.records import LeftOut, Problem
 from limbeck.run_folder import path_fingerprint
-from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.generated import generate
-from limbeck.tasks.leaks import Leak, Near, find_leaks, form, groups, near_duplicates, plain_key
+from limbeck.tasks.leaks import Form, Leak, Near, find_leaks, form, groups, near_duplicates, plain_key
+from limbeck.tasks.options import LETTERS
 from limbeck.tasks.readers import Bad, Placed, hub_folder, locate, read_rows, refuse
 from limbeck.tasks.rows import bad_rows, row_problem, row_rationales, shortened
 from limbeck.tasks.settings import Columns, FilesTask, Gold, Leaks, TaskSettings
@@ -33,24 +36,17 @@ class GivenRationale(NamedTuple):
     text: str
 
 
-class LeftOut(NamedTuple):
-    """A row of a split that is in no split of the task, and why."""
-
-    split: str
-    place: str
-    why: str
-
-
 Split = Literal["train", "dev", "test"]
 
 
 @dataclass
 class Table:
-    """What was read from one file; `places` says where each problem was first."""
+    """What was read from one file; `places` says where each problem was first, `again` where it was later."""
 
     problems: list[Problem] = field(default_factory=list)
     given: list[GivenRationale] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
+    again: dict[str, list[str]] = field(default_factory=dict)
     empty_rationales: int = 0
     repeated_rows: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -103,23 +99,28 @@ def problems(
     """
     table = Table()
     known: dict[str, Problem] = {}
-    answers: dict[tuple[str, tuple[str, ...]], tuple[str | None, str]] = {}
+    golds: dict[tuple[str, tuple[str, ...]], tuple[str, str]] = {}
     for place, row in rows:
         try:
             problem = row_problem(place, row, columns, kind, gold, labels)
             texts = row_rationales(place, row, columns, needed=rationale_needed)
-            _check_against(place, problem, columns, known, answers, table.places)
+            _check_against(place, problem, columns, known, golds, table.places)
         except DataError as error:
             bad(error)
             continue
-        answers.setdefault((problem.question, problem.options), (problem.answer, place))
+        if problem.answer is not None:
+            golds.setdefault((problem.question, problem.options), (problem.answer, place))
         if problem.id not in known:
             known[problem.id] = problem
-            table.problems.append(problem)
             table.places[problem.id] = place
-        elif columns.rationale is None:
-            table.repeated_rows += 1
+        else:
+            table.again.setdefault(problem.id, []).append(place)
+            table.repeated_rows += columns.rationale is None
         table.give(problem.id, texts)
+    unknown: tuple[str | None, str] = (None, "")
+    table.problems = [
+        one.answered(golds.get((one.question, one.options), unknown)[0]) for one in known.values()
+    ]
     return table
 
 
@@ -128,19 +129,22 @@ def _check_against(
     problem: Problem,
     columns: Columns,
     known: Mapping[str, Problem],
-    answers: Mapping[tuple[str, tuple[str, ...]], tuple[str | None, str]],
+    golds: Mapping[tuple[str, tuple[str, ...]], tuple[str, str]],
     places: Mapping[str, str],
 ) -> None:
     """Refuse another answer to a question, and an id that is taken."""
-    answer, earlier = answers.get((problem.question, problem.options), (problem.answer, place))
-    if answer != problem.answer:
+    gold, earlier = golds.get((problem.question, problem.options), (problem.answer, place))
+    if gold is not None and problem.answer is not None and gold != problem.answer:
         raise DataError(
             place,
-            f"the question has the answer {shortened(problem.answer or 'none')} here, "
-            f"but {shortened(answer or 'none')} at {earlier}; keep one of them",
+            f"the question has the answer {shortened(problem.answer)} here, "
+            f"but {shortened(gold)} at {earlier}; keep one of them",
         )
-    same_id = known.get(problem.id, problem)
-    if columns.id is not None and (same_id != problem or (problem.id in known and columns.rationale is None)):
+    if columns.id is None or problem.id not in known:
+        return
+    same_id = known[problem.id]
+    other = (same_id.question, same_id.options) != (problem.question, problem.options)
+    if other or columns.rationale is None:
         raise DataError(
             place,
             f"the id {problem.id!r} is at {places[problem.id]} too; "
@@ -255,51 +259,97 @@ def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[Le
         gold="needed" if split == "test" else settings.gold,
         bad=wrong.append,
     )
+    repeated = 0
+    if split == "train" and not isinstance(settings.test, str):
+        repeated = _join_repeats(table, settings.kind, wrong.append)
     if wrong and (settings.bad_rows == "refuse" or not table.problems):
         raise bad_rows(path, wrong, every=not table.problems)
     if wrong:
-        left_out += [LeftOut(split, one.place, one.message) for one in wrong]
+        left_out += [LeftOut(split=split, place=one.place, why=one.message) for one in wrong]
         notes.append(f"{split}: rows left out: {len(wrong)} (task.bad_rows: skip), such as {wrong[0]}")
     if table.empty_rationales:
         notes.append(f"{split}: empty rationales skipped: {table.empty_rationales}")
     if table.repeated_rows:
         notes.append(f"{split}: rows that repeat a question, counted once: {table.repeated_rows}")
+    if repeated:
+        notes.append(f"{split}: questions that repeat another in another layout, counted once: {repeated}")
     return table
 
 
-def _cut_test(train: Table, share_or_count: float | int, seed: int, notes: list[str]) -> Table:
-    """A test split cut from the training data, once every question is in it once.
+def _join_repeats(table: Table, kind: AnswerKind, bad: Bad) -> int:
+    """Make problems that ask a question again, in another layout, part of the first one; how many.
 
-    Only problems with a gold answer can be examined; one without that asks their question is left out.
+    The options must be the same, in the same order, because rationales name their letters. A gold answer
+    counts for all of them. `bad` is given each row whose gold answer is not that of its question, whatever
+    the order of the options; its problem is left out.
     """
-    if repeated := _without_repeats(train):
-        notes.append(f"train: questions that repeat another one in another layout, counted once: {repeated}")
-    left, test = cut(
-        [one for one in train.problems if one.answer is not None], share_or_count, seed, "task.test"
-    )
-    notes.append(f"test: {len(test)} of {len(test) + len(left)} problems, cut from train")
-    unknown = [one for one in train.problems if one.answer is None]
-    leaks = find_leaks([form(one) for one in unknown], [form(one) for one in test]) if unknown else []
-    out = {one.id for one in test} | {unknown[leak.learned].id for leak in leaks}
-    if leaks:
-        notes.append(f"train: problems without gold that ask a question of test, left out: {len(leaks)}")
-    train.problems = [one for one in train.problems if one.id not in out]
-    return Table(test, places=train.places)
-
-
-def _without_repeats(table: Table) -> int:
-    """Make problems that repeat another one, with the same options and answer, part of that one; how many."""
-    first: dict[tuple[str, tuple[str, ...], str | None], str] = {}
+    golds: dict[tuple[str, frozenset[str]], Problem] = {}
+    first: dict[tuple[str, frozenset[str], tuple[str, ...]], str] = {}
+    answers: dict[str, str | None] = {}
     into: dict[str, str] = {}
-    forms = [form(problem) for problem in table.problems]
-    for name, problem in zip(groups(forms), table.problems, strict=True):
-        options = tuple(plain_key(option) for option in problem.options)
-        into[problem.id] = first.setdefault((name, options, problem.answer), problem.id)
-    table.problems = [problem for problem in table.problems if into[problem.id] == problem.id]
+    for (name, options), problem in zip(_asked(table.problems), table.problems, strict=True):
+        known = golds.get((name, options))
+        if known and problem.answer is not None and not _same_gold(kind, problem, known):
+            told = f"but {shortened(_gold_text(known))} at {table.places[known.id]} in another layout"
+            for place in (table.places[problem.id], *table.again.get(problem.id, ())):
+                answer = shortened(_gold_text(problem))
+                bad(DataError(place, f"the question has the answer {answer} here, {told}; keep one of them"))
+            continue
+        if known is None and problem.answer is not None:
+            golds[name, options] = problem
+        in_order = tuple(plain_key(option) or option for option in problem.options)
+        own = into[problem.id] = first.setdefault((name, options, in_order), problem.id)
+        answers[own] = answers.get(own) or problem.answer
+    repeated = len(into) - len(answers)
+    table.problems = [one.answered(answers[one.id]) for one in table.problems if one.id in answers]
     given, table.given, table.counts = table.given, [], Counter()
     for one in given:
-        table.give(into[one.problem_id], [one.text])
-    return len(into) - len(table.problems)
+        if one.problem_id in into:
+            table.give(into[one.problem_id], [one.text])
+    return repeated
+
+
+def _asked(some: Sequence[Problem]) -> list[tuple[str, frozenset[str]]]:
+    """What each problem asks, whatever its layout and the order of its options."""
+    forms: list[Form] = [form(problem) for problem in some]
+    return [(name, one.options) for name, one in zip(groups(forms), forms, strict=True)]
+
+
+def _same_gold(kind: AnswerKind, one: Problem, other: Problem) -> bool:
+    """Whether two problems that ask the same question have the same gold answer, an option by its text."""
+    if one.options and other.options:
+        texts = (_gold_text(one), _gold_text(other))
+        return texts[0] == texts[1] or plain_key(texts[0]) == plain_key(texts[1]) != ""
+    return one.answer == other.answer or same(kind, one.gold, other.gold)
+
+
+def _gold_text(problem: Problem) -> str:
+    return problem.options[LETTERS.index(problem.gold)] if problem.options else problem.gold
+
+
+def _cut_test(train: Table, share_or_count: float | int, seed: int, notes: list[str]) -> Table:
+    """A test split cut from the training data, in which every question is once.
+
+    Only problems with a gold answer can be examined. What else asks a question of test is left out: one
+    without a gold answer, or with the options in another order.
+    """
+    once: dict[tuple[str, frozenset[str]], Problem] = {}
+    for asked, problem in zip(_asked(train.problems), train.problems, strict=True):
+        if problem.answer is not None:
+            once.setdefault(asked, problem)
+    left, test = cut(list(once.values()), share_or_count, seed, "task.test")
+    notes.append(f"test: {len(test)} of {len(test) + len(left)} problems, cut from train")
+    cuttable = {problem.id for problem in once.values()}
+    others = [one for one in train.problems if one.id not in cuttable]
+    leaks = find_leaks([form(one) for one in others], [form(one) for one in test]) if others else []
+    out = {one.id for one in test} | {others[leak.learned].id for leak in leaks}
+    if leaks:
+        notes.append(
+            "train: problems that ask a question of test without a gold answer, or with its options in "
+            f"another order, left out: {len(leaks)}"
+        )
+    train.problems = [one for one in train.problems if one.id not in out]
+    return Table(test, places=train.places)
 
 
 def _refuse_shared_ids(read: dict[str, Table]) -> None:
@@ -350,7 +400,7 @@ def _settle_leaks(read: dict[str, Table], policy: Leaks, notes: list[str], left_
         )
         if policy == "drop":
             left_out += [
-                LeftOut(name, mine, f"this question is in {examined} too, at {theirs}")
+                LeftOut(split=name, place=mine, why=f"this question is in {examined} too, at {theirs}")
                 for mine, theirs in places
             ]
             leaked = {one.learned for one in leaks}

@@ -88,9 +88,18 @@ def ask(question: dict[str, str]) -> bool:
     Raises:
         InputError: math-verify is not installed.
     """
+    check_installed()
+    return _PROCESS.ask(question)
+
+
+def check_installed() -> None:
+    """Refuse kind math without its package.
+
+    Raises:
+        InputError: math-verify is not installed.
+    """
     if importlib.util.find_spec("math_verify") is None:
         raise InputError("kind math: needs the math-verify package; run pip install 'limbeck[math]'")
-    return _PROCESS.ask(question)
 
 
 def serve() -> None:
