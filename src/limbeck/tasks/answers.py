@@ -21,7 +21,7 @@ from typing import Literal
 from limbeck.records import Problem
 from limbeck.tasks import candidates, labels, maths, numbers, texts
 from limbeck.tasks.options import options_of
-from limbeck.tasks.run_on import run_on
+from limbeck.tasks.run_on import run_on, spoken
 from limbeck.tasks.statements import (
     CHATTER,
     Statement,
@@ -110,7 +110,7 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Extract
         text: a completion of a teacher or a student.
         options: of a choice problem, whose texts then stand for their letters; or the labels of kind label.
     """
-    plain = read_plainly(text)
+    plain = _spoken(text)
     return _answer(kind, plain[: _end(kind, plain, options)], options)
 
 
@@ -123,7 +123,7 @@ def read(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Reading:
     statement stays, as a sentence of its own. Another answer elsewhere,
     or one found by the fallback, is part of the reasoning, unless it is all that there is.
     """
-    plain = read_plainly(text)
+    plain = _spoken(text)
     end = _end(kind, plain, options)
     found = _answer(kind, plain[:end], options)
     reasoning = _reasoning(kind, text[:end], plain[:end], options, found.answer)
@@ -202,6 +202,12 @@ def _stated(kind: AnswerKind, plain: str, options: Sequence[str]) -> Iterator[tu
         yield statement, answer
 
 
+def _spoken(text: str) -> str:
+    """A text read plainly, without the special tokens that close it."""
+    plain = read_plainly(text)
+    return plain[: spoken(plain)]
+
+
 def _end(kind: AnswerKind, plain: str, options: Sequence[str]) -> int:
     """Where the text ends, without what it goes on to after its answer."""
 
@@ -209,7 +215,7 @@ def _end(kind: AnswerKind, plain: str, options: Sequence[str]) -> int:
         line = piece.strip()
         if len(line) <= 80 and "\n" not in line and len(line.split()) <= 3 and not line.startswith("Step"):
             return _is_bare_answer(kind, line, options)
-        return any(answer is not None or says_none(one.text) for one, answer in _stated(kind, piece, options))
+        return next(_stated(kind, piece, options), None) is not None
 
     return run_on(plain, answered)
 
