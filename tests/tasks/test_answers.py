@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
+import limbeck
+from limbeck.errors import InputError
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind, canonical, extract, grade, read, same, split_answer
 
@@ -443,3 +446,25 @@ def test_an_answer_alone_is_no_reasoning(kind: AnswerKind, text: str, options: t
 
 def test_a_short_calculation_is_reasoning() -> None:
     assert read("number", "2 + 3 = 5").reasoning == "2 + 3 = 5"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("number", None), "text: it must be a string, not NoneType"),
+        (("number", 5), "text: it must be a string, not int"),
+        (("number", b"The answer is 5."), "text: it must be a string, not bytes"),
+        (("digit", "5"), "kind: no kind 'digit'; choose one of number"),
+        ((["number"], "5"), "kind: no kind \\['number'\\]"),
+        (("choice", "B", "owl"), "options: give a list of strings, not str"),
+        (("choice", "B", None), "options: give a list of strings, not NoneType"),
+        (("choice", "B", {"A": "owl", "B": "bat"}), "options: give a list of strings, not dict"),
+        (("choice", "B", [1, 2]), "options: give a list of strings; 1 is int"),
+        (("number", "5", [None]), "options: give a list of strings; None is NoneType"),
+        (("choice", "It is 29.", [str(n) for n in range(30)]), "options: there are 30, and 26 letters"),
+        (("label", "owl"), "options: kind label needs its labels"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_sentence(asked: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(InputError, match=f"^{said}"):
+        limbeck.extract(*asked)

@@ -23,9 +23,10 @@ QUESTIONS = (
 MOST = 100
 """Questions looked at: whoever asked so many without an answer gives none."""
 
-ENDS = tuple(
-    "</s> <eos> <end_of_turn> <|im_end|> <|eot_id|> <|eom_id|> <|endoftext|> <|end_of_text|> <|end_of_turn|> "
-    "<|END_OF_TURN_TOKEN|> <|end|> <|return|> <｜end▁of▁sentence｜>".split()
+ENDS = (
+    *("</s>", "<eos>", "<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>"),
+    *("<|end_of_text|>", "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "<|end|>", "<|return|>"),
+    "<｜end▁of▁sentence｜>",
 )
 """Special tokens that end a turn."""
 
