@@ -468,3 +468,27 @@ def test_a_short_calculation_is_reasoning() -> None:
 def test_what_cannot_be_read_is_refused_in_one_sentence(asked: tuple[Any, ...], said: str) -> None:
     with pytest.raises(InputError, match=f"^{said}"):
         limbeck.extract(*asked)
+
+
+@pytest.mark.parametrize("kind", ["number", "math"])
+@pytest.mark.parametrize(
+    ("text", "reasoning"),
+    [
+        ("We add 2 and 3.\n\\[\n\\boxed{5}\n\\]", "We add 2 and 3."),
+        ("We add 2 and 3. \\[ \\boxed{5} \\]", "We add 2 and 3."),
+        ("We add 2 and 3, so the answer is \\(\\boxed{5}\\).", "We add 2 and 3."),
+        ("We add 2 and 3. The final answer is:\n\\[\n5\n\\]", "We add 2 and 3."),
+        ("We add 2 and 3.\n\\begin{equation}\nx = \\boxed{5}\n\\end{equation}", "We add 2 and 3."),
+        ("We add 2 and 3. So $x = \\boxed{5}$.", "We add 2 and 3."),
+        ("We see that \\[ x = 2 + 3 = \\boxed{5}. \\]", "We see that \\[ x = 2 + 3 \\]"),
+        ("We see that $x = 2 + 3 = \\boxed{5}$.", "We see that $x = 2 + 3$"),
+        ("\\begin{align*}x&=2+3\\\\&=\\boxed{5}\\end{align*}", "\\begin{align*}x&=2+3 \\end{align*}"),
+        ("\\[ \\boxed{5} \\]\nHere we took the sum of 2 and 3.", "Here we took the sum of 2 and 3."),
+        (
+            "They cost $2 and $3. So in all \\boxed{5} of $9.",
+            "They cost $2 and $3. So in all \\boxed{5} of $9.",
+        ),
+    ],
+)
+def test_a_formula_goes_with_its_answer_or_stays_whole(kind: AnswerKind, text: str, reasoning: str) -> None:
+    assert split_answer(kind, text) == (reasoning, "5")

@@ -20,6 +20,7 @@ from typing import Literal
 
 from limbeck.records import Problem
 from limbeck.tasks import candidates, labels, maths, numbers, texts
+from limbeck.tasks.formulas import closed
 from limbeck.tasks.options import options_of
 from limbeck.tasks.run_on import run_on, spoken
 from limbeck.tasks.statements import (
@@ -242,6 +243,7 @@ _LEADS_UP = re.compile(
 def _reasoning(kind: AnswerKind, text: str, plain: str, options: Sequence[str], answer: str | None) -> str:
     """The text without the statements of its answer."""
     end = whole = len(plain.rstrip())
+    closer = ""
     kept: list[str] = []
     for statement, stated in _stated(kind, plain, options):
         if stated is None:
@@ -270,15 +272,16 @@ def _reasoning(kind: AnswerKind, text: str, plain: str, options: Sequence[str], 
             continue
         reason = _REASON.search(plain, statement.start, stop)
         if not closes:
-            kept.append(_tidy(text[end - len(after) : end].strip()))
+            kept.append(_tidy(text[end - len(after) : end].strip(), closer))
         if reason:
             because = reason[0].strip(" ,;:()*.\n")
             kept.append(because[0].upper() + because[1:] + ".")
         end = statement.start - (len(opening) if says_nothing else 0)
+        closer = "" if says_nothing else statement.closer
     reasoning = text[:end].strip()
     if end == whole:
         return reasoning
-    pieces = [piece for piece in (_tidy(reasoning), *reversed(kept)) if piece]
+    pieces = [piece for piece in (_tidy(reasoning, closer), *reversed(kept)) if piece]
     return ("\n" if "\n" in plain else " ").join(pieces)
 
 
@@ -289,8 +292,10 @@ _SHORT = 8
 _REASON = re.compile(r"\b(?:because|since)\s++\S++\s++\S.*", re.IGNORECASE | re.DOTALL)
 
 
-def _tidy(reasoning: str) -> str:
-    """Strip what a cut leaves hanging: the number of an empty list item, a comma."""
+def _tidy(reasoning: str, closer: str) -> str:
+    """Strip what a cut leaves hanging: the number of an empty list item, a comma; close its formula."""
+    if closer:
+        return closed(reasoning, closer)
     *lines, last = reasoning.split("\n")
     if re.fullmatch(r"(?:[Ss]tep\s+)?[0-9]+[.):]+|", last.strip(" *#>-")):
         reasoning = "\n".join(lines)
