@@ -192,9 +192,9 @@ def _alternative(statement: str, first: Number) -> int | None:
     """
     start, end, value = first
     join = _JOIN.match(statement, end)
-    match = join and _NUMBER.match(statement, join.end())
-    other = match and _number(match)
-    if not join or not other:
+    match = _NUMBER.match(statement, join.end()) if join else None
+    other = _number(match) if match else None
+    if join is None or match is None or other is None:
         return None
     _, stop, second = other
     after = _UNIT.match(statement, stop)

@@ -69,8 +69,15 @@ def spoken(text: str) -> int:
     >>> "So it is 5.</s><|im_end|>"[: spoken("So it is 5.</s><|im_end|>")]
     'So it is 5.'
     """
-    end, rest = len(text), len(text.rstrip())
+    end, rest = len(text), _filled(text, len(text))
     while token := next((one for one in ENDS if text.endswith(one, 0, rest)), None):
         end = rest - len(token)
-        rest = len(text[:end].rstrip())
+        rest = _filled(text, end)
+    return end
+
+
+def _filled(text: str, end: int) -> int:
+    """Where the spaces that end a text begin, without a copy of it."""
+    while end and text[end - 1].isspace():
+        end -= 1
     return end
