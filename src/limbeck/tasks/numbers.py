@@ -316,6 +316,8 @@ def _guess(text: str) -> str | None:
 def _ends_in_two(text: str, start: int, end: int) -> bool:
     """Is the number at `start` the second one of "4 or 5 slices" or "between 4 and 5"?"""
     begin = max(0, start - 60)
+    if not _JOINED.search(text, max(0, start - 20), start):
+        return False
     before = numbers_in(text[begin:end])[-2:-1]
     tail = text[begin : end + 30]
     if not before or _alternative(tail, before[0]) is None:
@@ -325,6 +327,9 @@ def _ends_in_two(text: str, start: int, end: int) -> bool:
 
 
 _OR = re.compile(r"\bor\b", re.IGNORECASE)
+_JOINED = re.compile(
+    r"\b(?:or|and)\b[^A-Za-z]*(?:else|maybe|perhaps|possibly|even)?[^A-Za-z]*\Z", re.IGNORECASE
+)
 _ASIDE = re.compile(r"\([^()]*+\)")
 
 

@@ -36,14 +36,13 @@ _TURN = rf"""(?:{_END})(?!\s*+<\|start\|>assistant)|<\|(?:im_start|start_header_
     |<\|start\|>(?:user|system|developer)\b|<\|(?:user|assistant|system|prompter|USER_TOKEN)\|>|<｜(?:User|Assistant)｜>|<start_of_turn>{_ROLE}|\[/?INST\]"""
 """Ends a turn or begins one. Behind <|end|> a model may go on from its thinking to its answer (<|start|>)."""
 
-_BEGINS = re.compile(
-    rf"""(?<![^\n])[ \t>]*+(?:
-        [*_]*+(?:Q|Question|Problem|Exercise|Human|User)[ \t]*+(?:\#?[0-9]{{1,4}})?[*_]*+[ \t]*+:
-        |\#{{1,6}}[ \t]*+(?:Question|Problem|Exercise|Instruction|Input|Human|User)\b)
-    |(?<=[.!?)\]}}"”])[ \t]++(?:(?:Q|Question)[ \t]*+(?:[0-9]{{1,4}})?|USER|Human):(?=\s)
-    |{_TURN}""",
-    re.VERBOSE,
-)
+_QUESTION = r"""(?<![^\n])[ \t>]*+(?:
+        [*_]*+(?:Q|Question|Problem|Exercise|Human|User)[ \t]*+(?:\#?[0-9]{1,4})?[*_]*+[ \t]*+:
+        |\#{1,6}[ \t]*+(?:Question|Problem|Exercise|Instruction|Input|Human|User)\b)
+    |(?<=[.!?)\]}"”])[ \t]++(?:(?:Q|Question)[ \t]*+(?:[0-9]{1,4})?|USER|Human):(?=\s)"""
+_BEGINS = re.compile(_QUESTION, re.VERBOSE)
+_BEGINS_OR_TURNS = re.compile(rf"{_QUESTION}|{_TURN}", re.VERBOSE)
+"""The marks of turns are sought only where a text has their brackets: most have none."""
 
 
 def run_on(text: str, answered: Callable[[str], bool]) -> int:
@@ -55,8 +54,9 @@ def run_on(text: str, answered: Callable[[str], bool]) -> int:
 
     A question that is repeated before it is answered is left in.
     """
+    begins = _BEGINS_OR_TURNS if "<" in text or "INST]" in text else _BEGINS
     last = 0
-    for question in itertools.islice(_BEGINS.finditer(text), MOST):
+    for question in itertools.islice(begins.finditer(text), MOST):
         if answered(text[last : question.start()]):
             return question.start()
         last = question.start()
