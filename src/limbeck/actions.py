@@ -321,13 +321,25 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | N
         options: of kind choice, or the labels of kind label.
 
     Raises:
-        InputError: there is no such kind, or no labels.
+        InputError: there is no such kind, no labels, or more options than letters; text is no string, or
+            options is no list of strings.
     """
     from limbeck.tasks.answers import KINDS
     from limbeck.tasks.answers import extract as extract_answer
+    from limbeck.tasks.options import LETTERS
 
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"kind: no kind {kind!r}; choose one of {', '.join(KINDS)}")
+    if not isinstance(text, str):
+        raise InputError(
+            f"text: it must be a string, not {type(text).__name__}; decode bytes, leave out None"
+        )
+    if not isinstance(options, Sequence) or isinstance(options, str | bytes):
+        raise InputError(f"options: give a list of strings, not {type(options).__name__}")
+    if odd := [one for one in options if not isinstance(one, str)]:
+        raise InputError(f"options: give a list of strings; {odd[0]!r} is {type(odd[0]).__name__}")
+    if kind == "choice" and len(options) > len(LETTERS):
+        raise InputError(f"options: there are {len(options)}, and {len(LETTERS)} letters; give fewer")
     if kind == "label" and not options:
         raise InputError("options: kind label needs its labels; give options=[...]")
     return extract_answer(kind, text, options).answer

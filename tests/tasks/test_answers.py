@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
+import limbeck
+from limbeck.errors import InputError
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind, canonical, extract, grade, read, same, split_answer
 
@@ -40,6 +43,15 @@ BALLS = ("orange ball", "white ball", "blue ball")
         ("Adding gives 10.\n#### 18", "18"),
         ("so we get \\boxed{42}.", "42"),
         ("it is \\boxed{\\frac{3}{4}}", "0.75"),
+        ("it is \\boxed{\\frac12}", "0.5"),
+        ("The answer is $-1\\tfrac{1}{2}$", "-1.5"),
+        ("The answer is \\dfrac{1,000}{2.5}", "400"),
+        ("The answer is 10²", "100"),
+        ("The answer is 10⁻² m²", "0.01"),
+        ("The answer is 5 m²", "5"),
+        ("The answer is 2½ cups", "2.5"),
+        ("The answer is ⅔", "2/3"),
+        ("The answer is 3⁄4", "0.75"),
         ("cut off in \\boxed{42", "42"),
         ("reasoning 4 4 4 --> 9", "9"),
         ("The answer is:\n\n7", "7"),
@@ -434,3 +446,49 @@ def test_an_answer_alone_is_no_reasoning(kind: AnswerKind, text: str, options: t
 
 def test_a_short_calculation_is_reasoning() -> None:
     assert read("number", "2 + 3 = 5").reasoning == "2 + 3 = 5"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("number", None), "text: it must be a string, not NoneType"),
+        (("number", 5), "text: it must be a string, not int"),
+        (("number", b"The answer is 5."), "text: it must be a string, not bytes"),
+        (("digit", "5"), "kind: no kind 'digit'; choose one of number"),
+        ((["number"], "5"), "kind: no kind \\['number'\\]"),
+        (("choice", "B", "owl"), "options: give a list of strings, not str"),
+        (("choice", "B", None), "options: give a list of strings, not NoneType"),
+        (("choice", "B", {"A": "owl", "B": "bat"}), "options: give a list of strings, not dict"),
+        (("choice", "B", [1, 2]), "options: give a list of strings; 1 is int"),
+        (("number", "5", [None]), "options: give a list of strings; None is NoneType"),
+        (("choice", "It is 29.", [str(n) for n in range(30)]), "options: there are 30, and 26 letters"),
+        (("label", "owl"), "options: kind label needs its labels"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_sentence(asked: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(InputError, match=f"^{said}"):
+        limbeck.extract(*asked)
+
+
+@pytest.mark.parametrize("kind", ["number", "math"])
+@pytest.mark.parametrize(
+    ("text", "reasoning"),
+    [
+        ("We add 2 and 3.\n\\[\n\\boxed{5}\n\\]", "We add 2 and 3."),
+        ("We add 2 and 3. \\[ \\boxed{5} \\]", "We add 2 and 3."),
+        ("We add 2 and 3, so the answer is \\(\\boxed{5}\\).", "We add 2 and 3."),
+        ("We add 2 and 3. The final answer is:\n\\[\n5\n\\]", "We add 2 and 3."),
+        ("We add 2 and 3.\n\\begin{equation}\nx = \\boxed{5}\n\\end{equation}", "We add 2 and 3."),
+        ("We add 2 and 3. So $x = \\boxed{5}$.", "We add 2 and 3."),
+        ("We see that \\[ x = 2 + 3 = \\boxed{5}. \\]", "We see that \\[ x = 2 + 3 \\]"),
+        ("We see that $x = 2 + 3 = \\boxed{5}$.", "We see that $x = 2 + 3$"),
+        ("\\begin{align*}x&=2+3\\\\&=\\boxed{5}\\end{align*}", "\\begin{align*}x&=2+3 \\end{align*}"),
+        ("\\[ \\boxed{5} \\]\nHere we took the sum of 2 and 3.", "Here we took the sum of 2 and 3."),
+        (
+            "They cost $2 and $3. So in all \\boxed{5} of $9.",
+            "They cost $2 and $3. So in all \\boxed{5} of $9.",
+        ),
+    ],
+)
+def test_a_formula_goes_with_its_answer_or_stays_whole(kind: AnswerKind, text: str, reasoning: str) -> None:
+    assert split_answer(kind, text) == (reasoning, "5")

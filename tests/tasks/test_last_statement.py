@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from limbeck.records import Problem
-from limbeck.tasks.answers import AnswerKind, extract, grade, split_answer
+from limbeck.tasks.answers import AnswerKind, Extracted, extract, grade, split_answer
 
 FRUIT = ("apple", "pear", "plum", "fig")
 TWO = ("a brown hat", "a grey hat")
@@ -42,6 +42,11 @@ def test_a_letter_beyond_the_options_is_wrong_and_not_unread(text: str) -> None:
         "Yes, in winter. The answer is that it depends on the weather.",
         "No. The answer is unknown.",
         "The answer is yes or no.",
+        "The answer is no or yes.",
+        "It rains. So the answer is **No**/**Yes**.",
+        "The answer is neither yes nor no.",
+        "The answer is neither false nor true.",
+        "The answer is no and yes, because both happen.",
     ],
 )
 def test_a_verdict_that_is_none_is_not_guessed(text: str) -> None:
@@ -61,6 +66,62 @@ def test_a_verdict_that_is_none_is_not_guessed(text: str) -> None:
 def test_a_number_that_is_said_to_be_unknown_is_not_guessed(text: str) -> None:
     found = extract("number", text)
     assert (found.answer, found.how) == (None, "marker")
+
+
+@pytest.mark.parametrize("text", ["No or yes.", "It is neither yes nor no.", "No/Yes", "True, or false."])
+def test_both_verdicts_are_no_guess(text: str) -> None:
+    assert extract("yes-no", text) == Extracted(None, None)
+
+
+def test_a_verdict_before_a_word_about_both_counts() -> None:
+    assert extract("yes-no", "The answer is no, as it is more than a yes or no matter.").answer == "no"
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "5 or 7",
+        "either 5 apples, or 7",
+        "$5 or $7",
+        "between 5 and 7 apples, we think",
+        "5 to 7",
+        "from 5 days to 7 days",
+        "5-7",
+        "5–7 apples",
+        "5 and 7",
+        "five or seven",
+        "x = 5 or x = 7",
+    ],
+)
+def test_two_numbers_are_no_answer_and_not_guessed(stated: str) -> None:
+    assert extract("number", f"She had 3 left. The answer is {stated}.") == Extracted(None, "marker")
+
+
+@pytest.mark.parametrize(
+    ("stated", "answer"),
+    [
+        ("5 minutes or 300 seconds", "5"),
+        ("$5 or 500 cents", "5"),
+        ("1/2 or 0.5", "0.5"),
+        ("33.33 or 33", "33.33"),
+        ("60%, or 0.6 of them", "60"),
+        ("3.14 to 2 decimal places", "3.14"),
+        ("5.678 rounded to 5.68", "5.678"),
+        ("5 or more", "5"),
+        ("5 feet and 7 inches", "5"),
+        ("3 and 1/2", "3.5"),
+        ("5 - 7 = -2", "-2"),
+        ("the difference between 5 and 7, which is 2", "2"),
+        ("five", "5"),
+    ],
+)
+def test_one_number_in_two_forms_is_an_answer(stated: str, answer: str) -> None:
+    assert extract("number", f"The answer is {stated}.").answer == answer
+
+
+def test_one_of_two_is_no_guess() -> None:
+    assert extract("number", "9 shared by 2 is 4.5, so each gets 4 or 5 of them.") == Extracted(None, None)
+    assert extract("number", "Each gets 4 plums, which takes 1 or more bags of 6.").answer == "6"
 
 
 def test_behind_other_statements_without_a_number_the_guess_stays_and_counts_as_one() -> None:

@@ -122,6 +122,23 @@ def test_other_options_in_a_column_make_a_leak_of_its_own_name() -> None:
         ("Find x^2 for x = 3.", "Find x*2 for x = 3."),
         ("What is (1 + 2) * 3?", "What is 1 + (2 * 3)?"),
         ("What is 12 3?", "What is 1 23?"),
+        ("What is 5²?", "What is 52?"),
+        ("Is it 10⁻² m?", "Is it 10² m?"),
+        ("What is 2½?", "What is 21/2?"),
+        ("Is a >= b?", "Is a <= b?"),
+        ("Is a ≥ b?", "Is a ≤ b?"),
+        ("Is a >= b?", "Is a > b?"),
+        ("Is the width > the height?", "Is the width < the height?"),
+        ("Does a != b hold?", "Does a == b hold?"),
+        ("Is a && b true?", "Is a || b true?"),
+        ("Is C++ old?", "Is C old?"),
+        ("Is C# old?", "Is C old?"),
+        ("Is blood type O+ rare?", "Is blood type O- rare?"),
+        ("What is 3!?", "What is 3?"),
+        ("What is 3! + 2?", "What is 3 + 2?"),
+        ("What is 5% of 20?", "What is 5 of 20?"),
+        ("What is √9?", "What is 9?"),
+        ("Is p ∧ q true?", "Is p ∨ q true?"),
         ("not ( True and False ) is", "( not True ) and False is"),
         ("Is ₹5 × 2 more?", "Is ₹5 × 3 more?"),
         ("Did the owl see the bat?", "Did the bat see the owl?"),
@@ -136,6 +153,25 @@ def test_another_question_is_none(one: str, other: str) -> None:
 def test_a_calculation_in_another_layout() -> None:
     assert how(asked("What is (5 - 3) * 2?"), asked("Q: what is (5-3)*2 ?"))
     assert how(asked("Ann \u2013 who is 5 \u2013 runs 1/2 mile."), asked("Ann - who is 5 - runs 1/2 mile."))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is 5²?", "what is 5^2 ?"),
+        ("What is 2½ + 1?", "What is 2 1/2 + 1?"),
+        ("Is a ≥ b?", "is a>=b ?"),
+        ("Is C++ old?", "is c++ old ?"),
+        ("He paid 3! How many?", "He paid 3 ! How many ?"),
+        ("Wow! Who is it?", "Wow ! Who is it ?"),
+        ("How much is 5% of 20?", "How much is 5 % of 20 ?"),
+        ("What is 5 + 3?", "What is 5 + 3 = ?"),
+        ("Who is it?\n=====\nAnn?", "> Who is it? Ann?"),
+        ("# Owls\nWho is well-known and/or old?", "Owls. Who is well known and or old ?"),
+    ],
+)
+def test_signs_in_another_layout(one: str, other: str) -> None:
+    assert how(asked(one), asked(other))
 
 
 def test_what_is_all_prefix_or_options_is_compared_whole() -> None:

@@ -26,6 +26,9 @@ TEXTS = {
     "groups of digits": ",".join(["123"] * (N // 5)),
     "boxes": "\\boxed{" * 4_000,
     "blank lines": "\n" * N,
+    "ends of turns": "</s>\n" * 4 * N,
+    "two numbers": "The answer is 5 or 7. " * (N // 5),
+    "formulas": "\\[ x = \\boxed{5} " * (N // 5),
 }
 
 

@@ -27,7 +27,13 @@ verified = pytest.mark.skipif(
         ("The answer is (1, 2].", "(1, 2]"),
         ("Adding gives $2x = 8$, so $x = 4$.", "4"),
         ("That makes 12 in all.", "12"),
-        ("The answer is undefined.", None),
+        ("The answer is undefined.", "undefined"),
+        ("The answer is no solution.", "no solution"),
+        ("It has none. \\boxed{\\text{no solution}}", "\\text{no solution}"),
+        ("\\text{no solution}", "\\text{no solution}"),
+        ("The answer is $\\boxed{\\text{cannot be determined}}$.", "\\text{cannot be determined}"),
+        ("The answer is unknown.", None),
+        ("The answer cannot be determined, so the answer is: not enough information.", None),
         ("The answer is $\\text{even}$.", "\\text{even}"),
         ("Hm.", None),
         ("\\boxed{" + "1+" * 400 + "1}", None),
@@ -63,6 +69,8 @@ def test_reasoning_has_no_statement() -> None:
         ("Even", "\\text{even}", True),
         ("odd", "\\text{even}", False),
         ("\\frac{", "5", False),
+        ("no solution", "\\text{No solution}", True),
+        ("no solution", "\\text{undefined}", False),
     ],
 )
 def test_comparing(answer: str, gold: str, equal: bool) -> None:

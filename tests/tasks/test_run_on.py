@@ -8,7 +8,7 @@ from limbeck.exam import predict
 from limbeck.lm import Completion
 from limbeck.rationales import graded
 from limbeck.records import Problem
-from limbeck.tasks.answers import AnswerKind, extract, read
+from limbeck.tasks.answers import AnswerKind, Reading, extract, read
 
 OPTIONS = ("Ann", "Ben", "Cy")
 NEXT = "What is 4 + 4? We add them. The answer is 8."
@@ -27,6 +27,17 @@ NEXT = "What is 4 + 4? We add them. The answer is 8."
         "\nUser: ",
         "\n<|im_start|>user\n",
         "\n[INST] ",
+        "</s><s>[INST] ",
+        " [/INST] ",
+        "<|eot_id|>user\n",
+        "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
+        "<|im_end|>\n<|im_start|>user\n",
+        "<|im_start|>user\n",
+        "<end_of_turn>\n<start_of_turn>user\n",
+        "<|endoftext|>",
+        "<|end|><|user|>",
+        "<｜end▁of▁sentence｜><｜User｜>",
+        " USER: ",
     ],
 )
 def test_the_next_question_is_cut_off(begins: str) -> None:
@@ -44,6 +55,9 @@ def test_the_next_question_is_cut_off(begins: str) -> None:
         ("choice", "The answer is none of the above.", "Q: Who has it? The answer is (c).", None),
         ("yes-no", "It rains. The answer is no.", "Question: Does it snow? The answer is yes.", "no"),
         ("text", "The answer is amber", "Q: And then? The answer is basil", "amber"),
+        ("choice", "The answer is A, B, or C.", "Q: Who has it? The answer is (c).", None),
+        ("yes-no", "The answer is no or yes.", "Question: Does it snow? The answer is yes.", None),
+        ("number", "The answer is 5 or 7.", "Q: How many? The answer is 9.", None),
         ("number", "5", "Q: What is 4 + 4?\nA: 8", "5"),
         ("choice", "(B)", "Q: Who has it?\nA: (C)", "B"),
     ],
@@ -90,3 +104,18 @@ def test_rationales_and_predictions_say_how_much_was_cut() -> None:
 )
 def test_a_line_before_a_question_answers_only_if_it_is_an_answer(kind: str, text: str, answer: str) -> None:
     assert extract(kind, text).answer == answer
+
+
+@pytest.mark.parametrize("token", ["</s>", "<|im_end|>", "<|eot_id|>\n", "<end_of_turn></s>"])
+def test_what_closes_a_turn_is_neither_answer_nor_cut(token: str) -> None:
+    assert read("text", "It rhymes. The answer is Paris" + token) == Reading(
+        "It rhymes.", "Paris", "marker", 0
+    )
+    assert read("text", "Paris" + token).answer == "Paris"
+
+
+def test_an_answer_behind_a_turn_of_thinking_is_read() -> None:
+    thinking = "I add. The answer is 4.<|end|><|start|>assistant<|channel|>final<|message|>"
+    assert read("number", thinking + "2 + 3 = 5. The answer is 5.<|return|>").answer == "5"
+    prompt = "<s>[INST] What is 2 + 3? [/INST] "
+    assert read("number", prompt + "The answer is 5.</s>").answer == "5"

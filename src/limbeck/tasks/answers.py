@@ -20,8 +20,9 @@ from typing import Literal
 
 from limbeck.records import Problem
 from limbeck.tasks import candidates, labels, maths, numbers, texts
+from limbeck.tasks.formulas import closed
 from limbeck.tasks.options import options_of
-from limbeck.tasks.run_on import run_on
+from limbeck.tasks.run_on import run_on, spoken
 from limbeck.tasks.statements import (
     CHATTER,
     Statement,
@@ -110,7 +111,7 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Extract
         text: a completion of a teacher or a student.
         options: of a choice problem, whose texts then stand for their letters; or the labels of kind label.
     """
-    plain = read_plainly(text)
+    plain = _spoken(text)
     return _answer(kind, plain[: _end(kind, plain, options)], options)
 
 
@@ -123,7 +124,7 @@ def read(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> Reading:
     statement stays, as a sentence of its own. Another answer elsewhere,
     or one found by the fallback, is part of the reasoning, unless it is all that there is.
     """
-    plain = read_plainly(text)
+    plain = _spoken(text)
     end = _end(kind, plain, options)
     found = _answer(kind, plain[:end], options)
     reasoning = _reasoning(kind, text[:end], plain[:end], options, found.answer)
@@ -161,10 +162,15 @@ def _answer(kind: AnswerKind, plain: str, options: Sequence[str]) -> Extracted:
     if last is not None and last[1] is not None and not denied:
         return Extracted(last[1], "marker")
     final = last is not None and sentences_after(plain, last[0]) <= _FOLLOWED_BY
-    if last is not None and final and (kind != "number" or says_none(last[0].text)):
+    if last is not None and final and (kind != "number" or _states_none(last[0].text)):
         return Extracted(None, "marker")
     guess = KINDS[kind].guess(plain[-GUESSED_FROM:], options)
     return Extracted(guess, "fallback" if guess is not None else "marker" if final else None)
+
+
+def _states_none(statement: str) -> bool:
+    """Does a statement say that there is no number, or name two?"""
+    return says_none(statement) or numbers.is_undecided(statement)
 
 
 _FOLLOWED_BY = 3
@@ -197,6 +203,12 @@ def _stated(kind: AnswerKind, plain: str, options: Sequence[str]) -> Iterator[tu
         yield statement, answer
 
 
+def _spoken(text: str) -> str:
+    """A text read plainly, without the special tokens that close it."""
+    plain = read_plainly(text)
+    return plain[: spoken(plain)]
+
+
 def _end(kind: AnswerKind, plain: str, options: Sequence[str]) -> int:
     """Where the text ends, without what it goes on to after its answer."""
 
@@ -204,7 +216,7 @@ def _end(kind: AnswerKind, plain: str, options: Sequence[str]) -> int:
         line = piece.strip()
         if len(line) <= 80 and "\n" not in line and len(line.split()) <= 3 and not line.startswith("Step"):
             return _is_bare_answer(kind, line, options)
-        return any(answer is not None or says_none(one.text) for one, answer in _stated(kind, piece, options))
+        return next(_stated(kind, piece, options), None) is not None
 
     return run_on(plain, answered)
 
@@ -231,6 +243,7 @@ _LEADS_UP = re.compile(
 def _reasoning(kind: AnswerKind, text: str, plain: str, options: Sequence[str], answer: str | None) -> str:
     """The text without the statements of its answer."""
     end = whole = len(plain.rstrip())
+    closer = ""
     kept: list[str] = []
     for statement, stated in _stated(kind, plain, options):
         if stated is None:
@@ -259,15 +272,16 @@ def _reasoning(kind: AnswerKind, text: str, plain: str, options: Sequence[str], 
             continue
         reason = _REASON.search(plain, statement.start, stop)
         if not closes:
-            kept.append(_tidy(text[end - len(after) : end].strip()))
+            kept.append(_tidy(text[end - len(after) : end].strip(), closer))
         if reason:
             because = reason[0].strip(" ,;:()*.\n")
             kept.append(because[0].upper() + because[1:] + ".")
         end = statement.start - (len(opening) if says_nothing else 0)
+        closer = "" if says_nothing else statement.closer
     reasoning = text[:end].strip()
     if end == whole:
         return reasoning
-    pieces = [piece for piece in (_tidy(reasoning), *reversed(kept)) if piece]
+    pieces = [piece for piece in (_tidy(reasoning, closer), *reversed(kept)) if piece]
     return ("\n" if "\n" in plain else " ").join(pieces)
 
 
@@ -278,8 +292,10 @@ _SHORT = 8
 _REASON = re.compile(r"\b(?:because|since)\s++\S++\s++\S.*", re.IGNORECASE | re.DOTALL)
 
 
-def _tidy(reasoning: str) -> str:
-    """Strip what a cut leaves hanging: the number of an empty list item, a comma."""
+def _tidy(reasoning: str, closer: str) -> str:
+    """Strip what a cut leaves hanging: the number of an empty list item, a comma; close its formula."""
+    if closer:
+        return closed(reasoning, closer)
     *lines, last = reasoning.split("\n")
     if re.fullmatch(r"(?:[Ss]tep\s+)?[0-9]+[.):]+|", last.strip(" *#>-")):
         reasoning = "\n".join(lines)

@@ -246,13 +246,19 @@ def _verdict(match: re.Match[str]) -> str:
 def state_yes_no(statement: str, options: Sequence[str]) -> str | None:
     """The first of yes, no, true, false; "not true" is no, "not false" and "not no" are yes.
 
-    A no before a noun ("no evidence", "no doubt", "no one") is not a verdict.
+    A no before a noun ("no evidence", "no doubt", "no one") is not a verdict. Where both are named at once
+    ("no or yes", "yes and no", "neither yes nor no"), there is none.
     """
     match = _VERDICT.search(statement)
-    return _verdict(match) if match and not _UNDECIDED.search(statement) else None
+    if match is None:
+        return None
+    both = _BOTH.search(statement)
+    return None if both and both.start() <= match.start(2) else _verdict(match)
 
 
-_UNDECIDED = re.compile(r"\b(?:yes|true)\W{0,3}(?:/|\bor\b|\band\b)\W{0,3}(?:no|false)\b", re.IGNORECASE)
+_OR = r"[\s*_\"'“”‘’(),.]{0,4}(?:/|\b(?:or|and|nor)\b)[\s*_\"'“”‘’()]{0,4}(?:also\s+)?"
+_BOTH = re.compile(rf"\b(?:(?:yes|true)\b{_OR}(?:no|false)|(?:no|false)\b{_OR}(?:yes|true))\b", re.IGNORECASE)
+"""Yes and no in one breath: undecided."""
 
 
 def guess_yes_no(text: str, options: Sequence[str]) -> str | None:
@@ -261,9 +267,11 @@ def guess_yes_no(text: str, options: Sequence[str]) -> str | None:
     A verdict is a yes or no before a mark of punctuation ("there is no evidence" has
     none), or a true or false that ends a clause or follows "is", "are", "was".
     """
-    last = [_UNDECIDED.sub("", sentence) for sentence in sentences(text)[-1:]]
+    last = [_BOTH.sub("", sentence) for sentence in sentences(text)[-1:]]
     found = [match[0] for sentence in last for match in _CLOSING_VERDICT.finditer(sentence)]
     opening = _OPENING_VERDICT.match(text)
+    if opening and _BOTH.match(text, opening.start(1)):
+        opening = None
     match = _VERDICT.search(found[-1] if found else opening[1] if opening else "")
     return _verdict(match) if match else None
 

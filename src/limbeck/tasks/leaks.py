@@ -2,9 +2,10 @@
 
 Two questions are the same when what is left of them is: letters and digits, without
 case and spaces, without a prefix such as "Q:" and without the options they list. So
-"1,000" is "1000" and "do n't" is "don't", but 1.5 is not 15, 5 - 3 is not 5 + 3, and
-numbers stay apart. Near-duplicates have the same numbers in the same order and share
-93 % of their words, in order; they may be other questions, so one only warns of them.
+"1,000" is "1000" and "do n't" is "don't", but 1.5 is not 15, 5 - 3 is not 5 + 3, 5² is
+not 52, C++ is not C, and numbers stay apart. Near-duplicates have the same numbers in
+the same order and share 93 % of their words, in order; they may be other questions, so
+one only warns of them.
 
 To find a leak is to look it up. Near-duplicates are looked for among questions with the
 same numbers that share two of their rarest words, as all that share 93 % of them must
@@ -298,17 +299,42 @@ _POINT = "\N{DECIMAL SEPARATOR KEY SYMBOL}"
 _GROUPS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _POINTS = re.compile(r"(?<=[0-9])[.,](?=[0-9])")
 _LEADING = re.compile(r"(?<![\w.])\.(?=[0-9])")
-_SIGN = re.compile(r"[-+*/^<>×÷%(]")
+_SIGN = re.compile(r"[-+*/^<>×÷%(!#]|==|&&|\|\|")
 _OPERATORS = re.compile(r"([0-9)\]}]|\b[a-z])(\s*)([-+*/^<>×÷%]+)(?=\s*[-+(\[]?\s*(?:[0-9(\[]|[a-z]\b))")
 _MINUS = re.compile(r"(?<![\w)\]])-(?=[0-9(])")
 _EXPRESSION = re.compile(r"\b(?:true|false)\b")
-_NAMES = {"+": "plus", "-": "minus", "*": "times", "×": "times", "/": "over", "÷": "over"}
-_NAMES |= {"^": "power", "<": "less", ">": "greater", "%": "mod"}
-_DASHES = str.maketrans(dict.fromkeys("‐‑‒–−", "-") | {"⁄": "/"})
+_COMPARES = re.compile(r"(?:[<>]\s?=|[!=]=|&&|\|\|)(?=\s*[^\s=])")
+"""Between any two words; a single sign calculates between digits, brackets and letters by themselves."""
+_LESS = re.compile(r"[<>](?<=\w\s[<>])(?=\s\w)")
+_AFTER = re.compile(
+    r"""%(?:(?<=[0-9]%)|(?<=[0-9][\s\\]%))
+    |!(?:(?<=[0-9]!)|(?<=[0-9][\s)]!)|(?<=\b[a-z]!)|(?<=\b[a-z]\s!))
+    |\+\+?(?!\w)(?:(?<=\w\+)|(?<=\w\+\+))|\#(?!\w)(?<=\b[a-z]\#)|-(?=[\s,.;:!?)]|\Z)(?<=\w[ ][a-z]-)""",
+    re.VERBOSE,
+)
+"""A sign behind what it belongs to: 5%, 3!, C++, Na+, C#, "an A-"."""
+_NAMES = {"+": "plus", "-": "minus", "*": "times", "×": "times", "/": "over", "÷": "over", "=": "equal"}
+_NAMES |= {
+    "^": "power",
+    "<": "less",
+    ">": "greater",
+    "%": "mod",
+    "!": "not",
+    "&": "and",
+    "|": "or",
+    "#": "sharp",
+}
+_NAMED_AFTER = _NAMES | {"%": "percent", "!": "factorial"}
+_DASHES = str.maketrans(dict.fromkeys("‐‑‒–−", "-") | dict.fromkeys("∗⋅∙", "*") | dict.fromkeys("⁄∕", "/"))
+_DASHES |= str.maketrans({"≤": "<=", "≥": ">=", "≠": "!=", "→": "->", "←": "<-", "⇒": "=>"})
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
+_VULGAR = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞↉])")
 
 
 def _words(text: str) -> str:
-    """Words and numbers in lower case, one space between them; of signs only those that calculate."""
+    """Words and numbers in lower case, one space between them; of signs only those that carry meaning."""
+    if not text.isascii():
+        text = _VULGAR.sub(" ", _RAISED.sub(r"^\g<0>", text))
     text = unicodedata.normalize("NFKC", text).casefold().translate(_DASHES)
     text = _POINTS.sub(_POINT, _LEADING.sub("0.", _GROUPS.sub("", text)))
     if _SIGN.search(text):
@@ -322,11 +348,21 @@ def _calculation(text: str) -> str:
     written = _OPERATORS.sub(_operator, text)
     if written != text or _EXPRESSION.search(text):
         written = written.replace("(", " open ").replace(")", " close ")
-    return _MINUS.sub(" minus ", written)
+    written = _COMPARES.sub(_comparison, _MINUS.sub(" minus ", written))
+    written = _LESS.sub(lambda sign: f" {_NAMES[sign[0]]} ", written)
+    return _AFTER.sub(lambda sign: " ".join(("", *map(_NAMED_AFTER.__getitem__, sign[0]), "")), written)
 
 
 def _operator(found: re.Match[str]) -> str:
     return " ".join((found[1], *(_NAMES[sign] for sign in found[3]), ""))
+
+
+def _comparison(found: re.Match[str]) -> str:
+    """A sign of two characters in words, where something stands before it; "3!=6" is about 3!."""
+    before = found.string[max(0, found.start() - 4) : found.start()]
+    if not re.search(r"[\w)\]]\s*$", before) or (found[0] == "!=" and before[-1].isdigit()):
+        return found[0]
+    return " ".join(("", *(_NAMES[sign] for sign in found[0] if not sign.isspace()), ""))
 
 
 _MIXED = re.compile(rf"[0-9][^\s0-9{_POINT}]|[^\s0-9{_POINT}][0-9]")
@@ -335,11 +371,15 @@ _EDGE = re.compile(rf"(?<=[0-9])(?=[^\s0-9{_POINT}])|(?<=[^\s0-9{_POINT}])(?=[0-
 
 
 class _Kept(dict[int, int | None]):
-    """What becomes of a character: letters, marks, digits and pictures stay; each is looked up once."""
+    """What becomes of a character: letters, marks, digits, pictures and signs such as √ stay.
+
+    Each is looked up once.
+    """
 
     def __missing__(self, code: int) -> int | None:
         kind = unicodedata.category(chr(code))
-        self[code] = code if kind[0] in "LMN" or kind == "So" else None if kind == "Cf" else 32
+        sign = kind == "So" or (kind == "Sm" and code > 127 and chr(code) not in "×÷")
+        self[code] = code if sign or kind[0] in "LMN" else None if kind == "Cf" else 32
         return self[code]
 
 

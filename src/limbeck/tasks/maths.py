@@ -45,16 +45,38 @@ _BOX = re.compile(r"\\boxed\s*\{(.*)\}", re.DOTALL)
 
 
 def state_math(statement: str, options: Sequence[str]) -> str | None:
-    """The formula of a statement, if it has one; else the whole of it."""
+    """The formula of a statement, if it has one; else the whole of it.
+
+    That there is no solution is an answer; that nobody can know ("cannot be determined") only where it is
+    set as an expression, as golds have it.
+    """
     formulas = list(_FORMULA.finditer(statement[: 2 * LONGEST]))
     found = plain_math(formulas[0][0] if len(formulas) == 1 else statement)
-    if not found or len(found) > LONGEST or (not formulas and says_none(found)):
+    if (
+        not found
+        or len(found) > LONGEST
+        or (says_none(found) and not (formulas or _NO_VALUE.fullmatch(found)))
+    ):
         return None
     return found
 
 
+_NO_VALUE = re.compile(
+    r"""\\(?:text|textbf|mathrm|mbox)\s*\{[^{}]*\}
+    |(?:there\s+(?:is|are)\s+)?no\s+(?:real\s+|integer\s+|such\s+)?(?:solution|answer|root|limit|value|number)s?
+    |none|undefined|(?:it\s+)?does\s+not\s+exist|dne|impossible""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What an expression without a value is called; any words that are set as text."""
+
+
 def guess_math(text: str, options: Sequence[str]) -> str | None:
-    """The last formula of the last sentence with any, or what follows its last "="; else the last number."""
+    """The last formula of the last sentence with any, or what follows its last "="; else the last number.
+
+    A text that is nothing but the name of no value is that.
+    """
+    if len(text) <= LONGEST and _NO_VALUE.fullmatch(bare := plain_math(text)):
+        return bare
     for sentence in reversed(sentences(text)[-20:]):
         formulas = list(_FORMULA.finditer(sentence))
         if formulas:

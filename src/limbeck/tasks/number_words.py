@@ -19,22 +19,24 @@ _COUNTS_NOTHING = re.compile(r"\s+(?:of|by|another|who|that|which|is)\b", re.IGN
 """After "one": "one of the boxes", "the larger one is"."""
 
 
-def number_in_words(text: str) -> int | None:
-    """The first number written in words; a "one" that counts nothing is none.
+def words_as_digits(text: str) -> str:
+    """A text with the numbers that are written in words as digits; a "one" that counts nothing stays.
 
-    >>> number_in_words("It costs one hundred and fifty-one dollars.")
-    151
-    >>> number_in_words("the larger one") is None
-    True
+    >>> words_as_digits("It costs one hundred and fifty-one dollars, or two.")
+    'It costs 151 dollars, or 2.'
+    >>> words_as_digits("the larger one")
+    'the larger one'
     """
-    for run in _RUN.finditer(text):
-        words = re.findall("[a-z]+", run[0].casefold())
-        if words == ["one"]:
-            before = text[: run.start()].strip(' *:="')
-            if before or _COUNTS_NOTHING.match(text, run.end()):
-                continue
-        return _value([word for word in words if word not in ("and", "a")])
-    return None
+    return _RUN.sub(_in_digits, text)
+
+
+def _in_digits(run: re.Match[str]) -> str:
+    words = re.findall("[a-z]+", run[0].casefold())
+    if words == ["one"]:
+        before = run.string[: run.start()].strip(' *:="')
+        if before or _COUNTS_NOTHING.match(run.string, run.end()):
+            return run[0]
+    return str(_value([word for word in words if word not in ("and", "a")]))
 
 
 def _value(words: list[str]) -> int:

@@ -2,8 +2,8 @@
 
 Counted: 25, 25.0, .5, 1,234,567, 1 234 567 (also with thin spaces, and LaTeX's
 1{,}234), -3 (also with U+2212, see `answers.py`, or an en dash), $12.50, 50% (as 50),
-3/4, 2 1/2, 3 and 1/2, \\frac{3}{4}, 1e3 (as 1000), 2^3 (as 8) and 10^-3 (as 0.001),
-10 million. Not counted: dates (04/21/2021), digits inside words (B12), exponents of
+3/4, 2 1/2, 2½, 3 and 1/2, \\frac{3}{4}, \\frac34, 1e3 (as 1000), 2^3 and 2³ (as 8), 10^-3 (as
+0.001), 10 million. Not counted: dates (04/21/2021), digits inside words (B12), exponents of
 units (m^3) and, but for statements without digits, number words (three). Units may follow (60ft).
 """
 
@@ -12,15 +12,17 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
 
-from limbeck.tasks.number_words import number_in_words
+from limbeck.tasks.number_words import words_as_digits
 from limbeck.tasks.statements import SENTENCE_END
 
 _NUMBER = re.compile(
     r"""(?<![A-Za-z0-9^])(?<![0-9]\.)(?<!\^[-{])(?P<sign>[-+–])?[$£€]?(?P<inner>[-–])?
-    (?:\\d?frac\{(?P<over>[0-9]+)\}\{(?P<under>[0-9]+)\}
+    (?:(?:(?P<wholes>[0-9]+)\ ?)?\\[dtc]?frac\s?(?:\{\s?(?P<over>-?[0-9.,]+)\s?\}|(?P<digit_over>[0-9]))
+         \s?(?:\{\s?(?P<under>[0-9.,]+)\s?\}|(?P<digit_under>[0-9]))
      |(?:(?P<whole>[0-9]+)\ (?:and\ )?)?(?P<top>[0-9]+)\ ?/\ ?(?P<bottom>[0-9]+)(?![0-9])
      |(?P<plain>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])
                  |[1-9][0-9]{0,2}(?:[ \u2009\u202f][0-9]{3})+(?![0-9])(?![ \u2009\u202f][0-9])
@@ -98,16 +100,33 @@ def _value(match: re.Match[str]) -> Fraction | None:
         for word in match["scale"].casefold().split():
             size *= _SCALES[word]
     else:
-        bottom = int(match["bottom"] or match["under"])
+        parts = (
+            match["top"] or match["over"] or match["digit_over"],
+            match["bottom"] or match["under"] or match["digit_under"],
+        )
+        try:
+            top, bottom = (Fraction(part.replace(",", "")) for part in parts)
+        except ValueError:  # "1.2.3"
+            return None
         if bottom == 0:
             return None
-        size = int(match["whole"] or 0) + Fraction(int(match["top"] or match["over"]), bottom)
+        size = int(match["whole"] or match["wholes"] or 0) + top / bottom
     return -size if {"-", "–"} & {match["sign"], match["inner"]} else size
 
 
-def _without_latex(text: str) -> str:
-    """LaTeX's separators of thousands, 1{,}234 and 1\\,234, as ordinary ones."""
-    return text.replace("{,}", ",").replace(",\\!", ",").replace("\\,", " ")
+def _plain_digits(text: str) -> str:
+    """LaTeX's separators of thousands (1{,}234, 1\\,234), ½ and 2³ as in plain text: 1/2, 2^{3}."""
+    text = text.replace("{,}", ",").replace(",\\!", ",").replace("\\,", " ")
+    if text.isascii():
+        return text
+    text = _VULGAR.sub(lambda one: " " * (one[1] is not None) + unicodedata.normalize("NFKC", one[2]), text)
+    text = _RAISED.sub(lambda one: f"^{{{one[0].translate(_RAISED_AS)}}}", text)
+    return text.replace("\N{FRACTION SLASH}", "/")
+
+
+_VULGAR = re.compile("((?<=[0-9]))?([¼-¾⅐-⅞↉])")
+_RAISED = re.compile("(?<=[0-9])⁻?[⁰¹²³⁴-⁹]+")
+_RAISED_AS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 
 def write_number(value: Fraction) -> str:
@@ -127,7 +146,7 @@ def write_number(value: Fraction) -> str:
 
 
 def state_number(statement: str, options: Sequence[str]) -> str | None:
-    """The first number of a statement; of "5 - 3 = 2" the result, of "5 - 3" alone nothing.
+    """The first number of a statement; of "5 - 3 = 2" the result, of "5 - 3" alone and "5 or 7" nothing.
 
     Where the statement is a clause that reasons on ("that with 60 feet of cloth, 15 shirts can be made"),
     what it supposes is left out, and what follows its own "is" counts. Without digits, number words do.
@@ -135,7 +154,7 @@ def state_number(statement: str, options: Sequence[str]) -> str | None:
     >>> state_number("5 plus 7, which is 12.", ())
     '12'
     """
-    statement = re.sub(r"^([\s*=:]*[-–])\s+(?=[0-9$])", r"\1", _without_latex(statement))
+    statement = re.sub(r"^([\s*=:]*[-–])\s+(?=[0-9$])", r"\1", _plain_digits(statement))
     below = _BELOW_ZERO.match(statement)
     if below and not _RESULT.search(statement):
         size = state_number(statement[below.end() :], options)
@@ -143,16 +162,86 @@ def state_number(statement: str, options: Sequence[str]) -> str | None:
     statement = _after_supposition(statement)
     first = _first_number(statement)
     if first is None:
-        words = number_in_words(statement)
-        return None if words is None else str(words)
+        statement = words_as_digits(statement)
+        first = _first_number(statement)
+    if first is None:
+        return None
     _, end, value = first
-    if _GOES_ON.match(statement, end):
-        *before, result = _RESULT.split(statement[end:])
+    if (other := _alternative(statement, first)) or _GOES_ON.match(statement, end):
+        *before, result = _RESULT.split(statement[other or end :])
         stated = _first_number(result) if before else None
         return write_number(stated[2]) if stated else None
     return write_number(value)
 
 
+def is_undecided(statement: str) -> bool:
+    """Does a statement name two numbers where one is asked for ("5 or 7", "between 5 and 7", "5-7 days")?"""
+    if state_number(statement, ()) is not None:
+        return False
+    statement = _after_supposition(_plain_digits(statement))
+    statement = statement if _first_number(statement) else words_as_digits(statement)
+    first = _first_number(statement)
+    return first is not None and _alternative(statement, first) is not None
+
+
+def _alternative(statement: str, first: Number) -> int | None:
+    """Where the number ends that a statement names as well as its first one; None where it does not.
+
+    Other units ("5 minutes or 300 seconds"), another form ("1/2 or 0.5", "33.33 or 33", "60% or 0.6") and
+    what rounds ("3.14 to 2 decimal places") are one answer.
+    """
+    start, end, value = first
+    join = _JOIN.match(statement, end)
+    match = _NUMBER.match(statement, join.end()) if join else None
+    other = _number(match) if match else None
+    if join is None or match is None or other is None:
+        return None
+    _, stop, second = other
+    after = _UNIT.match(statement, stop)
+    if _SAYS_HOW_EXACT.match(statement, stop) or _same_quantity(value, second, "%" in statement):
+        return None
+    own, its = _unit(statement[start:end], join["unit"]), _unit(match[0], after[0] if after else "")
+    one_unit = not own or not its or own == its
+    match (join["join"] or "-").casefold():
+        case "or":
+            undecided = one_unit
+        case "to":
+            undecided = not join["unit"].strip(" *") or own == its
+        case "and":
+            ends = not _FILLED.search(statement, after.end() if after else stop)
+            undecided = one_unit and (ends or _BETWEEN.search(statement, 0, start) is not None)
+        case _:  # 5-7, but not 7-5 or 5-7 = -2
+            undecided = second > value and one_unit and not _RESULT.search(statement, stop)
+    return stop if undecided else None
+
+
+def _unit(number: str, after: str) -> str:
+    """The currency sign of a number, or the word behind it, in the singular; "" for none."""
+    sign = re.search("[$£€]", number)
+    return sign[0] if sign else after.strip(" *").casefold().partition(" ")[0].rstrip("s")
+
+
+def _same_quantity(one: Fraction, other: Fraction, percent: bool) -> bool:
+    """Is one the other, as a share or rounded?"""
+    if one == other or (percent and (one == 100 * other or other == 100 * one)):
+        return True
+    fine, rough = sorted((one, other), key=lambda value: -value.denominator)
+    places = len(write_number(rough).partition(".")[2])
+    return fine.denominator > 1 and abs(fine - rough) * 2 * 10**places <= 1
+
+
+_JOIN = re.compile(
+    r"""(?P<unit>[\s*]*(?:%|[A-Za-z]+(?:[\s*]+[A-Za-z]+)?)?)[\s*]*(?:,\s*)?
+    (?:\b(?P<join>or|and|to)\b[\s*(]*(?:(?:else|maybe|perhaps|possibly|even|to)\s+)?(?:[A-Za-z]\s*=\s*)?
+    |(?P<dash>[-–])(?=[0-9$£€]))(?=[-–$£€.0-9\\])""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_UNIT = re.compile(r"[\s*]*(?:%|[A-Za-z]+)?")
+_BETWEEN = re.compile(r"\bbetween\W*\Z", re.IGNORECASE)
+_FILLED = re.compile(r"[^\W_]")
+_SAYS_HOW_EXACT = re.compile(
+    r"\s*(?:st|nd|rd|th|decimals?|d\.?p|s\.?f|significant|places?|digits?)\b", re.IGNORECASE
+)
 _BELOW_ZERO = re.compile(r"[\s*=:]*(?:negative|minus)\s+", re.IGNORECASE)
 """A sign in words, at the beginning of a statement; inside of one "minus" is an operator."""
 _SUPPOSES = re.compile(
@@ -174,14 +263,15 @@ def _after_supposition(statement: str) -> str:
 
 
 def guess_number(text: str, options: Sequence[str]) -> str | None:
-    """The last number outside brackets; but where its sentence names the result of the last equation, that.
+    """The last number outside brackets; but where its sentence names the result of the last equation, that;
+    nothing where it is one of two ("4 or 5 slices").
 
     What checks a result is left out, unless all numbers are there.
 
     >>> guess_number("3 * 5 = 15. So she has 15 apples in all 3 bags (5 in each bag).", ())
     '15'
     """
-    text = _without_latex(text)
+    text = _plain_digits(text)
     return _guess(_without_checks(text)) or _guess(text)
 
 
@@ -211,7 +301,9 @@ def _guess(text: str) -> str | None:
         bare, last = text, _last_number(text)
     if last is None:
         return None
-    start, _, value = last
+    start, end, value = last
+    if _ends_in_two(bare, start, end):
+        return None
     parts = bare.split("=")[1:]
     result = next((found[2] for part in reversed(parts) if (found := _first_number(part))), None)
     if result not in (None, value) and any(
@@ -221,6 +313,23 @@ def _guess(text: str) -> str | None:
     return write_number(value)
 
 
+def _ends_in_two(text: str, start: int, end: int) -> bool:
+    """Is the number at `start` the second one of "4 or 5 slices" or "between 4 and 5"?"""
+    begin = max(0, start - 60)
+    if not _JOINED.search(text, max(0, start - 20), start):
+        return False
+    before = numbers_in(text[begin:end])[-2:-1]
+    tail = text[begin : end + 30]
+    if not before or _alternative(tail, before[0]) is None:
+        return False
+    join = tail[before[0][1] : start - begin]
+    return "," not in join and bool(_OR.search(join) or _BETWEEN.search(tail, 0, before[0][0]))
+
+
+_OR = re.compile(r"\bor\b", re.IGNORECASE)
+_JOINED = re.compile(
+    r"\b(?:or|and)\b[^A-Za-z]*(?:else|maybe|perhaps|possibly|even)?[^A-Za-z]*\Z", re.IGNORECASE
+)
 _ASIDE = re.compile(r"\([^()]*+\)")
 
 
@@ -236,7 +345,7 @@ def canonical_number(gold: str, options: Sequence[str]) -> str:
     Raises:
         ValueError: it is not.
     """
-    text = _without_latex(gold.strip().rstrip("."))
+    text = _plain_digits(gold.strip().rstrip("."))
     numbers = numbers_in(text)
     if len(numbers) != 1 or (text[: numbers[0][0]] + text[numbers[0][1] :]).strip(" %$£€"):
         raise ValueError("it is not a number")

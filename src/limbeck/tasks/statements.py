@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from limbeck.tasks.formulas import around, end_of_opened
+
 SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’*)]*+(?=\s|$)|\n+")
 """A run of marks is looked at from its beginning only: from each mark it would take quadratic time."""
 
@@ -111,6 +113,7 @@ _LEAD = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """What belongs to a marker before it. At most eight: "therefore, " for ever would cost quadratic time."""
+_TO_BOX = re.compile(r"[\s$*]*+(?:\\[\[(]|\\begin\{\w{1,20}\*?\})?[\s$*]*+")
 _CLOSE = re.compile("</answer>", re.IGNORECASE)
 _FILLED = re.compile(r"\S")
 _NOT = re.compile(r"not\b", re.IGNORECASE)
@@ -153,6 +156,7 @@ class Statement:
 
     `sure` False: it is a statement only if an answer can be read in it ("-->" means "becomes" too). `titles`:
     its marker is a title ("Answer:") at the beginning of the text, with more than an explanation after it.
+    `closer`: it begins within a formula that argues before it; this closes what is left of that.
     """
 
     start: int
@@ -161,6 +165,7 @@ class Statement:
     end: int
     sure: bool = True
     titles: bool = False
+    closer: str = ""
 
 
 def read_plainly(text: str) -> str:
@@ -217,7 +222,7 @@ def _markers(text: str) -> list[tuple[int, re.Match[str]]]:
     for marker in _MARKER.finditer(text, max(0, len(text) - FAR)):
         start = marker.start()
         before = MARKERS[_number(found[-1][1])] if found else None
-        if before and before.reach != "before" and not text[found[-1][1].end() : start].strip(" \n\t$*\\[("):
+        if before and before.reach != "before" and _TO_BOX.fullmatch(text, found[-1][1].end(), start):
             start, _ = found.pop()
         found.append((start, marker))
     return found
@@ -240,11 +245,17 @@ def _after(
         return None
     lead = _LEAD.search(text, max(0, start - 120), start) if text[start].isalpha() else None
     first = lead.start() if lead else start
+    formula = around(text, marker.start(), whole) if reach == "brace" else None
+    closer = ""
+    if formula and formula.end <= limit:
+        whole = formula.end
+        if start == marker.start():
+            first, closer = (first, formula.closer) if formula.argues else (formula.start, "")
     title = reach == "line" or marker[0].rstrip()[-1:] in ":=*_"
     opens = first < 100 and not text[:first].strip(" \n*#_")
     titles = title and opens and bool(_FILLED.search(text, whole)) and not _EXPLAINS.match(text, whole)
     sure = MARKERS[_number(marker)].name != "arrow" or len(text[begin:end].split(maxsplit=4)) < 4
-    return Statement(first, begin, text[begin : min(end, begin + LONGEST)], whole, sure, titles)
+    return Statement(first, begin, text[begin : min(end, begin + LONGEST)], whole, sure, titles, closer)
 
 
 def _end(text: str, reach: Reach, begin: int, limit: int, whole_lines: bool) -> tuple[int, int]:
@@ -259,6 +270,7 @@ def _end(text: str, reach: Reach, begin: int, limit: int, whole_lines: bool) -> 
     if reach == "tag":
         close = _CLOSE.search(text, begin, limit)
         return (close.start(), close.end()) if close else (limit, limit)
+    begin = end_of_opened(text, begin, limit)
     if reach == "line" or whole_lines:
         newline = text.find("\n", begin, limit)
         return (limit, limit) if newline < 0 else (newline, newline)
