@@ -41,6 +41,16 @@ def checked_config(place: Path | str) -> Any:
         for file in place.iterdir():
             refuse_special(file)
     raw, _ = PretrainedConfig.get_config_dict(place, trust_remote_code=False)
+    refuse_odd(place, raw)
+    return AutoConfig.from_pretrained(place, trust_remote_code=False)
+
+
+def refuse_odd(place: Path | str, raw: Mapping[str, Any]) -> None:
+    """Refuse a configuration that names code to be fetched, or sizes that no model has.
+
+    Raises:
+        ModelError: naming the setting.
+    """
     for name, value in _entries(raw):
         if name.endswith("attn_implementation") or name.endswith("experts_implementation"):
             _refuse_code(place, name, value)
@@ -53,7 +63,6 @@ def checked_config(place: Path | str) -> Any:
                 raise ModelError(
                     f"{place}: config.json says {name} {value:,}, which is no number of them; fix it"
                 )
-    return AutoConfig.from_pretrained(place, trust_remote_code=False)
 
 
 def _entries(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
