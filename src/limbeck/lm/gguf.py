@@ -1,14 +1,16 @@
 """GGUF files (llama.cpp's format) as ordinary Hugging Face folders.
 
-transformers reads the families that it knows, and makes float32 of weights in fewer bits: nothing is lost, and
-training goes on from exactly what the file says. It refuses to save what it loaded so, because of the file's
-quantisation in the config. So the weights move into a fresh model of the same config without it.
+transformers reads the families that it knows, and makes float32 of weights in fewer bits: nothing is lost,
+and training goes on from exactly what the file says. It refuses to save what it loaded so, because of the
+file's quantisation in the config. So the weights move into a fresh model of the same config without it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,8 @@ def read_into(file: Path, folder: Path) -> None:
         cache.check_room(folder.parent, 4 * sum(one.numel() for one in fresh.parameters()))
         with explained(file, "the tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where)
-        loaded = weights_of(place, kind, config, said=file, dtype=torch.float32, **where)
+        with redirect_stderr(StringIO()):  # a bar of its own that no setting turns off
+            loaded = weights_of(place, kind, config, said=file, dtype=torch.float32, **where)
         fresh.load_state_dict(loaded.state_dict(), assign=True)
         fresh.tie_weights()
         fresh.generation_config = loaded.generation_config

@@ -57,7 +57,8 @@ class Loaded:
 
     `model` is a transformers model, or peft's wrapper around one when `lora`;
     `name` is what records call it; `base` is where its weights (without the adapter)
-    come from: a name on the hub or of a base, an absolute folder or GGUF file, or "" for a model that is in none.
+    come from: a name on the hub or of a base, an absolute folder or GGUF file, or "" for a
+    model that is in none.
     """
 
     model: Any

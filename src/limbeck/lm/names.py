@@ -56,7 +56,7 @@ def is_here(name: str) -> bool:
 
 
 def identity(name: str) -> str:
-    """A hash of what a base or a GGUF file is made from; "" for other names, and for a file that is not there.
+    """A hash of what a base or a GGUF file is made from; "" for other names, and for a missing file.
 
     Raises:
         DiskError: the file cannot be read.
