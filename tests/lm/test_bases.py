@@ -97,6 +97,8 @@ def test_a_package_becomes_an_ordinary_folder_once(limbeck: Limbeck, tmp_path: P
     assert origin["package"] == "pocket" and origin["version"] == "1.0"
     assert (folder / "LICENSE").read_text() == "Do what you like.\n"
     assert not [one for one in left(tmp_path) if not one.startswith(str(folder))], "only the folder is left"
+    assert limbeck("export", "pocket", "--out", tmp_path / "copy").status == 0
+    assert torch.equal(logits(load(tmp_path / "copy", device="cpu").model), logits(written))
     wheel.unlink()
     again = limbeck(*GET)
     assert again.status == 0 and "is there already" in again.err and "downloading" not in again.err
@@ -116,6 +118,20 @@ def test_a_recipe_asks_for_the_command_first(limbeck: Limbeck, tmp_path: Path, w
         assert f"limbeck: {where}.model: pocket: not on this machine yet; get it once" in last
         assert last.endswith("with: limbeck bases get pocket") and not (out / "problems").exists()
     assert "limbeck bases get pocket" in refused(limbeck("ask", "pocket", "Hello?"), tmp_path)
+    assert limbeck("collect", recipe, "--out", out).status == 0, "the teacher alone needs no base"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("smolm2-135m", "give a model folder; did you mean smollm2-135m?"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "or smollm2-135m, which is this model by a package"),
+    ],
+)
+def test_a_name_near_a_base_is_told_of_it(limbeck: Limbeck, tmp_path: Path, name: str, hint: str) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE.replace("pocket", name))
+    assert hint in refused(limbeck("run", recipe, "--out", tmp_path / "run"), tmp_path)
 
 
 def test_a_run_is_the_same_run_wherever_the_cache_is(

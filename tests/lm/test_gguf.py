@@ -1,4 +1,4 @@
-"""GGUF files as models: read once, exactly; trained and saved as any other; one sentence for what is not read."""
+"""GGUF files as models: read once, exactly; trained and saved as any other; what is not read is said."""
 
 from __future__ import annotations
 

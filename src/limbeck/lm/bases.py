@@ -9,6 +9,7 @@ Importing this loads no torch.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import shutil
@@ -107,6 +108,15 @@ def find(name: str) -> Base | None:
     """The base that a recipe means by a name; None where it means something else, such as a folder."""
     base = BASES.get(name)
     return None if base is None or Path(name).exists() else base
+
+
+def hint(name: str) -> str:
+    """What to add where a name on the hub cannot be had: the base that it is, or that is meant; else ""."""
+    for base in BASES.values():
+        if name.casefold() == base.hub.casefold():
+            return f", or {base.name}, which is this model by a package (limbeck bases)"
+    near = difflib.get_close_matches(name, BASES, n=1, cutoff=0.75)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def identity_of(sha256: str) -> str:

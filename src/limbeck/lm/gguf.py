@@ -100,7 +100,8 @@ def read_into(file: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where)
         with redirect_stderr(StringIO()):  # a bar of its own that no setting turns off
             loaded = weights_of(place, kind, config, said=file, dtype=torch.float32, **where)
-        fresh.load_state_dict(loaded.state_dict(), assign=True)
+        with explained(file, "the weights"):
+            fresh.load_state_dict(loaded.state_dict(), assign=True)
         fresh.tie_weights()
         fresh.generation_config = loaded.generation_config
         try:

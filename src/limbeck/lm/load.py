@@ -491,7 +491,7 @@ def explained(place: Path | str, what: str) -> Iterator[None]:
         reason = first_line(error)
         if isinstance(place, str) and "connect" in reason:
             here = "no folder of this name, and the model hub cannot be reached; give a model folder"
-            raise ModelError(f"{place}: {here}") from error
+            raise ModelError(f"{place}: {here}{bases.hint(place)}") from error
         if isinstance(place, str) and "safetensors" in reason and what == "the weights":
             raise ModelError(f"{place}: has no safetensors weights; {CONVERT.format(place)}") from error
         fix = "give a complete model folder" if isinstance(place, Path) else "check the model's name"

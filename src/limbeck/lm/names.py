@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from limbeck import ranks
 from limbeck.errors import DiskError, ModelError
 from limbeck.files import digest, refuse_special
 from limbeck.lm import bases, cache
@@ -91,7 +92,8 @@ def _read(file: Path) -> Path:
     if not cache.is_there(folder):
         from limbeck.lm.gguf import read_into
 
-        print(f"{file}: is read once, into {folder}", file=sys.stderr)
+        if ranks.main():
+            print(f"{file}: is read once, into {folder}", file=sys.stderr)
         cache.keep(
             folder, {"file": file.name, "sha256": digest(file)}, lambda partial: read_into(file, partial)
         )
