@@ -36,6 +36,8 @@ student: {method: finetune-cot, model: pocket, format: chat, train: {epochs: 1}}
 exam: {max_tokens: 4}
 """
 
+TEXT = (".json", ".jsonl", ".yaml", ".md", ".html", ".log", ".jinja")
+
 GET = ("bases", "get", "pocket")
 
 
@@ -151,7 +153,7 @@ def test_a_run_is_the_same_run_wherever_the_cache_is(
     student = out / "students/mentor-kd/seed0"
     config = json.loads((student / "model/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "pocket"
-    text = [one for one in out.rglob("*") if one.is_file() and one.suffix in (".json", ".jsonl", ".yaml")]
+    text = [one for one in out.rglob("*") if one.is_file() and one.suffix in TEXT]
     assert not [one for one in text if str(tmp_path / "cache") in one.read_text()]
     said = limbeck("ask", student, "Is it heads up?", "--max-tokens", 4)
     assert said.status == 0, said.err

@@ -45,7 +45,7 @@ def checked_config(place: Path | str) -> Any:
     return AutoConfig.from_pretrained(place, trust_remote_code=False)
 
 
-def refuse_odd(place: Path | str, raw: Mapping[str, Any]) -> None:
+def refuse_odd(place: Path | str, raw: Mapping[str, Any], where: str = "config.json") -> None:
     """Refuse a configuration that names code to be fetched, or sizes that no model has.
 
     Raises:
@@ -57,11 +57,11 @@ def refuse_odd(place: Path | str, raw: Mapping[str, Any]) -> None:
         for pattern, most in LIMITS:
             if pattern.search(name) and isinstance(value, int) and value > most:
                 raise ModelError(
-                    f"{place}: config.json says {name} {value:,}, and no model has more than {most:,}; fix it"
+                    f"{place}: {where} says {name} {value:,}, and no model has more than {most:,}; fix it"
                 )
             if pattern.search(name) and "num" in name and isinstance(value, int) and value < 0:
                 raise ModelError(
-                    f"{place}: config.json says {name} {value:,}, which is no number of them; fix it"
+                    f"{place}: {where} says {name} {value:,}, which is no number of them; fix it"
                 )
 
 

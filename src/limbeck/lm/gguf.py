@@ -135,6 +135,6 @@ def _config(file: Path, place: Path, where: dict[str, Any]) -> Any:
                     f"{file}: {first_line(error)} by transformers, which reads these files; {FOLDER}"
                 ) from error
             raise
-        refuse_odd(file, raw)
+        refuse_odd(file, raw, "it")
         raw.pop("_model_name_or_path", None)  # a title
         return CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
