@@ -346,20 +346,26 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | N
 
 
 def convert(model: Path | str, out: Path | str) -> Path:
-    """A copy of a model folder, its weights in `.bin` or `.pth` turned into safetensors without running code.
+    """An ordinary model folder of one with weights in `.bin` or `.pth`, or of a GGUF file; no code is run.
 
     Args:
-        model: a folder, or a model's name on the hub.
+        model: a folder, a GGUF file, or a model's name on the hub.
         out: the new folder.
 
     Raises:
         InputError: `out` is there already, or there are no weights to convert.
     """
+    from limbeck.lm.names import is_gguf
     from limbeck.lm.pickles import convert as convert_folder
     from limbeck.lm.pickles import downloaded
 
     _refuse_filled(Path(out))
     folder = Path(model).expanduser()
+    if is_gguf(str(model)):
+        from limbeck.lm.gguf import convert as convert_file
+
+        convert_file(folder, Path(out))
+        return Path(out)
     convert_folder(folder if folder.is_dir() else downloaded(str(model)), Path(out))
     return Path(out)
 

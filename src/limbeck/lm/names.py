@@ -1,0 +1,100 @@
+"""What a recipe may name as a model apart from folders and names on the hub: bases and GGUF files.
+
+Both become ordinary folders in the cache. Plans and adapters keep the name, and the hash of what the model
+was made from; so a run is the same run wherever the cache is. Importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from limbeck import ranks
+from limbeck.errors import DiskError, ModelError
+from limbeck.files import digest, refuse_special
+from limbeck.lm import bases, cache
+
+GGUF = ".gguf"
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a name is meant as a GGUF file; a folder may be called so too."""
+    return name.lower().endswith(GGUF) and not Path(name).expanduser().is_dir()
+
+
+def located(name: str) -> str:
+    """The folder of a base, or of what a GGUF file holds; any other name as it is.
+
+    A GGUF file is read once, and kept in the cache as an ordinary folder.
+
+    Raises:
+        ModelError: the base was not fetched yet or writes no text; the file is not there or cannot be read.
+    """
+    if base := bases.find(name):
+        refuse_encoder(name)
+        return str(bases.place_of(base))
+    if is_gguf(name):
+        return str(_read(Path(name).expanduser()))
+    return name
+
+
+def refuse_encoder(name: str) -> None:
+    """Refuse a base that cannot be a student, a mentor or a teacher.
+
+    Raises:
+        ModelError: it is an encoder.
+    """
+    base = bases.find(name)
+    if base and base.kind == "encoder":
+        raise ModelError(f"{name}: an encoder, for retrieval, writes no text; name a model that does")
+
+
+def is_here(name: str) -> bool:
+    """Whether a model is on this machine: a folder, a GGUF file, a base in the cache."""
+    if base := bases.find(name):
+        return cache.is_there(bases.folder_of(base))
+    return Path(name).expanduser().exists()
+
+
+def identity(name: str) -> str:
+    """A hash of what a base or a GGUF file is made from; "" for other names, and for a missing file.
+
+    Raises:
+        DiskError: the file cannot be read.
+    """
+    if base := bases.find(name):
+        return bases.identity_of(base.sha256)
+    file = Path(name).expanduser()
+    return _identity(file) if is_gguf(name) and file.is_file() else ""
+
+
+def kept_name(name: str) -> str:
+    """What an adapter calls its base model so that it is found again: a base's name, a GGUF file; else ""."""
+    if bases.find(name):
+        return name
+    return str(Path(name).expanduser().resolve()) if is_gguf(name) else ""
+
+
+def _identity(file: Path) -> str:
+    try:
+        return bases.identity_of(digest(file))
+    except OSError as error:
+        raise DiskError(file, error) from error
+
+
+def _read(file: Path) -> Path:
+    """The folder in the cache that is made of a GGUF file, unless it is there."""
+    refuse_special(file)
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file; check the path")
+    print_ = _identity(file)
+    folder = cache.root() / "gguf" / f"{file.stem[:60]}-{print_[:12]}"
+    if not cache.is_there(folder):
+        from limbeck.lm.gguf import read_into
+
+        if ranks.main():
+            print(f"{file}: is read once, into {folder}", file=sys.stderr)
+        cache.keep(
+            folder, {"file": file.name, "sha256": digest(file)}, lambda partial: read_into(file, partial)
+        )
+    return folder
