@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationErro
 
 from limbeck.errors import RecipeError
 from limbeck.lm.cost import ApiSettings
-from limbeck.lm.settings import LoraSettings, Reasoning, Stops
+from limbeck.lm.settings import Layers, LoraSettings, Reasoning, Stops
 from limbeck.protocol.settings import ClaimsSettings
 from limbeck.safe_yaml import parse, read_yaml
 from limbeck.settings import Settings as Settings
@@ -204,6 +204,9 @@ class LearnerSettings(Settings):
         "tiny-causal",
         description="name, folder or GGUF file, a base such as smollm2-135m (`limbeck bases`), "
         "or tiny-causal / tiny-seq2seq from scratch",
+    )
+    layers: Layers | None = Field(
+        None, description="keep so many of the model's layers, evenly spaced, or those in a list, from 0"
     )
     format: Literal["plain", "arrow", "chat"] = "plain"
     prompt: PromptSettings = Field(PromptSettings(), description="of training and of every exam")

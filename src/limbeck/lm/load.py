@@ -32,8 +32,9 @@ from limbeck import ranks, sealed
 from limbeck.errors import DamagedError, ModelError, RecipeError, first_line, is_explainable
 from limbeck.lm import bases, cache, names
 from limbeck.lm.configs import checked_config
+from limbeck.lm.layers import with_layers
 from limbeck.lm.pickles import CONVERT, refuse_pickles
-from limbeck.lm.settings import LoraSettings
+from limbeck.lm.settings import Layers, LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, read_tokenizer, seeded
 from limbeck.tasks.asking import about_model
 from limbeck.tasks.chat_template import own_template
@@ -84,6 +85,7 @@ def load(
     dtype: Dtype = "float32",
     device: str = "auto",
     trainable: bool = False,
+    layers: Layers | None = None,
     name: str | None = None,
 ) -> Loaded:
     """A model with its tokenizer, by name, by folder, or from scratch.
@@ -110,6 +112,7 @@ def load(
         device: "auto" (the first CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
         trainable: keep a saved adapter apart, to go on training it; `lora`, if given, must be what it
             was made with. Without a saved adapter nothing changes.
+        layers: of the model as it is loaded, keep only some (see `lm.layers`).
         name: what records call the model; None: `name_or_path`.
 
     Raises:
@@ -132,6 +135,8 @@ def load(
             else:
                 model, tokenizer = _plain(place, number)
                 base = names.kept_name(text) or str(place)
+    if layers is not None:
+        model, base = with_layers(model, layers, text), ""
     if lora is not None and not adapter:
         model = _add_lora(model, lora, seed, text)
         adapter = True
@@ -152,7 +157,9 @@ def read_config(name_or_path: str | Path) -> Any:
         return checked_config(place)
 
 
-def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) -> int:
+def parameters_of(
+    name_or_path: str | Path, lora: LoraSettings | None = None, layers: Layers | None = None
+) -> int:
     """How many parameters a model has, with those of an adapter's base.
 
     Of a folder's weights it reads which tensors there are, of what size; of a name on the hub none. A
@@ -160,6 +167,7 @@ def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) ->
 
     Args:
         lora: an adapter that the model is to get; looked at, not counted.
+        layers: those it is to keep; only they are counted.
 
     Raises:
         DamagedError: as `load`.
@@ -169,7 +177,7 @@ def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) ->
     name = str(name_or_path)
     if is_tiny(name) and not Path(name).exists():
         model, _ = _from_scratch(name, None, ("",), 0, torch.float32)
-        return _counted(model, lora, name)
+        return _counted(model, lora, layers, name)
     place = _place(name)
     _refuse_damaged(place)
     if isinstance(place, Path) and (place / ADAPTER).exists():
@@ -187,11 +195,13 @@ def parameters_of(name_or_path: str | Path, lora: LoraSettings | None = None) ->
     else:
         with quiet(), explained(place, "config.json"), torch.device("meta"):
             model = kind.from_config(config)
-    return _counted(model, lora, name)
+    return _counted(model, lora, layers, name)
 
 
-def _counted(model: Any, lora: LoraSettings | None, name: str) -> int:
-    """How many parameters it has; `lora` must fit it and changes it."""
+def _counted(model: Any, lora: LoraSettings | None, layers: Layers | None, name: str) -> int:
+    """How many parameters it has; `lora` and `layers` must fit it and change it."""
+    if layers is not None:
+        model = with_layers(model, layers, name)
     count: int = sum(parameter.numel() for parameter in model.parameters())
     if lora is not None:
         _add_lora(model, lora, 0, name)

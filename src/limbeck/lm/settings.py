@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from limbeck.settings import Settings
 
@@ -18,6 +18,19 @@ Stops = Annotated[
     BeforeValidator(_one_is_several, json_schema_input_type=Any),
 ]
 """Stop strings of a model that writes; a single one may be written without a list."""
+
+
+def _ascending(layers: Any) -> Any:
+    if isinstance(layers, tuple) and list(layers) != sorted(set(layers)):
+        raise ValueError("name each layer once, in ascending order, such as [0, 10, 20, 29]")
+    return layers
+
+
+Layers = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)],
+    AfterValidator(_ascending),
+]
+"""How many layers of a model stay, evenly spaced, or which ones, counted from 0."""
 
 
 Reasoning = Literal["both", "thinking", "answer"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from limbeck.errors import DiskError, InputError, ModelError, RecipeError
 from limbeck.lm import names
-from limbeck.lm.settings import LoraSettings
+from limbeck.lm.settings import Layers, LoraSettings
 from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe, load_recipe
 from limbeck.stages.context import Context
 from limbeck.stages.pairs import check_chat, check_pair, is_from_scratch, tokenizer_of
@@ -56,7 +56,7 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
         changed = former is not None and _changed(place, recipe, former)
         left = [folder for folder in folders if changed or not _is_done(context, folder)]
         if left and trains:
-            model = _check_model(f"{place}.model", learner.model, learner.lora)
+            model = _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
             saved += once * len(left) - min(once * len(left), sum(map(_size, left)))
             moments = 2 if learner.train.optimizer == "adamw" else 0
@@ -94,7 +94,7 @@ def check_models(recipe: Recipe) -> None:
     learners |= {f"students.{name}": one for name, one in recipe.students.items()}
     for place, learner in learners.items():
         _check_learner(place, learner)
-        _check_model(f"{place}.model", learner.model, learner.lora)
+        _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
 
 
 def _learners(context: Context) -> Iterable[tuple[str, LearnerSettings, list[Path]]]:
@@ -192,18 +192,20 @@ def _check_name(place: str, name: str) -> None:
         raise ModelError(f"{place}.model: {name or '(empty)'} is a folder without config.json; name a model")
 
 
-def _check_model(place: str, name: str, lora: LoraSettings | None = None) -> int:
+def _check_model(
+    place: str, name: str, lora: LoraSettings | None = None, layers: Layers | None = None
+) -> int:
     """Read a model's config and tokenizer, and what weights there are; return how many (0: a tiny one).
 
     Raises:
         ModelError: naming the setting.
     """
-    if is_from_scratch(name) and lora is None:
+    if is_from_scratch(name) and lora is None and layers is None:
         return 0
     from limbeck.lm.load import ADAPTER, parameters_of
 
     try:
-        count = parameters_of(name, lora)
+        count = parameters_of(name, lora, layers)
         if is_from_scratch(name):
             return 0
         own = Path(name).expanduser()

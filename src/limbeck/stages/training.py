@@ -226,6 +226,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
         ],
         tokenizer_of=tokenizer,
         lora=settings.lora,
+        layers=settings.layers,
         dtype=settings.dtype,
         device=settings.device,
     )
