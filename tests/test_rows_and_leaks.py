@@ -229,3 +229,58 @@ def test_an_exam_of_what_a_student_learned_is_said_to_be_one(
     lines(tmp_path / "test.jsonl", asks(2, 50))
     answer = limbeck("evaluate", out / "students/finetune-cot/seed0", *task, "--out", tmp_path / "exam2")
     assert answer.status == 0 and "training" not in answer.err
+
+
+def plums(numbers: Sequence[int], split: str = "") -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{split}{n}",
+            "question": f"Ann picks {n} plums and eats one. How many are left?",
+            "answer": n - 1,
+        }
+        for n in numbers
+    ]
+
+
+@pytest.mark.parametrize("named", ["problem_id", "question"])
+def test_rationales_of_a_question_in_another_layout_are_those_of_its_problem(
+    limbeck: Limbeck, tmp_path: Path, named: str
+) -> None:
+    rows = plums(range(3, 11))
+    rows.append({"id": "again", "question": f"Q: {rows[0]['question'][:-1]} ?", "answer": 2})
+    lines(tmp_path / "train.jsonl", rows)
+    key = "id" if named == "problem_id" else "question"
+    texts = [{named: one[key], "completion": f"One less. The answer is {one['answer']}."} for one in rows]
+    file = lines(tmp_path / "rationales.jsonl", texts)
+    recipe = tmp_path / "recipe.yaml"
+    task = f"{{name: own, kind: number, train: {tmp_path}/train.jsonl, test: 2, dev: 0, columns: {{id: id}}}}"
+    recipe.write_text(
+        f"name: own\ntask: {task}\nteacher: {{kind: given, file: {file}}}\n"
+        "student: {method: finetune-cot, model: tiny-causal-xs}\n"
+    )
+    result = limbeck("grade", file, "--task", recipe, "--json")
+    audit = json.loads(result.out)
+    assert (audit["problems"], audit["correct"], audit["correct per problem"]) == (8, 9, {"1": 7, "2": 1})
+    limbeck("run", recipe, "--out", tmp_path / "run", "--until", "rationales")
+    graded = (tmp_path / "run/rationales/graded.jsonl").read_text().splitlines()
+    examined = (tmp_path / "run/problems/test.jsonl").read_text()
+    assert len(graded) == (6 if '"id":"3"' in examined else 7)  # both of its rows are examined, or trained on
+
+
+def test_rationales_of_dropped_leaks_are_those_of_the_exam(limbeck: Limbeck, tmp_path: Path) -> None:
+    train, test = plums(range(3, 9)), plums(range(7, 11), "t")
+    lines(tmp_path / "train.jsonl", train)
+    lines(tmp_path / "test.jsonl", test)
+    texts = [{"problem_id": one["id"], "completion": f"The answer is {one['answer']}."} for one in train]
+    file = lines(tmp_path / "rationales.jsonl", [{**one, "thinking": "One less."} for one in texts])
+    recipe = tmp_path / "recipe.yaml"
+    paths = f"train: {tmp_path}/train.jsonl, test: {tmp_path}/test.jsonl"
+    recipe.write_text(
+        f"name: own\ntask: {{name: own, kind: number, {paths}, dev: 0, leaks: drop, columns: {{id: id}}}}\n"
+        f"teacher: {{kind: given, file: {file}}}\n"
+        "student: {method: finetune-cot, model: tiny-causal-xs}\n"
+    )
+    result = limbeck("run", recipe, "--out", tmp_path / "run", "--until", "rationales")
+    assert "rationales of problems of the exam, left out: 2 of 6" in result.err
+    graded = (tmp_path / "run/rationales/graded.jsonl").read_text().splitlines()
+    assert [json.loads(one)["problem_id"] for one in graded] == ["3", "4", "5", "6"]

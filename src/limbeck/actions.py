@@ -313,7 +313,8 @@ def claims(
 def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | None:
     """The answer of a text, in canonical form: as it states it, or as its kind's fallback guesses; else None.
 
-    It takes time in proportion to the text. docs/data.md lists what counts as a statement.
+    It takes time in proportion to the text. docs/data.md lists what counts as a statement. Of a text with
+    `<think>` tags only what follows the last closing one is read.
 
     Args:
         kind: number, choice, yes-no, text, label or math.
@@ -324,6 +325,7 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | N
         InputError: there is no such kind, no labels, or more options than letters; text is no string, or
             options is no list of strings.
     """
+    from limbeck.lm.written import apart
     from limbeck.tasks.answers import KINDS
     from limbeck.tasks.answers import extract as extract_answer
     from limbeck.tasks.options import LETTERS
@@ -342,7 +344,8 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | N
         raise InputError(f"options: there are {len(options)}, and {len(LETTERS)} letters; give fewer")
     if kind == "label" and not options:
         raise InputError("options: kind label needs its labels; give options=[...]")
-    return extract_answer(kind, text, options).answer
+    _, answer = apart(text)
+    return extract_answer(kind, answer, options).answer
 
 
 def convert(model: Path | str, out: Path | str) -> Path:

@@ -68,7 +68,7 @@ def grade_file(
     kind = task_kind(task)
     found: dict[str, list[Rationale]] = defaultdict(list)
     bad: list[DataError] = []
-    for one in read_rationales(file, task, problems.values(), bad):
+    for one in read_rationales(file, task, problems.values(), bad, splits.also):
         problem = problems[one.completion.prompt_id]
         found[problem.id].append(
             graded(problem, kind, one.completion, one.source, about=one.about, reasoning=reasoning)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from limbeck.errors import DataError
 from limbeck.lm import Completion
-from limbeck.records import Problem
+from limbeck.records import Also, Problem
 from limbeck.tasks.readers import read_rows
 from limbeck.tasks.rows import bad_rows, row_question, row_rationales, shortened
 from limbeck.tasks.settings import FilesTask, TaskSettings
@@ -33,7 +33,11 @@ class FromFile(NamedTuple):
 
 
 def read_rationales(
-    file: Path, task: TaskSettings, problems: Iterable[Problem], left_out: list[DataError] | None = None
+    file: Path,
+    task: TaskSettings,
+    problems: Iterable[Problem],
+    left_out: list[DataError] | None = None,
+    also: Iterable[Also] = (),
 ) -> list[FromFile]:
     """The completions of a file, joined to problems; no verdict in it is read.
 
@@ -46,6 +50,7 @@ def read_rationales(
         task: whose columns are meant.
         problems: whose rationales these are.
         left_out: gets what is wrong with rows that `task.bad_rows` lets skip.
+        also: rows of the data that ask what a problem asks; rationales of them are its own.
 
     Returns:
         In the order of the file; `prompt_id` is the problem's id. The source is the
@@ -58,6 +63,11 @@ def read_rationales(
     named: dict[str, list[str]] = defaultdict(list)
     for problem in known.values():
         named[problem.question].append(problem.id)
+    for other in reversed(list(also)):  # what became part of a problem that was left out later on, too
+        if (asked := known.get(other.problem_id)) is not None:
+            known.setdefault(other.id, asked)
+            if asked.id not in named[other.question]:
+                named[other.question].append(asked.id)
     read: list[FromFile] = []
     counts: Counter[tuple[str, str]] = Counter()
     wrong: list[DataError] = []
@@ -154,7 +164,7 @@ def _texts_and_problem(
     question = stated.strip() if isinstance(stated, str) else ""
     if text is not None:
         if problem_id in problems:
-            return [text], problem_id, question
+            return [text], problems[problem_id].id, question
         if len(ids := named.get(question, [])) == 1:
             return [text], ids[0], question
     own = task.columns.rationale if isinstance(task, FilesTask) else None
@@ -175,7 +185,7 @@ def _texts_and_problem(
     problem_id, *_ = row_question(place, dict(row), columns, task.kind)
     if problem_id not in problems:
         raise _unknown(place, task, problem_id if columns.id else "", question, named)
-    return texts, problem_id, question
+    return texts, problems[problem_id].id, question
 
 
 def _unknown(

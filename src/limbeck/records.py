@@ -118,6 +118,14 @@ class Demonstration(Record):
     problem_id: str = ""
 
 
+class Also(Record):
+    """A row of the data that asks what problem `problem_id` asks: its rationales are about that one."""
+
+    id: str
+    question: str
+    problem_id: str
+
+
 class LeftOut(Record):
     """A row of a file that is not used, and why; `split` says of which one, or "rationales"."""
 

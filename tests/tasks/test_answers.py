@@ -470,6 +470,19 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(asked: tuple[Any, ...], 
         limbeck.extract(*asked)
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>The answer is 3? No, 4.</think>It is 5.", "5"),
+        ("<think>The answer is 3.</think>", None),
+        ("<think>The answer is 3.", None),
+        ("The answer is 3.</think>\n\n5", "5"),
+    ],
+)
+def test_only_what_stands_behind_the_thinking_is_extracted(text: str, answer: str | None) -> None:
+    assert limbeck.extract("number", text) == answer
+
+
 @pytest.mark.parametrize("kind", ["number", "math"])
 @pytest.mark.parametrize(
     ("text", "reasoning"),

@@ -61,6 +61,11 @@ def test_a_verdict_that_is_none_is_not_guessed(text: str) -> None:
         "He has 4 of 9 keys. The answer cannot be told; so the answer is: we cannot determine how many.",
         "4 + 5 = 9. Answer: not enough information",
         "The answer is 9. But one number is missing, so the final answer is undefined.",
+        "They share 4 + 5 = 9 keys. The answer cannot be determined.",
+        "They share 4 + 5 = 9 keys. The answer can not be found from 9 keys alone.",
+        "They share 9 keys. Hence the **final answer** could not be calculated.",
+        "They share 9 keys. The answer does not exist.",
+        "They share 9 keys. The answer remains unknown.",
     ],
 )
 def test_a_number_that_is_said_to_be_unknown_is_not_guessed(text: str) -> None:
@@ -322,3 +327,40 @@ def test_an_answer_that_begins_with_not(kind: str, text: str, options: tuple[str
 )
 def test_signs_in_words_and_numbers_behind_a_denial(text: str, answer: str | None) -> None:
     assert extract("number", text).answer == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "If the answer cannot be determined, say so. There are 9 keys.",
+        "The answer cannot be determined directly. There are 9 keys.",
+        "The answer cannot be negative, so there are 9 keys.",
+    ],
+)
+def test_what_only_speaks_of_an_answer_that_cannot_be_is_no_statement(text: str) -> None:
+    assert extract("number", text) == Extracted("9", "fallback")
+
+
+def test_an_answer_that_cannot_be_determined_is_an_option_or_none() -> None:
+    text = "It may be a grey hat. The answer cannot be determined."
+    assert extract("choice", text, TWO) == Extracted(None, "marker")
+    assert extract("choice", text, (*TWO, "cannot be determined")) == Extracted("C", "marker")
+    assert extract("yes-no", "It seems true. The answer can’t be known.") == Extracted(None, "marker")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 20 = 5 * 4.", "20"),
+        ("The answer is 20 apples = 4 x $5", "20"),
+        ("The answer is 5 * 4 = 20.", "20"),
+        ("The answer is 5 + 3 = 2 * 4 = 8.", "8"),
+    ],
+)
+def test_a_result_before_its_calculation(text: str, answer: str) -> None:
+    assert extract("number", text) == Extracted(answer, "marker")
+
+
+@pytest.mark.parametrize("text", ["**B**", "__B__", "$B$", "`B`", "B!", "**B**.", "**B**\n\nIt is grey."])
+def test_a_letter_alone_in_marks(text: str) -> None:
+    assert extract("choice", text, TWO).answer == "B"

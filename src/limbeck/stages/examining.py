@@ -16,7 +16,7 @@ from limbeck.stages.context import Context
 from limbeck.stages.models import Model
 from limbeck.stages.problems import problems
 
-VERSION = 3
+VERSION = 4
 """Raised by hand when this code gives other predictions for the same plan."""
 
 

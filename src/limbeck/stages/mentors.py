@@ -36,7 +36,7 @@ from limbeck.stages.training import train
 from limbeck.stages.writing import completions_of, write
 from limbeck.tasks.answers import AnswerKind
 
-VERSION = 3
+VERSION = 4
 """Raised by hand when this code grades a mentor's rationales differently."""
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from limbeck.lm import Completion
-from limbeck.records import LeftOut, Problem, Record, read_jsonl, write_jsonl
+from limbeck.records import Also, LeftOut, Problem, Record, read_jsonl, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context, once
 from limbeck.tasks.sources import load_splits, source_fingerprint
 
-VERSION = 3
+VERSION = 4
 """Raised by hand when this code makes other problems from the same recipe."""
 
 Split = Literal["train", "dev"]
@@ -25,13 +25,17 @@ SUFFIX: dict[Split, str] = {"train": "", "dev": "-dev"}
 
 @dataclass(frozen=True)
 class Problems:
-    """The splits; `given` are rationales that the data held, as completions."""
+    """The splits; `given` are rationales that the data held, as completions.
+
+    `also` are rows that ask what a problem asks: files of rationales may name them.
+    """
 
     stage: Stage
     train: list[Problem]
     dev: list[Problem]
     test: list[Problem]
     given: list[Completion]
+    also: list[Also]
 
     def of(self, split: Split) -> list[Problem]:
         """The problems that rationales of a split are about."""
@@ -51,7 +55,7 @@ class GivenText(Record):
     text: str
 
 
-LEFT_OUT = "left-out.jsonl"
+LEFT_OUT, ALSO = "left-out.jsonl", "also.jsonl"
 
 
 def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
@@ -81,6 +85,8 @@ def _problems(context: Context) -> Problems:
         given = [GivenText(problem_id=i, index=n, text=t) for i, n, t in made.given]
         write_jsonl(folder / "given.jsonl", given)
         write_left_out(folder, made.left_out)
+        if made.also:
+            write_jsonl(folder / ALSO, made.also)
         for split in ("train", "dev", "test"):
             write_jsonl(folder / f"{split}.jsonl", getattr(made, split))
 
@@ -90,4 +96,5 @@ def _problems(context: Context) -> Problems:
     )
     texts = read_jsonl(stage.folder / "given.jsonl", GivenText)
     given = [Completion(text.problem_id, text.index, text.text) for text in texts]
-    return Problems(stage, train, dev, test, given)
+    also = list(read_jsonl(stage.folder / ALSO, Also)) if (stage.folder / ALSO).exists() else []
+    return Problems(stage, train, dev, test, given, also)

@@ -33,7 +33,7 @@ from limbeck.stages.training import Data
 from limbeck.stages.writing import RawCompletion, completions_of, write
 from limbeck.training.groups import Draw, Group, singles
 
-VERSION = 3
+VERSION = 4
 """Raised by hand when this code grades the same completions differently."""
 
 
@@ -223,7 +223,7 @@ def grade_file(
     parts = problems(context)
     everyone = [*parts.train, *parts.dev, *parts.test]
     bad: list[DataError] = []
-    found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone, bad)
+    found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone, bad, parts.also)
     left_out = rows_left_out(bad)
     write_left_out(folder, left_out)
     by_id = {problem.id: problem for problem in asked}
@@ -255,7 +255,7 @@ def check_file(context: Context, file: str | None) -> None:
         parts = problems(context)
         everyone = [*parts.train, *parts.dev, *parts.test]
         bad: list[DataError] = []
-        found = read_rationales(Path(str(file)).expanduser(), context.recipe.task, everyone, bad)
+        found = read_rationales(Path(str(file)).expanduser(), context.recipe.task, everyone, bad, parts.also)
         if not found:
             raise DataError(str(file), "holds no rationales; import or collect some")
         if bad:

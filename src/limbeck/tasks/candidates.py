@@ -151,7 +151,7 @@ def _any_of(options: tuple[str, ...]) -> re.Pattern[str]:
 
 
 _OPENING_LABEL = re.compile(
-    r"[\s*_]*+\(?([A-Za-z])(?:\)|[.:](?=\s|\*|$)|\s*(?=\n|$))[).:*_]*+[ \t]*+([^\n]*)"
+    r"[\s*_$`]*+\(?([A-Za-z])(?:\)|[.:](?=\s|\*|$)|[*_$`]*+[.!]?\s*(?=\n|$))[).:*_]*+[ \t]*+([^\n]*)"
 )
 _LAST_LINE = re.compile(r"\n[*_ \t(]*([A-Z])[*_ \t).]*\s*\Z")
 _LISTED_LINE = re.compile(r"\n[\s*_-]*\(?[A-Z][).:]\s")

@@ -40,6 +40,8 @@ _GOES_ON = re.compile(
     \s*+(?:[($£€]++\s*+)?-?[$]?[0-9]""",
     re.VERBOSE,
 )
+_EQUALS = re.compile(r"[)\s*]*(?:[A-Za-z]+\s+){0,3}=")
+"""Right behind the first number: what follows says how it comes about ("20 apples = 5 * 4")."""
 _RESULT = re.compile(r"=|\bequals\b|\bwhich\s+(?:is|equals|makes|gives|leaves)\b")
 _LONGEST = 100
 """Longer runs of digits are babble, not answers (and slow to convert)."""
@@ -146,7 +148,8 @@ def write_number(value: Fraction) -> str:
 
 
 def state_number(statement: str, options: Sequence[str]) -> str | None:
-    """The first number of a statement; of "5 - 3 = 2" the result, of "5 - 3" alone and "5 or 7" nothing.
+    """The first number of a statement; of "5 - 3 = 2" and "2 = 5 - 3" the result, of "5 - 3" alone and
+    "5 or 7" nothing.
 
     Where the statement is a clause that reasons on ("that with 60 feet of cloth, 15 shirts can be made"),
     what it supposes is left out, and what follows its own "is" counts. Without digits, number words do.
@@ -170,6 +173,8 @@ def state_number(statement: str, options: Sequence[str]) -> str | None:
     if (other := _alternative(statement, first)) or _GOES_ON.match(statement, end):
         *before, result = _RESULT.split(statement[other or end :])
         stated = _first_number(result) if before else None
+        if stated and not other and _GOES_ON.match(result, stated[1]) and _EQUALS.match(statement, end):
+            stated = first
         return write_number(stated[2]) if stated else None
     return write_number(value)
 

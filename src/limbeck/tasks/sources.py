@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from limbeck.errors import DataError, LeakError, RecipeError
-from limbeck.records import LeftOut, Problem
+from limbeck.records import Also, LeftOut, Problem
 from limbeck.run_folder import path_fingerprint
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.generated import generate
@@ -41,15 +41,24 @@ Split = Literal["train", "dev", "test"]
 
 @dataclass
 class Table:
-    """What was read from one file; `places` says where each problem was first, `again` where it was later."""
+    """What was read from one file; `places` says where each problem was first, `again` where it was later.
+
+    `also` are those that are no longer problems of their own.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     given: list[GivenRationale] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
     again: dict[str, list[str]] = field(default_factory=dict)
+    also: list[Also] = field(default_factory=list)
     empty_rationales: int = 0
     repeated_rows: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+
+    def is_also(self, one: Problem, other: Problem) -> None:
+        """`one` is left out because `other` asks the same. Rationales that name letters need its order."""
+        if _in_order(one) == _in_order(other):
+            self.also.append(Also(id=one.id, question=one.question, problem_id=other.id))
 
     def give(self, problem_id: str, texts: Iterable[str]) -> None:
         """Add rationales of a problem; empty ones are counted."""
@@ -71,6 +80,7 @@ class Splits:
     given: list[GivenRationale] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    also: list[Also] = field(default_factory=list)
 
 
 def problems(
@@ -236,7 +246,8 @@ def load_splits(settings: TaskSettings, seed: int) -> Splits:
         train, dev = cut(train, settings.dev, seed)
     ids = {problem.id for problem in [*train, *dev]}
     given = [one for table in read.values() for one in table.given if one.problem_id in ids]
-    return Splits(train, dev, read["test"].problems, given, notes, left_out)
+    also = [one for table in read.values() for one in table.also]
+    return Splits(train, dev, read["test"].problems, given, notes, left_out, also)
 
 
 def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[LeftOut]) -> Table:
@@ -297,16 +308,23 @@ def _join_repeats(table: Table, kind: AnswerKind, bad: Bad) -> int:
             continue
         if known is None and problem.answer is not None:
             golds[name, options] = problem
-        in_order = tuple(plain_key(option) or option for option in problem.options)
-        own = into[problem.id] = first.setdefault((name, options, in_order), problem.id)
+        own = into[problem.id] = first.setdefault((name, options, _in_order(problem)), problem.id)
         answers[own] = answers.get(own) or problem.answer
     repeated = len(into) - len(answers)
+    by_id = {one.id: one for one in table.problems}
+    for again, own in into.items():
+        if again != own:
+            table.is_also(by_id[again], by_id[own])
     table.problems = [one.answered(answers[one.id]) for one in table.problems if one.id in answers]
     given, table.given, table.counts = table.given, [], Counter()
     for one in given:
         if one.problem_id in into:
             table.give(into[one.problem_id], [one.text])
     return repeated
+
+
+def _in_order(problem: Problem) -> tuple[str, ...]:
+    return tuple(plain_key(option) or option for option in problem.options)
 
 
 def _asked(some: Sequence[Problem]) -> list[tuple[str, frozenset[str]]]:
@@ -343,6 +361,8 @@ def _cut_test(train: Table, share_or_count: float | int, seed: int, notes: list[
     others = [one for one in train.problems if one.id not in cuttable]
     leaks = find_leaks([form(one) for one in others], [form(one) for one in test]) if others else []
     out = {one.id for one in test} | {others[leak.learned].id for leak in leaks}
+    for leak in leaks:
+        train.is_also(others[leak.learned], test[leak.examined])
     if leaks:
         notes.append(
             "train: problems that ask a question of test without a gold answer, or with its options in "
@@ -403,6 +423,8 @@ def _settle_leaks(read: dict[str, Table], policy: Leaks, notes: list[str], left_
                 LeftOut(split=name, place=mine, why=f"this question is in {examined} too, at {theirs}")
                 for mine, theirs in places
             ]
+            for one in leaks:
+                table.is_also(table.problems[one.learned], other.problems[one.examined])
             leaked = {one.learned for one in leaks}
             kept = [number for number in range(len(table.problems)) if number not in leaked]
             table.problems = [table.problems[number] for number in kept]

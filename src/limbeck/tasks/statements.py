@@ -72,6 +72,16 @@ MARKERS: tuple[Marker, ...] = (
         "sentence",
     ),
     Marker(
+        "denies",
+        "The answer cannot be determined; also known, found, given …; does not exist, remains unknown",
+        rf"""\b{_NOUN}{_ABOUT}{_ASIDE}\**(?=\s+(?:
+        (?:can(?:\s*not|['’]t)|could(?:\s+not|n['’]t))\s+be\s+(?:determined|known|found|calculated|computed|given
+            |told|obtained|inferred|deduced)\b(?!\s+(?:by|directly|immediately|just|simply|until|yet)\b)
+        |does\s+not\s+exist\b|remains\s+(?:unknown|unclear|undetermined)\b))""",
+        "sentence",
+        "it states that there is none",
+    ),
+    Marker(
         "label",
         "Answer: 18, Answer = 18, Answer - 18, Ans: 18",
         rf"\b(?:{_NOUN}{_ABOUT}{_ASIDE}\**\s*(?:[:=]|[-–—](?=\s))|ans\b\.?\s*(?:[:=]|[-–—](?=\s)))",
@@ -136,9 +146,9 @@ _JUDGED_WHOLE = re.compile(
 )
 _NONE_SAID = re.compile(
     r"""\b(?:unknown|undetermined|undefined|unclear|impossible|indeterminate|unanswerable|insufficient|unable
-    |cannot|can['’]t|could\s*n[o'’]t|none|nothing|depends?|n/a
+    |can\s*not|can['’]t|could\s*n[o'’]t|none|nothing|depends?|n/a
     |not\s+(?:known|given|possible|determine\w*|determinable|enough|stated|specified|provided|clear|sufficient|defined)
-    |no\s+(?:solution|answer|way|such))\b""",
+    |(?:does\s+not|doesn['’]t)\s+exist|no\s+(?:solution|answer|way|such))\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 _CLAUSE = re.compile(r"[,;:]\s|\b(?:so|hence|thus|therefore|then|that|and|conclude|means)\s", re.IGNORECASE)
@@ -308,9 +318,9 @@ def _skipped(
         return bool(_HEADING.match(text, found.begin) and _FILLED.search(text, found.end))
     if kind.name == "label":
         return not _opens_clause(text, found.start)
-    if kind.name not in ("says", "reversed"):
+    if kind.name not in ("says", "denies", "reversed"):
         return False
-    before = unfinished(text, found.start if kind.name == "says" else marker.start())
+    before = unfinished(text, marker.start() if kind.name == "reversed" else found.start)
     if _SUPPOSED.search(before) or (kind.name == "reversed" and _OPENS_SUPPOSED.match(before)):
         return True
     if kind.name == "reversed":
