@@ -364,3 +364,31 @@ def test_a_result_before_its_calculation(text: str, answer: str) -> None:
 @pytest.mark.parametrize("text", ["**B**", "__B__", "$B$", "`B`", "B!", "**B**.", "**B**\n\nIt is grey."])
 def test_a_letter_alone_in_marks(text: str) -> None:
     assert extract("choice", text, TWO).answer == "B"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3 + 4 = 7. There is no answer.",
+        "3 + 4 = 7. It cannot be determined.",
+        "She has 3 + 4 = 7. But there is not enough information.",
+        "3 + 4 = 7 so far.\nWithout his age we can't tell how many are left.",
+        "The answer is not 5.",
+        "It is not $5.00.",
+    ],
+)
+def test_a_text_that_gives_up_or_denies_is_not_guessed(text: str) -> None:
+    assert extract("number", text).answer is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("She cannot know the price. 3 + 4 = 7.", "7"),
+        ("He has 7, not 5.", "7"),
+        ("3 + 4 = 7. We don't know what the others cost.", "7"),
+        ("The box cannot hold all 12.", "12"),
+    ],
+)
+def test_what_only_sounds_like_giving_up_is_guessed(text: str, answer: str) -> None:
+    assert extract("number", text).answer == answer

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from limbeck.tasks.number_words import words_as_digits
-from limbeck.tasks.statements import SENTENCE_END
+from limbeck.tasks.statements import LONGEST, SENTENCE_END, sentences
 
 _NUMBER = re.compile(
     r"""(?<![A-Za-z0-9^])(?<![0-9]\.)(?<!\^[-{])(?P<sign>[-+–])?[$£€]?(?P<inner>[-–])?
@@ -269,15 +269,32 @@ def _after_supposition(statement: str) -> str:
 
 def guess_number(text: str, options: Sequence[str]) -> str | None:
     """The last number outside brackets; but where its sentence names the result of the last equation, that;
-    nothing where it is one of two ("4 or 5 slices").
+    nothing where it is one of two ("4 or 5 slices") or where the text gives up ("We cannot know.").
 
-    What checks a result is left out, unless all numbers are there.
+    A number behind "not" is not taken. What checks a result is left out, unless all numbers are there.
 
     >>> guess_number("3 * 5 = 15. So she has 15 apples in all 3 bags (5 in each bag).", ())
     '15'
     """
-    text = _plain_digits(text)
+    last = next(reversed(sentences(text[-LONGEST:])), "")
+    if _GIVES_UP.search(last) and not any(char.isdigit() for char in last):
+        return None
+    text = _DENIED.sub(lambda denied: " " * len(denied[0]), _plain_digits(text))
     return _guess(_without_checks(text)) or _guess(text)
+
+
+_GIVES_UP = re.compile(
+    r"""\b(?:no|not\ enough|not\ sufficient|insufficient)\ (?:answer|solution|information|data)\b
+    |\b(?:can\s?not|can['’]t|could\ not|couldn['’]t)\ be
+        \ (?:determined|known|answered|solved|found|calculated)\b
+    |\b(?:can\s?not|can['’]t)\ (?:know|say|tell|determine|answer|solve)\b
+    |\bimpossible\ to\ (?:know|say|tell|determine|answer|find)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What a last sentence without a number says where there is no answer."""
+_DENIED = re.compile(
+    r"(?:\bnot|n['’]t)\s{1,3}(?:equal\s{1,3}to\s{1,3})?[$£€]?[-+]?[0-9][0-9.,/]*+", re.IGNORECASE
+)
 
 
 _CHECK = re.compile(r"\b(?:check|verif(?:y|ied|ying|ication)|confirm)", re.IGNORECASE)
