@@ -54,8 +54,8 @@ def prepare(out: Path) -> None:
     subprocess.run([sys.executable, "-m", "tests.campaigns.parity_before", out], cwd=ROOT, **about)
 
 
-def objective(job: Job) -> Any:
-    """The loss of a job, in today's parts."""
+def objective(job: Job, store: Path | None = None) -> Any:
+    """The loss of a job, in today's parts; soft labels come from the mentor itself, or from `store`."""
     from limbeck.lm.load import load
     from limbeck.soft_labels.live import Live
     from limbeck.soft_labels.settings import CodecSettings
@@ -65,8 +65,40 @@ def objective(job: Job) -> Any:
     if job.mentor is None:
         return (CrossEntropy(),)
     mentor = load(job.mentor, device="cpu")
-    live = Live(mentor.model, CodecSettings(), TEMPERATURE, vocabulary_of(mentor.tokenizer))
-    return (CrossEntropy(1 - KL_WEIGHT), SoftLabelKL(live, KL_WEIGHT))
+    soft: Any = Live(mentor.model, CodecSettings(), TEMPERATURE, vocabulary_of(mentor.tokenizer))
+    if store is not None:
+        soft = _stored(job, mentor, store)
+    return (CrossEntropy(1 - KL_WEIGHT), SoftLabelKL(soft, KL_WEIGHT))
+
+
+def _stored(job: Job, mentor: Any, store: Path) -> Any:
+    """Soft labels as 0.1.0's run had them: written once, in few bits."""
+    from limbeck.soft_labels.cache import Cached
+    from limbeck.soft_labels.settings import CodecSettings
+    from limbeck.soft_labels.tokenizers import vocabulary_of
+    from limbeck.soft_labels.writing import write_cache
+    from limbeck.training.collate import padding, tokenise
+
+    given: Any = {"encoder_decoder": False, "max_length": job.settings["train"]["max_length"]}
+    found = tokenise(mentor.tokenizer, _groups(job), prompt_weight=0.0, **given)
+    about: dict[str, Any] = {
+        "identity": {"mentor": str(job.mentor)},
+        "codec": CodecSettings(),
+        "temperature": TEMPERATURE,
+        "vocabulary": vocabulary_of(mentor.tokenizer),
+    }
+    rows = [row for group in found.groups for row in group.rows]
+    shutil.rmtree(store, ignore_errors=True)
+    store.mkdir(parents=True)
+    write_cache(store, mentor.model, rows, pad=padding(mentor.tokenizer), batch_tokens=8192, **about)
+    return Cached.open([store], about)
+
+
+def _groups(job: Job) -> Any:
+    from limbeck.records import Example
+    from limbeck.training.groups import singles
+
+    return singles([Example(**row) for row in job.examples()])
 
 
 def token_losses(model: torch.nn.Module, inputs: Any, parts: Any) -> torch.Tensor:
@@ -107,14 +139,14 @@ def at_equal_weights(job: Job, before: list[dict[str, Any]]) -> str:
     return f"{tokens} tokens, " + ", ".join(f"{name} {value:.2g}" for name, value in apart.items())
 
 
-def own_training(job: Job, until: int | None) -> tuple[list[torch.Tensor], torch.nn.Module]:
+def own_training(
+    job: Job, until: int | None, store: Path | None = None
+) -> tuple[list[torch.Tensor], torch.nn.Module]:
     """The losses of every token in the first steps of today's training, and the model where it ended."""
-    from limbeck.records import Example
     from limbeck.training import trainer as today
-    from limbeck.training.groups import singles
     from limbeck.training.settings import TrainSettings
 
-    loaded, parts, found = job.load(), objective(job), []
+    loaded, parts, found = job.load(), objective(job, store), []
     plain = today.PartsTrainer.training_step
 
     def training_step(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
@@ -126,7 +158,6 @@ def own_training(job: Job, until: int | None) -> tuple[list[torch.Tensor], torch
         if step == until:
             raise Enough
 
-    groups = singles([Example(**row) for row in job.examples()])
     settings = TrainSettings(**{"batches": "by-length", **job.settings["train"]})
     today.PartsTrainer.training_step = training_step
     try:
@@ -134,7 +165,7 @@ def own_training(job: Job, until: int | None) -> tuple[list[torch.Tensor], torch
             today.train(
                 loaded.model,
                 loaded.tokenizer,
-                groups,
+                _groups(job),
                 [],
                 parts,
                 settings,
@@ -202,13 +233,14 @@ def main(out: Path, *, whole: bool, say: Callable[[str], None] = print) -> None:
         before = torch.load(out / "before" / f"{stem}.pt")
         say(f"{stem}: {len(before)} steps")
         say(f"  at equal weights, at most apart: {at_equal_weights(job, before)}")
-        after, model = own_training(job, None if whole else STEPS)
+        after, _ = own_training(job, STEPS)
         say(f"  on its own training, a token at most apart: {drift(before, after)}")
         if job.mentor:
             nudged = torch.load(out / "before" / f"{stem}-nudged.pt")
             floor = drift(before, [step["tokens"] for step in nudged])
             say(f"  0.1.0 from itself, one matrix changed in the last bit: {floor}")
         if whole:
+            _, model = own_training(job, None, out / "after" / f"{stem}-soft-labels")
             say(f"  exam: {exams(job, model, out)}")
 
 
