@@ -34,6 +34,9 @@ class ExamFacts(Record):
     trained_parameters: int | None = Field(None, ge=0, description="those that training changed")
     training_examples: int | None = Field(None, ge=0, description="different examples it was trained on")
     steps: int | None = Field(None, ge=0, description="optimiser steps behind its weights")
+    epochs: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="how often it saw its examples; steps may end within one"
+    )
     tokens: int | None = Field(None, ge=0, description="read in training, prompts too, again in every epoch")
     train_seconds: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="of wall clock in training, resumed parts included"

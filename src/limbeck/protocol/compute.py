@@ -55,7 +55,7 @@ def operations(trained: Path, stages: Mapping[str, Made], mentor: Path | None) -
         return None
     costs = [_training(own), *(_cost(one, stages) for one in _behind(trained, stages))]
     if mentor:  # one pass over its examples, or one in every epoch; they are no input of a student's stage
-        repeated = 1 if _live(trained) else max(_epochs(trained), 1)
+        repeated = 1.0 if _live(trained) else max(_epochs(trained), 1.0)
         costs.append(_labels(_facts(mentor), own["tokens"] / repeated))
     known: list[float] = [cost for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
@@ -111,9 +111,12 @@ def _settings(trained: Path) -> dict[str, Any]:
     return found
 
 
-def _epochs(trained: Path) -> int:
+def _epochs(trained: Path) -> float:
+    """How often a training saw its examples."""
+    if "epochs" in (facts := read_json(trained / "training.json") or {}):
+        return float(facts["epochs"])
     default = TrainSettings.model_fields["epochs"].default
-    return int(_settings(trained).get("train", {}).get("epochs", default))
+    return float(_settings(trained).get("train", {}).get("epochs", default))
 
 
 def _live(trained: Path) -> bool:

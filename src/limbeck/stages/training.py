@@ -343,6 +343,7 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
         "trained_parameters": sum(size for size, trained in sizes if trained),
         "training_examples": sum(len(group.examples) for group in data.train) - len(done.too_long),
         "steps": done.steps,
+        "epochs": round(done.epochs, 4),
         "tokens": done.tokens,
         "train_seconds": round(done.seconds, 1),
     }

@@ -44,6 +44,7 @@ def arguments(
         per_device_train_batch_size=1,  # an item is a micro-batch, see Feed
         gradient_accumulation_steps=turns,
         num_train_epochs=settings.epochs,
+        max_steps=settings.steps or -1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if warm else settings.schedule,
         optim={"adamw": "adamw_torch_fused", "sgd": "sgd"}[settings.optimizer],
@@ -71,7 +72,7 @@ def set_steps(args: TrainingArguments, settings: TrainSettings, per_epoch: int, 
     Raises:
         RecipeError: the warm-up is as long as the training.
     """
-    total = per_epoch * settings.epochs
+    total = settings.steps or per_epoch * settings.epochs
     every = per_epoch if settings.checkpoints == "epoch" else math.ceil(total / settings.checkpoints)
     args.warmup_steps = warmup_steps(settings, total)
     args.logging_steps = max(1, total // LOGGED_ROWS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,17 +69,21 @@ class Feed:
             collate_fn=_only,
         )
 
-    def tokens(self, epochs: int) -> int:
-        """Real tokens that the model reads in so many epochs, over all ranks."""
+    def tokens(self, steps: int) -> int:
+        """Real tokens that the model reads in the first so many steps, over all ranks."""
         lengths = [
             [sum(lengths_of(row, encoder_decoder=self.encoder_decoder)) for row in group.rows]
             for group in self.groups
         ]
+
+        def of(groups: Iterable[int], epoch: int) -> int:
+            return sum(lengths[g][n] for g in groups for n in self.drawn(g, epoch))
+
+        epochs, left = divmod(steps, self.sampler.steps_per_epoch)
+        last = [g for step in self.sampler.steps(epochs)[:left] for micro in step for g in micro]
         if not self.draw.per_role:  # every epoch is the same
-            return epochs * sum(map(sum, lengths))
-        return sum(
-            own[n] for epoch in range(epochs) for g, own in enumerate(lengths) for n in self.drawn(g, epoch)
-        )
+            return epochs * sum(map(sum, lengths)) + of(last, epochs)
+        return sum(of(range(len(lengths)), epoch) for epoch in range(epochs)) + of(last, epochs)
 
 
 def _only(items: list[Batch]) -> Batch:
@@ -99,6 +104,13 @@ def size_of(group: RowGroup, draw: Draw, *, encoder_decoder: bool) -> Size:
     return Size(draw.most(group.roles), tuple(map(max, zip(*lengths, strict=True))))
 
 
+def _most_epochs(settings: TrainSettings, groups: int) -> int:
+    """So many epochs at most; where steps are given, as if every step were as full as it may be."""
+    if settings.steps is None:
+        return settings.epochs
+    return math.ceil(settings.steps * settings.batch_size * settings.accumulate / max(groups, 1))
+
+
 def train_feed(
     groups: Sequence[RowGroup],
     settings: TrainSettings,
@@ -117,7 +129,7 @@ def train_feed(
     """
     sizes = [size_of(group, draw, encoder_decoder=encoder_decoder) for group in groups]
     limits = Limits(settings.batch_size, settings.batch_tokens)
-    sampler_of = partial(GroupSampler, sizes, limits, epochs=settings.epochs)
+    sampler_of = partial(GroupSampler, sizes, limits, epochs=_most_epochs(settings, len(groups)))
     fix = None
     if settings.batches == "by-length" and corrected:
         # Of whole steps and with a seed of its own: the same on every rank and for every student.

@@ -24,6 +24,12 @@ class TrainSettings(Settings):
     """
 
     epochs: int = Field(20, ge=1, le=100_000, description="times every group (mostly: every example) is seen")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="optimiser steps, instead of epochs: the examples come again until so many are done",
+    )
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
     batch_size: int = Field(
         8, ge=1, description="most groups in a micro-batch; where every example is a group: examples"

@@ -257,6 +257,7 @@ class Training:
         steps: optimiser steps of the whole training.
         chosen_step: the step whose weights the model now has.
         resumed_from: the step this call went on from; 0: it began at the beginning.
+        epochs: how often every group was seen; not whole where steps were given.
         tokens: real tokens that the model read in all steps, without padding.
         seconds: wall time of all steps and evaluations, before a resumption too.
         too_long: examples left out because they are over `max_length`.
@@ -268,6 +269,7 @@ class Training:
     steps: int
     chosen_step: int
     resumed_from: int
+    epochs: float
     tokens: int
     seconds: float
     too_long: list[Example]
@@ -355,7 +357,8 @@ def train(
         steps=state.global_step,
         chosen_step=state.global_step if settings.choose == "last" else state.best_global_step,
         resumed_from=start,
-        tokens=feed.tokens(settings.epochs),
+        epochs=state.global_step / per_epoch,
+        tokens=feed.tokens(state.global_step),
         seconds=keeper.seconds,
         too_long=found.too_long,
         dev_too_long=dev.too_long,
