@@ -65,7 +65,7 @@ def identity(name: str) -> str:
     if base := bases.find(name):
         return bases.identity_of(base.sha256)
     file = Path(name).expanduser()
-    return _identity(file) if is_gguf(name) and file.is_file() else ""
+    return bases.identity_of(_digest(file)) if is_gguf(name) and file.is_file() else ""
 
 
 def kept_name(name: str) -> str:
@@ -75,9 +75,9 @@ def kept_name(name: str) -> str:
     return str(Path(name).expanduser().resolve()) if is_gguf(name) else ""
 
 
-def _identity(file: Path) -> str:
+def _digest(file: Path) -> str:
     try:
-        return bases.identity_of(digest(file))
+        return digest(file)
     except OSError as error:
         raise DiskError(file, error) from error
 
@@ -87,14 +87,12 @@ def _read(file: Path) -> Path:
     refuse_special(file)
     if not file.is_file():
         raise ModelError(f"{file}: no such file; check the path")
-    print_ = _identity(file)
-    folder = cache.root() / "gguf" / f"{file.stem[:60]}-{print_[:12]}"
+    sha256 = _digest(file)
+    folder = cache.root() / "gguf" / f"{file.stem[:60]}-{bases.identity_of(sha256)[:12]}"
     if not cache.is_there(folder):
         from limbeck.lm.gguf import read_into
 
         if ranks.main():
             print(f"{file}: is read once, into {folder}", file=sys.stderr)
-        cache.keep(
-            folder, {"file": file.name, "sha256": digest(file)}, lambda partial: read_into(file, partial)
-        )
+        cache.keep(folder, {"file": file.name, "sha256": sha256}, lambda partial: read_into(file, partial))
     return folder
