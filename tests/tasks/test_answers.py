@@ -58,6 +58,14 @@ BALLS = ("orange ball", "white ball", "blue ball")
         ("The answer is 7\u2028and that is all, 3.", "7"),
         ("So the final answer to the question is 21 marbles.", "21"),
         ("The correct answer would be 8 dollars, not 9.", "8"),
+        ("The answer is 20% of 50 = 10.", "10"),
+        ("The answer is 1/2 of 10, which is 5.", "5"),
+        ("The answer is 75% of the 100 students.", "75"),
+        ("The answer is 5 + 2 (7).", "7"),
+        ("The answer is 5 + 2 (7 apples)", "7"),
+        ("The answer is 7 (8 with mine).", "7"),
+        ("The answer is 18, 3 more than 15.", "18"),
+        ("The answer is 3 apples and 2 pears left over.", "3"),
     ],
 )
 def test_number_after_a_marker(text: str, answer: str) -> None:
@@ -88,6 +96,20 @@ def test_number_after_a_marker(text: str, answer: str) -> None:
 def test_number_without_a_marker(text: str, answer: str) -> None:
     found = extract("number", text)
     assert (found.answer, found.how) == (answer, "fallback")
+
+
+@pytest.mark.parametrize(
+    "stated",
+    ["5 x 4", "63 - 14", "12:30", "12:30 pm", "04/21/2021", "7, 8", "7, 8 and 9", "3 hours and 20 minutes"],
+)
+def test_a_statement_without_one_number_is_not_replaced_by_an_earlier_one(stated: str) -> None:
+    found = extract("number", f"She has 6 of them and finds 3 more. The answer is {stated}.")
+    assert (found.answer, found.how) == (None, "marker")
+
+
+def test_a_text_that_ends_by_giving_up_has_no_number() -> None:
+    assert extract("number", "They add up to 12. We do not know.").answer is None
+    assert extract("number", "6 / 3 = 2 eggs. We don't know what to do with the cups.").answer == "2"
 
 
 @pytest.mark.parametrize("text", ["", "   \n", "three apples", "B12 and Q4x", "04/21/2021", "3/0", "9" * 200])
@@ -123,6 +145,13 @@ def test_no_number(text: str) -> None:
         ("(A) no.\n(B) no.\n(C) 04/2", None, None),
         ("C. blue ball", "C", "fallback"),
         ("b", "B", "fallback"),
+        ("Claire took it. B is correct.", "B", "fallback"),
+        ("A is correct and B is wrong.", "A", "fallback"),
+        ("It must be B.", "B", "fallback"),
+        ("I choose B.", "B", "fallback"),
+        ("We go with **C**, as A is right of it.", "C", "fallback"),
+        ("So B.", "B", "fallback"),
+        ("Answer **B**", "B", "fallback"),
         ("\u2028(C)\u2028", "C", "fallback"),
         ("I have no idea.", None, None),
     ],

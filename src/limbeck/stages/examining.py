@@ -16,7 +16,7 @@ from limbeck.stages.context import Context
 from limbeck.stages.models import Model
 from limbeck.stages.problems import problems
 
-VERSION = 4
+VERSION = 5
 """Raised by hand when this code gives other predictions for the same plan."""
 
 

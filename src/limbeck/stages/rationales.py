@@ -33,7 +33,7 @@ from limbeck.stages.training import Data
 from limbeck.stages.writing import RawCompletion, completions_of, write
 from limbeck.training.groups import Draw, Group, singles
 
-VERSION = 4
+VERSION = 5
 """Raised by hand when this code grades the same completions differently."""
 
 

@@ -169,8 +169,8 @@ def _answer(kind: AnswerKind, plain: str, options: Sequence[str]) -> Extracted:
 
 
 def _states_none(statement: str) -> bool:
-    """Does a statement say that there is no number, or name two?"""
-    return says_none(statement) or numbers.is_undecided(statement)
+    """Does a statement say that there is no number, or end without the one that it promises?"""
+    return says_none(statement) or numbers.states_no_number(statement)
 
 
 _FOLLOWED_BY = 3

@@ -155,15 +155,23 @@ _OPENING_LABEL = re.compile(
 )
 _LAST_LINE = re.compile(r"\n[*_ \t(]*([A-Z])[*_ \t).]*\s*\Z")
 _LISTED_LINE = re.compile(r"\n[\s*_-]*\(?[A-Z][).:]\s")
-_LABEL = re.compile(r"\(([A-Z])\)|\b(?i:option|choice|answer)\s+([A-Z])\b|\bis\s+\**([A-Z])\W*$")
+_LABEL = re.compile(
+    r"""\(([A-Z])\)
+    |\b(?i:option|choice|answer)\s+[*_"'“]{0,3}([A-Z])\b
+    |\b(?:is|be)\s+[*_"'“]{0,3}([A-Z])\W*$
+    |\b(?i:choose|chose|choosing|pick|picked|select|selected|go\s+(?:with|for)|going\s+(?:with|for))\s+[*_"'“]{0,3}([A-Z])\b
+    |^\W*(?i:so|thus|hence|therefore|it['’]s|that['’]s),?\s+[*_"'“]{0,3}([A-Z])\W*$
+    |\b([A-Z])[*_"'”]{0,3}\s+(?:is|must\s+be|seems|looks)\s+(?:the\s+)?(?:correct|right(?!\s+of\b)|best|true|most\s+likely)\b""",
+    re.VERBOSE,
+)
 
 
 def guess_choice(text: str, options: Sequence[str]) -> str | None:
     """The text as a label ("C. red ball"), its first line with an explanation after it, or its last line;
     else the option that the last sentence with any names, if it is one.
 
-    An option is named by "(C)", "option C", a closing "is C" or its text. A sentence
-    that names several decides nothing.
+    An option is named by "(C)", "option C", "I choose C", "C is correct", a closing "is C", "So C" or its
+    text. A sentence that names several decides nothing.
     """
     opening = _OPENING_LABEL.match(text)
     if opening and (letter := _letter(opening[1], options)) and _answers(opening, letter, options):

@@ -3,8 +3,8 @@
 Counted: 25, 25.0, .5, 1,234,567, 1 234 567 (also with thin spaces, and LaTeX's
 1{,}234), -3 (also with U+2212, see `answers.py`, or an en dash), $12.50, 50% (as 50),
 3/4, 2 1/2, 2½, 3 and 1/2, \\frac{3}{4}, \\frac34, 1e3 (as 1000), 2^3 and 2³ (as 8), 10^-3 (as
-0.001), 10 million. Not counted: dates (04/21/2021), digits inside words (B12), exponents of
-units (m^3) and, but for statements without digits, number words (three). Units may follow (60ft).
+0.001), 10 million. Not counted: dates (04/21/2021), times (12:30), digits inside words (B12), exponents
+of units (m^3) and, but for statements without digits, number words (three). Units may follow (60ft).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ _NUMBER = re.compile(
       (?P<scale>(?:[ ](?:hundred|[Tt]housand|[Mm]illion|[Bb]illion|[Tt]rillion)\b)*))""",
     re.VERBOSE,
 )
-_DATE = re.compile(r"(?<![0-9])[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}(?![0-9])")
+_DATE = re.compile(
+    r"(?<![0-9])(?:[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}|[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?)(?![0-9])"
+)
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _GOES_ON = re.compile(
     r"""[)\s*]*(?:[A-Za-z]+\s+){0,3}(?:[A-Za-z]+\s*)?
@@ -40,6 +42,10 @@ _GOES_ON = re.compile(
     \s*+(?:[($£€]++\s*+)?-?[$]?[0-9]""",
     re.VERBOSE,
 )
+_PART_OF = re.compile(r"(?:\s*\\?%|(?<=/[0-9])|(?<=/[0-9]{2}))\s+of\s+(?:the\s+)?[$£€]?[0-9]")
+"""Right behind a share ("20% of 50", "1/2 of 10"): a calculation, if its result follows."""
+_RESULT_IN_BRACKETS = re.compile(r"[\w%]\s+\((?=\s*[-–]?[$£€]?[0-9][^()+*×÷/=]*\)\W*\Z)")
+"""Before the result of "5 + 2 (7)"."""
 _EQUALS = re.compile(r"[)\s*]*(?:[A-Za-z]+\s+){0,3}=")
 """Right behind the first number: what follows says how it comes about ("20 apples = 5 * 4")."""
 _RESULT = re.compile(r"=|\bequals\b|\bwhich\s+(?:is|equals|makes|gives|leaves)\b")
@@ -148,8 +154,8 @@ def write_number(value: Fraction) -> str:
 
 
 def state_number(statement: str, options: Sequence[str]) -> str | None:
-    """The first number of a statement; of "5 - 3 = 2" and "2 = 5 - 3" the result, of "5 - 3" alone and
-    "5 or 7" nothing.
+    """The first number of a statement; of "5 - 3 = 2", "2 = 5 - 3", "5 - 3 (2)" and "40% of 5, which is 2"
+    the result; of "5 - 3" alone, "5 or 7", "5, 7" and "5 minutes and 7 seconds" nothing.
 
     Where the statement is a clause that reasons on ("that with 60 feet of cloth, 15 shirts can be made"),
     what it supposes is left out, and what follows its own "is" counts. Without digits, number words do.
@@ -170,32 +176,53 @@ def state_number(statement: str, options: Sequence[str]) -> str | None:
     if first is None:
         return None
     _, end, value = first
-    if (other := _alternative(statement, first)) or _GOES_ON.match(statement, end):
-        *before, result = _RESULT.split(statement[other or end :])
-        stated = _first_number(result) if before else None
-        if stated and not other and _GOES_ON.match(result, stated[1]) and _EQUALS.match(statement, end):
-            stated = first
-        return write_number(stated[2]) if stated else None
-    return write_number(value)
+    other, share = _alternative(statement, first), _PART_OF.match(statement, end)
+    if not (other or share or _GOES_ON.match(statement, end)):
+        return write_number(value)
+    *before, result = _RESULT.split(statement[other or end :])
+    if not before and not other and (bracket := _RESULT_IN_BRACKETS.search(statement, end)):
+        before, result = [statement], statement[bracket.end() :]
+    stated = _first_number(result) if before else None
+    if stated and not other and _GOES_ON.match(result, stated[1]) and _EQUALS.match(statement, end):
+        stated = first
+    if stated is None and share and not other:
+        stated = first
+    return write_number(stated[2]) if stated else None
 
 
-def is_undecided(statement: str) -> bool:
-    """Does a statement name two numbers where one is asked for ("5 or 7", "between 5 and 7", "5-7 days")?"""
+def states_no_number(statement: str) -> bool:
+    """Does a statement end with two numbers ("5 or 7", "5, 7", "between 5 and 7"), with a calculation
+    without its result, or with a date or time of day?"""
     if state_number(statement, ()) is not None:
         return False
     statement = _after_supposition(_plain_digits(statement))
+    if _DATE.search(statement) and not _first_number(statement):
+        return True
     statement = statement if _first_number(statement) else words_as_digits(statement)
     first = _first_number(statement)
-    return first is not None and _alternative(statement, first) is not None
+    if first is None:
+        return False
+    return _alternative(statement, first) is not None or not _after_calculation(statement, first[1])
+
+
+def _after_calculation(statement: str, place: int) -> bool:
+    """Does a number follow the calculation whose first number ends at `place`?"""
+    while operator := _GOES_ON.match(statement, place):
+        operand = _NUMBER.search(statement, operator.end() - 1)
+        place = operand.end() if operand else operator.end()
+    return _first_number(statement[place:]) is not None
 
 
 def _alternative(statement: str, first: Number) -> int | None:
     """Where the number ends that a statement names as well as its first one; None where it does not.
 
-    Other units ("5 minutes or 300 seconds"), another form ("1/2 or 0.5", "33.33 or 33", "60% or 0.6") and
-    what rounds ("3.14 to 2 decimal places") are one answer.
+    Other units ("5 minutes or 300 seconds", but not "and"), another form ("1/2 or 0.5", "33.33 or 33",
+    "60% or 0.6") and what rounds ("3.14 to 2 decimal places") are one answer.
     """
     start, end, value = first
+    if _LISTED.match(statement, end):
+        same = all(_same_quantity(value, one, "%" in statement) for _, _, one in numbers_in(statement[end:]))
+        return None if same else len(statement)
     join = _JOIN.match(statement, end)
     match = _NUMBER.match(statement, join.end()) if join else None
     other = _number(match) if match else None
@@ -214,7 +241,7 @@ def _alternative(statement: str, first: Number) -> int | None:
             undecided = not join["unit"].strip(" *") or own == its
         case "and":
             ends = not _FILLED.search(statement, after.end() if after else stop)
-            undecided = one_unit and (ends or _BETWEEN.search(statement, 0, start) is not None)
+            undecided = ends or (one_unit and _BETWEEN.search(statement, 0, start) is not None)
         case _:  # 5-7, but not 7-5 or 5-7 = -2
             undecided = second > value and one_unit and not _RESULT.search(statement, stop)
     return stop if undecided else None
@@ -241,6 +268,8 @@ _JOIN = re.compile(
     |(?P<dash>[-–])(?=[0-9$£€]))(?=[-–$£€.0-9\\])""",
     re.IGNORECASE | re.VERBOSE,
 )
+_LISTED = re.compile(r"(?:[\s*]*(?:,\s+|,?\s+(?:and|or)\s+)(?:[-–]?[$£€]?[0-9][0-9.,/]*+))+(?<=[0-9.])\W*\Z")
+"""Numbers to the end of a statement: "5, 7", "5, 7 and 9"."""
 _UNIT = re.compile(r"[\s*]*(?:%|[A-Za-z]+)?")
 _BETWEEN = re.compile(r"\bbetween\W*\Z", re.IGNORECASE)
 _FILLED = re.compile(r"[^\W_]")
@@ -285,6 +314,8 @@ def guess_number(text: str, options: Sequence[str]) -> str | None:
 
 _GIVES_UP = re.compile(
     r"""\b(?:no|not\ enough|not\ sufficient|insufficient)\ (?:answer|solution|information|data)\b
+    |\b(?:we|I)\ (?:do\ not|don['’]t)\ know(?:\W*\Z|\ (?:how\ (?:many|much)|the\ (?:answer|result|total))\b)
+    |\b(?:is|are)\ (?:not\ known|unknown)\W*\Z
     |\b(?:can\s?not|can['’]t|could\ not|couldn['’]t)\ be
         \ (?:determined|known|answered|solved|found|calculated)\b
     |\b(?:can\s?not|can['’]t)\ (?:know|say|tell|determine|answer|solve)\b
