@@ -59,6 +59,7 @@ def test_gold_answers_that_all_samples_contradict_are_suspected() -> None:
     names = [one["problem"] for one in found["problems without a correct rationale, named"]]
     assert names == ["wrong", "few", "split", "never asked"]
     assert found["problems without a gold answer"] == 1
+    assert found["correct per problem"] == {"0": 4, "1": 1}, "what has no gold answer is not unsolved"
     assert json.loads(json.dumps(found)) == found
 
 

@@ -72,6 +72,7 @@ def test_a_student_learns_what_the_samples_agree_on(limbeck: Limbeck, recipe: Pa
     assert {one["correct"] for one in graded} == {None}
     audit = json.loads((out / "rationales" / "audit.json").read_text())
     assert audit["problems without a gold answer"] == 12 and audit["kept"] == 16
+    assert "correct per problem" not in audit
     assert audit["dropped"] == {
         "another answer than the samples agree on": 8,
         "too few samples agree": 10,

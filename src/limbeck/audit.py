@@ -148,7 +148,7 @@ def audit(
         "words per kept rationale": round(_mean([len(one.reasoning.split()) for one in kept]), 1),
         "length of kept rationales": _lengths(kept),
         "rationales per problem": _histogram(rationales, problems),
-        "correct per problem": _histogram([one for one in rationales if one.correct], problems),
+        **_correct(rationales, [problem for problem in problems if problem.answer is not None]),
         "kept per problem": _histogram(kept, problems),
         "similarity of kept rationales of a problem": similarity(kept),
         "different answers per problem": round(_mean([len(vote.answers) for vote in found.values()]), 2),
@@ -156,6 +156,12 @@ def audit(
         **_never_right(rationales, problems, found),
         **_suspected(problems, found, rationales),
     }
+
+
+def _correct(rationales: Sequence[Rationale], with_gold: Sequence[Problem]) -> dict[str, Any]:
+    """How many problems with a gold answer have 0, 1, 2 … correct rationales; nothing where none has one."""
+    right = [one for one in rationales if one.correct]
+    return {"correct per problem": _histogram(right, with_gold)} if with_gold else {}
 
 
 def _endings(rationales: Sequence[Rationale]) -> dict[str, int]:
