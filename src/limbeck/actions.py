@@ -55,7 +55,7 @@ def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool)
     from limbeck import stages
     from limbeck.stages.teacher import examine_teacher
 
-    prepare(context, chosen)
+    context = prepare(context, chosen)
     examine_teacher(context)
     for name, student in context.recipe.students.items():
         for seed in student.seeds:

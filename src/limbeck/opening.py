@@ -87,6 +87,7 @@ def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]
     learners = {"students": [*recipe.students], "mentors": [*recipe.mentors]}
     places = {
         "problems",
+        "precision",
         "teacher",
         *(f"{one}{end}" for one in ("collected", "rationales") for end in ("", "-dev")),
     }
@@ -112,21 +113,27 @@ def tell(context: Context, story: Callable[[], T]) -> T:
             context.memo.clear()
 
 
-def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = True) -> None:
+def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = True) -> Context:
     """Refuse what must fail, make the problems, and only then write the recipe into the run folder.
 
     So a refused recipe leaves the folder's own in place. `trains` False: only the teacher is asked.
+
+    Returns:
+        The context with what is left to the machine settled (`precision: auto`).
     """
     from limbeck.stages.checks import check
+    from limbeck.stages.precision import settled
     from limbeck.stages.preflight import preflight
     from limbeck.stages.problems import problems
 
-    recipe = context.recipe
+    context = settled(context, known=True)
     uses = {name: found.uses for name, found in chosen.items()}
     pairs = {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels}
     preflight(context, pairs, trains=trains)
     problems(context)
+    context = settled(context) if trains else context
     check(context)
+    recipe = context.recipe
     if recipe.students:
         for idle in sorted(recipe.mentors.keys() - {used.mentor for used in uses.values()}):
             context.run.say(f"mentors.{idle}: no student learns from it, so it is not trained")
@@ -137,6 +144,7 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
         "seed": recipe.seed,
     }
     context.run.describe(recipe.to_yaml(), facts)
+    return context
 
 
 def to_stderr(line: str) -> None:

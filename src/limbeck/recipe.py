@@ -357,6 +357,12 @@ class Recipe(Settings):
             )
         return self
 
+    @property
+    def learners(self) -> dict[str, LearnerSettings]:
+        """Who is trained, by place: `mentors.NAME` and `students.NAME`."""
+        mentors: dict[str, LearnerSettings] = {f"mentors.{name}": one for name, one in self.mentors.items()}
+        return mentors | {f"students.{name}": one for name, one in self.students.items()}
+
     def to_yaml(self) -> str:
         """The resolved recipe; loading it again gives an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

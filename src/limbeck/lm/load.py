@@ -121,7 +121,7 @@ def load(
             adapter of other settings.
         RecipeError: a device or dtype that this machine does not have.
     """
-    target, number = _device(device), _dtype(dtype)
+    target, number = device_of(device), _dtype(dtype)
     text, adapter, base = str(name_or_path), False, ""
     if is_tiny(text) and not Path(text).exists():
         model, tokenizer = _from_scratch(text, tokenizer_of, tokenizer_texts, seed, number)
@@ -227,8 +227,8 @@ def _refuse_damaged(place: Path | str) -> None:
         raise ModelError(f"{place}: {file} changed since it was made; {fix}")
 
 
-def _device(name: str) -> torch.device:
-    """Under several ranks "auto" and "cuda" are each rank's own GPU."""
+def device_of(name: str) -> torch.device:
+    """The device of this name. Under several ranks "auto" and "cuda" are each rank's own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and ranks.world() > 1:

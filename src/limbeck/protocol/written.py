@@ -21,7 +21,7 @@ from limbeck.files import whole_file
 from limbeck.methods import Chosen
 from limbeck.old_runs import flat
 from limbeck.protocol.settings import ClaimsSettings
-from limbeck.recipe import GivenTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe
+from limbeck.recipe import GivenTeacherSettings, LocalTeacherSettings, Recipe
 from limbeck.records import write_json
 from limbeck.run_folder import fingerprint, git_revision, path_fingerprint, read_json, versions
 from limbeck.stages.model_inputs import model_inputs
@@ -107,8 +107,7 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
 
 def _named(recipe: Recipe) -> dict[str, str]:
     """Hashes of the files and model folders that the recipe names apart from the task's, by their setting."""
-    learners: dict[str, LearnerSettings] = {f"mentors.{name}": one for name, one in recipe.mentors.items()}
-    learners |= {f"students.{name}": one for name, one in recipe.students.items()}
+    learners = recipe.learners
     models = {place: one.model for place, one in learners.items()}
     files = {f"mentors.{name}.file": one.file for name, one in recipe.mentors.items()}
     shown = {place: one.prompt.examples for place, one in learners.items()}
@@ -196,6 +195,11 @@ def _checked(recipe: Recipe, place: str) -> ClaimsSettings:
             f"{place}: claims.problem_draws: problems from files are one draw; set it to 1, or take a "
             "built-in task"
         )
+    for where, one in recipe.learners.items():
+        if one.train.precision == "auto":
+            raise RecipeError(
+                f"{place}: {where}.train.precision: each run would settle auto by itself; write fp32 or bf16"
+            )
     most = claims.problem_draws * claims.mentors * claims.students
     seeds = [recipe.seed, *(one.seed for one in recipe.mentors.values())]
     seeds += [one.seeds[0] for one in recipe.students.values()]

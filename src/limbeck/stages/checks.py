@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limbeck.errors import RecipeError
-from limbeck.recipe import LearnerSettings
 from limbeck.records import Problem
 from limbeck.stages.asking import asking_learner, asking_teacher
 from limbeck.stages.context import Context
@@ -25,9 +24,7 @@ def check(context: Context) -> None:
         RecipeError, DataError: naming the learner and the setting.
     """
     recipe = context.recipe
-    learners: dict[str, LearnerSettings] = {f"mentors.{name}": one for name, one in recipe.mentors.items()}
-    learners |= {f"students.{name}": one for name, one in recipe.students.items()}
-    for place, learner in learners.items():
+    for place, learner in recipe.learners.items():
         if learner.train.choose != "last" and not problems(context).dev:
             raise RecipeError(
                 f"{place}.train.choose: {learner.train.choose} needs dev problems; raise task.dev"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from limbeck.progress import SILENT, Track
-from limbeck.recipe import Recipe
+from limbeck.recipe import LearnerSettings, Recipe
 from limbeck.run_folder import Run
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.settings import task_kind, task_labels
@@ -42,6 +42,17 @@ class Context:
     def labels(self) -> tuple[str, ...]:
         """The labels of a task of kind label."""
         return task_labels(self.recipe.task)
+
+
+def changed(context: Context, place: str, learner: LearnerSettings) -> Context:
+    """The same run with other settings of a learner.
+
+    Args:
+        place: `students.NAME` or `mentors.NAME`.
+    """
+    role, _, name = place.partition(".")
+    learners = {**getattr(context.recipe, role), name: learner}
+    return replace(context, recipe=context.recipe.model_copy(update={role: learners}))
 
 
 def once(context: Context, key: str, make: Callable[[], M]) -> M:

@@ -90,9 +90,7 @@ def check_models(recipe: Recipe) -> None:
     Raises:
         RecipeError, ModelError: naming the learner and the setting.
     """
-    learners: dict[str, LearnerSettings] = {f"mentors.{name}": one for name, one in recipe.mentors.items()}
-    learners |= {f"students.{name}": one for name, one in recipe.students.items()}
-    for place, learner in learners.items():
+    for place, learner in recipe.learners.items():
         _check_learner(place, learner)
         _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
 

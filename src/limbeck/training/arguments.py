@@ -34,8 +34,10 @@ def arguments(
         turns: micro-batches of a step that each process takes part in (see `sampler.Sharing`).
 
     Raises:
-        RecipeError: bf16 on a GPU that does not know it.
+        RecipeError: bf16 on a GPU that does not know it, or a precision that was not settled.
     """
+    if settings.precision == "auto":
+        raise RecipeError("precision: auto is settled by a run of a recipe; here write fp32 or bf16")
     if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise RecipeError("precision: this GPU does not compute in bf16; set it to fp32")
     warm = settings.schedule == "constant" and settings.warmup > 0

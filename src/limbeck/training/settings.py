@@ -63,8 +63,10 @@ class TrainSettings(Settings):
         description="longest example in tokens: prompt and completion together, or each of encoder and "
         "decoder; longer ones are left out and reported",
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16 computes under autocast; the weights keep their type"
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32",
+        description="bf16 computes under autocast, the weights keep their type; auto tries both once and "
+        "takes bf16 where it learns the same and is faster",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
     prompt_weight: float = Field(

@@ -1,0 +1,211 @@
+"""`train.precision: auto`, settled once for each model: bfloat16 where it learns the same in less time.
+
+A model takes `STEPS` small steps twice from the same weights, in float32 and under bfloat16 autocast, on
+questions of the task; then some of full size are timed. The finding is a stage of its own: what it says is
+part of every training's plan, and a run that goes on elsewhere keeps it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck import ranks
+from limbeck.recipe import LearnerSettings
+from limbeck.records import Example, Problem, write_json
+from limbeck.run_folder import Plan, fingerprint, plan, read_json
+from limbeck.stages.context import Context, changed
+from limbeck.stages.model_inputs import model_inputs
+from limbeck.stages.problems import problems
+from limbeck.training.groups import Group
+
+if TYPE_CHECKING:
+    import torch
+
+    from limbeck.training.collate import Batch
+
+VERSION = 1
+STEPS = 50
+"""Steps whose losses are compared."""
+ROWS = 2
+"""Questions in one of them."""
+TIMED = 3
+"""Steps of the training's own batch size that are timed, after one that is not."""
+CLOSE = 1e-2
+"""Largest relative difference of the mean losses at which both learn the same. Single steps differ by more:
+Adam's first steps turn a rounding into a step of the full learning rate."""
+LONGEST = 600
+"""Characters of a question that are used."""
+FILE = "precision.json"
+
+
+def settled(context: Context, *, known: bool = False) -> Context:
+    """The run with fp32 or bf16 in place of every `precision: auto`.
+
+    Args:
+        known: only where that was found before; nothing is loaded.
+    """
+    for place, learner in sorted(_undecided(context).items()):
+        name, how, inputs = _stage_of(learner)
+        if known and not context.run.is_done(name, how, inputs):
+            continue
+        asked = [] if known else problems(context).train
+        stage = context.run.stage(name, how, inputs, partial(_try, learner, asked))
+        found = ranks.share(read_json(stage.folder / FILE) if ranks.main() else None) or {}
+        context.run.say(f"{place}.train.precision: {found['precision']}; {_why(found, learner)}")
+        context = changed(context, place, _with(learner, found["precision"]))
+    return context
+
+
+def _undecided(context: Context) -> dict[str, LearnerSettings]:
+    """Who is trained in a precision that is not settled, by place in the recipe."""
+    learners = context.recipe.learners
+    return {place: one for place, one in learners.items() if one.train.precision == "auto"}
+
+
+def _with(learner: LearnerSettings, precision: str) -> LearnerSettings:
+    return learner.model_copy(update={"train": learner.train.model_copy(update={"precision": precision})})
+
+
+def _stage_of(learner: LearnerSettings) -> tuple[str, Plan, dict[str, str]]:
+    """Name, plan and inputs: one stage for all that train the same weights of the same model."""
+    about = {name: getattr(learner, name) for name in ("model", "layers", "lora", "dtype")}
+    about["learning_rate"] = learner.train.learning_rate
+    how = plan(about, version=VERSION)
+    return f"precision/{fingerprint(how.json())[:8]}", how, model_inputs(learner.model)
+
+
+def _why(found: Mapping[str, Any], learner: LearnerSettings) -> str:
+    """What was measured, and on which other machine."""
+    here = _machine(learner)
+    elsewhere = (
+        ""
+        if here == found["machine"]
+        else (f" (found on {found['machine']}, kept on {here}; --again precision finds it again)")
+    )
+    if "difference" not in found:
+        return f"{found['machine']} does not compute in bfloat16{elsewhere}"
+    share = found["seconds"]["bf16"] / found["seconds"]["fp32"]
+    return (
+        f"in bfloat16 the loss of {STEPS} steps differs by {found['difference']:.1e}, and a step takes "
+        f"{share:.2f} of the time of float32{elsewhere}"
+    )
+
+
+def _machine(learner: LearnerSettings) -> str:
+    """The processor or GPU that trains."""
+    import torch
+
+    from limbeck.lm.load import device_of
+
+    device = device_of(learner.device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return str(torch.cpu.get_capabilities().get("cpu_name") or "this CPU") if device.type == "cpu" else "mps"
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device.type == "cpu" and any(
+        there and "bf16" in name for name, there in torch.cpu.get_capabilities().items()
+    )
+
+
+def _try(learner: LearnerSettings, asked: list[Problem], folder: Path) -> None:
+    """Write the finding: `precision`, `machine`; where both were tried, `difference`, `seconds` a step."""
+    write_json(folder / FILE, _tried(learner, asked))
+
+
+def _tried(learner: LearnerSettings, asked: list[Problem]) -> dict[str, Any]:
+    from limbeck.lm.load import device_of
+
+    found: dict[str, Any] = {"precision": "fp32", "machine": _machine(learner)}
+    if not _computes_bf16(device_of(learner.device)):
+        return found
+    losses, seconds = _both(learner, asked)
+    difference = abs(losses["bf16"] / losses["fp32"] - 1)
+    if difference <= CLOSE and seconds["bf16"] < seconds["fp32"]:  # false for a loss that is not finite
+        found["precision"] = "bf16"
+    return found | {"difference": difference, "seconds": seconds}
+
+
+def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, float], dict[str, float]]:
+    """Per precision the mean loss of the small steps, and the median seconds of a full one."""
+    import torch
+    from accelerate.utils import send_to_device
+
+    from limbeck.lm.load import load
+    from limbeck.training.collate import collate, tokenise
+
+    groups = [_group(problem) for problem in asked[: STEPS * ROWS]]
+    loaded = load(
+        learner.model,
+        tokenizer_texts=[problem.question for problem in asked[: STEPS * ROWS]],
+        lora=learner.lora,
+        layers=learner.layers,
+        dtype=learner.dtype,
+        device=learner.device,
+        trainable=learner.lora is not None,
+    )
+    model, both = loaded.model.eval(), loaded.encoder_decoder  # dropout would not be the same in both
+    length = learner.train.max_length
+    rows = tokenise(loaded.tokenizer, groups, encoder_decoder=both, max_length=length).rows
+
+    def batches(count: int, size: int) -> list[Batch]:
+        taken = [[rows[(step * size + n) % len(rows)] for n in range(size)] for step in range(count)]
+        return [send_to_device(collate(one, loaded.tokenizer.pad_token_id), model.device) for one in taken]
+
+    trained = [one for one in model.parameters() if one.requires_grad]
+    begin = [one.detach().clone() for one in trained]
+    losses, seconds = {}, {}
+    for precision in ("fp32", "bf16"):
+        with torch.no_grad():
+            for one, value in zip(trained, begin, strict=True):
+                one.copy_(value)
+        step = _step_of(model, trained, precision, learner.train.learning_rate, encoder_decoder=both)
+        losses[precision] = statistics.mean(step(batch)[0] for batch in batches(STEPS, ROWS))
+        times = [step(batch)[1] for batch in batches(1 + TIMED, learner.train.batch_size)]
+        seconds[precision] = statistics.median(times[1:])
+    return losses, seconds
+
+
+def _group(problem: Problem) -> Group:
+    """A question's last three quarters as something to write: every task has questions."""
+    text = problem.question[:LONGEST]
+    begun = len(text) // 4
+    return Group(problem.id, (Example(problem_id=problem.id, prompt=text[:begun], completion=text[begun:]),))
+
+
+def _step_of(
+    model: Any, trained: list[Any], precision: str, rate: float, *, encoder_decoder: bool
+) -> Callable[[Batch], tuple[float, float]]:
+    """An optimiser step in this precision; it gives its loss and its seconds."""
+    import torch
+
+    from limbeck.training.parts import CrossEntropy, loss
+
+    part = CrossEntropy()
+    optimizer = torch.optim.AdamW(trained, lr=rate)
+
+    def step(batch: Batch) -> tuple[float, float]:
+        start = time.perf_counter()
+        counts = {part.name: part.count(batch, encoder_decoder=encoder_decoder)}
+        lower = torch.autocast(model.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+        with lower:
+            total, _ = loss((part,), model, batch, counts)
+        total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return total.item(), time.perf_counter() - start
+
+    return step

@@ -1,0 +1,117 @@
+"""`train.precision: auto`: settled once by a short training, then part of the recipe and of every plan."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.errors import RecipeError
+from limbeck.recipe import check_recipe, load_recipe
+from limbeck.stages import precision
+
+Limbeck = Callable[..., Any]
+
+RECIPE = """
+name: fast
+task: {name: arithmetic, train: 40, test: 4, dev: 0}
+students:
+  one: {method: finetune-cot, model: tiny-causal-xs, train: {epochs: 1, precision: auto}}
+  two: {method: answers-only, model: tiny-causal-xs, train: {epochs: 1, precision: auto}}
+  three: {method: answers-only, model: tiny-causal-xs, train: {epochs: 1}}
+exam: {max_tokens: 4}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_it_is_found_once_written_down_and_kept_on_another_machine(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "STEPS", 3)
+    out = tmp_path / "run"
+    first = limbeck("run", recipe, "--out", out)
+    assert first.status == 0, first.err
+    (file,) = out.glob("precision/*/precision.json")  # one trial for both: they train the same weights
+    found = json.loads(file.read_text())
+    if "difference" in found:
+        assert 0 < found["difference"] < precision.CLOSE and min(found["seconds"].values()) > 0
+    students = load_recipe(out / "recipe.yaml").students
+    assert {students[name].train.precision for name in ("one", "two")} == {found["precision"]}
+    assert students["three"].train.precision == "fp32"
+    plan = json.loads((out / "students" / "one" / "seed0" / "stage.json").read_text())["plan"]
+    assert plan["settings"]["train"].get("precision", "fp32") == found["precision"]
+
+    monkeypatch.setattr(precision, "_machine", lambda learner: "a Commodore 64")
+    again = limbeck("run", recipe, "--out", out)
+    assert again.status == 0 and "started" not in again.err
+    assert "kept on a Commodore 64; --again precision finds it again" in again.err
+
+
+@pytest.mark.parametrize(
+    ("losses", "seconds", "chosen"),
+    [
+        ((2.0, 2.01), (1.0, 0.6), "bf16"),
+        ((2.0, 2.01), (1.0, 1.1), "fp32"),
+        ((2.0, 2.1), (1.0, 0.6), "fp32"),
+        ((2.0, math.nan), (1.0, 0.6), "fp32"),
+    ],
+)
+def test_bfloat16_must_learn_the_same_and_be_faster(
+    losses: tuple[float, float],
+    seconds: tuple[float, float],
+    chosen: str,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = tuple(dict(zip(("fp32", "bf16"), one, strict=True)) for one in (losses, seconds))
+    monkeypatch.setattr(precision, "_computes_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "_both", lambda learner, asked: both)
+    learner = load_recipe(recipe).students["one"]
+    precision._try(learner, [], tmp_path)
+    assert json.loads((tmp_path / "precision.json").read_text())["precision"] == chosen
+
+
+def test_a_processor_without_bfloat16_tries_nothing(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_computes_bf16", lambda device: False)
+    precision._try(load_recipe(recipe).students["one"], [], tmp_path)
+    assert json.loads((tmp_path / "precision.json").read_text())["precision"] == "fp32"
+
+
+def test_both_precisions_begin_at_the_same_weights_and_learn(recipe: Path, tmp_path: Path) -> None:
+    from limbeck.tasks.sources import load_splits
+
+    loaded = load_recipe(recipe)
+    for model in ("tiny-causal-xs", "tiny-seq2seq-xs"):
+        learner = loaded.students["one"].model_copy(update={"model": model})
+        losses, _ = precision._both(learner, load_splits(loaded.task, 0).train)
+        assert losses["bf16"] != losses["fp32"]
+        assert losses["bf16"] == pytest.approx(losses["fp32"], rel=precision.CLOSE)
+
+
+def test_what_cannot_be_settled_is_refused(tmp_path: Path) -> None:
+    from limbeck.protocol.written import _checked
+
+    body = {
+        "name": "p",
+        "task": {"name": "arithmetic"},
+        "students": {
+            name: {"method": "answers-only", "model": "tiny-causal-xs", "train": {"precision": "auto"}}
+            for name in ("a", "b")
+        },
+        "claims": {"students": 3, "compare": [["a", "b"]]},
+    }
+    with pytest.raises(RecipeError, match=r"students.a.train.precision: .* write fp32 or bf16"):
+        _checked(check_recipe(body, "p.yaml"), "p.yaml")
