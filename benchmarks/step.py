@@ -181,7 +181,7 @@ def collated(side: str, batch: Sequence[Row], rows: Sequence[Row]) -> Batch:
     return to_longest(batch, rows) if side == "published" else short(batch)
 
 
-def trainer_of(side: str, kind: str, folder: str, words: int) -> Any:
+def trainer_of(side: str, model: Any, folder: str, **more: Any) -> Any:
     """A trainer of any side, with a learning rate of 0: every step begins from the same weights."""
     given: dict[str, Any] = {
         "output_dir": folder,
@@ -191,12 +191,13 @@ def trainer_of(side: str, kind: str, folder: str, words: int) -> Any:
         "report_to": "none",
         "disable_tqdm": True,
         "log_level": "error",
+        **more,
     }
-    model = model_of(kind, words)
     if side == "trl":
         trainer = trl_trainer(model, given)
     elif side.startswith("ours"):
-        feed = Feed([], GroupSampler([Size(1, (1,))], Limits(1, 1), seed=0), 0, kind == "t5")
+        both = model.config.is_encoder_decoder
+        feed = Feed([], GroupSampler([Size(1, (1,))], Limits(1, 1), seed=0), 0, both)
         trainer = PartsTrainer(model, TrainingArguments(**given), (CrossEntropy(),), feed)
     else:
         trainer = Trainer(model=model, args=TrainingArguments(**given))
@@ -205,13 +206,13 @@ def trainer_of(side: str, kind: str, folder: str, words: int) -> Any:
 
 
 def trl_trainer(model: nn.Module, given: dict[str, Any]) -> Any:
-    """TRL's, in float32 without recomputing; it wants data and a tokenizer, which the steps do not use."""
+    """TRL's, without recomputing; it wants data and a tokenizer, which the steps do not use."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     from limbeck.lm.tiny import build_tokenizer
 
-    args = SFTConfig(**given, bf16=False, activation_checkpointing=False)
+    args = SFTConfig(**{"bf16": False, **given}, activation_checkpointing=False)
     rows = Dataset.from_dict({"input_ids": [[3, 4]], "labels": [[3, 4]]})
     return SFTTrainer(model=model, args=args, train_dataset=rows, processing_class=build_tokenizer(["a b"]))
 
@@ -237,7 +238,7 @@ def epochs(kind: str, scale: Scale) -> tuple[dict[str, float], dict[str, float]]
     batches = {side: batches_of(side, kind, rows, scale) for side in sides}
     seconds = dict.fromkeys(sides, 0.0)
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {side: trainer_of(side, kind, folder, scale.words) for side in sides}
+        trainers = {side: trainer_of(side, model_of(kind, scale.words), folder) for side in sides}
         apart = differences(trainers, batches["ours"][len(batches["ours"]) // 2], rows)
         for n in range(STEPS):
             for side, own in batches.items():
@@ -263,7 +264,7 @@ def added_memory(side: str, kind: str, scale: Scale) -> float:
     """MB that the largest step adds to weights and optimiser state; for a process of its own."""
     rows = rows_of(kind, scale)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(side, kind, folder, scale.words)
+        trainer = trainer_of(side, model_of(kind, scale.words), folder)
         step(trainer, collated("ours" if side.startswith("ours") else "dynamic", rows[1:3], rows))
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         step(trainer, collated(side, batches_of(side, kind, rows, scale)[-1], rows))

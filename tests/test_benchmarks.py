@@ -18,6 +18,7 @@ SMALLEST = {
     "loss_memory": "--small",
     "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
+    "real_base": "--small",
     "step": "--small",
 }
 """Flags of each benchmark that make it a smoke test of seconds."""
@@ -29,6 +30,7 @@ SAID = {
     "leaks": ["stories", "flips"],
     "loss_memory": ["1024 tokens, 2048 logits each", "ours with divergence"],
     "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped with", "bytes per token"],
+    "real_base": ["grouped", "ours    ", "of the texts equal"],
     "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],
 }
 """Words that a benchmark prints when it came to its end."""
