@@ -126,12 +126,13 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     from limbeck.stages.preflight import preflight
     from limbeck.stages.problems import problems
 
-    context = settled(context, known=True)
     uses = {name: found.uses for name, found in chosen.items()}
+    untrained = {f"students.{name}" for name, used in uses.items() if not used.trains}
+    context = settled(context, untrained, known=True)
     pairs = {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels}
     preflight(context, pairs, trains=trains)
     problems(context)
-    context = settled(context) if trains else context
+    context = settled(context, untrained) if trains else context
     check(context)
     recipe = context.recipe
     if recipe.students:

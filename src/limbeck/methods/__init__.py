@@ -36,11 +36,13 @@ class Uses:
         mentor: a name of the recipe's `mentors:`, or None.
         soft_labels: the student learns from the mentor's distributions, so both must read the same tokens.
         reasons: the student learns to reason, so that demonstrations for it hold rationales.
+        trains: False where nobody is trained.
     """
 
     mentor: str | None = None
     soft_labels: bool = False
     reasons: bool = True
+    trains: bool = True
 
 
 Story = Callable[["Context", "Learner", Any], None]

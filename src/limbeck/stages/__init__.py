@@ -6,7 +6,7 @@ A method is the order in which it calls these. The verbs are `train`, `write` an
 
 from limbeck.stages.context import Context
 from limbeck.stages.examining import examine
-from limbeck.stages.learners import Learner, Trained, student
+from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
 from limbeck.stages.models import Model, Question
 from limbeck.stages.problems import Problems, Split, problems
@@ -39,6 +39,7 @@ __all__ = [
     "SoftLabelSettings",
     "Split",
     "Trained",
+    "Untrained",
     "answer_examples",
     "by_problem",
     "completions_of",

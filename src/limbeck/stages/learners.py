@@ -1,7 +1,8 @@
 """Who is trained, and what came of it.
 
-A `Learner` is a student or a mentor of the recipe before training, a `Trained` one after.
-Both are values: a method hands them from one verb to the next (`train`, `write`, `examine`).
+A `Learner` is a student or a mentor of the recipe before training, a `Trained` one after. `Untrained` is
+its base as it comes. All are values: a method hands them from one verb to the next (`train`, `write`,
+`examine`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from limbeck.records import Problem
 from limbeck.run_folder import Plan, Stage, plan
 from limbeck.stages.asking import asking_learner
 from limbeck.stages.context import Context
+from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.models import Opened, Question
 from limbeck.tasks.asking import Asking
 
@@ -190,14 +192,90 @@ class Trained:
         return load(str(self.path), dtype=settings.dtype, device=settings.device, name=self.name)
 
     def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
-        from limbeck.lm.local import LocalModel, prompt_room
+        return _opened(self.load(), Asking.of_folder(self.path), folder, batch_size, max_tokens)
 
-        loaded = self.load()
-        asking, room = Asking.of_folder(self.path), prompt_room(loaded, max_tokens)
 
-        def prompt(question: Question) -> Prompt:
-            text = asking.text(loaded.tokenizer, question.pieces, room)
-            own = question.id, question.problem_id
-            return Prompt(*own, text, about=question.about, opened=asking.opened(text))
+@dataclass(frozen=True, slots=True)
+class Untrained:
+    """A learner's base as it comes, asked as the learner would be. It can write and be examined."""
 
-        return Opened(Chunks(LocalModel(loaded, max_rows=batch_size), folder / LOG), prompt)
+    learner: Learner
+
+    @property
+    def name(self) -> str:
+        return self.learner.shown
+
+    @property
+    def folder(self) -> str:
+        return self.learner.place
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        settings = self.learner.settings
+        about: dict[str, Any] = {"model": settings.model, "format": settings.format}
+        about |= {"dtype": settings.dtype} if settings.dtype != "float32" else {}
+        about |= {"layers": settings.layers} if settings.layers is not None else {}
+        asking = self.learner.asking.plan()
+        return about | ({"asking": asking} if asking else {})
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        return model_inputs(self.learner.settings.model)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        from limbeck.lm.load import parameters_of
+
+        learner = self.learner
+        return {
+            "role": learner.role,
+            "name": learner.name,
+            "seed": learner.seed,
+            "round": learner.round,
+            "model": learner.settings.model,
+            "dtype": learner.settings.dtype,
+            "method": learner.method,
+            "parameters": parameters_of(learner.settings.model, None, learner.settings.layers) or None,
+            "steps": 0,
+        }
+
+    @property
+    def shared(self) -> bool:
+        return True
+
+    @property
+    def timed(self) -> bool:
+        return True
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return ()
+
+    def question(self, problem: Problem) -> Question:
+        return Question(problem.id, problem.id, self.learner.asking.pieces(problem))
+
+    def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
+        from limbeck.lm.load import load
+
+        settings = self.learner.settings
+        loaded = load(
+            settings.model,
+            dtype=settings.dtype,
+            device=settings.device,
+            layers=settings.layers,
+            name=self.name,
+        )
+        return _opened(loaded, self.learner.asking, folder, batch_size, max_tokens)
+
+
+def _opened(loaded: Loaded, asking: Asking, folder: Path, batch_size: int, max_tokens: int) -> Opened:
+    from limbeck.lm.local import LocalModel, prompt_room
+
+    room = prompt_room(loaded, max_tokens)
+
+    def prompt(question: Question) -> Prompt:
+        text = asking.text(loaded.tokenizer, question.pieces, room)
+        own = question.id, question.problem_id
+        return Prompt(*own, text, about=question.about, opened=asking.opened(text))
+
+    return Opened(Chunks(LocalModel(loaded, max_rows=batch_size), folder / LOG), prompt)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -44,13 +44,17 @@ LONGEST = 600
 FILE = "precision.json"
 
 
-def settled(context: Context, *, known: bool = False) -> Context:
+def settled(context: Context, untrained: Collection[str] = (), *, known: bool = False) -> Context:
     """The run with fp32 or bf16 in place of every `precision: auto`.
 
     Args:
+        untrained: places in the recipe of learners that are not trained.
         known: only where that was found before; nothing is loaded.
     """
-    for place, learner in sorted(_undecided(context).items()):
+    undecided = {p: one for p, one in context.recipe.learners.items() if one.train.precision == "auto"}
+    for place, learner in sorted(undecided.items()):
+        if place in untrained:
+            continue
         name, how, inputs = _stage_of(learner)
         if known and not context.run.is_done(name, how, inputs):
             continue
@@ -60,12 +64,6 @@ def settled(context: Context, *, known: bool = False) -> Context:
         context.run.say(f"{place}.train.precision: {found['precision']}; {_why(found, learner)}")
         context = changed(context, place, _with(learner, found["precision"]))
     return context
-
-
-def _undecided(context: Context) -> dict[str, LearnerSettings]:
-    """Who is trained in a precision that is not settled, by place in the recipe."""
-    learners = context.recipe.learners
-    return {place: one for place, one in learners.items() if one.train.precision == "auto"}
 
 
 def _with(learner: LearnerSettings, precision: str) -> LearnerSettings:

@@ -54,7 +54,7 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
     saved = training = 0
     for place, learner, folders in learners:
         changed = former is not None and _changed(place, recipe, former)
-        left = [folder for folder in folders if changed or not _is_done(context, folder)]
+        left = [folder for folder in folders if changed or not _has_sat(context, folder)]
         if left and trains:
             model = _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
@@ -134,6 +134,11 @@ def _is_done(context: Context, folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(state, dict) and state.get("state") == "done"
+
+
+def _has_sat(context: Context, folder: Path) -> bool:
+    """Whether a model was trained, or examined without that."""
+    return _is_done(context, folder) or _is_done(context, folder / "exam")
 
 
 def _check_teacher(context: Context) -> None:
