@@ -1,4 +1,4 @@
-# Two commands for a fresh machine: `make demo` and `make test`.
+# Commands for a fresh machine: `make demo`, `make real` (a real model, about an hour) and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,11 +11,15 @@ PROCESSES ?= 2
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check clean
+.PHONY: demo real test check clean
 
 demo: $(VENV)/.ready
 	$(BIN)/limbeck run recipes/demo.yaml
 	$(BIN)/limbeck run recipes/mentor-kd-tiny.yaml
+
+real: $(VENV)/.ready
+	$(BIN)/limbeck bases get smollm2-135m
+	$(BIN)/limbeck run recipes/real/generated.yaml
 
 test: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile

@@ -232,14 +232,6 @@ def test_without_pip_and_uv_the_address_is_named(
     assert "neither pip nor uv is here" in last and "https://pypi.org/project/pocket/1.0/#files" in last
 
 
-def test_the_gguf_package_is_asked_for_before_the_download(
-    limbeck: Limbeck, tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    answer = limbeck(*GET)
-    assert "pip install 'limbeck[gguf]'" in refused(answer, tmp_path) and "downloading" not in answer.err
-
-
 def test_a_full_disk_leaves_nothing(
     limbeck: Limbeck, tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

