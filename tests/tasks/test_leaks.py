@@ -112,6 +112,20 @@ def test_options_without_letters_count_where_both_list_the_same(plain: str) -> N
         assert len(set(groups([form(one) for one in (asked(text), *same)]))) == 1
 
 
+def test_the_last_list_counts_where_letters_stand_elsewhere_too() -> None:
+    text = "Let P (A) = 0.25 and P(B) = 0.5. What is P(A and B)?"
+    assert how(asked(f"{text} Options:\nA)0.5\nB)0.125"), asked(text, "0.5", "0.125"))
+
+
+def test_letters_of_options_count_only_where_all_have_theirs() -> None:
+    assert how(asked(WHICH, "B) owl", "A) bat"), asked(WHICH, "owl", "bat")) == "word for word"
+    assert how(asked(WHICH, "A)A) owl", "B)B) bat"), asked(WHICH, "owl", "bat")) == "word for word"
+    assert (
+        how(asked(WHICH, "s.50 more", "t.60 more"), asked(WHICH, "50 more", "60 more"))
+        == "with other options"
+    )
+
+
 def test_options_without_letters_decide_among_many_lists() -> None:
     lists = [(f"{n} is odd", f"{n} is even") for n in range(6)]
     columns = [form(asked("Which is true?", *options)) for options in lists]

@@ -335,7 +335,7 @@ def layouts(text: str, options: Sequence[str]) -> Iterator[Question]:
     yield Question(text.replace("'", "’").replace('"', "“"), tuple(options))
     yield Question(re.sub(r"(?<![\d.,])(\d{1,3})(\d{3})(?![\d.,])", r"\1,\2", text), tuple(options))
     yield Question(
-        re.sub(r"(?<![\d.,] )(?<![\d.,])([1-9]\d{,2})(\d{3})(?! ?[\d.,])", r"\1 \2", text), tuple(options)
+        re.sub(r"(?<![\d.,] )(?<![\w.,])([1-9]\d{,2})(\d{3})(?! ?[\d.,])", r"\1 \2", text), tuple(options)
     )
     yield Question(f"Question 3 - {text} Let's think step by step.", tuple(options))
     yield Question(f"Answer the following question:\n\n{text}\n\nShow your work.\nSolution:", tuple(options))

@@ -62,6 +62,17 @@ def test_how_to_answer_comes_off_behind_a_question(behind: str) -> None:
     assert find_leaks([question_form(STORY)], [question_form(f"{STORY} {behind}")])
 
 
+def test_a_capital_begins_a_sentence_behind_a_question_without_its_mark() -> None:
+    for start in ("Ann's owls hunt at", "It rains. Ann's owls (two) hunt at"):
+        for behind in (
+            "Let's think step by step.",
+            "Explain your reasoning.",
+            "Solution:",
+            "(Show your work)",
+        ):
+            assert bare(f"{start} {behind}").strip() == start
+
+
 @pytest.mark.parametrize(
     "before",
     [

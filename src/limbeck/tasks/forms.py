@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from limbeck.tasks.options import Listing, labelled, listing
+from limbeck.tasks.options import LETTERS, Listing, labelled, listing
 from limbeck.tasks.plain import plain_words, spaceless
 from limbeck.tasks.surroundings import bare
 
@@ -74,7 +74,14 @@ def _with_options(key: str, options: frozenset[str]) -> str:
 
 
 def _keys(options: Sequence[str]) -> frozenset[str]:
-    return frozenset(spaceless(plain_words(_LABEL.sub("", option))) for option in options)
+    """Options as a set, without their letters where every one carries its own, in whatever order."""
+    texts = list(options)
+    while texts and (labels := [found for one in texts if (found := _LABEL.match(one))]):
+        letters = "".join(sorted(label[1].upper() for label in labels))
+        if len(labels) < len(texts) or not LETTERS.startswith(letters):
+            break
+        texts = [label.string[label.end() :] for label in labels]
+    return frozenset(spaceless(plain_words(text)) for text in texts)
 
 
 def question_form(question: str) -> Form:
@@ -87,7 +94,7 @@ class _Text(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-_LABEL = re.compile(r"^\s*[(\[]?[A-Za-z][).:\]]\s*")
+_LABEL = re.compile(r"\s*[(\[]?([A-Za-z])[).:\]]\s*")
 
 _ANY_LABEL = re.compile(r"(?<!\S)[(\[]?([A-Za-z])[).:\]]\s*")
 """Labels within a line, too: too bold a guess for grading, but here both sides must list the same."""
@@ -98,14 +105,13 @@ _MAY_LIST = re.compile(r"[Bb][).:\]]|^[^\S\n]*[-*•]", re.MULTILINE)
 def _listed(text: str) -> Listing | None:
     if not _MAY_LIST.search(text):
         return None
-    return listing(text) or labelled(text, _ANY_LABEL)
+    lists = [found for found in (listing(text), labelled(text, _ANY_LABEL)) if found is not None]
+    return max(lists, key=lambda found: found.start, default=None)
 
 
+_WORD = re.compile(r"\w|[^\x00-\x7f]")
 _NAMED_LIST = re.compile(
-    r"(?:^|[.?!:;)\]\"\u201d\u2019*])[^\S\n]*+[*_#]*[^\S\n]*+"
-    r"(?:(?:possible|answer|multiple|available|the)[^\S\n]){0,2}"
-    r"(?:options|choices|alternatives|answers)[^\S\n*_]*[*_]*:[*_]*(?P<list>[^\n]*)",
-    re.IGNORECASE | re.MULTILINE,
+    r"\b(?:options|choices|alternatives|answers)[^\S\n*_]?[*_]*:[*_]*(?P<list>[^\n]*)", re.IGNORECASE
 )
 _BETWEEN = (
     re.compile(r"\n"),
@@ -128,9 +134,9 @@ def _guessed(text: str) -> Listing | None:
     if not text[start:end].strip():
         end = len(text)
     for between in _BETWEEN:
-        texts = tuple(one.strip() for one in between.split(text[start:end].strip()))
+        texts = tuple(one.strip() for one in between.split(text[start:end]) if _WORD.search(one))
         if len(texts) > 1:
-            return Listing(start, end, texts, lettered=False) if all(texts) and len(texts) <= 26 else None
+            return Listing(start, end, texts, lettered=False)
     return None
 
 

@@ -73,17 +73,31 @@ def _behind(text: str, start: int, end: int) -> int | None:
 
 
 def _sentence_behind(text: str, low: int, end: int) -> int | None:
+    """Where the last sentence begins, if it is about answering; with a capital it may begin anywhere."""
     last = _LAST_SIGN.search(text, max(low, end - 20), end)
-    stop = last.start() if last else end
-    while (stop := max(text.rfind(sign, low, stop) for sign in _STOPS_BEFORE)) >= 0:
-        if _OPENING.match(text, stop + 1, end) and not _is_option(text, low, stop):
-            sentence = text[stop + 1 : end]
-            said, waits = _said(sentence), _WAITS.search(sentence)
-            if _ABOUT_ANSWERING.fullmatch(said) or (_ANSWER_HERE if waits else _ANSWER_IS).fullmatch(said):
-                return stop if text[stop] in "([" else stop + 1
-        if text[stop] not in "([":  # a sentence goes on before a bracket: "Answer with (A) or (B)."
-            break
+    words_end = stop = last.start() if last else end
+    asks = "?" in text[words_end:end]
+    stopped = False
+    while not stopped:
+        stop = max(text.rfind(sign, low, stop) for sign in _STOPS_BEFORE)
+        stopped = stop < 0 or text[stop] not in "(["  # "Answer with (A) or (B)." goes on before a bracket
+        if stop >= 0 and _is_option(text, low, stop):
+            continue
+        if stop >= 0 and _tells(text, stop + 1, end):
+            return stop if text[stop] in "([" else stop + 1
+        for capital in () if asks else _CAPITAL.finditer(text, max(low, stop + 1), words_end):
+            if _tells(text, capital.start(), end):
+                return capital.start()
     return None
+
+
+def _tells(text: str, start: int, end: int) -> bool:
+    """Whether this part of a text says how or where to answer, to its last word."""
+    if not _OPENING.match(text, start, end):
+        return False
+    sentence = text[start:end]
+    said, waits = _said(sentence), _WAITS.search(sentence)
+    return bool(_ABOUT_ANSWERING.fullmatch(said) or (_ANSWER_HERE if waits else _ANSWER_IS).fullmatch(said))
 
 
 def _is_option(text: str, low: int, stop: int) -> bool:
@@ -94,6 +108,8 @@ def _is_option(text: str, low: int, stop: int) -> bool:
 
 _OPTION = re.compile(r"[A-Za-z]\.|[b-zB-Z]:|[0-9]{1,2}[.:]")
 _BULLET = re.compile(r"\n[^\S\n]*[-\u2022]\s")
+
+_CAPITAL = re.compile(r"[A-Z](?<=\s.)")
 
 _CUE = re.compile(r"[\s*_#]*\b(?:a|answer|response|assistant)[\s*_]*:[\s*_]*\Z", re.IGNORECASE)
 """These end any question, with or without a question mark before them."""
