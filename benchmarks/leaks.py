@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 
 from limbeck.records import Problem
-from limbeck.tasks.leaks import find_leaks, form, near_duplicates
+from limbeck.tasks.forms import form
+from limbeck.tasks.leaks import find_leaks, near_duplicates
 from limbeck.tasks.words import COLOURS, NAMES, OBJECTS, THINGS
 
 LAYOUTS: dict[str, Callable[[str], str]] = {

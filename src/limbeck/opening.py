@@ -187,7 +187,8 @@ def tell_leaks(model: str, asked: Sequence[Problem], split: str) -> None:
     The run folder is known by its problems; of other models nothing is known.
     """
     from limbeck.records import Problem, read_jsonl
-    from limbeck.tasks.leaks import find_leaks, form
+    from limbeck.tasks.forms import form
+    from limbeck.tasks.leaks import find_leaks
 
     folders = [folder / "problems" for folder in Path(model).resolve().parents]
     files = [

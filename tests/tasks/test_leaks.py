@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import pytest
 
 from limbeck.records import Problem
+from limbeck.tasks.forms import form
 from limbeck.tasks.generated import GENERATED, generate
-from limbeck.tasks.leaks import Near, find_leaks, form, groups, near_duplicates
+from limbeck.tasks.leaks import Near, find_leaks, groups, near_duplicates
 
 STORY = "Ann's shop sold 1000 pens for $1.50 each. She paid 0.75 for a pen. How much did she earn?"
 
@@ -35,6 +36,7 @@ def how(one: Problem, other: Problem) -> str:
         f"\u201c{STORY}\u201d",
         STORY.replace("Ann's", "Ann 's"),
         STORY.replace("1000", "1,000"),
+        *(STORY.replace("1000", f"1{space}000") for space in (" ", "\u2009", "\u00a0", "\u202f")),
         STORY.replace("1.50", "1,50"),
         STORY.replace("0.75", ".75"),
         STORY.replace(" ", "\u00a0"),
@@ -80,6 +82,62 @@ def test_options_in_the_text_or_in_a_column_or_not_there(listed: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "plain",
+    [
+        "Options: owl, bat",
+        "Options: owl, bat. Answer with one of them.",
+        "Options: owl,bat\nAnswer:",
+        "Choices: owl; bat.",
+        "**Options:** owl | bat",
+        "Options: owl or bat",
+        "Answer choices: owl, or bat",
+        "Possible answers: [owl/bat]",
+        "Options:\nowl\nbat",
+    ],
+)
+def test_options_without_letters_count_where_both_list_the_same(plain: str) -> None:
+    for text in (f"{WHICH} {plain}", f"{WHICH}\n{plain}"):
+        same = [
+            asked(WHICH, "owl", "bat"),
+            asked(WHICH, "A) bat", "B) owl"),
+            asked(f"{WHICH}\n(A) owl (B) bat"),
+            asked(f"{WHICH}\nOptions:\n- bat\n- owl"),
+            asked(f"{WHICH} Options: bat; owl"),
+            asked(text, "owl", "bat"),
+        ]
+        assert all(how(asked(text), other) for other in same)
+        assert all(how(asked(text, "bat", "owl"), other) for other in (*same, asked(WHICH)))
+        for other in (asked(WHICH), asked(WHICH, "owl", "gnu"), asked(text.replace("bat", "gnu"))):
+            assert not how(asked(text), other), "by itself it is no list"
+        assert len(set(groups([form(one) for one in (asked(text), *same)]))) == 1
+
+
+def test_the_last_list_counts_where_letters_stand_elsewhere_too() -> None:
+    text = "Let P (A) = 0.25 and P(B) = 0.5. What is P(A and B)?"
+    assert how(asked(f"{text} Options:\nA)0.5\nB)0.125"), asked(text, "0.5", "0.125"))
+
+
+def test_letters_of_options_count_only_where_all_have_theirs() -> None:
+    assert how(asked(WHICH, "B) owl", "A) bat"), asked(WHICH, "owl", "bat")) == "word for word"
+    assert how(asked(WHICH, "A)A) owl", "B)B) bat"), asked(WHICH, "owl", "bat")) == "word for word"
+    assert (
+        how(asked(WHICH, "s.50 more", "t.60 more"), asked(WHICH, "50 more", "60 more"))
+        == "with other options"
+    )
+
+
+def test_options_without_letters_decide_among_many_lists() -> None:
+    lists = [(f"{n} is odd", f"{n} is even") for n in range(6)]
+    columns = [form(asked("Which is true?", *options)) for options in lists]
+    plain = [form(asked(f"Which is true? Options: {'; '.join(options)}")) for options in lists]
+    assert [(leak.learned, leak.examined) for leak in find_leaks(plain, columns)] == [
+        (n, n) for n in range(6)
+    ]
+    names = groups(columns + plain)
+    assert len(set(names)) == 6 and names[:6] == names[6:]
+
+
+@pytest.mark.parametrize(
     ("text", "options"),
     [
         ("Box A. Box B holds 4 pens more than box A. Box C holds none. How many pens are there?", ()),
@@ -115,6 +173,26 @@ def test_other_options_in_a_column_make_a_leak_of_its_own_name() -> None:
         ("Is .5 more?", "Is 5 more?"),
         ("Is 1,5 more?", "Is 15 more?"),
         ("Is 1,000 more?", "Is 1.000 more?"),
+        ("Which is next: 1 200 3?", "Which is next: 1200 3?"),
+        ("Which is next: 5 000 12?", "Which is next: 5000 12?"),
+        ("Which is next: 12 5 000?", "Which is next: 12 5000?"),
+        ("Which is next: 0 100?", "Which is next: 0100?"),
+        ("Which is next: 1 2000?", "Which is next: 12000?"),
+        ("Which is next: 1.5 200?", "Which is next: 1.5200?"),
+        ("Which is next:\n5 100\n7 200", "Which is next:\n5100\n7200"),
+        ("Is $5 more?", "Is €5 more?"),
+        ("Is £5 more?", "Is €5 more?"),
+        ("What is $5 - $3?", "What is $5 + $3?"),
+        ("What is 5 € - 3 €?", "What is 5 € + 3 €?"),
+        ("What is $x$ - $y$?", "What is $x$ + $y$?"),
+        ("Where is 1,-2?", "Where is 1-2?"),
+        ("What is |x|?", "What is x?"),
+        ("What is |x| - 3?", "What is |x| + 3?"),
+        ("Is ~p true?", "Is p true?"),
+        ("Is !p true?", "Is p true?"),
+        ("Does ~(p and q) hold?", "Does ~p and q hold?"),
+        ("Does (p ∧ q) ∨ r hold?", "Does p ∧ (q ∨ r) hold?"),
+        ("What is f'(2)?", "What is f(2)?"),
         ("What is 5 - 3?", "What is 5 + 3?"),
         ("What is 5*3?", "What is 5/3?"),
         ("What is -5 + 3?", "What is 5 + 3?"),
@@ -166,6 +244,13 @@ def test_a_calculation_in_another_layout() -> None:
         ("Wow! Who is it?", "Wow ! Who is it ?"),
         ("How much is 5% of 20?", "How much is 5 % of 20 ?"),
         ("What is 5 + 3?", "What is 5 + 3 = ?"),
+        ("What is 5*-3?", "What is 5 * -3?"),
+        ("Is 1 000 000.50 more?", "Is 1,000,000.50 more?"),
+        ("Is it 1 000, 5 000 or 70 000?", "Is it 1000, 5000 or 70,000?"),
+        ("Is 5 € more?", "Is €5 more?"),
+        ("Is $5 more?", "Is $ 5 more?"),
+        ("Is ~p true?", "is ~ p true ?"),
+        ("|owl|bat|\n|5|7|", "| owl | bat |\n| 5 | 7 |"),
         ("Who is it?\n=====\nAnn?", "> Who is it? Ann?"),
         ("# Owls\nWho is well-known and/or old?", "Owls. Who is well known and or old ?"),
     ],
@@ -251,6 +336,8 @@ def test_built_in_tasks_share_nothing() -> None:
 
 def test_it_takes_linear_time() -> None:
     hard = ["(a" * 20_000, "5-" * 20_000, "\n- " * 10_000, "Q: " * 10_000, "1," * 20_000, "Options: " * 5_000]
+    hard += ["1 000 " * 10_000, "1 000, " * 10_000, "|x| - " * 10_000, "5 € " * 10_000, "5 -" + " " * 50_000]
+    hard += ["Options: a, " * 5_000, "Options:\n" * 5_000, "f'(" * 10_000, "~(!p " * 10_000]
     began = time.process_time()
     for text in hard:
         form(asked(text))

@@ -18,7 +18,8 @@ import pytest
 
 from limbeck.errors import LeakError
 from limbeck.tasks.answers import AnswerKind, canonical, extract, same, split_answer
-from limbeck.tasks.leaks import Form, find_leaks, form, near_duplicates
+from limbeck.tasks.forms import Form, form
+from limbeck.tasks.leaks import find_leaks, near_duplicates
 from limbeck.tasks.options import options_in
 from limbeck.tasks.readers import read_rows
 from limbeck.tasks.settings import Columns, FilesTask, Leaks
@@ -333,12 +334,20 @@ def layouts(text: str, options: Sequence[str]) -> Iterator[Question]:
     yield Question(text.replace("?", " ?").replace(". ", " . "), tuple(options))
     yield Question(text.replace("'", "’").replace('"', "“"), tuple(options))
     yield Question(re.sub(r"(?<![\d.,])(\d{1,3})(\d{3})(?![\d.,])", r"\1,\2", text), tuple(options))
+    yield Question(
+        re.sub(r"(?<![\d.,] )(?<![\w.,])([1-9]\d{,2})(\d{3})(?! ?[\d.,])", r"\1 \2", text), tuple(options)
+    )
+    yield Question(f"Question 3 - {text} Let's think step by step.", tuple(options))
+    yield Question(f"Answer the following question:\n\n{text}\n\nShow your work.\nSolution:", tuple(options))
+    yield Question(f"{text} (Explain your reasoning.)\n\n### Response:", tuple(options))
     yield Question(f"Q: {text}\nA:", tuple(options))
     yield Question(f"### Question 7:\n{text}", tuple(options))
     if options:
         yield Question(text)
         labelled = [f"({letter}) {option}" for letter, option in zip("ABCDEFGH", options, strict=False)]
         yield Question(f"{text}\nAnswer choices: {', '.join(labelled)}.")
+        yield Question(f"{text} Options:\n" + "\n".join(options))
+        yield Question(f"{text}\nAnswer choices: {', '.join(labelled)}.\nThink step by step. Answer:")
         yield Question(f"{text} Options:\n" + "\n".join(labelled))
         yield Question(
             f"{text}\nAnswer Choices:\n" + "\n".join(one[1:].replace(")", ".", 1) for one in labelled)

@@ -12,7 +12,8 @@ import pytest
 from limbeck.errors import BadRowsError, DataError, LeakError, RecipeError
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind
-from limbeck.tasks.leaks import find_leaks, form
+from limbeck.tasks.forms import form
+from limbeck.tasks.leaks import find_leaks
 from limbeck.tasks.settings import Columns, FilesTask, GeneratedTask
 from limbeck.tasks.sources import Table, cut, load_splits, problems, source_fingerprint
 

@@ -21,7 +21,8 @@ from limbeck.rationales import grade, mark_dropped
 from limbeck.records import Problem, Rationale, write_json, write_jsonl
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
-from limbeck.tasks.leaks import find_leaks, form
+from limbeck.tasks.forms import form
+from limbeck.tasks.leaks import find_leaks
 from limbeck.tasks.numbers import numbers_in, write_number
 
 TEACHER, TEACHER_TEST = "teacher.jsonl", "teacher-test.jsonl"

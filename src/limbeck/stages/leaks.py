@@ -14,7 +14,8 @@ from limbeck.rationale_files import FromFile
 from limbeck.records import Example
 from limbeck.stages.context import Context, once
 from limbeck.stages.problems import problems
-from limbeck.tasks.leaks import Form, find_leaks, form, question_form
+from limbeck.tasks.forms import Form, form, question_form
+from limbeck.tasks.leaks import find_leaks
 from limbeck.tasks.prompts import question_with_options
 from limbeck.tasks.rows import shortened
 from limbeck.tasks.settings import FilesTask, Leaks

@@ -13,7 +13,7 @@ from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context, once
 from limbeck.tasks.sources import load_splits, source_fingerprint
 
-VERSION = 4
+VERSION = 5
 """Raised by hand when this code makes other problems from the same recipe."""
 
 Split = Literal["train", "dev"]

@@ -31,7 +31,8 @@ from limbeck.lm.written import apart
 from limbeck.records import Demonstration, Problem, Rationale, first_problem
 from limbeck.safe_yaml import parse
 from limbeck.tasks.answers import AnswerKind, extract, split_answer
-from limbeck.tasks.leaks import find_leaks, form, question_form
+from limbeck.tasks.forms import form, question_form
+from limbeck.tasks.leaks import find_leaks
 from limbeck.tasks.options import list_options, lists_letters, options_in
 from limbeck.tasks.prompts import FORMATS, completion_of, question_with_options
 from limbeck.tasks.readers import locate, read_rows

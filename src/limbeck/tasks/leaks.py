@@ -1,11 +1,10 @@
 """Whether what is trained on is also examined: the same question in another layout, or nearly the same one.
 
-Two questions are the same when what is left of them is: letters and digits, without
-case and spaces, without a prefix such as "Q:" and without the options they list. So
-"1,000" is "1000" and "do n't" is "don't", but 1.5 is not 15, 5 - 3 is not 5 + 3, 5² is
-not 52, C++ is not C, and numbers stay apart. Near-duplicates have the same numbers in
-the same order and share 93 % of their words, in order; they may be other questions, so
-one only warns of them.
+Two questions are the same when what is left of them is (`forms.py`): letters, digits and
+signs that carry meaning, without case and spaces (`plain.py`), without what stands around
+a question, such as "Q:" and "Let's think step by step." (`surroundings.py`), and without
+the options they list. Near-duplicates have the same numbers in the same order and share
+93 % of their words, in order; they may be other questions, so one only warns of them.
 
 To find a leak is to look it up. Near-duplicates are looked for among questions with the
 same numbers that share two of their rarest words, as all that share 93 % of them must
@@ -14,14 +13,12 @@ same numbers that share two of their rarest words, as all that share 93 % of the
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
-from limbeck.tasks.options import Listing, labelled, listing
+from limbeck.tasks.forms import Form
 
 NEAR = 0.93
 """Share of the longer question's words that a near-duplicate has in common with it, in order."""
@@ -30,32 +27,6 @@ TEMPLATE = 5
 """A text that so many different lists of options follow asks nothing without them."""
 
 How = Literal["word for word", "in another layout", "with other options"]
-
-
-class Asks(Protocol):
-    """A question and the options that stand apart from it; a `Problem` is one."""
-
-    @property
-    def question(self) -> str: ...
-
-    @property
-    def options(self) -> tuple[str, ...]: ...
-
-
-class Form(NamedTuple):
-    """What a question is compared by.
-
-    `words` are its words and numbers, without the options that it lists; `key` is the same without
-    spaces, `whole` that of all its text. `options` are a set of such keys; `apart`: they are not in
-    the text.
-    """
-
-    text: str
-    words: str
-    key: str
-    whole: str
-    options: frozenset[str]
-    apart: bool
 
 
 class Leak(NamedTuple):
@@ -85,12 +56,12 @@ def find_leaks(learned: Sequence[Form], examined: Sequence[Form]) -> list[Leak]:
     """
     places: dict[str, list[int]] = defaultdict(list)
     for place, form in enumerate(examined):
-        for key in {form.key, form.whole}:
+        for key in _lookups(form):
             places[key].append(place)
     templates = _templates([*(form for form in learned if form.key in places), *examined])
     leaks = []
     for number, form in enumerate(learned):
-        near = {place for key in (form.key, form.whole) for place in places.get(key, ())}
+        near = {place for key in _lookups(form) for place in places.get(key, ())}
         found = [(how, place) for place in near if (how := _same(form, examined[place]))]
         found = [one for one in found if one[0] != "with other options" or form.key not in templates]
         if found:
@@ -110,12 +81,21 @@ def groups(forms: Sequence[Form]) -> list[str]:
         return key
 
     for form in forms:
-        if form.key not in templates:
-            name_of[name(form.whole)] = name(form.key)
-    return [
-        name(form.key) if form.key not in templates else "\0".join((form.key, *sorted(form.options)))
-        for form in forms
-    ]
+        own = _own(form, templates)
+        for key in _lookups(form):
+            if key not in templates:
+                name_of[name(key)] = name(own)
+    return [name(_own(form, templates)) for form in forms]
+
+
+def _own(form: Form, templates: set[str]) -> str:
+    """The key of a question; with its options, where they decide."""
+    return form.asks or form.key if form.key in templates else form.key
+
+
+def _lookups(form: Form) -> set[str]:
+    """What it has in common with other forms of the same question."""
+    return {form.key, form.whole, form.asks} - {""}
 
 
 _ORDER: tuple[How, ...] = ("word for word", "in another layout", "with other options")
@@ -218,180 +198,3 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
         if hits := free & places.get(word, 0):
             free = ((free + hits) | (free - hits)) & every
     return len(one) - free.bit_count()
-
-
-# --- what a question is compared by ------------------------------------------
-
-
-def form(asked: Asks) -> Form:
-    """What a question is compared by. What its text lists are its options only if none else are known."""
-    text, listed = asked.question, _listed(asked.question)
-    options = _keys(asked.options)
-    if listed is not None and options and _keys(listed.texts) != options:
-        listed = None
-    words = whole = _words(_bare(text))
-    if listed is not None:
-        words, options = _words(_bare(_stem(text, listed))), _keys(listed.texts)
-    if not words:  # a text of nothing but its options or its prefix
-        words = whole = _words(text)
-    return Form(text, words, _key(words), _key(whole), options, apart=listed is None)
-
-
-def _keys(options: Sequence[str]) -> frozenset[str]:
-    return frozenset(_key(_words(_LABEL.sub("", option))) for option in options)
-
-
-def question_form(question: str) -> Form:
-    """That of a text that is no problem's, such as a demonstration's question."""
-    return form(_Text(question))
-
-
-class _Text(NamedTuple):
-    question: str
-    options: tuple[str, ...] = ()
-
-
-_LABEL = re.compile(r"^\s*[(\[]?[A-Za-z][).:\]]\s*")
-
-_ANY_LABEL = re.compile(r"(?<!\S)[(\[]?([A-Za-z])[).:\]]\s*")
-"""Labels within a line, too: too bold a guess for grading, but here both sides must list the same."""
-
-_MAY_LIST = re.compile(r"[Bb][).:\]]|^[^\S\n]*[-*•]", re.MULTILINE)
-
-
-def _listed(text: str) -> Listing | None:
-    if not _MAY_LIST.search(text):
-        return None
-    return listing(text) or labelled(text, _ANY_LABEL)
-
-
-def _stem(text: str, listed: Listing) -> str:
-    """A question without the options that it lists, and without the words that introduce them."""
-    return f"{_LEAD.sub('', text[: listed.start])} {text[listed.end :]}"
-
-
-_LEAD = re.compile(
-    r"(?:\b(?:which|what)\s+(?:choice|option|answer)(?:\s+is\s+(?:true|correct|right|best))?\s*\?)?[\s*_#]*"
-    r"(?:\b(?:(?:possible|answer|multiple)\s+)*(?:choices|options|alternatives|answers)\b[\s*_]*[:.]?)?[\s*_:]*$",
-    re.IGNORECASE,
-)
-"""What introduces options: "Which choice is true? Answer choices:"."""
-
-
-def _bare(stem: str) -> str:
-    """A question without what stands before and behind it."""
-    before, cue = _PREFIX.match(stem), _CUE.search(stem, max(0, len(stem) - 40))
-    return stem[before.end() if before else 0 : cue.start() if cue else len(stem)]
-
-
-_PREFIX = re.compile(
-    r"(?:[\s*_#>]*(?:(?:q|question|query|problem|exercise|task|example|instruction|input|human|user)"
-    r"[\s*_]*(?:\(?\#?[0-9]{1,6}\)?)?[\s*_]*(?:[:.)\]]|\n)|\(?[0-9]{1,6}[.)](?=\s+[^\W\d]))[\s*_]*)+",
-    re.IGNORECASE,
-)
-"""What stands before a question: "Q:", "Question 12.", "### Question", "**Problem:**", "12)"."""
-
-_CUE = re.compile(r"[\s*_#]*\b(?:a|answer|response|assistant)[\s*_]*:[\s*_]*$", re.IGNORECASE)
-"""What stands behind it: "A:"."""
-
-
-_POINT = "\N{DECIMAL SEPARATOR KEY SYMBOL}"
-_GROUPS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-_POINTS = re.compile(r"(?<=[0-9])[.,](?=[0-9])")
-_LEADING = re.compile(r"(?<![\w.])\.(?=[0-9])")
-_SIGN = re.compile(r"[-+*/^<>×÷%(!#]|==|&&|\|\|")
-_OPERATORS = re.compile(r"([0-9)\]}]|\b[a-z])(\s*)([-+*/^<>×÷%]+)(?=\s*[-+(\[]?\s*(?:[0-9(\[]|[a-z]\b))")
-_MINUS = re.compile(r"(?<![\w)\]])-(?=[0-9(])")
-_EXPRESSION = re.compile(r"\b(?:true|false)\b")
-_COMPARES = re.compile(r"(?:[<>]\s?=|[!=]=|&&|\|\|)(?=\s*[^\s=])")
-"""Between any two words; a single sign calculates between digits, brackets and letters by themselves."""
-_LESS = re.compile(r"[<>](?<=\w\s[<>])(?=\s\w)")
-_AFTER = re.compile(
-    r"""%(?:(?<=[0-9]%)|(?<=[0-9][\s\\]%))
-    |!(?:(?<=[0-9]!)|(?<=[0-9][\s)]!)|(?<=\b[a-z]!)|(?<=\b[a-z]\s!))
-    |\+\+?(?!\w)(?:(?<=\w\+)|(?<=\w\+\+))|\#(?!\w)(?<=\b[a-z]\#)|-(?=[\s,.;:!?)]|\Z)(?<=\w[ ][a-z]-)""",
-    re.VERBOSE,
-)
-"""A sign behind what it belongs to: 5%, 3!, C++, Na+, C#, "an A-"."""
-_NAMES = {"+": "plus", "-": "minus", "*": "times", "×": "times", "/": "over", "÷": "over", "=": "equal"}
-_NAMES |= {
-    "^": "power",
-    "<": "less",
-    ">": "greater",
-    "%": "mod",
-    "!": "not",
-    "&": "and",
-    "|": "or",
-    "#": "sharp",
-}
-_NAMED_AFTER = _NAMES | {"%": "percent", "!": "factorial"}
-_DASHES = str.maketrans(dict.fromkeys("‐‑‒–−", "-") | dict.fromkeys("∗⋅∙", "*") | dict.fromkeys("⁄∕", "/"))
-_DASHES |= str.maketrans({"≤": "<=", "≥": ">=", "≠": "!=", "→": "->", "←": "<-", "⇒": "=>"})
-_RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
-_VULGAR = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞↉])")
-
-
-def _words(text: str) -> str:
-    """Words and numbers in lower case, one space between them; of signs only those that carry meaning."""
-    if not text.isascii():
-        text = _VULGAR.sub(" ", _RAISED.sub(r"^\g<0>", text))
-    text = unicodedata.normalize("NFKC", text).casefold().translate(_DASHES)
-    text = _POINTS.sub(_POINT, _LEADING.sub("0.", _GROUPS.sub("", text)))
-    if _SIGN.search(text):
-        text = _calculation(text)
-    text = text.translate(_KEPT)
-    return " ".join((_EDGE.sub(" ", text) if _MIXED.search(text) else text).split())
-
-
-def _calculation(text: str) -> str:
-    """A text with the signs that calculate as words; then its brackets count, too."""
-    written = _OPERATORS.sub(_operator, text)
-    if written != text or _EXPRESSION.search(text):
-        written = written.replace("(", " open ").replace(")", " close ")
-    written = _COMPARES.sub(_comparison, _MINUS.sub(" minus ", written))
-    written = _LESS.sub(lambda sign: f" {_NAMES[sign[0]]} ", written)
-    return _AFTER.sub(lambda sign: " ".join(("", *map(_NAMED_AFTER.__getitem__, sign[0]), "")), written)
-
-
-def _operator(found: re.Match[str]) -> str:
-    return " ".join((found[1], *(_NAMES[sign] for sign in found[3]), ""))
-
-
-def _comparison(found: re.Match[str]) -> str:
-    """A sign of two characters in words, where something stands before it; "3!=6" is about 3!."""
-    before = found.string[max(0, found.start() - 4) : found.start()]
-    if not re.search(r"[\w)\]]\s*$", before) or (found[0] == "!=" and before[-1].isdigit()):
-        return found[0]
-    return " ".join(("", *(_NAMES[sign] for sign in found[0] if not sign.isspace()), ""))
-
-
-_MIXED = re.compile(rf"[0-9][^\s0-9{_POINT}]|[^\s0-9{_POINT}][0-9]")
-_EDGE = re.compile(rf"(?<=[0-9])(?=[^\s0-9{_POINT}])|(?<=[^\s0-9{_POINT}])(?=[0-9])")
-"""Where a number meets letters: "5kg" is "5 kg"."""
-
-
-class _Kept(dict[int, int | None]):
-    """What becomes of a character: letters, marks, digits, pictures and signs such as √ stay.
-
-    Each is looked up once.
-    """
-
-    def __missing__(self, code: int) -> int | None:
-        kind = unicodedata.category(chr(code))
-        sign = kind == "So" or (kind == "Sm" and code > 127 and chr(code) not in "×÷")
-        self[code] = code if sign or kind[0] in "LMN" else None if kind == "Cf" else 32
-        return self[code]
-
-
-_KEPT = _Kept()
-_SPACES = re.compile(r"(?<![0-9]) | (?![0-9])")
-
-
-def plain_key(text: str) -> str:
-    """A text by itself as what it is compared by."""
-    return _key(_words(text))
-
-
-def _key(words: str) -> str:
-    """The words without spaces, except between two numbers."""
-    return _SPACES.sub("", words)

@@ -20,9 +20,11 @@ from limbeck.errors import DataError, LeakError, RecipeError
 from limbeck.records import Also, LeftOut, Problem
 from limbeck.run_folder import path_fingerprint
 from limbeck.tasks.answers import AnswerKind, same
+from limbeck.tasks.forms import Form, form
 from limbeck.tasks.generated import generate
-from limbeck.tasks.leaks import Form, Leak, Near, find_leaks, form, groups, near_duplicates, plain_key
+from limbeck.tasks.leaks import Leak, Near, find_leaks, groups, near_duplicates
 from limbeck.tasks.options import LETTERS
+from limbeck.tasks.plain import plain_key
 from limbeck.tasks.readers import Bad, Placed, hub_folder, locate, read_rows, refuse
 from limbeck.tasks.rows import bad_rows, row_problem, row_rationales, shortened
 from limbeck.tasks.settings import Columns, FilesTask, Gold, Leaks, TaskSettings
