@@ -95,7 +95,7 @@ def measured(file: str, kind: AnswerKind) -> dict[str, float]:
     ("file", "kind", "right", "failed"),
     [
         # The last number alone agrees on 77% of these; 96.8% contain the gold number at all.
-        ("main/svamp_3_train.json", "number", 0.82, 0.0),
+        ("main/svamp_3_train.json", "number", 0.82, 0.006),
         ("main/date_understanding_3_train.json", "choice", 0.98, 0.011),
         ("main/tracking_shuffled_objects_3_train.json", "choice", 0.988, 0.001),
         # The rest mostly has spaces between its letters ("hhe n"), which is another text.
@@ -103,7 +103,7 @@ def measured(file: str, kind: AnswerKind) -> dict[str, float]:
         # Few of these chains say yes, no, true or false; whose verdict it is would have to be guessed.
         ("main/strategy_qa_3_train.json", "yes-no", 0.16, 0.84),
         # The mentor's own chains, flagged right: svamp .742, date .986, tracking .884, last letters .980.
-        ("aug/flan-t5_large/svamp_rand3_aug3.json", "number", 0.65, 0.001),
+        ("aug/flan-t5_large/svamp_rand3_aug3.json", "number", 0.65, 0.0015),
         ("aug/flan-t5_large/date_understanding_rand3_aug3.json", "choice", 0.95, 0.004),
         ("aug/flan-t5_large/tracking_shuffled_objects_rand3_aug3.json", "choice", 0.88, 0.001),
         ("aug/flan-t5_large/last_letter_concatenation_rand3_aug3.json", "text", 0.90, 0.001),
