@@ -21,7 +21,7 @@ RECIPE = """
 name: shared
 task: {name: coin-flip, train: 48, dev: 0, test: 12, parameters: {people: 2}}
 teacher: {kind: offline, wrong_answer: 0.2, exam: false}
-rationales: {per_problem: 2}
+rationales: {per_problem: 3}
 mentor: {model: tiny-causal-xs, train: {epochs: 1}, exam: false}
 student:
   model: tiny-causal-xs
@@ -29,6 +29,7 @@ student:
 students:
   cot: {method: finetune-cot, settings: {rationales: 2}}
   kd: {method: mentor-kd, settings: {mentor_rationales: 0}, train: {accumulate: 2, epochs: 2}}
+  mcc: {method: mcc-kd, settings: {rationales: 3}, train: {accumulate: 2, epochs: 7}}
 exam: {max_tokens: 24, batch_size: 4}
 """
 
@@ -95,13 +96,13 @@ def weights(student: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_equal(one: Path, two: Path) -> None:
-    for name in ("mentors/mentor", "students/cot/seed0", "students/kd/seed0"):
+    for name in ("mentors/mentor", "students/cot/seed0", "students/kd/seed0", "students/mcc/seed0"):
         assert losses(one / name) == pytest.approx(losses(two / name), abs=1e-6)
         ours, theirs = weights(one / name), weights(two / name)
         assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-5
         marks = [json.loads((run / name / "stage.json").read_text())["fingerprint"] for run in (one, two)]
         assert marks[0] == marks[1], "how many processes trained it is in no fingerprint"
-    for name in ("cot", "kd"):
+    for name in ("cot", "kd", "mcc"):
         exams = [(run / "students" / name / "seed0/exam/predictions.jsonl").read_text() for run in (one, two)]
         assert exams[0] == exams[1]
 

@@ -185,11 +185,8 @@ def _train(
             say=context.run.say,
         )
     _report_too_long(context, learner, data, done)
-    if done.without_span and any(isinstance(part, PairPart) and part.weight for part in made):
-        context.run.say(
-            f"{learner.shown}: of {done.without_span} examples the answer was not found among their tokens, "
-            "so they are in no pair"
-        )
+    if any(isinstance(part, PairPart) and part.weight for part in made):
+        _report_pairs(context, learner, groups, done)
     about: dict[str, Any] = {
         "task": context.recipe.task.name,
         "kind": context.kind,
@@ -316,6 +313,25 @@ def _report_chat(
         context.run.say(
             f"{learner.shown}: the chat template in its folder makes another prompt than the training's for "
             f"{count} of {len(uncut)} examples; ask it by `limbeck ask`, or send whole prompts"
+        )
+
+
+def _report_pairs(context: Context, learner: Learner, groups: Sequence[Group], done: Training) -> None:
+    """Say what is in no pair, and why."""
+    if done.without_span:
+        context.run.say(
+            f"{learner.shown}: of {done.without_span} examples the answer was not found among their tokens, "
+            "so they are in no pair"
+        )
+    if done.pairs.unlike:
+        context.run.say(
+            f"{learner.shown}: in {done.pairs.unlike} of {done.pairs.possible} pairs the answers are other "
+            "tokens, so they are not compared"
+        )
+    if done.pairs.alone:
+        context.run.say(
+            f"{learner.shown}: {done.pairs.alone} of {len(groups)} questions have no two rationales, so they "
+            "learn by the other parts of the loss alone"
         )
 
 

@@ -7,8 +7,9 @@ training are exactly those of the same prompt in an exam.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,33 @@ class Tokenised:
     def rows(self) -> list[Row]:
         """The rows of all groups."""
         return [row for group in self.groups for row in group.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of rows that a divergence between answers could take (see `objectives.spans.paired_rows`).
+
+    Attributes:
+        possible: two rows of a group that both have a span.
+        unlike: of these, how many have other tokens in theirs, so that nothing can be compared.
+        alone: groups of which at most one row has a span.
+    """
+
+    possible: int
+    unlike: int
+    alone: int
+
+
+def pairs_in(groups: Iterable[RowGroup]) -> Pairs:
+    """Count the pairs of all groups, whatever is drawn of them."""
+    possible = unlike = alone = 0
+    for group in groups:
+        answers = [row.labels[slice(*row.span)] for row in group.rows if row.span != NO_SPAN]
+        pairs = list(combinations(answers, 2))
+        possible += len(pairs)
+        unlike += sum(one != other for one, other in pairs)
+        alone += not pairs
+    return Pairs(possible, unlike, alone)
 
 
 def tokenise(

@@ -36,7 +36,7 @@ from limbeck.progress import notice
 from limbeck.records import Example
 from limbeck.training.arguments import arguments, fingerprint, set_steps, undisturbed
 from limbeck.training.checkpoints import Keeper, newest, refuse_damaged, remove_others, step_of
-from limbeck.training.collate import Batch, Row, padding, tokenise
+from limbeck.training.collate import Batch, Pairs, Row, padding, pairs_in, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
 from limbeck.training.parts import Part, Parts, loss, weighted, with_router
@@ -264,6 +264,7 @@ class Training:
         dev_too_long: the same of dev.
         dropped: groups left out because every example of theirs was too long.
         without_span: examples whose `answer_span` could not be found among their tokens.
+        pairs: what a divergence between the answers of two rationales could compare.
     """
 
     steps: int
@@ -276,6 +277,7 @@ class Training:
     dev_too_long: list[Example]
     dropped: list[Group]
     without_span: int
+    pairs: Pairs
 
 
 def train(
@@ -364,6 +366,7 @@ def train(
         dev_too_long=dev.too_long,
         dropped=found.dropped,
         without_span=found.without_span,
+        pairs=pairs_in(found.groups),
     )
 
 

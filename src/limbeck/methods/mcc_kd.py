@@ -1,0 +1,80 @@
+"""MCC-KD (arXiv 2310.14747): the story of the paper.
+
+1. The teacher writes several rationales per question; those that end in the gold answer are kept.
+2. K of them are chosen that have the fewest n-grams in common.
+3. Every epoch draws two of the K for each question. The student learns both, and what it predicts for
+   the answer after one is pulled towards what it predicts after the other:
+
+    L = ½ (CE₁ + CE₂) + α · ½ [KL(p ‖ q) + KL(q ‖ p)]
+
+p and q are the student's own distributions over the tokens of the answer, at one temperature, and both get
+a gradient. A question with one rationale learns by cross-entropy alone. With α = 0 the student sees the same
+pairs in the same order: that is the control.
+
+Deviations from the published code are in docs/papers.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from limbeck.methods import Method
+from limbeck.rationales import Choose, select
+from limbeck.recipe import Settings
+from limbeck.stages import (
+    Context,
+    Draw,
+    Learner,
+    Picked,
+    Split,
+    cross_entropy,
+    examine,
+    rationale_data,
+    rationales,
+    train,
+)
+
+if TYPE_CHECKING:
+    from limbeck.training.parts import Parts
+
+
+class MccKdSettings(Settings):
+    """The settings of MCC-KD."""
+
+    rationales: int = Field(5, ge=1, description="K: rationales per problem, of which each epoch draws two")
+    choose: Choose = Field(
+        "diverse", description='which K: "diverse" (fewest n-grams in common), "similar", "random", "first"'
+    )
+    span_weight: float = Field(
+        0.1, ge=0, allow_inf_nan=False, description="α, of the divergence between the two answers"
+    )
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="of both distributions")
+
+
+def mcc_kd(context: Context, student: Learner, settings: MccKdSettings) -> None:
+    """Problems -> the teacher's rationales -> K different correct ones -> train on pairs of them -> exam."""
+
+    def pick(split: Split) -> Picked:
+        found = rationales(context, split)
+        return found.picked(
+            select(found.all, settings.rationales, choose=settings.choose, seed=context.recipe.seed)
+        )
+
+    def parts() -> Parts:
+        from limbeck.training.parts import SpanKL
+
+        agreement = SpanKL(settings.span_weight, settings.temperature)
+        return (*cross_entropy(), *((agreement,) if settings.rationales > 1 else ()))
+
+    data = rationale_data(context, student, pick, grouped=True, draw=Draw({"": 2}))
+    examine(context, train(context, student, data, parts))
+
+
+METHOD = Method(
+    "pairs of diverse rationales; cross-entropy + two-way KL between their answers",
+    "MCC-KD, arXiv 2310.14747",
+    MccKdSettings,
+    mcc_kd,
+)
