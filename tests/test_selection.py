@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+from collections.abc import Callable
 from math import comb
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,3 +160,53 @@ def test_similarity_counts_problems_with_two_only() -> None:
     assert similarity([rationale("a b c"), rationale("a b c"), rationale("x", problem="2")]) == 1.0
     assert similarity([rationale("a b c d"), rationale("a b c e")]) == pytest.approx(1 / 3, abs=1e-4)
     assert similarity([rationale("a b c d"), rationale("a b c e")], ngram=1) == 0.6
+
+
+TEXTS = ["two and one add up", "two add one and up", "two and one make more", "so it goes"]
+"""The first two are one by single words; by three of them the first and the third are nearest."""
+
+TWO = "{rationales: 2, choose: similar, ngram: 1"
+
+
+@pytest.mark.parametrize(
+    ("learners", "learned"),
+    [
+        (f"mentors: {{large: {TWO}, model: tiny-causal-xs, train: {{steps: 1}}}}}}", [[0, 1]]),
+        (
+            f"""
+students:
+  similar: {{settings: {TWO}}}}}
+  diverse: {{settings: {{rationales: 2, choose: diverse, ngram: 1}}}}
+student: {{method: finetune-cot, model: tiny-causal-xs, train: {{steps: 1}}}}
+""",
+            [[0, 3], [0, 1]],
+        ),
+    ],
+    ids=["mentor", "students"],
+)
+def test_a_recipe_says_what_is_learned_from(
+    limbeck: Callable[..., Any], tmp_path: Path, learners: str, learned: list[list[int]]
+) -> None:
+    why = [f"{text}. The answer is 1." for text in TEXTS]
+    (tmp_path / "train.json").write_text(json.dumps([{"question": "0 + 1?", "answer": 1, "why": why}]))
+    (tmp_path / "test.json").write_text(json.dumps([{"question": "7 + 1?", "answer": 8}]))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"""
+name: near
+task:
+  kind: number
+  train: {tmp_path}/train.json
+  test: {tmp_path}/test.json
+  dev: 0
+  columns: {{rationale: why, several_rationales: true}}
+teacher: {{kind: given}}
+exam: {{max_tokens: 4}}
+{learners}
+""")
+    answer = limbeck("run", recipe, "--out", tmp_path / "run")
+    assert answer.status == 0, answer.err
+    found = []
+    for path in sorted((tmp_path / "run").rglob("examples.jsonl")):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        found.append([TEXTS.index(one["completion"].split(".")[0]) for one in rows])
+    assert found == learned
