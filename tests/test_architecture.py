@@ -29,6 +29,7 @@ FLOORS = [
         "agreement",
         "audit",
         "rationales",
+        "selection",
         "rationale_files",
         "exam",
         "training",

@@ -1,13 +1,12 @@
 """Grading, filtering, choosing and auditing rationales."""
 
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from limbeck.audit import audit, similarity
+from limbeck.audit import audit
 from limbeck.errors import DataError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.rationale_files import read_rationales
@@ -22,12 +21,8 @@ from limbeck.rationales import (
     collect,
     false_equations,
     grade,
-    jaccard,
     mark_dropped,
-    most_diverse,
     owners_of,
-    select,
-    trigrams,
 )
 from limbeck.records import Problem, Rationale, write_jsonl
 from limbeck.tasks.settings import built_in
@@ -189,44 +184,6 @@ def test_what_the_teacher_kept_already_is_a_duplicate_of_the_teachers() -> None:
 )
 def test_false_equations(text: str, false: int) -> None:
     assert len(false_equations(text)) == false
-
-
-def test_select_first_and_random_are_stable() -> None:
-    group = [rationale(f"text number {n}", index=n) for n in range(6)]
-    assert select(group, 2) == group[:2]
-    drawn = select(group, 3, choose="random", seed=1)
-    assert drawn == select(group, 3, choose="random", seed=1)
-    alone = select([*group, rationale("other", problem="2")], 3, choose="random", seed=1)
-    assert [r for r in alone if r.problem_id == "1"] == drawn, "other problems must not change the draw"
-    assert len({tuple(r.index for r in select(group, 3, choose="random", seed=s)) for s in range(20)}) > 5
-
-
-def test_select_takes_kept_ones_only() -> None:
-    group = [rationale("a", dropped=WRONG), rationale("b"), rationale("c")]
-    assert [r.reasoning for r in select(group, 5)] == ["b", "c"]
-
-
-def test_diverse_is_the_exact_minimum_with_the_earliest_tie() -> None:
-    words = ["a b c d e", "a b c d f", "x y z w v", "a b c q r", "m n o p q"]
-    group = [rationale(text, index=n) for n, text in enumerate(words)]
-
-    def cost(places: tuple[int, ...]) -> float:
-        pairs = itertools.combinations([trigrams(words[place]) for place in places], 2)
-        return sum(jaccard(a, b) for a, b in pairs)
-
-    best = min(itertools.combinations(range(5), 3), key=cost)  # min keeps the first of equals
-    assert tuple(r.index for r in most_diverse(group, 3)) == best
-    assert [r.index for r in most_diverse([rationale("same text here")] * 4, 2)] == [0, 0]
-
-
-def test_trigrams_of_short_and_empty_texts() -> None:
-    assert trigrams("") == frozenset() and trigrams("One two") == {("one", "two")}
-    assert jaccard(frozenset(), frozenset()) == 1.0
-
-
-def test_similarity_counts_problems_with_two_kept_only() -> None:
-    assert similarity([rationale("a b c", problem="1"), rationale("a b c", problem="2")]) is None
-    assert similarity([rationale("a b c"), rationale("a b c"), rationale("x", problem="2")]) == 1.0
 
 
 def test_the_audit_adds_up() -> None:

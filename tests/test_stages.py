@@ -26,7 +26,7 @@ TWO_QUESTIONS = '''
 
 from limbeck.lm import Sampling
 from limbeck.methods import Method
-from limbeck.rationales import select
+from limbeck.selection import select
 from limbeck.recipe import Settings
 from limbeck.records import write_jsonl
 from limbeck.stages import (
@@ -205,7 +205,7 @@ def test_a_last_training_after_rounds(limbeck: Limbeck, recipe: Path, tmp_path: 
 
 LABELS = """
 from limbeck.methods import Method, Uses
-from limbeck.rationales import select
+from limbeck.selection import select
 from limbeck.stages import SoftLabelSettings, mentor, rationale_data, soft_labels, taught, train
 
 

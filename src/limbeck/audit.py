@@ -9,7 +9,6 @@ is named: the gold answer may be wrong.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ from limbeck.errors import DataError
 from limbeck.lm.settings import Reasoning
 from limbeck.lm.written import is_unfinished
 from limbeck.rationale_files import read_rationales
-from limbeck.rationales import false_equations, graded, jaccard, mark_dropped, trigrams
+from limbeck.rationales import false_equations, graded, mark_dropped
 from limbeck.recipe import GoldRule
 from limbeck.records import LeftOut, Problem, Rationale
+from limbeck.selection import similarity
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.dates import contradicts_choice, options_are_dates
 from limbeck.tasks.options import options_of
@@ -225,19 +225,6 @@ def _lengths(kept: Sequence[Rationale]) -> dict[str, dict[str, int]]:
         for unit, sizes in counts.items()
         if sizes
     }
-
-
-def similarity(kept: Iterable[Rationale]) -> float | None:
-    """Mean over problems of the mean pairwise trigram Jaccard of their rationales."""
-    groups: dict[str, list[frozenset[tuple[str, ...]]]] = defaultdict(list)
-    for rationale in kept:
-        groups[rationale.problem_id].append(trigrams(rationale.reasoning))
-    means = [
-        _mean([jaccard(a, b) for a, b in itertools.combinations(grams, 2)])
-        for grams in groups.values()
-        if len(grams) > 1
-    ]
-    return round(_mean(means), 4) if means else None
 
 
 def _agreement(

@@ -248,7 +248,9 @@ def grade(
 def import_data(
     form: Annotated[
         str,
-        typer.Argument(metavar="FORMAT", help="Format of the published files: mentor-kd; see docs/data.md."),
+        typer.Argument(
+            metavar="FORMAT", help="Format of the published files: mentor-kd or mcc-kd; see docs/data.md."
+        ),
     ],
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="The published data folder, or single files of it.")

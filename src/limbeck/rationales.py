@@ -1,17 +1,15 @@
-"""Rationales: collect them, grade them, keep the correct ones, keep diverse ones.
+"""Rationales: collect them, grade them, keep the correct ones.
 
-`audit.py` counts what became of them, `agreement.py` what the samples of a problem say together.
+`selection.py` chooses among those that are kept, `audit.py` counts what became of them, `agreement.py`
+what the samples of a problem say together.
 """
 
 from __future__ import annotations
 
-import itertools
-import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
 
 from limbeck.agreement import Agreement, Vote, votes
 from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
@@ -22,8 +20,6 @@ from limbeck.recipe import GoldRule
 from limbeck.records import Problem, Rationale
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
-
-Choose = Literal["first", "random", "diverse"]
 
 WRONG = "wrong answer"
 NO_ANSWER = "no answer found"
@@ -36,9 +32,6 @@ EMPTY = "no reasoning before the answer"
 DUPLICATE = "duplicate"
 DUPLICATE_OF_TEACHER = "duplicate of the teacher's"
 FALSE_EQUATION = "false equation"
-
-MOST_COMBINATIONS = 20_000
-"""Above this many subsets `diverse` refuses to enumerate (C(16, 8) = 12,870 is below)."""
 
 
 def collect(
@@ -273,61 +266,3 @@ def _holds(left: str, sign: str, right: str, result: str) -> bool:
         return b != 0 and abs(a / b - c) <= 0.5 * 10**-decimals + 1e-9
     value = {"+": a + b, "-": a - b, "−": a - b}.get(sign, a * b)
     return abs(value - c) <= 1e-6 * max(1.0, abs(value))
-
-
-def select(
-    rationales: Iterable[Rationale], per_problem: int, *, choose: Choose = "first", seed: int = 0
-) -> list[Rationale]:
-    """Choose at most `per_problem` kept rationales of each problem.
-
-    "first" takes them by source order and index; "random" draws with a generator
-    of (seed, problem); "diverse" takes the subset with the smallest summed
-    pairwise trigram Jaccard similarity (MCC-KD §2e), the earliest one on ties.
-    """
-    groups: dict[str, list[Rationale]] = defaultdict(list)
-    for rationale in rationales:
-        if rationale.dropped is None:
-            groups[rationale.problem_id].append(rationale)
-    chosen: list[Rationale] = []
-    for problem_id, group in groups.items():
-        if len(group) <= per_problem or choose == "first":
-            chosen.extend(group[:per_problem])
-        elif choose == "random":
-            places = random.Random(f"{seed}:{problem_id}").sample(range(len(group)), per_problem)
-            chosen.extend(group[place] for place in sorted(places))
-        else:
-            chosen.extend(most_diverse(group, per_problem))
-    return chosen
-
-
-def most_diverse(group: Sequence[Rationale], count: int) -> list[Rationale]:
-    """The `count` rationales with the smallest sum of pairwise similarities: exact, by enumeration.
-
-    A group with too many subsets to enumerate is first thinned, in order, to the
-    largest head that has at most `MOST_COMBINATIONS` of them.
-    """
-    from math import comb
-
-    size = len(group)
-    while comb(size, count) > MOST_COMBINATIONS:
-        size -= 1
-    grams = [trigrams(rationale.reasoning) for rationale in group[:size]]
-    near = {pair: jaccard(grams[pair[0]], grams[pair[1]]) for pair in itertools.combinations(range(size), 2)}
-    best = min(
-        itertools.combinations(range(size), count),
-        key=lambda places: (sum(near[pair] for pair in itertools.combinations(places, 2)), places),
-    )
-    return [group[place] for place in best]
-
-
-def trigrams(text: str) -> frozenset[tuple[str, ...]]:
-    """Word trigrams, lower case; a shorter text is one gram of all its words."""
-    words = re.findall(r"\w+", text.lower())
-    if len(words) < 3:
-        return frozenset([tuple(words)]) if words else frozenset()
-    return frozenset(zip(words, words[1:], words[2:], strict=False))
-
-
-def jaccard(a: frozenset[Any], b: frozenset[Any]) -> float:
-    """Size of the intersection over size of the union; 1 for two empty sets."""
-    return len(a & b) / len(a | b) if a or b else 1.0

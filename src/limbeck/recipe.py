@@ -139,6 +139,9 @@ Keep = Literal["correct", "unless-wrong", "all", "agreement"]
 
 GoldRule = Literal["correct", "unless-wrong", "all"]
 
+Choose = Literal["first", "random", "diverse", "similar"]
+"""Which of a problem's kept rationales are trained on; see `selection.py`."""
+
 
 def rules_of(keep: Keep, agreement: AgreementSettings | None) -> tuple[GoldRule, AgreementSettings | None]:
     """What is compared with gold, and what the samples must agree on (None: nothing)."""
@@ -260,7 +263,8 @@ class MentorSettings(LearnerSettings):
 
     seed: Seed = 0
     rationales: int = Field(3, ge=1, description="rationales of the teacher per problem it is trained on")
-    choose: Literal["first", "random", "diverse"] = Field("first", description="which ones")
+    choose: Choose = Field("first", description="which ones: first, random, diverse or similar")
+    ngram: int = Field(3, ge=1, description="diverse or similar by word n-grams of this n")
     teacher_share: float = Field(
         1.0, gt=0, le=1, description="share of the training problems whose rationales it may see"
     )

@@ -16,8 +16,8 @@ from functools import partial
 from pydantic import Field
 
 from limbeck.methods import Method
-from limbeck.rationales import Choose, select
-from limbeck.recipe import Settings
+from limbeck.recipe import Choose, Settings
+from limbeck.selection import select
 from limbeck.stages import (
     Context,
     Learner,
@@ -35,9 +35,8 @@ class FinetuneCotSettings(Settings):
     """The settings of Fine-tune-CoT."""
 
     rationales: int = Field(1, ge=1, description="rationales per problem trained on (diverse reasoning: > 1)")
-    choose: Choose = Field(
-        "first", description='which ones: "first", "random" or "diverse" (trigram Jaccard)'
-    )
+    choose: Choose = Field("first", description="which ones: first, random, diverse or similar")
+    ngram: int = Field(3, ge=1, description="diverse or similar by word n-grams of this n")
     teacher_share: float = Field(
         1.0, gt=0, le=1, description="share of the training problems whose rationales it may see"
     )
@@ -51,9 +50,14 @@ def finetune_cot(context: Context, student: Learner, settings: FinetuneCotSettin
 
     def pick(split: Split) -> Picked:
         found = rationales(context, split, settings.teacher_share)
-        return found.picked(
-            select(found.all, settings.rationales, choose=settings.choose, seed=context.recipe.seed)
+        chosen = select(
+            found.all,
+            settings.rationales,
+            choose=settings.choose,
+            seed=context.recipe.seed,
+            ngram=settings.ngram,
         )
+        return found.picked(chosen)
 
     loss = partial(cross_entropy, smoothing=settings.label_smoothing)
     examine(context, train(context, student, rationale_data(context, student, pick), loss))

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from limbeck.methods import Method
-from limbeck.rationales import Choose, select
-from limbeck.recipe import Settings
+from limbeck.recipe import Choose, Settings
+from limbeck.selection import select
 from limbeck.stages import (
     Context,
     Draw,
@@ -47,6 +47,7 @@ class MccKdSettings(Settings):
     choose: Choose = Field(
         "diverse", description='which K: "diverse" (fewest n-grams in common), "similar", "random", "first"'
     )
+    ngram: int = Field(3, ge=1, description="n of the word n-grams that diverse and similar ones are told by")
     span_weight: float = Field(
         0.1, ge=0, allow_inf_nan=False, description="α, of the divergence between the two answers"
     )
@@ -58,9 +59,14 @@ def mcc_kd(context: Context, student: Learner, settings: MccKdSettings) -> None:
 
     def pick(split: Split) -> Picked:
         found = rationales(context, split)
-        return found.picked(
-            select(found.all, settings.rationales, choose=settings.choose, seed=context.recipe.seed)
+        chosen = select(
+            found.all,
+            settings.rationales,
+            choose=settings.choose,
+            seed=context.recipe.seed,
+            ngram=settings.ngram,
         )
+        return found.picked(chosen)
 
     def parts() -> Parts:
         from limbeck.training.parts import SpanKL

@@ -28,9 +28,9 @@ from pydantic import Field
 
 from limbeck.errors import NothingKeptError, RecipeError
 from limbeck.methods import Method, Uses
-from limbeck.rationales import select
 from limbeck.recipe import Recipe
 from limbeck.records import Rationale
+from limbeck.selection import select
 from limbeck.stages import (
     Context,
     Learner,

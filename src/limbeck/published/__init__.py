@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from limbeck.errors import RecipeError
-from limbeck.published import mentor_kd
+from limbeck.published import mcc_kd, mentor_kd
 from limbeck.published.found import Found, Request
 
 Read = Callable[[Sequence[str], Request], Found]
@@ -27,6 +27,11 @@ FORMATS: dict[str, Format] = {
         "questions, the teacher's rationales and a mentor's, as the repository of Mentor-KD publishes them",
         "Mentor-KD, arXiv 2410.09037",
         mentor_kd.read,
+    ),
+    "mcc-kd": Format(
+        "questions and several rationales of each, as the repository of MCC-KD publishes them",
+        "MCC-KD, arXiv 2310.14747",
+        mcc_kd.read,
     ),
 }
 

@@ -25,7 +25,7 @@ from limbeck.tasks.forms import form
 from limbeck.tasks.leaks import find_leaks
 from limbeck.tasks.numbers import numbers_in, write_number
 
-TEACHER, TEACHER_TEST = "teacher.jsonl", "teacher-test.jsonl"
+TEACHER, TEACHER_DEV, TEACHER_TEST = "teacher.jsonl", "teacher-dev.jsonl", "teacher-test.jsonl"
 _SENTENCE_ENDS = (".", "!", "?", '"', "'", ")")
 
 
@@ -93,6 +93,7 @@ class Found:
     test: Sequence[Problem]
     given: dict[str, list[Given]]
     set_aside: Sequence[SetAside] = ()
+    dev: Sequence[Problem] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +127,9 @@ def write_import(found: Found, format_name: str, out: Path) -> dict[str, Any]:
         out.resolve().parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=out.resolve().parent, prefix=f".{out.name}."))
         partial.chmod(0o755)
-        for name, problems in (("train.jsonl", found.train), ("test.jsonl", found.test)):
+        for split, problems in (("train", found.train), ("dev", found.dev), ("test", found.test)):
             if problems:
-                write_jsonl(partial / name, problems)
+                write_jsonl(partial / f"{split}.jsonl", problems)
         for name, graded in verdicts.items():
             write_jsonl(partial / name, [one.ours for one in graded if one.ours])
         with whole_file(partial / "disagreements.jsonl") as stream:
@@ -164,7 +165,6 @@ def _graded(found: Found, given: Sequence[Given]) -> list[_Verdict]:
 
 def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str) -> dict[str, Any]:
     """What `import.json` holds."""
-    train = {problem.id for problem in found.train}
     teachers = verdicts.get(TEACHER, [])
     taught = {one.given.problem.id for one in teachers}
     kept = mark_dropped(one.ours for one in teachers if one.ours)
@@ -176,7 +176,7 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
         if mentor and teachers:
             new = {one.problem_id for one in rationales if one.correct} - taught
             files[name]["questions with a correct one, and none of the teacher's"] = len(new)
-        examined = found.test if name == TEACHER_TEST else found.train
+        examined = {TEACHER_DEV: found.dev, TEACHER_TEST: found.test}.get(name, found.train)
         marked = mark_dropped(rationales, known=kept if mentor else ())
         files[name]["audit"] = audit(marked, examined, found.kind)
     return {
@@ -186,15 +186,21 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
         "read": [asdict(source) for source in found.read],
         "missing": list(found.missing),
         "golds set aside": [asdict(one) for one in found.set_aside],
-        "questions": {
-            "train": len(train),
-            "test": len(found.test),
-            "of train that are in test": len(
-                find_leaks([form(one) for one in found.train], [form(one) for one in found.test])
-            ),
-        },
+        "questions": _questions(found),
         "files": files,
     }
+
+
+def _questions(found: Found) -> dict[str, int]:
+    """How many there are of each split, and how many of train are in another one too."""
+    asked = [form(problem) for problem in found.train]
+    counts = {"train": len(found.train)}
+    splits = {**({"dev": found.dev} if found.dev else {}), "test": found.test}
+    for split, problems in splits.items():
+        counts[split] = len(problems)
+    for split, problems in splits.items():
+        counts[f"of train that are in {split}"] = len(find_leaks(asked, [form(one) for one in problems]))
+    return counts
 
 
 def _published(kind: AnswerKind, graded: Sequence[_Verdict]) -> dict[str, Any]:

@@ -20,19 +20,18 @@ answer is". The text is put together again as it was written, and graded again.
 from __future__ import annotations
 
 import glob
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import DataError, DiskError, RecipeError
-from limbeck.published.found import TEACHER, TEACHER_TEST, Found, Given, Request, SetAside, Source
+from limbeck.errors import DataError, RecipeError
+from limbeck.published.found import TEACHER, TEACHER_TEST, Found, Given, Request, Source
+from limbeck.published.reading import File, Reading, files_of, kind_of, records_of
 from limbeck.records import Problem
 from limbeck.tasks.answers import AnswerKind
-from limbeck.tasks.readers import Row, read_rows
-from limbeck.tasks.rows import row_problem, shortened
+from limbeck.tasks.readers import Row
+from limbeck.tasks.rows import shortened
 from limbeck.tasks.settings import Columns
 
 TASKS: dict[str, AnswerKind] = {
@@ -58,28 +57,6 @@ _SEVERAL_COLUMNS = Columns(question="instruction", answer="label")
 _FOLDERS = ("skeleton", "main", "aug", "prompt")
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file to read; `name` is its path from what was given, `role` "train", "test", "aug:MODEL" or ""."""
-
-    path: Path
-    name: str
-    role: str = ""
-
-
-@dataclass
-class _Reading:
-    """What has been read so far; `golds` remembers each question's answer and where it was."""
-
-    kind: AnswerKind
-    request: Request
-    train: dict[str, Problem] = field(default_factory=dict)
-    test: dict[str, Problem] = field(default_factory=dict)
-    golds: dict[str, tuple[Problem, str]] = field(default_factory=dict)
-    given: dict[str, list[Given]] = field(default_factory=dict)
-    set_aside: list[SetAside] = field(default_factory=list)
-
-
 def read(paths: Sequence[str], request: Request) -> Found:
     """Read a published data folder, or single files of it.
 
@@ -91,48 +68,14 @@ def read(paths: Sequence[str], request: Request) -> Found:
         DataError: a file or record has another shape, or a question has two golds.
         RecipeError: the task or kind is missing or unknown; DiskError: a file cannot be read.
     """
-    files: list[_File] = []
-    missing: list[str] = []
-    for path in paths:
-        named = re.fullmatch(r"(train|test|aug:[\w.+-]+)=(.+)", path)
-        if named and not Path(path).exists():
-            files.append(_File(Path(named[2]), Path(named[2]).name, named[1]))
-        elif Path(path).is_dir():
-            there, absent = _in_folder(Path(path), request.task)
-            files, missing = files + there, missing + absent
-        else:
-            files.append(_File(Path(path), Path(path).name))
-    places = [file.path.resolve() for file in files]
-    for place in places:
-        if places.count(place) > 1:
-            raise RecipeError(f"{place}: given twice; name every file once")
-    reading = _Reading(_kind(request.task, request.kind), request)
-    sources = [_take(file, reading) for file in files]
-    return Found(
-        task=request.task or "imported",
-        kind=reading.kind,
-        read=sources,
-        missing=missing,
-        train=list(reading.train.values()),
-        test=list(reading.test.values()),
-        given=reading.given,
-        set_aside=reading.set_aside,
+    files, missing = files_of(
+        paths, r"train|test|aug:[\w.+-]+", lambda folder: _in_folder(folder, request.task)
     )
+    reading = Reading(kind_of(request, TASKS), request)
+    return reading.found([_take(file, reading) for file in files], missing)
 
 
-def _kind(task: str | None, kind: AnswerKind | None) -> AnswerKind:
-    known = TASKS.get(task or "")
-    if known and kind and kind != known:
-        raise RecipeError(f"--kind {kind}: the answers of {task} are of kind {known}; remove --kind")
-    if kind is None and known is None:
-        which = f"the answer kind of {task!r} is not known" if task else "the answer kind is not known"
-        raise RecipeError(
-            f"--kind: {which}; give number, choice, text or yes-no, or --task with one of {', '.join(TASKS)}"
-        )
-    return kind or known or "text"
-
-
-def _in_folder(folder: Path, task: str | None) -> tuple[list[_File], list[str]]:
+def _in_folder(folder: Path, task: str | None) -> tuple[list[File], list[str]]:
     """The files of a task in the data folder, and the names of those that are not there."""
     if not any((folder / name).is_dir() for name in _FOLDERS):
         raise DataError(folder, f"holds none of the folders {', '.join(_FOLDERS)}; give the folder `data`")
@@ -145,10 +88,10 @@ def _in_folder(folder: Path, task: str | None) -> tuple[list[_File], list[str]]:
         (f"main/{task}_test.json", "test"),
         (f"prompt/{task}_6.json", ""),
     ]
-    files = [_File(folder / name, name, role) for name, role in wanted if (folder / name).is_file()]
+    files = [File(folder / name, name, role) for name, role in wanted if (folder / name).is_file()]
     missing = [name for name, _ in wanted if not (folder / name).is_file()]
     augmented = sorted((folder / "aug").glob(f"*/{glob.escape(task)}_*.json"))
-    files += [_File(path, str(path.relative_to(folder)), f"aug:{path.parent.name}") for path in augmented]
+    files += [File(path, str(path.relative_to(folder)), f"aug:{path.parent.name}") for path in augmented]
     if not files:
         raise RecipeError(f"--task {task}: {folder} has no files of it; name one of {_tasks_in(folder)}")
     return files, missing if augmented else [*missing, f"aug/*/{task}_*.json"]
@@ -160,15 +103,9 @@ def _tasks_in(folder: Path) -> str:
     return ", ".join(sorted(name for name in found if not name.endswith(".json"))) or "(none)"
 
 
-def _take(file: _File, reading: _Reading) -> Source:
+def _take(file: File, reading: Reading) -> Source:
     """Read one file into `reading`; say what it was."""
-    try:
-        checksum = hashlib.sha256(file.path.read_bytes()).hexdigest()
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError(file.path, "there is no such file; check the path") from None
-    except OSError as error:
-        raise DiskError(file.path, error) from error
-    rows = list(read_rows(file.path))
+    rows, checksum = records_of(file)
     shape = _shape(*rows[0])
     role = _role(file, shape)
     for number, (place, row) in enumerate(rows, start=1):
@@ -176,10 +113,10 @@ def _take(file: _File, reading: _Reading) -> Source:
             raise DataError(
                 place, f"has the shape of {found}, the records before it that of {shape}; separate them"
             )
-        split = reading.test if role == "test" else reading.train
+        split = "test" if role == "test" else "train"
         origin = f"{file.name}#{number}"
-        problem = _problem(place, row, shape, reading, origin)
-        split.setdefault(problem.id, problem)
+        columns = _SEVERAL_COLUMNS if shape == SEVERAL else _COLUMNS
+        problem = reading.problem(place, row, columns, split, origin)
         if shape != QUESTIONS:
             texts = reading.given.setdefault(_written_to(role, shape), [])
             texts += _given(place, row, role, problem, reading.request.teacher, origin)
@@ -203,7 +140,7 @@ def _shape(place: str, row: Row) -> str:
     return shape
 
 
-def _role(file: _File, shape: str) -> str:
+def _role(file: File, shape: str) -> str:
     """Whose questions and texts these are: "train", "test" or "aug:MODEL"."""
     if shape in (RATIONALES, SEVERAL):
         if file.role not in ("", "train"):
@@ -239,22 +176,6 @@ def _written_to(role: str, shape: str) -> str:
     if role == "test":
         return TEACHER_TEST
     return "prompt.jsonl" if shape == SEVERAL else TEACHER
-
-
-def _problem(place: str, row: Row, shape: str, reading: _Reading, origin: str) -> Problem:
-    """The row's problem; its gold must be that of all other records of the question, or the first is kept."""
-    problem = row_problem(place, row, _SEVERAL_COLUMNS if shape == SEVERAL else _COLUMNS, reading.kind)
-    first, earlier = reading.golds.setdefault(problem.id, (problem, place))
-    if first.gold == problem.gold:
-        return first
-    if reading.request.gold == "refuse":
-        raise DataError(
-            place,
-            f"the question has the answer {shortened(problem.gold)} here, but "
-            f"{shortened(first.gold)} at {earlier}; keep one of them, or the first with --gold first",
-        )
-    reading.set_aside.append(SetAside(origin, problem.gold, first.gold, earlier))
-    return first
 
 
 def _given(place: str, row: Row, role: str, problem: Problem, teacher: str, origin: str) -> Iterator[Given]:

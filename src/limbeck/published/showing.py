@@ -32,22 +32,26 @@ def show_import(summary: dict[str, Any], out: Path) -> None:
     if summary["files"]:
         show(table)
     questions, aside = summary["questions"], summary["golds set aside"]
-    print(f"questions: train {questions['train']}, test {questions['test']}")
+    splits = [split for split in ("train", "dev", "test") if split in questions]
+    print("questions:", ", ".join(f"{split} {questions[split]}" for split in splits))
     if aside:
         print(f"records whose gold answer is not the first one, which was kept: {len(aside)}")
-    if leaks := questions["of train that are in test"]:
-        print(f"questions of train that are in test too: {leaks}; set task.leaks to drop in the recipe")
+    leaks = {split: questions[f"of train that are in {split}"] for split in splits[1:]}
+    for split, count in leaks.items():
+        if count:
+            print(
+                f"questions of train that are in {split} too: {count}; set task.leaks to drop in the recipe"
+            )
     print(f"audit and provenance: {out / 'import.json'}; verdicts that differ: {out / 'disagreements.jsonl'}")
     absent = [split for split in ("train", "test") if not questions[split]]
     if absent:
         print(f"no recipe can read this alone: there are no questions of {' and '.join(absent)}")
         return
-    leaking = {"leaks": "drop"} if leaks else {}
+    leaking = {"leaks": "drop"} if any(leaks.values()) else {}
     task = {
         "name": summary["task"],
         "kind": summary["kind"],
-        "train": str(out / "train.jsonl"),
-        "test": str(out / "test.jsonl"),
+        **{split: str(out / f"{split}.jsonl") for split in splits},
         "columns": {"id": "id"},
         **leaking,
     }

@@ -115,7 +115,7 @@ def mentor_learner(context: Context, name: str) -> Learner:
     fields = type(settings).model_fields
     own = {
         chosen: getattr(settings, chosen)
-        for chosen in ("rationales", "choose", "teacher_share")
+        for chosen in ("rationales", "choose", "ngram", "teacher_share")
         if getattr(settings, chosen) != fields[chosen].default
     }
     how = asking_learner(context, settings, f"mentors.{name}")

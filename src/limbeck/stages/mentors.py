@@ -13,9 +13,10 @@ from typing import Any
 from limbeck.agreement import Agreement
 from limbeck.audit import audit, nothing_kept
 from limbeck.lm import Sampling
-from limbeck.rationales import DUPLICATE, DUPLICATE_OF_TEACHER, mark_dropped, select
+from limbeck.rationales import DUPLICATE, DUPLICATE_OF_TEACHER, mark_dropped
 from limbeck.records import Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, plan
+from limbeck.selection import select
 from limbeck.stages.context import Context, once
 from limbeck.stages.examining import examine
 from limbeck.stages.learners import Trained, mentor_learner
@@ -56,7 +57,13 @@ def _mentor(context: Context, name: str) -> Trained:
 
     def pick(split: Split) -> Picked:
         found = taught(context, name, split)
-        chosen = select(found.all, settings.rationales, choose=settings.choose, seed=context.recipe.seed)
+        chosen = select(
+            found.all,
+            settings.rationales,
+            choose=settings.choose,
+            seed=context.recipe.seed,
+            ngram=settings.ngram,
+        )
         return found.picked(chosen)
 
     return train(context, learner, rationale_data(context, learner, pick))

@@ -62,7 +62,7 @@ class Rationales:
         return {f"rationales of {self.label}": self.stage.fingerprint}
 
     def picked(self, chosen: Sequence[Rationale]) -> Picked:
-        """Some of them, to train on; `rationales.select` chooses among those that were kept.
+        """Some of them, to train on; `selection.select` chooses among those that were kept.
 
         Raises:
             NothingKeptError: none.
