@@ -183,16 +183,7 @@ def collated(side: str, batch: Sequence[Row], rows: Sequence[Row]) -> Batch:
 
 def trainer_of(side: str, model: Any, folder: str, **more: Any) -> Any:
     """A trainer of any side, with a learning rate of 0: every step begins from the same weights."""
-    given: dict[str, Any] = {
-        "output_dir": folder,
-        "learning_rate": 0.0,
-        "weight_decay": 0.0,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "log_level": "error",
-        **more,
-    }
+    given = {**arguments_of(folder), **more}
     if side == "trl":
         trainer = trl_trainer(model, given)
     elif side.startswith("ours"):
@@ -203,6 +194,19 @@ def trainer_of(side: str, model: Any, folder: str, **more: Any) -> Any:
         trainer = Trainer(model=model, args=TrainingArguments(**given))
     trainer.create_optimizer()
     return trainer
+
+
+def arguments_of(folder: str) -> dict[str, Any]:
+    """Of any trainer here."""
+    return {
+        "output_dir": folder,
+        "learning_rate": 0.0,
+        "weight_decay": 0.0,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
 
 
 def trl_trainer(model: nn.Module, given: dict[str, Any]) -> Any:
@@ -265,9 +269,15 @@ def added_memory(side: str, kind: str, scale: Scale) -> float:
     rows = rows_of(kind, scale)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(side, model_of(kind, scale.words), folder)
-        step(trainer, collated("ours" if side.startswith("ours") else "dynamic", rows[1:3], rows))
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        step(trainer, collated(side, batches_of(side, kind, rows, scale)[-1], rows))
+        few = collated("ours" if side.startswith("ours") else "dynamic", rows[1:3], rows)
+        return rise(trainer, few, collated(side, batches_of(side, kind, rows, scale)[-1], rows))
+
+
+def rise(trainer: Any, few: Batch, largest: Batch) -> float:
+    """MB that the largest step adds to what the process holds after a step on a few rows."""
+    step(trainer, few)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    step(trainer, largest)
     status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the parent's
     peak_kb = int(status.split("VmHWM:")[1].split()[0])
     return peak_kb / 1024 - pages * resource.getpagesize() / 2**20

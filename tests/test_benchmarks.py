@@ -16,6 +16,7 @@ SMALLEST = {
     "exam": "--prompts 16",
     "leaks": "--learned 1000 --examined 200",
     "loss_memory": "--small",
+    "mcc_kd": "--small",
     "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
     "real_base": "--small",
@@ -29,6 +30,7 @@ SAID = {
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
     "leaks": ["stories", "flips"],
     "loss_memory": ["1024 tokens, 2048 logits each", "ours with divergence"],
+    "mcc_kd": ["t5: an epoch", "llama: an epoch", "plain-by-length", "memory ratio  1.00", "apart by: loss"],
     "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped with", "bytes per token"],
     "real_base": ["grouped", "ours    ", "of the texts equal"],
     "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],
