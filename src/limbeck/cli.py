@@ -358,7 +358,9 @@ def compare(
         from json import dumps
 
         pairs = report.comparison_rows(report.compare(found, baseline))
-        print(dumps({"results": report.results_rows(found), "pairs": pairs}, indent=1))
+        also = report.other_rows(runs, baseline)
+        more = {"also": also} if also else {}
+        print(dumps({"results": report.results_rows(found), "pairs": pairs, **more}, indent=1))
         return
     console.print_results(runs, found, baseline)
 

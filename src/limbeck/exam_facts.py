@@ -50,3 +50,4 @@ class ExamFacts(Record):
     split: str = Field(description="of the problems asked: train, dev or test")
     task: str = Field(description="the task's name")
     kind: str = Field(description="of the answers: number, choice, text, yes-no")
+    also: bool = Field(False, description="an exam of another task than the run's own (`exam.also`)")

@@ -87,6 +87,7 @@ def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]
     learners = {"students": [*recipe.students], "mentors": [*recipe.mentors]}
     places = {
         "problems",
+        "also",
         "precision",
         "teacher",
         *(f"{one}{end}" for one in ("collected", "rationales") for end in ("", "-dev")),
@@ -122,6 +123,7 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
         The context with what is left to the machine settled (`precision: auto`).
     """
     from limbeck.stages.checks import check
+    from limbeck.stages.others import others, read_others
     from limbeck.stages.precision import settled
     from limbeck.stages.preflight import preflight
     from limbeck.stages.problems import problems
@@ -131,7 +133,9 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     context = settled(context, untrained, known=True)
     pairs = {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels}
     preflight(context, pairs, trains=trains)
+    read_others(context)
     problems(context)
+    others(context)
     context = settled(context, untrained) if trains else context
     check(context)
     recipe = context.recipe

@@ -23,28 +23,21 @@ from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import Layers, LoraSettings, Reasoning, Stops
 from limbeck.protocol.settings import ClaimsSettings
 from limbeck.safe_yaml import parse, read_yaml
+from limbeck.settings import Name
 from limbeck.settings import Settings as Settings
-from limbeck.tasks.settings import PromptSettings, TaskSettings
+from limbeck.tasks.settings import OtherTask, PromptSettings, TaskSettings, own_name
 from limbeck.training.settings import TrainSettings
 
-LONGEST_NAME = 200
-"""Bytes. File systems hold 255; what is half written adds an ending."""
 
-
-def _fits_a_folder(name: str) -> str:
-    if len(name.encode()) > LONGEST_NAME:
-        raise ValueError(f"names a folder and has {len(name.encode())} bytes; use at most {LONGEST_NAME}")
-    return name
-
-
-Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(_fits_a_folder)]
-"""Names become folders, so none may be `.` or `..`."""
+def _as_folder(name: str) -> str:
+    """What file systems of macOS and Windows take a folder's name for."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _are_different_folders(named: Mapping[str, Any]) -> Mapping[str, Any]:
     seen: dict[str, str] = {}
     for name in named:
-        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        other = seen.setdefault(_as_folder(name), name)
         if other != name:
             raise ValueError(f"{other} and {name} would be one folder on macOS and Windows; rename one")
     return named
@@ -198,6 +191,21 @@ class ExamSettings(Settings):
     temperature: float = Field(0.7, gt=0, description="of the votes; not used by greedy exams")
     batch_size: int = Field(64, ge=1, description="completions generated side by side")
     stop: Stops = Field((), description="texts at which students and mentors stop; not part of the answer")
+    also: tuple[OtherTask, ...] = Field(
+        (), description="other tasks whose test split everybody is examined on too (docs/data.md)"
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        seen: set[str] = set()
+        for name in map(own_name, self.also):
+            if _as_folder(name) in seen:
+                raise ValueError(
+                    f"also: two other tasks are called {name}; give one another name "
+                    "(of a built-in task: under called)"
+                )
+            seen.add(_as_folder(name))
+        return self
 
 
 class LearnerSettings(Settings):
@@ -302,6 +310,16 @@ class Recipe(Settings):
     claims: ClaimsSettings | None = Field(
         None, description="what `limbeck claims` tests; `run` leaves it alone"
     )
+
+    @model_validator(mode="after")
+    def _other_exams_have_other_names(self) -> Self:
+        for name in map(own_name, self.exam.also):
+            if _as_folder(name) == _as_folder(self.task.name):
+                raise ValueError(
+                    f"exam.also: {name} is the name of the task itself; give the other one another name "
+                    "(of a built-in task: under called)"
+                )
+        return self
 
     @model_validator(mode="after")
     def _claims_are_about_students(self) -> Self:

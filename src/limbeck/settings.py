@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
+
+LONGEST_NAME = 200
+"""Bytes. File systems hold 255; what is half written adds an ending."""
+
+
+def _fits_a_folder(name: str) -> str:
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"names a folder and has {len(name.encode())} bytes; use at most {LONGEST_NAME}")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(_fits_a_folder)]
+"""Names become folders, so none may be `.` or `..`."""
 
 LARGEST = 2**32
 """No setting means a larger number (seeds are below it): that is a slip, and would run for ever."""

@@ -27,7 +27,9 @@ from limbeck.run_folder import fingerprint, git_revision, path_fingerprint, read
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.preflight import check_kind, check_models
 from limbeck.stages.rationales import file_inputs
+from limbeck.tasks.others import load_other, other_fingerprint
 from limbeck.tasks.readers import locate
+from limbeck.tasks.settings import own_name
 from limbeck.tasks.sources import load_splits, source_fingerprint
 
 FILE = "protocol.json"
@@ -93,6 +95,8 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
         check_models(recipe)  # what cannot be trained or drawn must not become a protocol
         for draw in range(claims.problem_draws):
             load_splits(recipe.task, recipe.seed + draw)
+            for other in recipe.exam.also:
+                load_other(other, recipe.seed + draw)
         _write(folder / FILE, body, planned(recipe, claims))
     runs = planned(recipe, claims)
     teachers = {name: one.uses.mentor for name, one in chosen.items()}
@@ -118,6 +122,9 @@ def _named(recipe: Recipe) -> dict[str, str]:
     if isinstance(recipe.teacher, LocalTeacherSettings):
         models["teacher"] = recipe.teacher.model
     found = {name: print_ for name, file in files.items() for print_ in file_inputs(file).values()}
+    for other in recipe.exam.also:
+        prints = other_fingerprint(other)
+        found |= {f"exam.also.{own_name(other)}.{split}": print_ for split, print_ in prints.items()}
     for place, examples in shown.items():
         path = locate(examples.file)[0] if examples and examples.file else None
         if path and path.is_file():

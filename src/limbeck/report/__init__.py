@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.files import whole_file
-from limbeck.report.compare import Comparison, compare, pairs
-from limbeck.report.contestants import Contestant, by_group, contestants, left_out
+from limbeck.report.compare import Comparison, compare, compare_all
+from limbeck.report.contestants import Contestant, by_group, contestants, left_out, other_exams
 from limbeck.report.dropped import dropped_data
 from limbeck.report.page import RunView, embedded, learning_curves, problem_data, run_views
 from limbeck.report.plots import bar_plot, bar_svg, bars, series_of
@@ -27,6 +27,7 @@ from limbeck.report.tables import (
     comparison_notes,
     comparison_rows,
     comparison_table,
+    exam_title,
     making_headings,
     percent,
     result_cells,
@@ -47,10 +48,20 @@ __all__ = [
     "comparison_table",
     "contestants",
     "left_out",
+    "other_rows",
     "results_rows",
     "results_table",
     "write_report",
 ]
+
+
+def other_rows(paths: Sequence[Path], baseline: str | None = None) -> dict[str, dict[str, Any]]:
+    """Results and pairs of every other task's exam (`exam.also`), as `limbeck compare --json` gives them."""
+    exams = {task: contestants(paths, task) for task in other_exams(paths)}
+    return {
+        task: {"results": results_rows(each), "pairs": comparison_rows(compare_all(each, baseline))}
+        for task, each in exams.items()
+    }
 
 
 def write_report(paths: Sequence[Path], out: Path) -> None:
@@ -92,6 +103,7 @@ def _page(paths: Sequence[Path], exams: Sequence[Contestant]) -> str:
         dropped=bool(dropped),
         **_results(exams),
         **_comparisons(exams),
+        others=[_other(contestants(paths, task)) for task in other_exams(paths)],
         curves=learning_curves(paths, exams),
         data=embedded({**problem_data(exams), "dropped": dropped}),
         script=script,
@@ -145,9 +157,14 @@ def _results(exams: Sequence[Contestant]) -> dict[str, Any]:
     }
 
 
+def _other(exams: Sequence[Contestant]) -> dict[str, Any]:
+    """Results and comparisons of another task's exam, with the title of their part of the page."""
+    return {"title": exam_title(results_rows(exams)), **_results(exams), **_comparisons(exams)}
+
+
 def _comparisons(exams: Sequence[Contestant]) -> dict[str, Any]:
     """Paired comparisons as table lines; none with a single contestant."""
-    found = compare(exams) if pairs(exams) else []
+    found = compare_all(exams)
     places = {exam.name: place for place, exam in enumerate(exams)}
     lines = []
     for one in found:

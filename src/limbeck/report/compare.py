@@ -116,6 +116,13 @@ def compare(exams: Sequence[Contestant], baseline: str | None = None) -> list[Co
     return [replace(one, verdict=_verdict(one)) for one in found]
 
 
+def compare_all(exams: Sequence[Contestant], baseline: str | None = None) -> list[Comparison]:
+    """As `compare`, and none where there is nobody to compare with, such as a teacher that did not sit it."""
+    if not pairs(exams) or (baseline is not None and baseline not in by_group(exams)):
+        return []
+    return compare(exams, baseline)
+
+
 def _verdict(one: Comparison) -> Verdict:
     p = one.p if one.p_holm is None else one.p_holm
     return verdict(one.difference, p, decides=one.test == "t")

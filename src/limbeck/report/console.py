@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from limbeck.report.compare import compare, pairs
-from limbeck.report.contestants import Contestant, left_out
+from limbeck.report.compare import compare, compare_all, pairs
+from limbeck.report.contestants import Contestant, contestants, left_out, other_exams
 from limbeck.report.tables import comparison_table, results_table
 
 
@@ -28,10 +28,15 @@ def show(thing: object) -> None:
 
 
 def print_results(paths: list[Path], found: list[Contestant], baseline: str | None) -> None:
-    """Results, paired comparisons where there is a pair, and what is missing."""
+    """Results, paired comparisons where there is a pair; then those of other tasks, and what is missing."""
     show(results_table(found))
     if baseline or pairs(found):
         show(comparison_table(compare(found, baseline)))
+    for task in other_exams(paths):
+        exams = contestants(paths, task)
+        show(results_table(exams))
+        if compared := compare_all(exams, baseline):
+            show(comparison_table(compared, task))
     for line in left_out(paths):
         print(line)
 

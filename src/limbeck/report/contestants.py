@@ -70,12 +70,16 @@ class Contestant:
         return self.correct / self.problems
 
 
-def contestants(paths: Sequence[Path]) -> list[Contestant]:
-    """Read every finished exam under the given folders, in the order given.
+def contestants(paths: Sequence[Path], other: str = "") -> list[Contestant]:
+    """Read every finished exam of one task under the given folders, in the order given.
 
     Within a run: the teacher, the mentors, then the students in the recipe's order, rounds
     and seeds ascending. A learner that is not examined yet, or no longer in the run's recipe,
     is left out here and named by `left_out`.
+
+    Args:
+        other: a task of `other_exams`; "": the task that each run is about. An exam whose own folder
+            is given counts as one of these, whatever it is of.
 
     Raises:
         InputError: a folder holds no finished exam, or is given twice.
@@ -86,9 +90,9 @@ def contestants(paths: Sequence[Path]) -> list[Contestant]:
         raise InputError("no folder given; name the folder of a run, a student or an exam")
     places: list[Place] = []
     for path in paths:
-        found = find_places(path)
+        found = [place for place in find_places(path) if _task_of(place, path) == other]
         done = [place for place in found if place.finished and not place.stale]
-        if not done:
+        if not done and not other:
             missing = f"{found[0].exam} has none" if found else "nobody was examined"
             raise InputError(
                 f"{path}: no finished exam here ({missing}); finish `limbeck run` or `limbeck evaluate` first"
@@ -102,17 +106,41 @@ def contestants(paths: Sequence[Path]) -> list[Contestant]:
     return [_read(place, *name) for place, name in zip(places, names, strict=True)]
 
 
+def other_exams(paths: Sequence[Path]) -> list[str]:
+    """The other tasks (`exam.also`) of which there are finished exams, in the recipe's order."""
+    places = [(place, path) for path in paths for place in find_places(path)]
+    tasks = [_task_of(place, path) for place, path in places if place.finished and not place.stale]
+    return [task for task in dict.fromkeys(tasks) if task]
+
+
+def _task_of(place: Place, given: Path) -> str:
+    """The other task that an exam is of; "" where it is the run's own, or this very exam was asked for."""
+    return "" if place.exam.resolve() == given.resolve() else place.other
+
+
 def left_out(paths: Sequence[Path]) -> list[str]:
-    """One sentence per teacher, mentor or student of the given folders that `contestants` leaves out."""
-    return [
-        _absence(place) for path in paths for place in find_places(path) if place.stale or not place.finished
-    ]
+    """One sentence per teacher, mentor or student of the given folders that `contestants` leaves out.
+
+    Of one that is left out of its own task's table, other tasks are not named.
+    """
+    absent: list[Place] = []
+    known: set[object] = set()
+    for place in (place for path in paths for place in find_places(path)):
+        if not place.finished or place.stale:
+            who = (place.side, place.facts.seed)
+            absent += [place] if not place.other or who not in known else []
+            known |= set() if place.other else {who}
+    return [_absence(place) for place in absent]
 
 
 def _absence(place: Place) -> str:
     name = shown(place.facts) + ("" if place.facts.seed is None else f" seed {place.facts.seed}")
+    if place.stale and place.other:
+        return f"{name}: the exam of {place.other} is no longer in the recipe"
     if place.stale:
         return f"{name} is no longer in the recipe"
+    if place.other:
+        return f"{name} has no finished exam of {place.other}"
     last = max((row["step"] for row in history(place.exam.parent)), default=None)
     return f"{name} has no finished exam" + (
         "" if last is None else f"; its training log ends at step {last:,}"

@@ -20,7 +20,7 @@ from limbeck.lm.written import whole
 from limbeck.records import LeftOut, Prediction, read_jsonl
 from limbeck.report.contestants import Contestant
 from limbeck.report.contestants import shown as shown_name
-from limbeck.report.places import Place, find_places
+from limbeck.report.places import Place, find_places, other_tasks
 from limbeck.report.plots import COLOURS, Line, line_svg, series_of, thinned
 from limbeck.report.run_files import RunFacts, history, read_json, read_recipe, recipe_part, run_facts
 
@@ -100,7 +100,9 @@ def run_views(paths: Sequence[Path]) -> list[RunView]:
 
 def _audits(run: Path) -> list[Block]:
     """What became of the data, the teacher's rationales and every mentor's, and what its soft labels take."""
-    blocks = audit_blocks(run / "rationales" / "audit.json") + _left_out(run / "problems" / "left-out.jsonl")
+    blocks = audit_blocks(run / "rationales" / "audit.json") + _left_out(run, "problems")
+    for task in other_tasks(read_recipe(run)):
+        blocks += _left_out(run, f"also/{task}", f" of {task}")
     for name in _mentors(run):
         mentor = run / "mentors" / name
         blocks += audit_blocks(mentor / "rationales" / "audit.json", f"mentor {name}")
@@ -112,14 +114,16 @@ def _audits(run: Path) -> list[Block]:
     return blocks
 
 
-def _left_out(path: Path) -> list[Block]:
-    """How many rows of the task's files are not used, split by split; none where every row is."""
+def _left_out(run: Path, stage: str, whose: str = "") -> list[Block]:
+    """How many rows of a task's files are not used, split by split; none where every row is."""
+    path = run / stage / "left-out.jsonl"
     if not path.is_file():
         return []
     sealed.check(path)
     splits = Counter(one.split for one in read_jsonl(path, LeftOut))
     rows: list[tuple[str, ...]] = [(split, shown(count)) for split, count in splits.items()]
-    return [Block("rows of the data left out", (), [*rows, ("listed in", "problems/left-out.jsonl")])]
+    listed = ("listed in", f"{stage}/left-out.jsonl")
+    return [Block(f"rows of the data{whose} left out", (), [*rows, listed])]
 
 
 def _graded(run: Path) -> dict[str, tuple[Path, Path]]:
@@ -160,7 +164,7 @@ def learning_curves(paths: Sequence[Path], exams: Sequence[Contestant]) -> Curve
 def _logs(paths: Sequence[Path], exams: Sequence[Contestant]) -> list[tuple[Line, list[dict[str, Any]]]]:
     """Every student's name, colour and dashes with its history; students without one are left out."""
     numbers = series_of(exams)
-    places = [place for path in paths for place in find_places(path) if not place.stale]
+    places = [place for path in paths for place in find_places(path) if not (place.stale or place.other)]
     examined = {contestant.exam: contestant for contestant in exams}
     groups = {place.side: examined[place.exam].group for place in places if place.exam in examined}
     variants: dict[str, int] = {}

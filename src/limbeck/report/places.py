@@ -2,6 +2,7 @@
 
 Who was examined is in metrics.json (`exam_facts`), so a method may lay out its
 folders as it likes. Only what is not finished is known by its folder alone.
+The exam of another task (`exam.also`) is a stage `exam-NAME` next to that of the task itself.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class Place:
     stale: bool
 
     @property
+    def other(self) -> str:
+        """The other task that the exam is of; "": it is of the run's own."""
+        return self.facts.task if self.facts.also else ""
+
+    @property
     def side(self) -> tuple[Path, Role, str, int | None]:
         """What all seeds of one student have in common, and nobody else."""
         folder = self.run.resolve() if self.run else home(self.exam)
@@ -53,6 +59,9 @@ def find_places(path: Path) -> list[Place]:
         raise InputError(f"{path}: no such folder; name the folder of a run, a student or an exam")
     folders = {exam: _run_of(exam) for exam in _exam_folders(path)}
     recipes = {run: read_recipe(run) for run in folders.values()}
+    for exam, run in list(folders.items()):
+        to_come = [exam.with_name(f"exam-{name}") for name in other_tasks(recipes[run])]
+        folders |= {one: run for one in to_come if exam.name == "exam" and exam != path}
     places = [_place(exam, run, recipes[run], path) for exam, run in folders.items()]
     places = [place for place in places if _expected(place, recipes[place.run])]
     return sorted(places, key=lambda place: _order(place, recipes[place.run]))
@@ -70,7 +79,8 @@ def _exam_folders(top: Path) -> list[Path]:
         aside = "old" if "run.json" in files else ""
         inner[:] = [name for name in inner if name != aside and not name.startswith(".")]
         folder = Path(at)
-        if "predictions.jsonl" in files or (folder.name == "exam" and not inner):
+        begun = folder.name == "exam" or _is_of_another_task(folder)
+        if "predictions.jsonl" in files or (begun and not inner):
             exams.append(folder)
         elif "history.jsonl" in files or "examples.jsonl" in files:
             trained.append(folder)
@@ -110,8 +120,8 @@ def facts_by_path(exam: Path, run: Path | None, metrics: Mapping[str, Any] | Non
     For exams that are not over, and for those of Limbeck 0.1.0, whose metrics.json does not say.
     """
     learner, folder = home(exam), exam.resolve()
-    number = re.search(r"/round(\d+)(?:/exam)?$", folder.as_posix())
-    seed = re.search(r"/seed(\d+)(?:/round\d+)?(?:/exam)?$", folder.as_posix())
+    number = re.search(r"/round(\d+)(?:/exam[^/]*)?$", folder.as_posix())
+    seed = re.search(r"/seed(\d+)(?:/round\d+)?(?:/exam[^/]*)?$", folder.as_posix())
     group = learner.parent.name
     role: Role = "exam"
     if group == "students" and seed:
@@ -121,6 +131,7 @@ def facts_by_path(exam: Path, run: Path | None, metrics: Mapping[str, Any] | Non
     elif run and group == "mentors":
         role = "mentor"
     about = run_facts(run) if run else None
+    also = _is_of_another_task(folder)
     return ExamFacts(
         role=role,
         name=learner.name or "exam",
@@ -128,14 +139,30 @@ def facts_by_path(exam: Path, run: Path | None, metrics: Mapping[str, Any] | Non
         round=int(number[1]) if number else None,
         model=str((metrics or {}).get("name", "")),
         split=str((metrics or {}).get("split", "")),
-        task=about.task if about else "",
-        kind=about.kind if about else "",
+        task=folder.name.removeprefix("exam-") if also else about.task if about else "",
+        kind="" if also else about.kind if about else "",
+        also=also,
     )
+
+
+def _is_of_another_task(exam: Path) -> bool:
+    """Whether a folder is a stage `exam-NAME`, or one to come; `limbeck evaluate --out` makes no stages."""
+    stage = (exam / "stage.json").is_file() or not exam.exists()
+    return exam.name.startswith("exam-") and stage and exam.parent.name not in ("students", "mentors")
+
+
+def other_tasks(recipe: Mapping[str, Any]) -> list[str]:
+    """What a recipe's `exam.also` calls its tasks."""
+    also = recipe_part(recipe, "exam") and recipe["exam"].get("also")
+    found = [one for one in also or () if isinstance(one, dict)]
+    return [str(one.get("called") or one.get("name")) for one in found]
 
 
 def home(exam: Path) -> Path:
     """The folder that all seeds and rounds of an exam's student share."""
     folder = exam.resolve()
+    if _is_of_another_task(folder):
+        folder = folder.with_name("exam")
     for part in (r"exam", r"round\d+", r"seed\d+"):
         folder = folder.parent if re.fullmatch(part, folder.name) else folder
     return folder
@@ -147,6 +174,8 @@ def examined_mentors(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _is_stale(facts: ExamFacts, recipe: Mapping[str, Any]) -> bool:
+    if facts.also and recipe and facts.task not in other_tasks(recipe):
+        return True
     if facts.role == "mentor":
         return bool(recipe) and facts.name not in examined_mentors(recipe)
     students = recipe_part(recipe, "students")
@@ -166,8 +195,9 @@ def _expected(place: Place, recipe: Mapping[str, Any]) -> bool:
 
 
 def _order(place: Place, recipe: Mapping[str, Any]) -> tuple[Any, ...]:
-    facts = place.facts
+    facts, others = place.facts, ["", *other_tasks(recipe)]
+    exam = others.index(place.other) if place.other in others else len(others)
     listed = list(recipe_part(recipe, f"{facts.role}s"))
     rank = listed.index(facts.name) if facts.name in listed else len(listed)
     numbers = [-1 if number is None else number for number in (facts.round, facts.seed)]
-    return (str(place.run or ""), ROLES.index(facts.role), rank, facts.name, *numbers, str(place.exam))
+    return (str(place.run or ""), exam, ROLES.index(facts.role), rank, facts.name, *numbers, str(place.exam))

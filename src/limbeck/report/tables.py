@@ -79,8 +79,7 @@ def results_table(exams: Sequence[Contestant]) -> Fitting:
 
 
 def _results(rows: Sequence[Row], headings: Sequence[str]) -> Table:
-    equal = len({row["problems"] for row in rows}) == 1
-    table = titled(f"Exam of {rows[0]['problems']:,} problems" if equal else "Exams", results_notes(rows))
+    table = titled(exam_title(rows), results_notes(rows))
     add_columns(table, ["name"], headings)
     for row in rows:
         style = "bold" if row["seeds"] > 1 else ""
@@ -88,18 +87,30 @@ def _results(rows: Sequence[Row], headings: Sequence[str]) -> Table:
     return table
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Fitting:
+def exam_title(rows: Sequence[Row]) -> str:
+    """What a table of results is headed by; of another task's exam (`exam.also`) with its name."""
+    equal = len({row["problems"] for row in rows}) == 1
+    title = f"Exam of {rows[0]['problems']:,} problems" if equal else "Exams"
+    tasks = {row["task"] for row in rows if row["also"]}
+    return f"{title} of {tasks.pop()}" if len(tasks) == 1 and all(row["also"] for row in rows) else title
+
+
+def comparison_table(comparisons: Sequence[Comparison], task: str = "") -> Fitting:
     """Paired differences with intervals, tests, verdicts and counts; fits 80 columns, there without counts.
 
     p is Holm's where several comparisons were made (single seeds: plain).
+
+    Args:
+        task: the other task whose exam it is of; "": the runs' own.
     """
     counted = any(one.verdicts for each in comparisons for one in (each, *each.by_seed))
-    narrow = _comparisons(comparisons, counts=False)
-    return Fitting(_comparisons(comparisons, counts=True) if counted else narrow, narrow)
+    narrow = _comparisons(comparisons, task, counts=False)
+    return Fitting(_comparisons(comparisons, task, counts=True) if counted else narrow, narrow)
 
 
-def _comparisons(comparisons: Sequence[Comparison], *, counts: bool) -> Table:
-    table = titled("Paired comparison", comparison_notes(comparisons))
+def _comparisons(comparisons: Sequence[Comparison], task: str, *, counts: bool) -> Table:
+    title = f"Paired comparison on {task}" if task else "Paired comparison"
+    table = titled(title, comparison_notes(comparisons))
     p_heading = "p (Holm)" if len(comparisons) > 1 else "p"
     headings = ["B − A [95%]", p_heading, "B better?", *(["both/A/B/none"] if counts else [])]
     add_columns(table, ["A", "B"], headings)

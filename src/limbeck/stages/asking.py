@@ -9,6 +9,7 @@ from limbeck.rationales import grade, mark_dropped
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Demonstration, Problem
 from limbeck.stages.context import Context, once
+from limbeck.stages.others import Other, others
 from limbeck.stages.problems import problems
 from limbeck.tasks.asking import Asking, learner_asking, teacher_asking
 from limbeck.tasks.demonstrations import chosen, of_answers, of_rationales
@@ -40,18 +41,24 @@ def asking_learner(
     return learner_asking(settings.prompt, settings.format, demonstrations=shown, thinks=settings.thinks)
 
 
-def asking_teacher(context: Context) -> Asking:
-    """How the recipe asks its teacher; demonstrations of the training split hold given rationales."""
-    return once(context, "asking the teacher", lambda: _asking_teacher(context))
+def asking_teacher(context: Context, other: Other | None = None) -> Asking:
+    """How the recipe asks its teacher; demonstrations of the training split hold given rationales.
+
+    Args:
+        other: the task of `exam.also` that it is asked of: its instruction is that of the task's answers,
+            its demonstrations are those of the run's own.
+    """
+    key = "asking the teacher" + (f" of {other.name}" if other else "")
+    return once(context, key, lambda: _asking_teacher(context, other))
 
 
-def _asking_teacher(context: Context) -> Asking:
-    teacher = context.recipe.teacher
+def _asking_teacher(context: Context, other: Other | None) -> Asking:
+    teacher, of = context.recipe.teacher, other or context
     settings = PromptSettings() if teacher.kind == "given" else teacher.prompt
     shown = _demonstrations(
         context, settings, "", lambda: _given_demonstrations(context, "plain"), "teacher.prompt"
     )
-    return teacher_asking(settings, context.kind, labels=context.labels, demonstrations=shown)
+    return teacher_asking(settings, of.kind, labels=of.labels, demonstrations=shown)
 
 
 def _demonstrations(
@@ -69,7 +76,7 @@ def _demonstrations(
         form=form,
         thinks=thinks,
         pool=pool,
-        test=problems(context).test,
+        test=[*problems(context).test, *(problem for one in others(context) for problem in one.test)],
         seed=context.recipe.seed,
         place=place,
     )

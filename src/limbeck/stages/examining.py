@@ -1,7 +1,9 @@
-"""The verb *examine*: a teacher or a trained model sits an exam on a split."""
+"""The verb *examine*: a teacher or a trained model sits an exam on a split, and those of other tasks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,29 @@ from limbeck.exam import write_exam
 from limbeck.exam_facts import ExamFacts
 from limbeck.lm import Sampling
 from limbeck.recipe import ExamSettings
+from limbeck.records import Problem
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context
+from limbeck.stages.leaks import not_trained_on
 from limbeck.stages.models import Model
+from limbeck.stages.others import Other, others
 from limbeck.stages.problems import problems
+from limbeck.tasks.answers import AnswerKind
 
 VERSION = 5
 """Raised by hand when this code gives other predictions for the same plan."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What an exam is of. `other`: the task of `exam.also` that it is of; None: the run's own."""
+
+    task: str
+    kind: AnswerKind
+    split: str
+    problems: Sequence[Problem]
+    inputs: Mapping[str, str]
+    other: Other | None = None
 
 
 def examine(
@@ -30,12 +48,30 @@ def examine(
 ) -> Stage:
     """Examine a model; the stage holds `predictions.jsonl` and `metrics.json`, which says who it is.
 
+    With the test split go the exams of the recipe's other tasks (`exam.also`): stages next to this one,
+    called `exam-NAME`.
+
     Args:
         place: the stage's folder; None: `exam` in the model's own.
         split: which problems.
         settings: None: the recipe's.
+
+    Returns:
+        The stage of the task's own exam.
     """
-    exam = settings or context.recipe.exam
+    found, recipe = problems(context), context.recipe
+    exam, place = settings or recipe.exam, place or f"{model.folder}/exam"
+    own = _Asked(recipe.task.name, context.kind, split, getattr(found, split), found.inputs)
+    stage = _sit(context, model, own, exam, place)
+    for other in others(context) if split == "test" else ():
+        asked = _Asked(other.name, other.kind, split, other.test, other.inputs, other)
+        if (able := model.asked_of(other)) is not None:
+            _sit(context, able, asked, exam, f"{place}-{other.name}")
+    return stage
+
+
+def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, place: str) -> Stage:
+    """The stage of one exam."""
     sampling = Sampling(
         exam.votes,
         exam.temperature if exam.votes > 1 else 0.0,
@@ -43,46 +79,55 @@ def examine(
         seed=context.recipe.seed,
         stop=exam.stop,
     )
-    asked = getattr(problems(context), split)
+    usual = ExamSettings()
+    exam = exam.model_copy(update={"also": usual.also})
     if exam.votes == 1:  # greedy: the temperature decides nothing
-        exam = exam.model_copy(update={"temperature": ExamSettings().temperature})
+        exam = exam.model_copy(update={"temperature": usual.temperature})
 
     def work(folder: Path) -> None:
         opened = model.open(folder, exam.batch_size, exam.max_tokens)
-        prompts = [opened.prompt(model.question(problem)) for problem in asked]
+        some = asked.problems
+        prompts = [opened.prompt(model.question(problem)) for problem in some]
+        if asked.other:
+            by_problem = {one.problem_id: one for one in prompts}
+            own = context.run.folder / model.folder
+            fair = not_trained_on(context, model.name, own, asked.other, by_problem)
+            some = [problem for problem in some if problem.id in fair]
+            prompts = [by_problem[problem.id] for problem in some]
         opened.agree(prompts, sampling)
         predictions, summary = run_exam(
-            opened.complete, asked, context.kind, prompts, sampling, track=context.track, timed=model.timed
+            opened.complete, some, asked.kind, prompts, sampling, track=context.track, timed=model.timed
         )
         for line in opened.account():
             context.run.say(line)
         if count := summary.get("unfinished_thinking"):
             context.run.say(
-                f"{model.name}: {count} of {len(asked)} answers end inside their thinking, which is "
+                f"{model.name}: {count} of {len(some)} answers end inside their thinking, which is "
                 "wrong; raise exam.max_tokens (of a teacher: rationales.max_tokens)"
             )
         if ranks.main():
-            write_exam(folder, predictions, summary, _facts(context, model, split, summary["cost_usd"]))
+            write_exam(folder, predictions, summary, _facts(model, asked, summary["cost_usd"]))
 
-    more: dict[str, Any] = {} if split == "test" else {"split": split}
+    more: dict[str, Any] = {} if asked.split == "test" else {"split": asked.split}
     return context.run.stage(
-        place or f"{model.folder}/exam",
+        place,
         plan(
             {"exam": exam},
             version=VERSION,
             seed=context.recipe.seed,
-            kind=context.kind,
+            kind=asked.kind,
             **more,
             **model.identity,
         ),
-        {**problems(context).inputs, **model.inputs},
+        {**asked.inputs, **model.inputs},
         work,
         everyone=model.shared,
         reads=model.reads,
     )
 
 
-def _facts(context: Context, model: Model, split: str, cost: float) -> ExamFacts:
+def _facts(model: Model, asked: _Asked, cost: float) -> ExamFacts:
     """Who sat this exam, for the report."""
     facts = {**model.facts, **({"cost_usd": cost} if cost else {})}
-    return ExamFacts(**facts, split=split, task=context.recipe.task.name, kind=context.kind)
+    own = {"split": asked.split, "task": asked.task, "kind": asked.kind, "also": asked.other is not None}
+    return ExamFacts(**facts, **own)

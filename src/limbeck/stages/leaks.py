@@ -3,33 +3,41 @@
 The splits of a task are compared when they are read (`tasks/sources.py`), demonstrations when they are
 chosen (`tasks/demonstrations.py`). Files of rationales may state other questions than those of the problems
 they name, and a method may train on questions of its own, such as those of mistakes: they are looked at here.
+The exams of other tasks (`exam.also`) are compared too. What leaks into one of those never leaves the
+training, which must not depend on what else is examined: it is refused, or left out of that exam.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from limbeck.errors import DataError, LeakError
+from limbeck.lm import Prompt
 from limbeck.rationale_files import FromFile
-from limbeck.records import Example
+from limbeck.records import Example, read_jsonl
 from limbeck.stages.context import Context, once
-from limbeck.stages.problems import problems
+from limbeck.stages.others import Other, others
+from limbeck.stages.problems import leak_policy, problems
 from limbeck.tasks.forms import Form, form, question_form
 from limbeck.tasks.leaks import find_leaks
 from limbeck.tasks.prompts import question_with_options
 from limbeck.tasks.rows import shortened
-from limbeck.tasks.settings import FilesTask, Leaks
 from limbeck.training.groups import Group
-
-
-def policy(context: Context) -> Leaks:
-    """What the recipe says of leaks."""
-    task = context.recipe.task
-    return task.leaks if isinstance(task, FilesTask) else "refuse"
 
 
 def _examined(context: Context) -> list[Form]:
     return once(context, "questions examined", lambda: [form(one) for one in problems(context).test])
+
+
+def _all_examined(context: Context) -> dict[str, list[Form]]:
+    """The questions of the exam, and of each other task's, by what messages call them."""
+    too = once(
+        context,
+        "questions examined too",
+        lambda: {f"the exam of {one.name}": [form(each) for each in one.test] for one in others(context)},
+    )
+    return {"the exam": _examined(context), **too}
 
 
 def without_leaks(
@@ -42,15 +50,21 @@ def without_leaks(
         does: what it does with them: "is trained on", or "takes its dev loss from" of dev examples.
 
     Raises:
-        LeakError: naming the first question, by default.
+        LeakError: naming the first question, by default; also where it is one of another task's exam.
         DataError: each of them asks one.
     """
-    leaking = _leaking(context, groups)
-    if not leaking or policy(context) == "keep":
+    rule = leak_policy(context.recipe)
+    if rule == "keep":
         return groups
-    if policy(context) == "refuse":
-        message = f"a question of the exam, {shortened(leaking[0])} (shared questions: {len(leaking)})"
-        raise LeakError(shown, f"{does} {message}; remove them, or set task.leaks to drop or keep")
+    questions = _of_its_own(context, groups)
+    if rule == "refuse":
+        for exam, examined in _all_examined(context).items():
+            if leaking := _leaking(questions, examined):
+                message = f"a question of {exam}, {shortened(leaking[0])} (shared questions: {len(leaking)})"
+                raise LeakError(shown, f"{does} {message}; remove them, or set task.leaks to drop or keep")
+    leaking = _leaking(questions, _examined(context))
+    if not leaking:
+        return groups
     context.run.say(f"{shown} {does} questions of the exam, left out: {len(leaking)} (task.leaks: drop)")
     kept = [group for group in groups if not any(_question(one) in leaking for one in group.examples)]
     if not kept:
@@ -58,14 +72,56 @@ def without_leaks(
     return kept
 
 
-def _leaking(context: Context, groups: Sequence[Group]) -> list[str]:
-    """Questions of these groups that are examined and are none of the task's own training questions."""
+def _of_its_own(context: Context, groups: Sequence[Group]) -> list[str]:
+    """Questions of these groups that are none of the task's own training questions."""
     parts = problems(context)
     own = {text for one in (*parts.train, *parts.dev) for text in (one.question, question_with_options(one))}
     asked = dict.fromkeys(_question(example) for group in groups for example in group.examples)
-    others = [question for question in asked if question not in own]
-    found = find_leaks([question_form(question) for question in others], _examined(context) if others else [])
-    return [others[leak.learned] for leak in found]
+    return [question for question in asked if question not in own]
+
+
+def _leaking(questions: Sequence[str], examined: Sequence[Form]) -> list[str]:
+    """Those of the questions that are examined."""
+    if not questions:
+        return []
+    found = find_leaks([question_form(question) for question in questions], examined)
+    return [questions[leak.learned] for leak in found]
+
+
+def not_trained_on(
+    context: Context, shown: str, folder: Path, other: Other, prompts: Mapping[str, Prompt]
+) -> set[str]:
+    """Ids of another task's problems that a model may be examined on, by the recipe's `task.leaks`.
+
+    The training may be older than this exam, so what it was trained on is read from its `examples.jsonl`.
+
+    Args:
+        shown: who is examined, for messages.
+        folder: its own; that of a model that was not trained here holds no examples.
+        prompts: by problem, as the model is asked; examples hold theirs in the same form.
+
+    Raises:
+        LeakError: it was trained on one, by default.
+        DataError: it was trained on all of them.
+    """
+    file, rule = folder / "examples.jsonl", leak_policy(context.recipe)
+    if rule == "keep" or not file.is_file():
+        return set(prompts)
+    learned = dict.fromkeys(_question(one) for one in read_jsonl(file, Example))
+    asked = list(prompts)
+    forms = [question_form(prompts[one].text) for one in asked]
+    leaks = find_leaks(forms, [question_form(one) for one in learned])
+    if leaks and rule == "refuse":
+        message = f"was trained on a question of the exam of {other.name} (shared questions: {len(leaks)})"
+        raise LeakError(shown, f"{message}; remove them, or set task.leaks to drop or keep")
+    if len(leaks) == len(asked):
+        raise DataError(shown, f"was trained on every question of the exam of {other.name}; give other data")
+    if leaks:
+        context.run.say(
+            f"{shown}: questions of the exam of {other.name} that it was trained on, left out of it: "
+            f"{len(leaks)} (task.leaks: drop)"
+        )
+    return set(asked) - {asked[leak.learned] for leak in leaks}
 
 
 def _question(example: Example) -> str:
@@ -88,11 +144,14 @@ def check_stated(context: Context, file: str, found: Sequence[FromFile]) -> None
         for one in found
         if one.question and own.get(one.completion.prompt_id, one.question) != one.question
     ]
-    leaks = find_leaks([question_form(one.question) for one in stated], _examined(context) if stated else [])
-    if leaks and policy(context) == "refuse":
-        first = stated[leaks[0].learned]
-        raise LeakError(
-            first.place,
-            f"names the problem {first.completion.prompt_id!r}, and its question is one of the exam (such "
-            f"rows: {len(leaks)}); fix them, or set task.leaks to keep",
-        )
+    if not stated or leak_policy(context.recipe) != "refuse":
+        return
+    for exam, examined in _all_examined(context).items():
+        leaks = find_leaks([question_form(one.question) for one in stated], examined)
+        if leaks:
+            first = stated[leaks[0].learned]
+            raise LeakError(
+                first.place,
+                f"names the problem {first.completion.prompt_id!r}, and its question is one of {exam} (such "
+                f"rows: {len(leaks)}); fix them, or set task.leaks to keep",
+            )

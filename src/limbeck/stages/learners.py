@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from limbeck.errors import InputError
 from limbeck.exam import LOG
@@ -23,6 +23,7 @@ from limbeck.stages.asking import asking_learner
 from limbeck.stages.context import Context
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.models import Opened, Question
+from limbeck.stages.others import Other
 from limbeck.tasks.asking import Asking
 
 if TYPE_CHECKING:
@@ -184,6 +185,9 @@ class Trained:
     def question(self, problem: Problem) -> Question:
         return Question(problem.id, problem.id, self.learner.asking.pieces(problem))
 
+    def asked_of(self, other: Other) -> Self:
+        return self  # its prompts are those of its training, whatever the question
+
     def load(self) -> Loaded:
         """The model as a user would load it: from its folder, ready to write."""
         from limbeck.lm.load import load
@@ -253,6 +257,9 @@ class Untrained:
 
     def question(self, problem: Problem) -> Question:
         return Question(problem.id, problem.id, self.learner.asking.pieces(problem))
+
+    def asked_of(self, other: Other) -> Self:
+        return self  # its prompts are those of its training, whatever the question
 
     def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
         from limbeck.lm.load import load

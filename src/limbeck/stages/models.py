@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from limbeck.lm import Complete, Prompt, Sampling
 from limbeck.records import Pieces, Problem
+from limbeck.stages.others import Other
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ class Model(Protocol):
 
     def question(self, problem: Problem) -> Question:
         """The plain question of a problem, as this model is asked it."""
+        ...
+
+    def asked_of(self, other: Other) -> Self | None:
+        """The model as it is asked another task's problems; None: it cannot be."""
         ...
 
     def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:

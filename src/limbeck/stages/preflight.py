@@ -19,7 +19,7 @@ from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSett
 from limbeck.stages.context import Context
 from limbeck.stages.pairs import check_chat, check_pair, is_from_scratch, tokenizer_of
 from limbeck.stages.teacher import teacher_identity
-from limbeck.tasks.settings import task_kind
+from limbeck.tasks.settings import own_name, task_kind
 from limbeck.tasks.verifying import check_installed
 
 SPARE = 20_000_000
@@ -67,19 +67,19 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
 
 
 def check_kind(recipe: Recipe) -> None:
-    """Refuse an answer kind whose package is missing; needs no run folder, so protocols use it too.
+    """Refuse answer kinds whose package is missing; needs no run folder, so protocols use it too.
 
     Raises:
         InputError: naming the package.
     """
-    if task_kind(recipe.task) == "math":
+    if "math" in map(task_kind, (recipe.task, *recipe.exam.also)):
         check_installed()
 
 
 def _is_graded(context: Context, *, trains: bool) -> bool:
     """Whether every student sat its exam; where nobody is trained, whether the rationales are graded."""
     students = [folders for place, _, folders in _learners(context) if place.startswith("students.")]
-    exams = [folder / "exam" for folders in students for folder in folders]
+    exams = [exam for folders in students for folder in folders for exam in _exams(context, folder)]
     folders = exams if trains else [context.run.folder / "rationales"]
     return bool(folders) and all(_is_done(context, folder) for folder in folders)
 
@@ -138,15 +138,20 @@ def _is_done(context: Context, folder: Path) -> bool:
 
 def _has_sat(context: Context, folder: Path) -> bool:
     """Whether a model was trained, or examined without that."""
-    return _is_done(context, folder) or _is_done(context, folder / "exam")
+    return _is_done(context, folder) or all(_is_done(context, exam) for exam in _exams(context, folder))
+
+
+def _exams(context: Context, folder: Path) -> list[Path]:
+    """The exams of a model: its task's, and those of other tasks."""
+    return [folder / "exam", *(folder / f"exam-{own_name(one)}" for one in context.recipe.exam.also)]
 
 
 def _check_teacher(context: Context) -> None:
     teacher, folder = context.recipe.teacher, context.run.folder
     if not isinstance(teacher, ApiTeacherSettings | LocalTeacherSettings):
         return
-    asked = ["collected", *(["teacher/exam"] if teacher.exam else [])]
-    if all(_is_done(context, folder / name) for name in asked):
+    asked = [folder / "collected", *(_exams(context, folder / "teacher") if teacher.exam else [])]
+    if all(_is_done(context, one) for one in asked):
         return
     if isinstance(teacher, ApiTeacherSettings):
         from limbeck.lm.api import check_ready

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from limbeck.lm import Completion
+from limbeck.recipe import Recipe
 from limbeck.records import Also, LeftOut, Problem, Record, read_jsonl, write_jsonl
-from limbeck.run_folder import Stage, plan
+from limbeck.run_folder import Plan, Stage, plan
 from limbeck.stages.context import Context, once
+from limbeck.tasks.settings import FilesTask, Leaks
 from limbeck.tasks.sources import load_splits, source_fingerprint
 
 VERSION = 5
@@ -64,17 +66,31 @@ def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
         write_jsonl(folder / LEFT_OUT, left_out)
 
 
+def leak_policy(recipe: Recipe) -> Leaks:
+    """What a recipe says of questions that are trained on and examined."""
+    return recipe.task.leaks if isinstance(recipe.task, FilesTask) else "refuse"
+
+
 def problems(context: Context) -> Problems:
     """Generate or read the problems of all splits; wrong data are refused before anything changes."""
     return once(context, "problems", lambda: _problems(context))
 
 
+def is_made(context: Context) -> bool:
+    """Whether `problems` would find its work done."""
+    return context.run.is_done("problems", *_decided(context.recipe))
+
+
+def _decided(recipe: Recipe) -> tuple[Plan, dict[str, str]]:
+    """The plan and the inputs of the stage."""
+    settings = plan({"task": recipe.task}, version=VERSION, seed=recipe.seed)
+    return settings, source_fingerprint(recipe.task)
+
+
 def _problems(context: Context) -> Problems:
     recipe = context.recipe
-    settings = plan({"task": recipe.task}, version=VERSION, seed=recipe.seed)
-    inputs = source_fingerprint(recipe.task)
-    done = context.run.is_done("problems", settings, inputs)
-    splits = None if done else load_splits(recipe.task, recipe.seed)
+    settings, inputs = _decided(recipe)
+    splits = None if is_made(context) else load_splits(recipe.task, recipe.seed)
 
     def work(folder: Path) -> None:
         made = splits or load_splits(recipe.task, recipe.seed)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel
 
@@ -36,6 +36,7 @@ from limbeck.stages.context import Context
 from limbeck.stages.examining import examine
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.models import Opened, Question
+from limbeck.stages.others import Other
 from limbeck.tasks.asking import Asking, teacher_asking
 from limbeck.tasks.settings import PromptSettings
 
@@ -60,9 +61,13 @@ class Teacher:
 
 @dataclass(frozen=True)
 class TeacherModel:
-    """The recipe's teacher as a `Model`: set up only when a stage opens it."""
+    """The recipe's teacher as a `Model`: set up only when a stage opens it.
+
+    `other`: the task of `exam.also` that it is asked of; None: the run's own.
+    """
 
     context: Context
+    other: Other | None = None
 
     @property
     def name(self) -> str:
@@ -76,8 +81,9 @@ class TeacherModel:
     def identity(self) -> dict[str, Any]:
         """Its settings and its prompts, as far as they are not the usual ones."""
         recipe = self.context.recipe
-        usual = teacher_asking(PromptSettings(), self.context.kind, labels=self.context.labels)
-        asking = asking_teacher(self.context).plan(usual)
+        of = self.other or self.context
+        usual = teacher_asking(PromptSettings(), of.kind, labels=of.labels)
+        asking = asking_teacher(self.context, self.other).plan(usual)
         return {"teacher": teacher_identity(recipe), **({"asking": asking} if asking else {})}
 
     @property
@@ -104,16 +110,21 @@ class TeacherModel:
         return ()  # a folder of the user's is an input, by its content
 
     def question(self, problem: Problem) -> Question:
-        return Question(problem.id, problem.id, asking_teacher(self.context).pieces(problem))
+        return Question(problem.id, problem.id, asking_teacher(self.context, self.other).pieces(problem))
+
+    def asked_of(self, other: Other) -> Self | None:
+        if self.context.recipe.teacher.kind == "offline":
+            return None  # it solves the puzzles of its own task alone
+        return replace(self, other=other)
 
     def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
         teacher = self.context.teacher()
-        prompt = partial(teacher.prompt, asking_teacher(self.context))
+        prompt = partial(teacher.prompt, asking_teacher(self.context, self.other))
         return Opened(teacher.complete(folder), prompt, teacher.agree, teacher.account)
 
 
 def examine_teacher(context: Context) -> None:
-    """Examine the teacher, greedily, on the test split."""
+    """Examine the teacher, greedily, on the test split, and on other tasks as far as it can be asked them."""
     teacher = context.recipe.teacher
     if teacher.kind != "given" and teacher.exam:
         room = context.recipe.rationales.max_tokens

@@ -11,7 +11,8 @@ A built-in task:                       Your own data:
                                              columns: {question: input, rationale: chain}
                                              leaks: refuse
 
-With a kind, columns, leaks, bad_rows or a path it is the second form.
+With a kind, columns, leaks, bad_rows or a path it is the second form. `exam.also` lists further tasks, in
+either form, of which the test split alone is used.
 
 A prompt, of the teacher, a mentor or a student; all of it may be left out:
 
@@ -38,7 +39,7 @@ from pydantic import (
     model_validator,
 )
 
-from limbeck.settings import Settings
+from limbeck.settings import Name, Settings
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.generated import GENERATED, built_in_task, settle_parameters
 from limbeck.tasks.labels import refuse_ambiguous
@@ -211,6 +212,55 @@ TaskSettings = Annotated[
     Discriminator(_form),
     BeforeValidator(_is_a_group),
 ]
+
+
+class OtherGenerated(GeneratedTask):
+    """A built-in task whose test problems are an exam too."""
+
+    called: Name | None = Field(default=None, description="what tables and folders call it; null: its name")
+
+
+class OtherFiles(FilesTask):
+    """Your own data, whose test split is an exam too."""
+
+    name: Name = Field(description="what tables and folders call it")
+    train: str = Field(default="", description="path of the data that test is cut from, where it is no path")
+
+    @model_validator(mode="after")
+    def _has_a_test(self) -> Self:
+        if not isinstance(self.test, str) and not self.train:
+            raise ValueError(f"test: {self.test} is cut from train, which is missing; give test a path")
+        return self
+
+
+def _named_alone(value: object) -> object:
+    """`also: [coin-flip]` is a built-in task with its defaults."""
+    return _is_a_group({"name": value} if isinstance(value, str) else value)
+
+
+OtherTask = Annotated[
+    Annotated[OtherGenerated, Tag("generated")] | Annotated[OtherFiles, Tag("files")],
+    Discriminator(_form),
+    BeforeValidator(_named_alone),
+]
+"""A task as under `task:`, of which the test split alone is used: that of a recipe can be copied."""
+
+
+def own_name(other: OtherTask) -> str:
+    """What tables and folders call an entry of `exam.also`."""
+    return (other.called if isinstance(other, OtherGenerated) else None) or other.name
+
+
+def only_test(other: OtherTask) -> OtherTask:
+    """The settings that decide the test split; those that only say something of others at their defaults."""
+    usual: dict[str, Any] = {"dev": type(other).model_fields["dev"].default}
+    if isinstance(other, OtherGenerated):
+        return other.model_copy(update=usual | {"train": GeneratedTask.model_fields["train"].default})
+    usual |= {"leaks": "refuse"}
+    usual["columns"] = other.columns.model_copy(update={"rationale": None, "several_rationales": False})
+    if isinstance(other.test, str):
+        usual |= {"train": "", "gold": "needed"}
+    return other.model_copy(update=usual)
 
 
 def task_labels(settings: TaskSettings) -> tuple[str, ...]:

@@ -252,6 +252,22 @@ def load_splits(settings: TaskSettings, seed: int) -> Splits:
     return Splits(train, dev, read["test"].problems, given, notes, left_out, also)
 
 
+def read_test(settings: FilesTask, seed: int, notes: list[str], left_out: list[LeftOut]) -> Table:
+    """The test split alone, from its own file or cut from train; what is to be said of it is added.
+
+    Raises:
+        DataError, RecipeError, DiskError: as `load_splits`.
+    """
+    if isinstance(settings.test, str):
+        file, table = settings.test, _read(settings, "test", notes, left_out)
+    else:
+        file, train = settings.train, _read(settings, "train", notes, left_out)
+        table = _cut_test(train, settings.test, seed, notes)
+    if not table.problems:
+        raise DataError(file, "holds no test problems; give other data")
+    return table
+
+
 def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[LeftOut]) -> Table:
     """A split's file; rows that cannot be used are refused all at once, or left out.
 
@@ -474,7 +490,7 @@ def source_fingerprint(settings: TaskSettings) -> dict[str, str]:
         return {}
     prints = {}
     for split, path in (("train", settings.train), ("dev", settings.dev), ("test", settings.test)):
-        if isinstance(path, str):
+        if isinstance(path, str) and path:
             file = hub_folder(path) or locate(path)[0]
             prints[split] = path_fingerprint(file) if file.exists() else path
     return prints
