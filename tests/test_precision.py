@@ -101,6 +101,30 @@ def test_both_precisions_begin_at_the_same_weights_and_learn(recipe: Path, tmp_p
         assert losses["bf16"] == pytest.approx(losses["fp32"], rel=precision.CLOSE)
 
 
+def test_questions_of_a_letter_and_small_micro_batches_will_do(recipe: Path) -> None:
+    from limbeck.records import Problem
+
+    asked = [Problem(id=text, question=text, answer="1") for text in ("a", "?!", "two")]
+    for model in ("tiny-causal-xs", "tiny-seq2seq-xs"):
+        given = [
+            f"students.one.model={model}",
+            "students.one.train.batch_tokens=16",
+            "students.one.train.optimizer=sgd",
+        ]
+        losses, _ = precision._both(load_recipe(recipe, given).students["one"], asked)
+        assert all(math.isfinite(one) for one in losses.values())
+
+
+def test_no_trial_comes_up_where_nobody_leaves_it_to_the_machine(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck
+) -> None:
+    changes = [f"students.{name}.train.precision=fp32" for name in ("one", "two")]
+    given = [part for one in changes for part in ("--set", one)]
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", "--until", "precision", *given)
+    assert answer.status == 2 and "--until precision: there is no such stage" in answer.err
+    assert not (tmp_path / "run" / "problems").exists()
+
+
 def test_what_cannot_be_settled_is_refused(tmp_path: Path) -> None:
     from limbeck.protocol.written import _checked
 

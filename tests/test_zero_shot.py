@@ -40,7 +40,7 @@ def test_a_base_answers_as_the_folder_does(base: Path, tmp_path: Path, limbeck: 
     recipe, out = tmp_path / "base.yaml", tmp_path / "run"
     students = (
         f"students={{asis: {{method: zero-shot, model: '{model}', train: {{precision: auto}}}}, "
-        f"shown: {{method: zero-shot, model: '{model}', prompt: {{examples: 1}}}}}}"
+        f"shown: {{method: zero-shot, model: '{model}', dtype: bfloat16, prompt: {{examples: 1}}}}}}"
     )
     answer = limbeck("run", recipe, "--out", out, "--set", students)
     assert answer.status == 0, answer.err

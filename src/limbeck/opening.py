@@ -88,10 +88,11 @@ def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]
     places = {
         "problems",
         "also",
-        "precision",
         "teacher",
         *(f"{one}{end}" for one in ("collected", "rationales") for end in ("", "-dev")),
     }
+    if any(one.train.precision == "auto" for one in recipe.learners.values()):
+        places.add("precision")
     if head in learners:
         known = ", ".join(f"{head}/{one}" for one in learners[head]) or "none"
         if not name and len(learners[head]) > 1:  # stages of others come up between them
@@ -132,7 +133,7 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     untrained = {f"students.{name}" for name, used in uses.items() if not used.trains}
     context = settled(context, untrained, known=True)
     pairs = {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels}
-    preflight(context, pairs, trains=trains)
+    preflight(context, pairs, untrained, trains=trains)
     read_others(context)
     problems(context)
     others(context)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from limbeck.records import Problem
-from limbeck.tasks.forms import form
+from limbeck.tasks.forms import form, question_form
 from limbeck.tasks.generated import GENERATED, generate
 from limbeck.tasks.leaks import Near, find_leaks, groups, near_duplicates
 
@@ -342,3 +342,10 @@ def test_it_takes_linear_time() -> None:
     for text in hard:
         form(asked(text))
     assert time.process_time() - began < 5
+
+
+def test_questions_of_brackets_are_not_all_one() -> None:
+    texts = ["Close the brackets: [ { [ ]", "Close the brackets: [ { ( )", "Close the brackets: < < [ ]"]
+    forms = [question_form(text) for text in texts]
+    assert len(set(groups(forms))) == 3 and not find_leaks(forms[:1], forms[1:])
+    assert find_leaks([question_form("Q: Close the brackets: [{[]")], forms[:1])

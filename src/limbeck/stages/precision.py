@@ -23,6 +23,7 @@ from limbeck.stages.context import Context, changed
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.problems import problems
 from limbeck.training.groups import Group
+from limbeck.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
@@ -34,13 +35,17 @@ STEPS = 50
 """Steps whose losses are compared."""
 ROWS = 2
 """Questions in one of them."""
-TIMED = 3
-"""Steps of the training's own batch size that are timed, after one that is not."""
+TIMED = 4
+"""Steps of the training's own size that are timed in each precision, in turns, after one that is not."""
+FASTER = 0.9
+"""Largest share of float32's time at which bfloat16 is worth it; the fastest step counts, which other work
+on the machine disturbs least."""
 CLOSE = 1e-2
 """Largest relative difference of the mean losses at which both learn the same. Single steps differ by more:
 Adam's first steps turn a rounding into a step of the full learning rate."""
 LONGEST = 600
 """Characters of a question that are used."""
+PRECISIONS = ("fp32", "bf16")
 FILE = "precision.json"
 
 
@@ -104,7 +109,15 @@ def _machine(learner: LearnerSettings) -> str:
     device = device_of(learner.device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return str(torch.cpu.get_capabilities().get("cpu_name") or "this CPU") if device.type == "cpu" else "mps"
+    return str(_abilities().get("cpu_name") or "this CPU") if device.type == "cpu" else "mps"
+
+
+def _abilities() -> dict[str, Any]:
+    """What torch says of the processor; nothing where it is too old to know."""
+    import torch
+
+    asked = getattr(torch.cpu, "get_capabilities", dict)
+    return dict(asked())
 
 
 def _computes_bf16(device: torch.device) -> bool:
@@ -113,9 +126,7 @@ def _computes_bf16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return device.type == "cpu" and any(
-        there and "bf16" in name for name, there in torch.cpu.get_capabilities().items()
-    )
+    return device.type == "cpu" and any(there and "bf16" in name for name, there in _abilities().items())
 
 
 def _try(learner: LearnerSettings, asked: list[Problem], folder: Path) -> None:
@@ -131,13 +142,17 @@ def _tried(learner: LearnerSettings, asked: list[Problem]) -> dict[str, Any]:
         return found
     losses, seconds = _both(learner, asked)
     difference = abs(losses["bf16"] / losses["fp32"] - 1)
-    if difference <= CLOSE and seconds["bf16"] < seconds["fp32"]:  # false for a loss that is not finite
+    if difference <= CLOSE and seconds["bf16"] <= FASTER * seconds["fp32"]:  # false for a loss of nan
         found["precision"] = "bf16"
     return found | {"difference": difference, "seconds": seconds}
 
 
 def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, float], dict[str, float]]:
-    """Per precision the mean loss of the small steps, and the median seconds of a full one."""
+    """Per precision the mean loss of the small steps, and the seconds of the fastest full one.
+
+    It needs no more memory than the training: a full step keeps to its `batch_tokens`, and is one row where
+    the training recomputes activations, which this does not.
+    """
     import torch
     from accelerate.utils import send_to_device
 
@@ -147,7 +162,7 @@ def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, flo
     groups = [_group(problem) for problem in asked[: STEPS * ROWS]]
     loaded = load(
         learner.model,
-        tokenizer_texts=[problem.question for problem in asked[: STEPS * ROWS]],
+        tokenizer_texts=["Question:", *(problem.question for problem in asked[: STEPS * ROWS])],
         lora=learner.lora,
         layers=learner.layers,
         dtype=learner.dtype,
@@ -157,34 +172,40 @@ def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, flo
     model, both = loaded.model.eval(), loaded.encoder_decoder  # dropout would not be the same in both
     length = learner.train.max_length
     rows = tokenise(loaded.tokenizer, groups, encoder_decoder=both, max_length=length).rows
+    longest = max(len(row.input_ids) + both * len(row.labels) for row in rows)
+    size = min(learner.train.batch_size, max(1, learner.train.batch_tokens // longest))
+    size = 1 if learner.train.gradient_checkpointing else size
 
     def batches(count: int, size: int) -> list[Batch]:
         taken = [[rows[(step * size + n) % len(rows)] for n in range(size)] for step in range(count)]
         return [send_to_device(collate(one, loaded.tokenizer.pad_token_id), model.device) for one in taken]
 
     trained = [one for one in model.parameters() if one.requires_grad]
-    begin = [one.detach().clone() for one in trained]
-    losses, seconds = {}, {}
-    for precision in ("fp32", "bf16"):
+    begin = [one.detach().cpu().clone() for one in trained]
+    losses: dict[str, float] = {}
+    for precision in PRECISIONS:
         with torch.no_grad():
             for one, value in zip(trained, begin, strict=True):
                 one.copy_(value)
-        step = _step_of(model, trained, precision, learner.train.learning_rate, encoder_decoder=both)
-        losses[precision] = statistics.mean(step(batch)[0] for batch in batches(STEPS, ROWS))
-        times = [step(batch)[1] for batch in batches(1 + TIMED, learner.train.batch_size)]
-        seconds[precision] = statistics.median(times[1:])
-    return losses, seconds
+        step = _step_of(model, trained, precision, learner.train, encoder_decoder=both)
+        losses[precision] = statistics.mean(step(batch)[0] for batch in batches(STEPS, min(ROWS, size)))
+    times: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    for batch in batches(1 + TIMED, size):
+        for precision in PRECISIONS:
+            step = _step_of(model, trained, precision, learner.train, encoder_decoder=both)
+            times[precision].append(step(batch)[1])
+    return losses, {precision: min(some[1:]) for precision, some in times.items()}
 
 
 def _group(problem: Problem) -> Group:
     """A question's last three quarters as something to write: every task has questions."""
-    text = problem.question[:LONGEST]
-    begun = len(text) // 4
+    text = f"Question: {problem.question[:LONGEST]}"  # so that the shortest one has a beginning
+    begun = max(len("Question:"), len(text) // 4)
     return Group(problem.id, (Example(problem_id=problem.id, prompt=text[:begun], completion=text[begun:]),))
 
 
 def _step_of(
-    model: Any, trained: list[Any], precision: str, rate: float, *, encoder_decoder: bool
+    model: Any, trained: list[Any], precision: str, settings: TrainSettings, *, encoder_decoder: bool
 ) -> Callable[[Batch], tuple[float, float]]:
     """An optimiser step in this precision; it gives its loss and its seconds."""
     import torch
@@ -192,7 +213,8 @@ def _step_of(
     from limbeck.training.parts import CrossEntropy, loss
 
     part = CrossEntropy()
-    optimizer = torch.optim.AdamW(trained, lr=rate)
+    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[settings.optimizer]
+    optimizer = kind(trained, lr=settings.learning_rate)
 
     def step(batch: Batch) -> tuple[float, float]:
         start = time.perf_counter()

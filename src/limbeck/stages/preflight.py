@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from limbeck.errors import DiskError, InputError, ModelError, RecipeError
@@ -29,11 +29,14 @@ CHECKPOINTS = 2
 """Whole checkpoints that are on the disk at the same time while a model is trained."""
 
 
-def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True) -> None:
+def preflight(
+    context: Context, pairs: Mapping[str, str], untrained: Collection[str] = (), *, trains: bool = True
+) -> None:
     """Refuse what would fail later.
 
     Args:
         pairs: student -> the mentor whose soft labels it learns from.
+        untrained: places of students that are examined as they come.
         trains: False where only the teacher is asked; then a model of the hub need not be there yet.
 
     Raises:
@@ -48,7 +51,7 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
         check_kind(recipe)
     learners = list(_learners(context))
     for place, learner, _ in learners:
-        _check_learner(place, learner)
+        _check_learner(place, learner, trains=place not in untrained)
     _check_teacher(context)
     former = _former(context)
     saved = training = 0
@@ -57,6 +60,8 @@ def preflight(context: Context, pairs: Mapping[str, str], *, trains: bool = True
         left = [folder for folder in folders if changed or not _has_sat(context, folder)]
         if left and trains:
             model = _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
+            if place in untrained:
+                continue
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
             saved += once * len(left) - min(once * len(left), sum(map(_size, left)))
             moments = 2 if learner.train.optimizer == "adamw" else 0
@@ -166,10 +171,10 @@ def _check_teacher(context: Context) -> None:
     _check_model("teacher.model", teacher.model)
 
 
-def _check_learner(place: str, learner: LearnerSettings) -> None:
+def _check_learner(place: str, learner: LearnerSettings, *, trains: bool = True) -> None:
     """What needs no look at a model of the hub."""
     _check_device(place, learner.device)
-    if learner.dtype == "bfloat16" and learner.lora is None:
+    if trains and learner.dtype == "bfloat16" and learner.lora is None:
         raise RecipeError(
             f"{place}.dtype: updates of all weights get lost in bfloat16; "
             "set dtype float32 with train.precision bf16, or use lora"

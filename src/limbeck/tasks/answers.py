@@ -162,15 +162,17 @@ def _answer(kind: AnswerKind, plain: str, options: Sequence[str]) -> Extracted:
     if last is not None and last[1] is not None and not denied:
         return Extracted(last[1], "marker")
     final = last is not None and sentences_after(plain, last[0]) <= _FOLLOWED_BY
-    if last is not None and final and (kind != "number" or _states_none(last[0].text)):
+    if last is not None and final and (kind != "number" or _states_none(last[0], plain)):
         return Extracted(None, "marker")
     guess = KINDS[kind].guess(plain[-GUESSED_FROM:], options)
     return Extracted(guess, "fallback" if guess is not None else "marker" if final else None)
 
 
-def _states_none(statement: str) -> bool:
-    """Does a statement say that there is no number, or end without the one that it promises?"""
-    return says_none(statement) or numbers.states_no_number(statement)
+def _states_none(statement: Statement, plain: str) -> bool:
+    """Does a statement say that there is no number, or name two, or the text end without the one?"""
+    if says_none(statement.text) or numbers.states_no_number(statement.text):
+        return True
+    return numbers.is_open_calculation(statement.text) and not re.search("[0-9]", plain[statement.end :])
 
 
 _FOLLOWED_BY = 3

@@ -155,15 +155,20 @@ _OPENING_LABEL = re.compile(
 )
 _LAST_LINE = re.compile(r"\n[*_ \t(]*([A-Z])[*_ \t).]*\s*\Z")
 _LISTED_LINE = re.compile(r"\n[\s*_-]*\(?[A-Z][).:]\s")
+_SO = r"^\W*(?i:(?:so|thus|hence|therefore),?\s+)?"
+_ONE = r"[*_\"'“(]{0,3}([A-Z])[*_\"'”)]{0,3}"
+_ENDS = r"(?:\W*$|,?\s+(?i:as|because|since)\b)"
 _LABEL = re.compile(
-    r"""\(([A-Z])\)
-    |\b(?i:option|choice|answer)\s+[*_"'“]{0,3}([A-Z])\b
-    |\b(?:is|be)\s+[*_"'“]{0,3}([A-Z])\W*$
-    |\b(?i:choose|chose|choosing|pick|picked|select|selected|go\s+(?:with|for)|going\s+(?:with|for))\s+[*_"'“]{0,3}([A-Z])\b
-    |^\W*(?i:so|thus|hence|therefore|it['’]s|that['’]s),?\s+[*_"'“]{0,3}([A-Z])\W*$
-    |\b([A-Z])[*_"'”]{0,3}\s+(?:is|must\s+be|seems|looks)\s+(?:the\s+)?(?:correct|right(?!\s+of\b)|best|true|most\s+likely)\b""",
+    rf"""\(([A-Z])\)
+    |\b(?i:option|choice|answer)\s+[*_"'“]{{0,3}}([A-Z])\b
+    |\bis\s+\**([A-Z])\W*$
+    |{_SO}(?i:it|this|that)\s+must\s+be\s+{_ONE}{_ENDS}
+    |{_SO}(?i:i|we)(?:['’]ll|\s+will)?\s+(?i:choose|pick|select|go\s+with)\s+{_ONE}{_ENDS}
+    |^\W*(?i:so|thus|hence|therefore|it['’]s|that['’]s),?\s+{_ONE}\W*$
+    |{_SO}{_ONE}\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|choice|option|one))?{_ENDS}""",
     re.VERBOSE,
 )
+"""The last four are whole sentences: elsewhere "B is best" may be said of a plan, or denied."""
 
 
 def guess_choice(text: str, options: Sequence[str]) -> str | None:

@@ -33,7 +33,7 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _DATE = re.compile(
-    r"(?<![0-9])(?:[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}|[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?)(?![0-9])"
+    r"(?<![0-9])(?:[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}|[0-9]{1,2}:(?!00)[0-5][0-9](?::[0-5][0-9])?)(?![0-9])"
 )
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _GOES_ON = re.compile(
@@ -44,8 +44,10 @@ _GOES_ON = re.compile(
 )
 _PART_OF = re.compile(r"(?:\s*\\?%|(?<=/[0-9])|(?<=/[0-9]{2}))\s+of\s+(?:the\s+)?[$£€]?[0-9]")
 """Right behind a share ("20% of 50", "1/2 of 10"): a calculation, if its result follows."""
-_RESULT_IN_BRACKETS = re.compile(r"[\w%]\s+\((?=\s*[-–]?[$£€]?[0-9][^()+*×÷/=]*\)\W*\Z)")
+_RESULT_IN_BRACKETS = re.compile(r"[\w%]\s+\((?=\s*=?\s*[-–]?[$£€]?[0-9][0-9.,]*+\)\W*\Z)")
 """Before the result of "5 + 2 (7)"."""
+_SHARE_IS = re.compile(r"(?:=|\bequals\b|\bwhich\s+(?:is|equals|makes|gives|leaves)\b)\s*(?=[-–$£€]?[0-9])")
+"""Right before what a share comes to; "which is more than 50" says no result."""
 _EQUALS = re.compile(r"[)\s*]*(?:[A-Za-z]+\s+){0,3}=")
 """Right behind the first number: what follows says how it comes about ("20 apples = 5 * 4")."""
 _RESULT = re.compile(r"=|\bequals\b|\bwhich\s+(?:is|equals|makes|gives|leaves)\b")
@@ -176,33 +178,51 @@ def state_number(statement: str, options: Sequence[str]) -> str | None:
     if first is None:
         return None
     _, end, value = first
-    other, share = _alternative(statement, first), _PART_OF.match(statement, end)
-    if not (other or share or _GOES_ON.match(statement, end)):
+    if _DATE.match(statement, re.match(r"[\s*]*", statement).end()):  # type: ignore[union-attr]
+        return None
+    other = _alternative(statement, first)
+    if not other and _PART_OF.match(statement, end):
+        *before, result = _SHARE_IS.split(statement[end:])
+        return write_number((_first_number(result) or first)[2] if before else value)
+    if not (other or _GOES_ON.match(statement, end)):
         return write_number(value)
     *before, result = _RESULT.split(statement[other or end :])
-    if not before and not other and (bracket := _RESULT_IN_BRACKETS.search(statement, end)):
-        before, result = [statement], statement[bracket.end() :]
     stated = _first_number(result) if before else None
+    if not before and not other:
+        stated = _in_brackets(statement, end)
     if stated and not other and _GOES_ON.match(result, stated[1]) and _EQUALS.match(statement, end):
-        stated = first
-    if stated is None and share and not other:
         stated = first
     return write_number(stated[2]) if stated else None
 
 
+def _in_brackets(statement: str, place: int) -> Number | None:
+    """The result that stands in brackets behind a calculation, and is none of its numbers: "5 + 2 (7)"."""
+    bracket = _RESULT_IN_BRACKETS.search(statement, place)
+    found = _first_number(statement[bracket.end() :]) if bracket else None
+    taken = {value for _, _, value in numbers_in(statement[: bracket.end()])} if bracket else set()
+    return found if found and found[2] not in taken else None
+
+
 def states_no_number(statement: str) -> bool:
-    """Does a statement end with two numbers ("5 or 7", "5, 7", "between 5 and 7"), with a calculation
-    without its result, or with a date or time of day?"""
+    """Does a statement name two numbers where one is asked for ("5 or 7", "5, 7", "between 5 and 7"), or
+    a date or time of day?"""
     if state_number(statement, ()) is not None:
         return False
     statement = _after_supposition(_plain_digits(statement))
-    if _DATE.search(statement) and not _first_number(statement):
+    if _DATE.match(statement.lstrip(" *")):
         return True
     statement = statement if _first_number(statement) else words_as_digits(statement)
     first = _first_number(statement)
-    if first is None:
+    return first is not None and _alternative(statement, first) is not None
+
+
+def is_open_calculation(statement: str) -> bool:
+    """Does a statement end with a calculation without its result ("5 x 4")?"""
+    if state_number(statement, ()) is not None:
         return False
-    return _alternative(statement, first) is not None or not _after_calculation(statement, first[1])
+    statement = _after_supposition(_plain_digits(statement))
+    first = _first_number(statement)
+    return first is not None and not _after_calculation(statement, first[1])
 
 
 def _after_calculation(statement: str, place: int) -> bool:
@@ -241,7 +261,9 @@ def _alternative(statement: str, first: Number) -> int | None:
             undecided = not join["unit"].strip(" *") or own == its
         case "and":
             ends = not _FILLED.search(statement, after.end() if after else stop)
-            undecided = ends or (one_unit and _BETWEEN.search(statement, 0, start) is not None)
+            undecided = (ends and second != 0) or (
+                one_unit and _BETWEEN.search(statement, 0, start) is not None
+            )
         case _:  # 5-7, but not 7-5 or 5-7 = -2
             undecided = second > value and one_unit and not _RESULT.search(statement, stop)
     return stop if undecided else None
@@ -314,7 +336,7 @@ def guess_number(text: str, options: Sequence[str]) -> str | None:
 
 _GIVES_UP = re.compile(
     r"""\b(?:no|not\ enough|not\ sufficient|insufficient)\ (?:answer|solution|information|data)\b
-    |\b(?:we|I)\ (?:do\ not|don['’]t)\ know(?:\W*\Z|\ (?:how\ (?:many|much)|the\ (?:answer|result|total))\b)
+    |\b(?:we|I)\ (?:do\ not|don['’]t)\ know(?:\W*\Z|\ the\ (?:answer|result|total)\b)
     |\b(?:is|are)\ (?:not\ known|unknown)\W*\Z
     |\b(?:can\s?not|can['’]t|could\ not|couldn['’]t)\ be
         \ (?:determined|known|answered|solved|found|calculated)\b

@@ -58,12 +58,18 @@ _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
 _VULGAR = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞↉])")
 
 
+_BRACKETS = re.compile(r"[()\[\]{}<>](?: ?[()\[\]{}<>]){2,}+")
+"""A run of brackets, as in a question about closing them."""
+_BRACKET_NAMES = {bracket: f" bracket{number} " for number, bracket in enumerate("()[]{}<>")}
+
+
 def plain_words(text: str) -> str:
     """Words and numbers in lower case, one space between them; of signs only those that carry meaning."""
     if not text.isascii():
         text = _VULGAR.sub(" ", _RAISED.sub(r"^\g<0>", text))
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_DASHES).split())
     text = _SPACED.sub(_joined, text)
+    text = _BRACKETS.sub(lambda run: "".join(_BRACKET_NAMES.get(one, "") for one in run[0]), text)
     if not text.isascii():
         text = _MONEY.sub(r"\2\1", text)
     text = _POINTS.sub(_POINT, _LEADING.sub("0.", _GROUPS.sub("", text)))
