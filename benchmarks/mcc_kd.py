@@ -223,7 +223,7 @@ def epochs(kind: str, scale: Scale) -> tuple[dict[str, float], dict[str, float]]
         trainers = {side: trainer_of(side, kind, scale, folder) for side in SIDES}
         shared = batches["ours"][len(batches["ours"]) // 2]
         given = {side: collated(side, kind, shared, scale) for side in SIDES}
-        apart = differences(trainers, given)
+        apart = step.differences(trainers, given, "plain")
         for n in range(step.STEPS):
             for side, own in batches.items():
                 times = 2 if side == "published" else step.STEPS
@@ -233,18 +233,6 @@ def epochs(kind: str, scale: Scale) -> tuple[dict[str, float], dict[str, float]]
                 taken = step.step(trainers[side], collated(side, kind, batch, scale))[0]
                 seconds[side] += taken * len(own) / times
     return seconds, apart
-
-
-def differences(trainers: dict[str, Any], given: dict[str, Batch]) -> dict[str, float]:
-    """Largest relative distance of the sides' losses and gradients from those of `plain`."""
-    found = {side: step.step(trainers[side], batch, look=True) for side, batch in given.items()}
-    _, loss, gradient = found["plain"]
-    assert gradient is not None
-    others = [(value, other) for _, value, other in found.values() if other is not None]
-    return {
-        "loss": max(abs(value / loss - 1) for value, _ in others),
-        "gradient": max(((other - gradient).norm() / gradient.norm()).item() for _, other in others),
-    }
 
 
 def added_memory(side: str, kind: str, scale: Scale) -> float:
@@ -263,13 +251,7 @@ def report(kind: str, scale: Scale, again: Sequence[str]) -> list[str]:
     seconds, apart = epochs(kind, scale)
     sides = ["plain", "ours"] if scale is SMALL else SIDES
     memory = {side: float(subprocess.check_output([*again, "--memory", side, kind])) for side in sides}
-    print(f"{kind}: an epoch of {scale.examples} pairs; ratios are how many times ours")
-    for side in SIDES:
-        line = f"  {side:16}{seconds[side]:8.1f} s  time ratio {seconds[side] / seconds['ours']:5.2f}"
-        if side in memory:
-            line += f"   {memory[side]:6.0f} MB added  memory ratio {memory[side] / memory['ours']:5.2f}"
-        print(line, flush=True)
-    print(f"  apart by: loss {apart['loss']:.0e}, gradient {apart['gradient']:.0e} (relative)")
+    step.show(f"{kind}: an epoch of {scale.examples} pairs", seconds, memory, apart)
     missed = [
         f"{kind}: {side} takes {seconds[side] / seconds['ours']:.2f} times our time, not {least:g}"
         for side, least in WANTED[kind].items()
@@ -277,7 +259,7 @@ def report(kind: str, scale: Scale, again: Sequence[str]) -> list[str]:
     ]
     if memory.get("published", torch.inf) < WANTED_MEMORY * memory["ours"]:
         missed.append(f"{kind}: published does not take {WANTED_MEMORY:g} times our memory")
-    if apart["loss"] > 1e-5 or apart["gradient"] > 1e-4:
+    if not step.equal(apart):
         missed.append(f"{kind}: loss or gradient differ: the sides do not do the same step")
     return missed
 

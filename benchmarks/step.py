@@ -243,7 +243,8 @@ def epochs(kind: str, scale: Scale) -> tuple[dict[str, float], dict[str, float]]
     seconds = dict.fromkeys(sides, 0.0)
     with tempfile.TemporaryDirectory() as folder:
         trainers = {side: trainer_of(side, model_of(kind, scale.words), folder) for side in sides}
-        apart = differences(trainers, batches["ours"][len(batches["ours"]) // 2], rows)
+        shared = batches["ours"][len(batches["ours"]) // 2]
+        apart = differences(trainers, {side: collated(side, shared, rows) for side in sides}, "dynamic")
         for n in range(STEPS):
             for side, own in batches.items():
                 batch = own[int((n + 0.5) * len(own) / STEPS)]
@@ -252,10 +253,14 @@ def epochs(kind: str, scale: Scale) -> tuple[dict[str, float], dict[str, float]]
     return seconds, apart
 
 
-def differences(trainers: dict[str, Any], batch: Sequence[Row], rows: Sequence[Row]) -> dict[str, float]:
-    """Largest relative distance of the sides' losses and gradients on the same examples."""
-    done = {side: step(trainer, collated(side, batch, rows), look=True) for side, trainer in trainers.items()}
-    _, loss, gradient = done["dynamic"]
+def differences(trainers: dict[str, Any], given: dict[str, Batch], reference: str) -> dict[str, float]:
+    """Largest relative distance of the sides' losses and gradients from those of one side.
+
+    Args:
+        given: the same examples, as each side takes them.
+    """
+    done = {side: step(trainers[side], batch, look=True) for side, batch in given.items()}
+    _, loss, gradient = done[reference]
     assert gradient is not None
     others = [(value, other) for _, value, other in done.values() if other is not None]
     return {
@@ -288,15 +293,25 @@ def report(kind: str, scale: Scale, again: Sequence[str]) -> bool:
     seconds, apart = epochs(kind, scale)
     sides = ["grouped", "ours"] if scale is SMALL else list(seconds)
     memory = {side: float(subprocess.check_output([*again, "--memory", side, kind])) for side in sides}
-    print(f"{kind}: an epoch of {scale.examples} examples; ratios are how many times ours")
+    show(f"{kind}: an epoch of {scale.examples} examples", seconds, memory, apart)
+    if kind == "llama" and "trl" not in seconds:
+        print("  trl: not installed (pip install 'limbeck[bench]')")
+    return equal(apart)
+
+
+def show(title: str, seconds: dict[str, float], memory: dict[str, float], apart: dict[str, float]) -> None:
+    """Print a row per side."""
+    print(f"{title}; ratios are how many times ours")
     for side in seconds:
-        line = f"  {side:13}{seconds[side]:8.1f} s  time ratio {seconds[side] / seconds['ours']:5.2f}"
+        line = f"  {side:16}{seconds[side]:8.1f} s  time ratio {seconds[side] / seconds['ours']:5.2f}"
         if side in memory:
             line += f"   {memory[side]:6.0f} MB added  memory ratio {memory[side] / memory['ours']:5.2f}"
         print(line, flush=True)
     print(f"  apart by: loss {apart['loss']:.0e}, gradient {apart['gradient']:.0e} (relative)")
-    if kind == "llama" and "trl" not in seconds:
-        print("  trl: not installed (pip install 'limbeck[bench]')")
+
+
+def equal(apart: dict[str, float]) -> bool:
+    """Whether all sides do the same step; see `differences`."""
     return apart["loss"] < 1e-5 and apart["gradient"] < 1e-4
 
 
@@ -313,10 +328,10 @@ def main() -> int:
         return 0
     again = [sys.executable, __file__, *(["--small"] if chosen.small else [])]
     kinds = [chosen.kind] if chosen.kind else ["t5", "llama"]
-    equal = [report(kind, scale, again) for kind in kinds]
-    if not all(equal):
+    alike = [report(kind, scale, again) for kind in kinds]
+    if not all(alike):
         print("loss or gradient differ: the sides do not do the same step", file=sys.stderr)
-    return 0 if all(equal) else 1
+    return 0 if all(alike) else 1
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from limbeck.methods import built_in
 
+from .given_rationales import given_recipe
 from .lm.families import FAMILIES, tiny_model
 
 Limbeck = Callable[..., Any]
@@ -21,8 +22,8 @@ SETTINGS = {
 }
 
 
-def write_task(folder: Path) -> None:
-    """Sums in the words of the families' tokenizer, each with two rationales."""
+def sums() -> list[dict[str, Any]]:
+    """Seven, in the words of the families' tokenizer, each with two rationales."""
     rows = []
     for number in range(1, 8):
         answer = number + 2
@@ -32,8 +33,7 @@ def write_task(folder: Path) -> None:
         ]
         question = f"Ada has {number} apples and buys 2. How many?"
         rows.append({"question": question, "answer": answer, "why": why})
-    for name, some in (("train", rows[:6]), ("test", rows[6:])):
-        (folder / f"{name}.json").write_text(json.dumps(some))
+    return rows
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -41,26 +41,17 @@ def test_every_method_trains_it(family: str, tmp_path: Path, limbeck: Limbeck) -
     model, tokenizer = tiny_model(family)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    write_task(tmp_path)
     students = "\n".join(
         f"  {name}: {{method: {name}, settings: {SETTINGS.get(name, '{}')}}}" for name in built_in()
     )
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text(f"""
-name: family
-task:
-  kind: number
-  train: {tmp_path}/train.json
-  test: {tmp_path}/test.json
-  dev: 0
-  columns: {{rationale: why, several_rationales: true}}
-teacher: {{kind: given}}
+    learners = f"""
 mentors: {{whole: {{model: {tmp_path}/model, train: &two {{steps: 2, batch_size: 2, max_length: 120}}}}}}
 student: {{model: {tmp_path}/model, train: *two}}
 students:
 {students}
 exam: {{max_tokens: 4}}
-""")
+"""
+    recipe = given_recipe(tmp_path, sums()[:6], sums()[6:], learners)
     out = tmp_path / "run"
     answer = limbeck("run", recipe, "--out", out)
     assert answer.status == 0, answer.err

@@ -1,10 +1,6 @@
 """Files, folders and logs: whole or not at all, also when the disk is full or the process is killed."""
 
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +8,8 @@ import pytest
 from limbeck import files
 from limbeck.errors import DiskError, RunInUseError
 from limbeck.files import AppendLog, whole_binary_file, whole_file, whole_folder
+
+from .disk import disk_of
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -122,19 +120,6 @@ def test_a_second_writer_is_noticed_and_a_reader_follows(log: AppendLog) -> None
     assert lines(other) == [b"one\n", b"\n", b"three\n"], "as it was when it was opened"
     other.refresh()
     assert lines(other)[3:] == [b"four\n"]
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size` bytes: the kernel refuses as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_line_that_does_not_fit_is_taken_back(log: AppendLog) -> None:

@@ -17,6 +17,8 @@ from limbeck.recipe import Choose
 from limbeck.records import Rationale
 from limbeck.selection import MOST_COMBINATIONS, by_similarity, jaccard, ngrams, select, similarity
 
+from .given_rationales import given_recipe
+
 
 def rationale(text: str, index: int = 0, problem: str = "1", dropped: str | None = None) -> Rationale:
     return Rationale(
@@ -188,21 +190,9 @@ def test_a_recipe_says_what_is_learned_from(
     limbeck: Callable[..., Any], tmp_path: Path, learners: str, learned: list[list[int]]
 ) -> None:
     why = [f"{text}. The answer is 1." for text in TEXTS]
-    (tmp_path / "train.json").write_text(json.dumps([{"question": "0 + 1?", "answer": 1, "why": why}]))
-    (tmp_path / "test.json").write_text(json.dumps([{"question": "7 + 1?", "answer": 8}]))
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text(f"""
-name: near
-task:
-  kind: number
-  train: {tmp_path}/train.json
-  test: {tmp_path}/test.json
-  dev: 0
-  columns: {{rationale: why, several_rationales: true}}
-teacher: {{kind: given}}
-exam: {{max_tokens: 4}}
-{learners}
-""")
+    train = [{"question": "0 + 1?", "answer": 1, "why": why}]
+    test = [{"question": "7 + 1?", "answer": 8}]
+    recipe = given_recipe(tmp_path, train, test, f"exam: {{max_tokens: 4}}\n{learners}")
     answer = limbeck("run", recipe, "--out", tmp_path / "run")
     assert answer.status == 0, answer.err
     found = []

@@ -26,7 +26,6 @@ TWO_QUESTIONS = '''
 
 from limbeck.lm import Sampling
 from limbeck.methods import Method
-from limbeck.selection import select
 from limbeck.recipe import Settings
 from limbeck.records import write_jsonl
 from limbeck.stages import (
@@ -36,8 +35,7 @@ from limbeck.stages import (
 
 def story(context, student, settings):
     def pick(split):
-        found = rationales(context, split)
-        return found.picked(select(found.all, 1))
+        return rationales(context, split).chosen(1)
 
     first = train(context, student, rationale_data(context, student, pick))
     questions = []
@@ -205,13 +203,12 @@ def test_a_last_training_after_rounds(limbeck: Limbeck, recipe: Path, tmp_path: 
 
 LABELS = """
 from limbeck.methods import Method, Uses
-from limbeck.selection import select
 from limbeck.stages import SoftLabelSettings, mentor, rationale_data, soft_labels, taught, train
 
 
 def story(context, student, settings):
     teaching = mentor(context, settings.mentor)
-    pick = lambda split: (found := taught(context, settings.mentor, split)).picked(select(found.all, 1))
+    pick = lambda split: taught(context, settings.mentor, split).chosen(1)
     data = rationale_data(context, student, pick, INPUTS)
 
     def parts():

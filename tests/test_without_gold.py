@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from .given_rationales import given_recipe
+
 Limbeck = Callable[..., Any]
 
 
@@ -33,31 +35,17 @@ def rows(gold: bool = False) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    (tmp_path / "train.json").write_text(json.dumps(rows()))
-    tests = [{"question": f"What is {number} + 1?", "answer": number + 1} for number in range(20, 24)]
-    (tmp_path / "test.json").write_text(json.dumps(tests))
-    path = tmp_path / "r.yaml"
-    path.write_text(
-        f"""
-name: silent
-task:
-  kind: number
-  train: {tmp_path}/train.json
-  test: {tmp_path}/test.json
-  dev: 0
-  gold: optional
-  columns: {{rationale: why, several_rationales: true}}
-teacher: {{kind: given}}
-rationales: {{keep: agreement}}
+    test = [{"question": f"What is {number} + 1?", "answer": number + 1} for number in range(20, 24)]
+    learner = """
+rationales: {keep: agreement}
 student:
   method: finetune-cot
   model: tiny-causal-xs
-  settings: {{rationales: 3}}
-  train: {{epochs: 1}}
-exam: {{max_tokens: 16}}
+  settings: {rationales: 3}
+  train: {epochs: 1}
+exam: {max_tokens: 16}
 """
-    )
-    return path
+    return given_recipe(tmp_path, rows(), test, learner, task="  gold: optional")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

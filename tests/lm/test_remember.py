@@ -2,11 +2,8 @@
 
 import json
 import pickle
-import resource
-import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +13,8 @@ from limbeck.errors import DiskError, RunInUseError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.cost import Receipt, Request
 from limbeck.lm.remember import Entry, Remembered, ledger_of
+
+from ..disk import disk_of
 
 PROMPTS = [Prompt(f"p{i}", f"p{i}", f"What is {i} + {i}?") for i in range(5)]
 FOUR = Sampling(n=4, temperature=0.7)
@@ -223,19 +222,6 @@ def test_what_is_whole_is_used_and_the_rest_asked_again(tmp_path: Path, line: st
     assert sorted(memory(PROMPTS, FOUR), key=str) == sorted(first, key=str)
     assert sum(model.asked.values()) == 1
     assert list(remembered(Single(), path)(PROMPTS, FOUR)) == first
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size` bytes: the kernel refuses as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_is_an_error_and_what_arrived_stays(tmp_path: Path) -> None:

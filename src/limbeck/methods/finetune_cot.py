@@ -17,7 +17,6 @@ from pydantic import Field
 
 from limbeck.methods import Method
 from limbeck.recipe import Choose, Settings
-from limbeck.selection import select
 from limbeck.stages import (
     Context,
     Learner,
@@ -50,14 +49,8 @@ def finetune_cot(context: Context, student: Learner, settings: FinetuneCotSettin
 
     def pick(split: Split) -> Picked:
         found = rationales(context, split, settings.teacher_share)
-        chosen = select(
-            found.all,
-            settings.rationales,
-            choose=settings.choose,
-            seed=context.recipe.seed,
-            ngram=settings.ngram,
-        )
-        return found.picked(chosen)
+        seed = context.recipe.seed
+        return found.chosen(settings.rationales, settings.choose, seed=seed, ngram=settings.ngram)
 
     loss = partial(cross_entropy, smoothing=settings.label_smoothing)
     examine(context, train(context, student, rationale_data(context, student, pick), loss))

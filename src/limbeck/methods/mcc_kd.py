@@ -22,7 +22,6 @@ from pydantic import Field
 
 from limbeck.methods import Method
 from limbeck.recipe import Choose, Settings
-from limbeck.selection import select
 from limbeck.stages import (
     Context,
     Draw,
@@ -59,14 +58,8 @@ def mcc_kd(context: Context, student: Learner, settings: MccKdSettings) -> None:
 
     def pick(split: Split) -> Picked:
         found = rationales(context, split)
-        chosen = select(
-            found.all,
-            settings.rationales,
-            choose=settings.choose,
-            seed=context.recipe.seed,
-            ngram=settings.ngram,
-        )
-        return found.picked(chosen)
+        seed = context.recipe.seed
+        return found.chosen(settings.rationales, settings.choose, seed=seed, ngram=settings.ngram)
 
     def parts() -> Parts:
         from limbeck.training.parts import SpanKL

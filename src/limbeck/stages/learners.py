@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from limbeck.errors import InputError
 from limbeck.exam import LOG
@@ -71,6 +71,23 @@ class Learner:
         """What progress lines and tables call it."""
         name = self.name if self.role != "mentor" or self.name == "mentor" else f"mentor {self.name}"
         return name if self.role == "mentor" else f"{name} (seed {self.seed})"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Who it is, in a report."""
+        return {
+            "role": self.role,
+            "name": self.name,
+            "seed": self.seed,
+            "round": self.round,
+            "model": self.settings.model,
+            "dtype": self.settings.dtype,
+            "method": self.method,
+        }
+
+    def question(self, problem: Problem) -> Question:
+        """The plain question of a problem, as this learner is asked it."""
+        return Question(problem.id, problem.id, self.asking.pieces(problem))
 
     def plan(self, version: int, **more: Any) -> Plan:
         """All settings that decide what training makes of it, without defaults.
@@ -133,6 +150,8 @@ class Trained:
     stage: Stage
     learner: Learner
     counted: Mapping[str, Any]
+    shared: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
 
     @property
     def path(self) -> Path:
@@ -158,32 +177,14 @@ class Trained:
 
     @property
     def facts(self) -> dict[str, Any]:
-        learner = self.learner
-        return {
-            "role": learner.role,
-            "name": learner.name,
-            "seed": learner.seed,
-            "round": learner.round,
-            "model": learner.settings.model,
-            "dtype": learner.settings.dtype,
-            "method": learner.method,
-            **self.counted,
-        }
-
-    @property
-    def shared(self) -> bool:
-        return True
-
-    @property
-    def timed(self) -> bool:
-        return True
+        return {**self.learner.facts, **self.counted}
 
     @property
     def reads(self) -> tuple[Path, ...]:
         return (self.path,)
 
     def question(self, problem: Problem) -> Question:
-        return Question(problem.id, problem.id, self.learner.asking.pieces(problem))
+        return self.learner.question(problem)
 
     def asked_of(self, other: Other) -> Self:
         return self  # its prompts are those of its training, whatever the question
@@ -204,6 +205,8 @@ class Untrained:
     """A learner's base as it comes, asked as the learner would be. It can write and be examined."""
 
     learner: Learner
+    shared: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -230,36 +233,19 @@ class Untrained:
     def facts(self) -> dict[str, Any]:
         from limbeck.lm.load import parameters_of
 
-        learner = self.learner
-        return {
-            "role": learner.role,
-            "name": learner.name,
-            "seed": learner.seed,
-            "round": learner.round,
-            "model": learner.settings.model,
-            "dtype": learner.settings.dtype,
-            "method": learner.method,
-            "parameters": parameters_of(learner.settings.model, None, learner.settings.layers) or None,
-            "steps": 0,
-        }
-
-    @property
-    def shared(self) -> bool:
-        return True
-
-    @property
-    def timed(self) -> bool:
-        return True
+        settings = self.learner.settings
+        parameters = parameters_of(settings.model, None, settings.layers)
+        return {**self.learner.facts, "parameters": parameters or None, "steps": 0}
 
     @property
     def reads(self) -> tuple[Path, ...]:
         return ()
 
     def question(self, problem: Problem) -> Question:
-        return Question(problem.id, problem.id, self.learner.asking.pieces(problem))
+        return self.learner.question(problem)
 
     def asked_of(self, other: Other) -> Self:
-        return self  # its prompts are those of its training, whatever the question
+        return self  # its prompts are the learner's, whatever the question
 
     def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
         from limbeck.lm.load import load

@@ -16,7 +16,6 @@ from limbeck.lm import Sampling
 from limbeck.rationales import DUPLICATE, DUPLICATE_OF_TEACHER, mark_dropped
 from limbeck.records import Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, plan
-from limbeck.selection import select
 from limbeck.stages.context import Context, once
 from limbeck.stages.examining import examine
 from limbeck.stages.learners import Trained, mentor_learner
@@ -57,14 +56,8 @@ def _mentor(context: Context, name: str) -> Trained:
 
     def pick(split: Split) -> Picked:
         found = taught(context, name, split)
-        chosen = select(
-            found.all,
-            settings.rationales,
-            choose=settings.choose,
-            seed=context.recipe.seed,
-            ngram=settings.ngram,
-        )
-        return found.picked(chosen)
+        seed = context.recipe.seed
+        return found.chosen(settings.rationales, settings.choose, seed=seed, ngram=settings.ngram)
 
     return train(context, learner, rationale_data(context, learner, pick))
 

@@ -16,6 +16,7 @@ from limbeck.lm.written import is_unfinished
 from limbeck.rationale_files import read_rationales
 from limbeck.rationales import grade, graded, mark_dropped
 from limbeck.recipe import (
+    Choose,
     GivenTeacherSettings,
     GoldRule,
     MentorSettings,
@@ -24,6 +25,7 @@ from limbeck.recipe import (
 )
 from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
+from limbeck.selection import select
 from limbeck.stages.context import Context, once
 from limbeck.stages.leaks import check_stated
 from limbeck.stages.learners import Learner
@@ -61,8 +63,16 @@ class Rationales:
         """As an input of later stages."""
         return {f"rationales of {self.label}": self.stage.fingerprint}
 
+    def chosen(self, per_problem: int, choose: Choose = "first", *, seed: int = 0, ngram: int = 3) -> Picked:
+        """At most `per_problem` kept ones of each problem, to train on; see `selection.select`.
+
+        Raises:
+            NothingKeptError: none was kept.
+        """
+        return self.picked(select(self.all, per_problem, choose=choose, seed=seed, ngram=ngram))
+
     def picked(self, chosen: Sequence[Rationale]) -> Picked:
-        """Some of them, to train on; `selection.select` chooses among those that were kept.
+        """Some of them, to train on; `chosen` chooses among those that were kept.
 
         Raises:
             NothingKeptError: none.
