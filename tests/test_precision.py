@@ -71,23 +71,17 @@ def test_bfloat16_must_learn_the_same_and_be_faster(
     seconds: tuple[float, float],
     chosen: str,
     recipe: Path,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     both = tuple(dict(zip(("fp32", "bf16"), one, strict=True)) for one in (losses, seconds))
     monkeypatch.setattr(precision, "_computes_bf16", lambda device: True)
     monkeypatch.setattr(precision, "_both", lambda learner, asked: both)
-    learner = load_recipe(recipe).students["one"]
-    precision._try(learner, [], tmp_path)
-    assert json.loads((tmp_path / "precision.json").read_text())["precision"] == chosen
+    assert precision._tried(load_recipe(recipe).students["one"], [])["precision"] == chosen
 
 
-def test_a_processor_without_bfloat16_tries_nothing(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_processor_without_bfloat16_tries_nothing(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_computes_bf16", lambda device: False)
-    precision._try(load_recipe(recipe).students["one"], [], tmp_path)
-    assert json.loads((tmp_path / "precision.json").read_text())["precision"] == "fp32"
+    assert precision._tried(load_recipe(recipe).students["one"], [])["precision"] == "fp32"
 
 
 def test_both_precisions_begin_at_the_same_weights_and_learn(recipe: Path, tmp_path: Path) -> None:
@@ -115,6 +109,21 @@ def test_questions_of_a_letter_and_small_micro_batches_will_do(recipe: Path) -> 
         assert all(math.isfinite(one) for one in losses.values())
 
 
+def test_steps_of_another_size_get_a_trial_of_their_own_and_idle_mentors_none(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "STEPS", 3)
+    given = ["students.two.train.batch_size=3", "mentor={model: tiny-causal-s, train: {precision: auto}}"]
+    out = tmp_path / "run"
+    changes = [part for one in given for part in ("--set", one)]
+    answer = limbeck("run", recipe, "--out", out, "--until", "precision", *changes)
+    assert answer.status == 0, answer.err
+    assert len([*out.glob("precision/*/precision.json")]) == 2
+    for name in ("one", "two"):
+        assert f"students.{name}.train.precision: auto; a short training" in answer.err
+    assert "mentors.mentor.train.precision" not in answer.err
+
+
 def test_no_trial_comes_up_where_nobody_leaves_it_to_the_machine(
     recipe: Path, tmp_path: Path, limbeck: Limbeck
 ) -> None:
@@ -137,5 +146,7 @@ def test_what_cannot_be_settled_is_refused(tmp_path: Path) -> None:
         },
         "claims": {"students": 3, "compare": [["a", "b"]]},
     }
-    with pytest.raises(RecipeError, match=r"students.a.train.precision: .* write fp32 or bf16"):
-        _checked(check_recipe(body, "p.yaml"), "p.yaml")
+    recipe = check_recipe(body, "p.yaml")
+    with pytest.raises(RecipeError, match=r"students.b.train.precision: .* write fp32 or bf16"):
+        _checked(recipe, "p.yaml", untrained={"students.a"})
+    assert _checked(recipe, "p.yaml", untrained={"students.a", "students.b"}).students == 3

@@ -131,18 +131,20 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
 
     uses = {name: found.uses for name, found in chosen.items()}
     untrained = {f"students.{name}" for name, used in uses.items() if not used.trains}
-    context = settled(context, untrained, known=True)
+    mentors = context.recipe.mentors.keys() if context.recipe.students else set()
+    idle = sorted(mentors - {used.mentor for used in uses.values()})
+    undecided = untrained | {f"mentors.{name}" for name in idle}
+    context = settled(context, undecided, known=True)
     pairs = {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels}
     preflight(context, pairs, untrained, trains=trains)
     read_others(context)
     problems(context)
     others(context)
-    context = settled(context, untrained) if trains else context
+    context = settled(context, undecided) if trains else context
     check(context)
     recipe = context.recipe
-    if recipe.students:
-        for idle in sorted(recipe.mentors.keys() - {used.mentor for used in uses.values()}):
-            context.run.say(f"mentors.{idle}: no student learns from it, so it is not trained")
+    for name in idle:
+        context.run.say(f"mentors.{name}: no student learns from it, so it is not trained")
     facts = {
         "recipe": recipe.name,
         "task": recipe.task.name,

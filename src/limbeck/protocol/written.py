@@ -8,7 +8,7 @@ seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,7 +80,8 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
         DataError: the protocol file was changed, or the data were.
         InputError: the folder holds something else.
     """
-    claims = _checked(recipe, place)
+    untrained = {f"students.{name}" for name, one in chosen.items() if not one.uses.trains}
+    claims = _checked(recipe, place, untrained)
     body = {
         "recipe": _plain(recipe),
         "methods": {name: one.method.source for name, one in chosen.items() if one.method.source},
@@ -186,7 +187,7 @@ def planned(recipe: Recipe, claims: ClaimsSettings) -> list[Planned]:
     return runs
 
 
-def _checked(recipe: Recipe, place: str) -> ClaimsSettings:
+def _checked(recipe: Recipe, place: str, untrained: Collection[str] = ()) -> ClaimsSettings:
     claims = recipe.claims
     if claims is None:
         raise RecipeError(
@@ -203,7 +204,7 @@ def _checked(recipe: Recipe, place: str) -> ClaimsSettings:
             "built-in task"
         )
     for where, one in recipe.learners.items():
-        if one.train.precision == "auto":
+        if one.train.precision == "auto" and where not in untrained:
             raise RecipeError(
                 f"{place}: {where}.train.precision: each run would settle auto by itself; write fp32 or bf16"
             )

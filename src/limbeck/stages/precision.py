@@ -46,6 +46,8 @@ Adam's first steps turn a rounding into a step of the full learning rate."""
 LONGEST = 600
 """Characters of a question that are used."""
 PRECISIONS = ("fp32", "bf16")
+DECIDES = ("learning_rate", "optimizer", "batch_size", "batch_tokens", "max_length", "gradient_checkpointing")
+"""Settings of a training that its trial follows."""
 FILE = "precision.json"
 
 
@@ -63,8 +65,7 @@ def settled(context: Context, untrained: Collection[str] = (), *, known: bool = 
         name, how, inputs = _stage_of(learner)
         if known and not context.run.is_done(name, how, inputs):
             continue
-        asked = [] if known else problems(context).train
-        stage = context.run.stage(name, how, inputs, partial(_try, learner, asked))
+        stage = context.run.stage(name, how, inputs, partial(_try, context, place))
         found = ranks.share(read_json(stage.folder / FILE) if ranks.main() else None) or {}
         context.run.say(f"{place}.train.precision: {found['precision']}; {_why(found, learner)}")
         context = changed(context, place, _with(learner, found["precision"]))
@@ -76,10 +77,9 @@ def _with(learner: LearnerSettings, precision: str) -> LearnerSettings:
 
 
 def _stage_of(learner: LearnerSettings) -> tuple[str, Plan, dict[str, str]]:
-    """Name, plan and inputs: one stage for all that train the same weights of the same model."""
+    """Name, plan and inputs: one stage for all that train the same weights in steps of the same size."""
     about = {name: getattr(learner, name) for name in ("model", "layers", "lora", "dtype")}
-    about["learning_rate"] = learner.train.learning_rate
-    how = plan(about, version=VERSION)
+    how = plan(about, version=VERSION, **{name: getattr(learner.train, name) for name in DECIDES})
     return f"precision/{fingerprint(how.json())[:8]}", how, model_inputs(learner.model)
 
 
@@ -129,9 +129,10 @@ def _computes_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(there and "bf16" in name for name, there in _abilities().items())
 
 
-def _try(learner: LearnerSettings, asked: list[Problem], folder: Path) -> None:
+def _try(context: Context, place: str, folder: Path) -> None:
     """Write the finding: `precision`, `machine`; where both were tried, `difference`, `seconds` a step."""
-    write_json(folder / FILE, _tried(learner, asked))
+    context.run.say(f"{place}.train.precision: auto; a short training in fp32 and one in bf16 decide")
+    write_json(folder / FILE, _tried(context.recipe.learners[place], problems(context).train))
 
 
 def _tried(learner: LearnerSettings, asked: list[Problem]) -> dict[str, Any]:
