@@ -110,6 +110,36 @@ class Prediction(Record):
     stopped: str = ""
 
 
+class Mistake(Record):
+    """A student's answer to a training question that is not right, as the student wrote it.
+
+    `kind`: it comes to another answer than gold ("wrong"), no answer could be read ("no-answer"), or it was
+    cut off at its token limit ("cut-off"). `id` is unique in its file; what is said about it names it.
+    """
+
+    id: str = Field(min_length=1)
+    problem_id: str = Field(min_length=1)
+    source: str = ""
+    completion: str
+    answer: str | None = None
+    kind: Literal["wrong", "no-answer", "cut-off"] = "wrong"
+    origin: str = ""
+
+
+class Feedback(Record):
+    """What a teacher says to a mistake: what went wrong, and the reasoning put right.
+
+    `solution` is a whole rationale that ends in the answer; "" where the teacher wrote none.
+    """
+
+    mistake_id: str = Field(min_length=1)
+    problem_id: str = ""
+    source: str = ""
+    said: str = ""
+    solution: str = ""
+    origin: str = ""
+
+
 class Demonstration(Record):
     """A question, with its options, and what shall be written to it: shown before the question asked."""
 

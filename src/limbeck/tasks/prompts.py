@@ -153,11 +153,15 @@ def question_with_options(problem: Problem) -> str:
 
 def teacher_instruction(kind: AnswerKind, labels: Sequence[str] = ()) -> str:
     """To reason step by step and to close with "The answer is X."; `labels` are those of kind label."""
-    wanted = _WANTED[kind].replace("{labels}", ", ".join(labels))
     return (
         "Think step by step and write every step down. "
-        f'Close with the sentence "The answer is X.", where X is {wanted}.'
+        f'Close with the sentence "The answer is X.", where X is {wanted_of(kind, labels)}.'
     )
+
+
+def wanted_of(kind: AnswerKind, labels: Sequence[str] = ()) -> str:
+    """What an answer of a kind is, in words for a teacher; `labels` are those of kind label."""
+    return _WANTED[kind].replace("{labels}", ", ".join(labels))
 
 
 def chat(tokenizer: ChatTokenizer, turns: Sequence[str], system: str = "") -> str:

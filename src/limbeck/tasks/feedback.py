@@ -1,0 +1,73 @@
+"""Feedback on a mistake: how a teacher is asked for it, and what counts as it.
+
+The teacher sees the question, what the student wrote and the right answer. It says what went wrong, and
+writes the reasoning put right (tailored learning, arXiv 2310.13332; its prompt was never released, and this
+one is ours). Its reply is read strictly: a part that is missing is never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.prompts import wanted_of
+
+PLACES = ("instruction", "question", "options", "mistake", "gold")
+"""Places that a template for feedback may have."""
+
+TEMPLATE = (
+    "A student answered this question, and the answer is wrong.\n\n"
+    "Question:\n{question}\n{options}\n\n"
+    "The student wrote:\n{mistake}\n\n"
+    "The right answer: {gold}\n\n"
+    "{instruction}"
+)
+
+SAID, SOLUTION = "Mistake", "Solution"
+"""What the two parts of a reply begin with, and a colon."""
+
+_HEADING = re.compile(rf"^[ \t#*_]*({SAID}|{SOLUTION})[ \t*_]*:[ \t*_]*", re.MULTILINE | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The two parts of a reply."""
+
+    said: str
+    solution: str
+
+
+def instruction(kind: AnswerKind, labels: Sequence[str] = ()) -> str:
+    """What the teacher shall write; `labels` are those of kind label."""
+    return (
+        f'Reply in two parts. Begin the first with "{SAID}:" and say which step of the student is the first '
+        f'that is wrong, and why. Begin the second with "{SOLUTION}:" and write the whole reasoning put '
+        "right: keep what is right in the student's, write every step down, and mention no student there. "
+        f'Close it with the sentence "The answer is X.", where X is {wanted_of(kind, labels)}.'
+    )
+
+
+def read(text: str) -> Reply | None:
+    """The parts of a reply; None unless each is there once, in order, and not empty.
+
+    What a teacher writes in front of the first part is no part of it.
+
+    Example:
+        >>> read("Mistake: 3 + 4 is 7, not 8.\\nSolution: 3 + 4 = 7. The answer is 7.")
+        Reply(said='3 + 4 is 7, not 8.', solution='3 + 4 = 7. The answer is 7.')
+        >>> read("The answer is 7.") is None
+        True
+    """
+    found = list(_HEADING.finditer(text))
+    if [one[1].capitalize() for one in found] != [SAID, SOLUTION]:
+        return None
+    first, second = found
+    said, solution = text[first.end() : second.start()].strip(), text[second.end() :].strip()
+    return Reply(said, solution) if said and solution else None
+
+
+def reply(said: str, solution: str) -> str:
+    """A reply of these parts, as `read` reads it."""
+    return f"{SAID}: {said}\n{SOLUTION}: {solution}"
