@@ -101,6 +101,7 @@ def ragged(encoder_decoder):
         "input_ids": stack([ids for ids, _ in rows], 0),
         "attention_mask": stack([torch.ones_like(ids) for ids, _ in rows], 0),
         "labels": stack([labels for _, labels in rows], -100),
+        "begins": torch.tensor([0, 0, 0] if encoder_decoder else prompts),
     }
 
 

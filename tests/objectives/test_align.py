@@ -112,7 +112,7 @@ def test_gradient_checkpointing_changes_nothing(model, batch):
 def test_padding_changes_nothing(model, batch):
     loss, gradient = loss_and_gradient(model, batch, scored_loss)
     fill = {"input_ids": 2, "attention_mask": 0, "labels": -100}
-    padded = {n: torch.nn.functional.pad(t, (0, 6), value=fill[n]) for n, t in batch.items()}
+    padded = {n: torch.nn.functional.pad(batch[n], (0, 6), value=fill[n]) for n in fill}
     again, gradient_again = loss_and_gradient(model, padded, scored_loss)
     assert again == pytest.approx(loss, rel=1e-6)
     assert distance(gradient_again, gradient) < 1e-5
@@ -128,7 +128,7 @@ def test_nothing_scored_is_zero_with_a_gradient(model, batch):
 @pytest.mark.parametrize("model", ["t5"], indirect=True)
 def test_the_hook_goes_even_after_an_error(model, batch):
     places = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(KeyError, match="fix"), only_places(model, places, 1, None, withhold=False):
+    with pytest.raises(KeyError, match="fix"), only_places(model, places, 1, {}, withhold=False):
         raise KeyError("fix")
     assert not model.get_output_embeddings()._forward_pre_hooks
 
@@ -186,7 +186,7 @@ def test_last_states_have_read_the_end(model, batch):
     head = model.get_output_embeddings()
     scored = align_batch(batch, encoder_decoder=model.config.is_encoder_decoder)
     for withhold in (False, True):
-        found = run(model, batch, scored.places().flip(0), withhold=withhold, states=True)
+        found = run(model, batch, scored.places().flip(0), withhold=withhold, states=("last", "mean"))
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         last = [row.tolist() for row in batch["labels"]]
         last = [max((t for t, label in enumerate(row) if label != -100), default=0) for row in last]
@@ -198,13 +198,17 @@ def test_last_states_have_read_the_end(model, batch):
         logits = model(**inputs).logits
         hook.remove()
         expected = torch.stack([seen[-1][row, t] for row, t in enumerate(last)])
-        torch.testing.assert_close(found.states_BH[:2], expected[:2], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.states["last"][:2], expected[:2], rtol=1e-5, atol=1e-6)
         if not withhold:
             width = batch["labels"].shape[1]
             places = scored.places().flip(0)
             whole = logits[places // width, places % width]
             torch.testing.assert_close(found.found_MX, whole, rtol=1e-5, atol=1e-6)
-        (found.states_BH.sum() + found.nothing).backward()
+        firsts = [one + model.config.is_encoder_decoder for one in batch["begins"].tolist()]
+        reads = enumerate(zip(firsts, last, strict=True))
+        means = torch.stack([seen[-1][row, a : b + 1].mean(0) for row, (a, b) in reads])
+        torch.testing.assert_close(found.states["mean"][:2], means[:2], rtol=1e-5, atol=1e-6)
+        (found.states["last"].sum() + found.states["mean"].sum() + found.nothing).backward()
         missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not missing
 

@@ -64,6 +64,10 @@ def test_prompt_weight(tokenizer):
     row = rows_of(tokenizer, PAIR, prompt_weight=0.1).rows[0]
     assert row.labels == row.input_ids
     assert row.weights == [0.1, 0.1, 1.0, 1.0, 1.0, 1.0]
+    plain = rows_of(tokenizer, PAIR).rows[0]
+    other = rows_of(tokenizer, PAIR, encoder_decoder=True).rows[0]
+    assert (row.begin, plain.begin, other.begin) == (2, 2, 0), "where the completion begins"
+    assert collate([row, plain], pad=0)["begins"].tolist() == [2, 2]
 
 
 def test_prompt_weight_needs_a_decoder_only_model(tokenizer):

@@ -97,6 +97,7 @@ def rows_of(encoder_decoder, seed=11):
                 "input_ids": ids[:prompt] if encoder_decoder else ids[:prompt] + completion,
                 "labels": completion if encoder_decoder else [-100] * prompt + completion,
                 "spans": [start, start + len(answer)] if answer else [-1, -1],
+                "begins": 0 if encoder_decoder else prompt,
                 "groups": group,
                 "roles": role,
                 "scored": scored,
@@ -116,7 +117,7 @@ def collate(rows, more=0):
         batch[name] = torch.stack(padded)
     lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
     batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths).long()
-    for name in ("spans", "groups", "scored", "keys"):
+    for name in ("spans", "groups", "scored", "keys", "begins"):
         batch[name] = torch.tensor([row[name] for row in rows])
     batch["roles"] = [row["roles"] for row in rows]
     if "label_weights" in rows[0]:
@@ -176,13 +177,13 @@ def kl(p, q):
     return (p.log_softmax(-1).exp() * (p.log_softmax(-1) - q.log_softmax(-1))).sum()
 
 
-def reference(model, rows):
+def reference(model, rows, pooling="last"):
     """Each part's mean, written down row by row from whole float64 logits and hidden states."""
     encoder_decoder = model.config.is_encoder_decoder
     model = copy.deepcopy(model).double()
     before = []
     model.get_output_embeddings().register_forward_pre_hook(lambda module, args: before.append(args[0][0]))
-    logits, states = [], []
+    logits, lasts, averages = [], [], []
     for row in rows:
         ids = torch.tensor([row["input_ids"]])
         if encoder_decoder:
@@ -193,7 +194,9 @@ def reference(model, rows):
             z = model(input_ids=ids).logits[0]
             z = torch.cat([z[:1], z])[: len(row["labels"])]  # z[t] predicts label t; the first is nobody's
         logits.append(z)
-        states.append(before[-1][-1])
+        lasts.append(before[-1][-1])
+        averages.append(before[-1][-sum(label != -100 for label in row["labels"]) :].mean(0))
+    states = averages if pooling == "mean" else lasts
     sums = dict.fromkeys(("cross_entropy", "divergence", "focal", "span_divergence", "triplet"), 0.0)
     count = dict.fromkeys(sums, 0)
     for row, z in zip(rows, logits, strict=True):
@@ -281,6 +284,28 @@ def test_every_combination_of_parts(name, monkeypatch):
             own = [by_part[part.name][key] for part in used if by_part[part.name][key] is not None]
             summed[key] = sum(own) if own else None
         assert_near(gradients(model, total), summed, 2e-4)
+
+
+@pytest.mark.parametrize("name", [*MODELS, *ADAPTED])
+def test_states_may_be_means_over_the_completion(name):
+    """Next to last states and the cross-entropy; scored prompt tokens are no part of a mean."""
+    model = built(name)
+    encoder_decoder = model.config.is_encoder_decoder
+    rows = rows_of(encoder_decoder)
+    exact, expected, count = reference(model, rows, "mean")
+    mean = Triplet(0.3, MARGIN, "mean_triplet", "mean")
+    parts = CrossEntropy(0.7), Triplet(0.5, MARGIN), mean
+    batch = collate(rows)
+    counts = means(parts, batch, encoder_decoder)
+    assert counts["mean_triplet"].item() == count["triplet"]
+    _, values = loss(parts, model, batch, counts)
+    assert values["mean_triplet"].item() == pytest.approx(expected["triplet"].item(), rel=1e-4)
+    assert values["mean_triplet"] != values["triplet"]
+    total, _ = loss((mean,), model, batch, counts)
+    assert_near(gradients(model, total), gradients(exact, 0.3 * expected["triplet"]), 2e-4)
+    if not encoder_decoder:
+        batch["labels"] = torch.where(batch["attention_mask"] > 0, batch["input_ids"], -100)
+        assert loss((mean,), model, batch, counts)[0].item() == pytest.approx(total.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", [*MODELS, *ADAPTED])
@@ -422,11 +447,11 @@ def test_nothing_at_all_is_zero_with_a_gradient(name):
     model = built(name)
     encoder_decoder = model.config.is_encoder_decoder
     empty = {"input_ids": [0], "labels": [-100], "spans": [-1, -1], "groups": 0, "roles": "", "keys": [0, 0]}
-    batch = collate([empty | {"scored": True}])
-    parts = parts_of(encoder_decoder)
+    batch = collate([empty | {"scored": True, "begins": 0}])
+    parts = *parts_of(encoder_decoder), Triplet(0.3, MARGIN, "mean_triplet", "mean")
     counts = means(parts, batch, encoder_decoder)
     assert set(counts.values()) == {torch.tensor(0.0)} or all(count == 0 for count in counts.values())
-    for used in (parts, parts[:2], parts[2:3], parts[3:4]):
+    for used in (parts, parts[:2], parts[2:3], parts[3:4], parts[5:]):
         total, values = loss(used, model, batch, counts)
         assert total == 0 and all(value == 0 for value in values.values())
         for key, gradient in gradients(model, total).items():

@@ -68,6 +68,49 @@ def test_groups_of_several_rows_count_all_of_them(batches):
     assert max(map(len, found)) <= 8
 
 
+@BOTH
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("batch_tokens", [1200, 10**6])
+def test_no_step_sees_a_question_twice(batches, accumulate, batch_tokens):
+    draw = random.Random(7)
+    questions = [str(n) for n in range(40) for _ in range(draw.randint(1, 5))] + [""] * 9
+    draw.shuffle(questions)
+    lengths = lengths_of(len(questions), 1)
+    sampler = sampler_of(
+        lengths,
+        batch_tokens=batch_tokens,
+        batches=batches,
+        epochs=4,
+        sharing=Sharing(accumulate),
+        questions=questions,
+    )
+    orders = []
+    for number in range(4):
+        steps = sampler.steps(number)
+        assert len(steps) == sampler.steps_per_epoch
+        assert sorted(i for step in steps for micro in step for i in micro) == list(range(len(lengths)))
+        for step in steps:
+            asked = [questions[i] for micro in step for i in micro if questions[i]]
+            assert len(step) <= accumulate and len(set(asked)) == len(asked)
+        orders.append([micro for step in steps for micro in step])
+        # One pass more than needed would waste steps: only the last step of a pass may be short.
+        assert sum(len(step) < accumulate for step in steps) <= 5
+    assert orders[0] != orders[1] and orders[2] != orders[3]
+    if batches == "random":
+        firsts = {tuple(sorted(i for micro in order[:5] for i in micro)) for order in orders}
+        assert len(firsts) == 4, "which rationale of a question comes first changes"
+
+
+@BOTH
+def test_groups_without_a_question_go_as_if_there_were_none(batches):
+    lengths = lengths_of(50, 1)
+    plain, named = (
+        sampler_of(lengths, batches=batches, epochs=2, questions=questions)
+        for questions in ((), [str(n) for n in range(50)])
+    )
+    assert [plain.steps(n) for n in range(2)] == [named.steps(n) for n in range(2)]
+
+
 def test_the_order_of_groups_of_one_by_length_is_that_of_old_runs():
     """Written down from the release before groups: (seed, epoch) must go on meaning the same."""
     lengths = [(5,), (90,), (7,), (33,), (5,), (34,), (61,), (5,), (12,), (88,)]

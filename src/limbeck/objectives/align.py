@@ -18,10 +18,10 @@ says that the head is one product and nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -154,6 +154,11 @@ def align_spans(batch: Mapping[str, Any], *, encoder_decoder: bool) -> Spans:
     return Spans(keep_BS, targets_BS, (rows_B1 * width + positions_BS - shift).masked_fill(~keep_BS, 0))
 
 
+Pooling = Literal["last", "mean"]
+"""Which state is a row's: the one that has read its last label (the end of sequence), or the mean of those
+that have read a label of its completion."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What one run of a model gave.
@@ -161,15 +166,15 @@ class Pass:
     Attributes:
         found_MX: the logits (M,V) of the wanted places, or the rows (M,H) that would enter the head,
             under autocast in its type, as the head would see them.
-        states_BH: of every row the state that has read its last label (the end of sequence), as it
-            would enter the head; of a row without labels some other. None if it was not asked for.
+        states: by pooling the states (B,H) that were asked for, as they would enter the head; of a row
+            without labels some other.
         nothing: 0, with a gradient path through the head.
         router: a mixture-of-experts model's own balance loss of this batch, not yet multiplied with its
             coefficient; None where its config does not ask for it (`output_router_logits`).
     """
 
     found_MX: Tensor
-    states_BH: Tensor | None
+    states: Mapping[Pooling, Tensor]
     nothing: Tensor
     router: Tensor | None = None
 
@@ -180,16 +185,17 @@ def run(
     places_M: Tensor,
     *,
     withhold: bool = False,
-    states: bool = False,
+    states: Collection[Pooling] = (),
 ) -> Pass:
     """Run the model once on a batch.
 
     Args:
         model: any Hugging Face causal or encoder-decoder model, also wrapped (PEFT, DDP).
-        batch: `input_ids` (B,T), `attention_mask` (B,T), `labels` (B,T) or (B,U).
+        batch: `input_ids` (B,T), `attention_mask` (B,T), `labels` (B,T) or (B,U); for the mean of states
+            `begins` (B,), where in the labels the completions begin.
         places_M: where predictors are (see `Scored.places`, `Spans`), any order, or none.
         withhold: give the rows that enter the head in place of logits; allowed where `plain_head` holds.
-        states: whether the last states are wanted. An encoder-decoder's decoder then reads one token more.
+        states: which are wanted. An encoder-decoder's decoder then reads one token more.
 
     Raises:
         RuntimeError: the model does not make its logits by one call of its output embeddings.
@@ -199,29 +205,47 @@ def run(
     labels_BT: Tensor = batch["labels"]
     width = labels_BT.shape[1]
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    last_B = _last_labels(labels_BT) if states else None
+    reads = {pooling: _reads(batch, pooling) for pooling in states}
     if is_encoder_decoder(inner):
-        if last_B is not None:  # the decoder reads the labels one position later
-            labels_BT, last_B = nn.functional.pad(labels_BT, (0, 1), value=IGNORED), last_B + 1
+        if reads:  # the decoder reads the labels one position later
+            labels_BT = nn.functional.pad(labels_BT, (0, 1), value=IGNORED)
+            reads = {pooling: (first_B + 1, last_B + 1) for pooling, (first_B, last_B) in reads.items()}
         inputs["decoder_input_ids"] = inner.prepare_decoder_input_ids_from_labels(labels=labels_BT)  # type: ignore[operator]
     elif labels_BT.shape != batch["input_ids"].shape:
         raise ValueError(
             f"labels {tuple(labels_BT.shape)} for inputs {tuple(batch['input_ids'].shape)}: "
             "the batch was made for an encoder-decoder, and the model is decoder-only"
         )
-    with only_places(inner, places_M, width, last_B, withhold=withhold) as calls:
+    with only_places(inner, places_M, width, reads, withhold=withhold) as calls:
         output = model(**inputs, use_cache=False)
     logits_1NV: Tensor = output.logits
     _check_calls(inner, calls, logits_1NV, 0 if withhold else len(places_M))
-    rows_MH, states_BH = calls[0]
+    rows_MH, found = calls[0]
     found_MX = rows_MH if withhold else logits_1NV[0]
-    return Pass(found_MX, states_BH, logits_1NV[0, :0].float().sum(), output.get("aux_loss"))
+    return Pass(found_MX, found, logits_1NV[0, :0].float().sum(), output.get("aux_loss"))
 
 
-def _last_labels(labels_BT: Tensor) -> Tensor:
-    """Position of each row's last label; 0 where it has none."""
+Reads = tuple[Tensor, Tensor]
+"""Positions (B,) of the first and of the last state whose mean is a row's state."""
+
+
+def _reads(batch: Mapping[str, Any], pooling: Pooling) -> Reads:
+    """In `labels`; a row that has none gives position 0."""
+    labels_BT: Tensor = batch["labels"]
     positions_T = torch.arange(labels_BT.shape[1], device=labels_BT.device)
-    return torch.where(labels_BT != IGNORED, positions_T, 0).amax(1)
+    last_B = torch.where(labels_BT != IGNORED, positions_T, 0).amax(1)
+    return (last_B if pooling == "last" else batch["begins"].clamp_max(last_B)), last_B
+
+
+def _mean_state(hidden_BTH: Tensor, reads: Reads) -> Tensor:
+    """The mean (B,H) of each row's states from the first to the last read."""
+    first_B, last_B = reads
+    if first_B is last_B:
+        return hidden_BTH[torch.arange(len(last_B), device=last_B.device), last_B]
+    positions_T = torch.arange(hidden_BTH.shape[1], device=last_B.device)
+    inside_BT = (positions_T >= first_B[:, None]) & (positions_T <= last_B[:, None])
+    weights_BT = inside_BT / inside_BT.sum(1, keepdim=True)
+    return torch.bmm(weights_BT[:, None].to(hidden_BTH), hidden_BTH)[:, 0]
 
 
 def score(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Scored, Tensor]:
@@ -240,7 +264,7 @@ def hidden(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Scored, Tensor]:
     return scored, run(model, batch, scored.places(), withhold=True).found_MX
 
 
-Call = tuple[Tensor, Tensor | None]
+Call = tuple[Tensor, dict[Pooling, Tensor]]
 """What the head was called with: the chosen rows (M,H) and the states (B,H)."""
 
 
@@ -254,7 +278,7 @@ def _check_calls(inner: nn.Module, calls: list[Call], logits_1NV: Tensor, count:
 
 @contextmanager
 def only_places(
-    model: nn.Module, places_M: Tensor, width: int, last_B: Tensor | None, *, withhold: bool
+    model: nn.Module, places_M: Tensor, width: int, reads: Mapping[Pooling, Reads], *, withhold: bool
 ) -> Iterator[list[Call]]:
     """While open, the model's head sees only the hidden rows at the places.
 
@@ -263,7 +287,7 @@ def only_places(
 
     Args:
         width: T of the places; the hidden states may be wider.
-        last_B: position of each row's last state, or None.
+        reads: of which states the mean is wanted, by pooling.
 
     Raises:
         RuntimeError: the model has no output embeddings.
@@ -275,14 +299,12 @@ def only_places(
         wider = hidden_BTH.shape[1] - width
         index_M = places_M + places_M // width * wider if wider else places_M
         rows_MH = hidden_BTH.reshape(-1, hidden_BTH.shape[-1]).index_select(0, index_M)
-        states_BH = (
-            None if last_B is None else hidden_BTH[torch.arange(len(last_B), device=last_B.device), last_B]
-        )
+        states = {pooling: _mean_state(hidden_BTH, own) for pooling, own in reads.items()}
         device = rows_MH.device.type
         if withhold and torch.is_autocast_enabled(device):
             # Autocast may end with the model's forward, and the type of the products with it.
             rows_MH = rows_MH.to(torch.get_autocast_dtype(device))
-        calls.append((rows_MH, states_BH))
+        calls.append((rows_MH, states))
         return (rows_MH[: 0 if withhold else None].unsqueeze(0), *args[1:]), kwargs
 
     hook = _head(model).register_forward_pre_hook(select, with_kwargs=True)

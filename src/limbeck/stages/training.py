@@ -244,7 +244,7 @@ def rendered(
         max_length=learner.settings.train.max_length,
         encoder_decoder=encoder_decoder,
     )
-    return [Group(group.key, tuple(text(group.examples))) for group in groups]
+    return [replace(group, examples=tuple(text(group.examples))) for group in groups]
 
 
 def _dev_exam(context: Context, loaded: Loaded, asking: Asking, model: object) -> dict[str, float]:

@@ -32,6 +32,7 @@ Batch = dict[str, Any]
     roles                      list of B strings
     spans                      (B,2) int64: first and one past the last position of the answer, in
                                `labels`; (-1,-1) where there is none
+    begins                     (B,) int64: where in `labels` the completion begins
     scored                     (B,) bool, absent where all rows are: whether token losses see the row
     label_weights              float32 like `labels`, absent where all weigh 1
     expected                   (B,) float32, with corrected batches only: what a row adds to the count
@@ -52,7 +53,8 @@ class Row:
     Decoder-only: `labels` and `weights` go with `input_ids`, position by position.
     Encoder-decoder: `input_ids` feed the encoder, `labels` are the decoder's.
 
-    `span` is the answer's place in `labels`. `key` follows from the ids and labels alone: 128 bits
+    `span` is the answer's place in `labels`, `prompt` how many labels in front of the completion are scored.
+    `key` follows from the ids and labels alone: 128 bits
     of their BLAKE2b, as two signed int64. What is stored about a row is found again by it, whatever
     the batch, the order, the role or the span.
     """
@@ -64,10 +66,16 @@ class Row:
     scored: bool = True
     role: str = ""
     span: tuple[int, int] = NO_SPAN
+    prompt: int = 0
     key: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", _key(self.input_ids, self.labels))
+
+    @property
+    def begin(self) -> int:
+        """Where in `labels` the completion begins."""
+        return self.prompt or next((n for n, label in enumerate(self.labels) if label != IGNORED), 0)
 
 
 def _key(input_ids: list[int], labels: list[int]) -> tuple[int, int]:
@@ -79,10 +87,11 @@ def _key(input_ids: list[int], labels: list[int]) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """The rows of a group that can be trained on."""
+    """The rows of a group that can be trained on; see `Group`."""
 
     key: str
     rows: tuple[Row, ...]
+    question: str = ""
 
     @property
     def roles(self) -> list[str]:
@@ -198,7 +207,7 @@ def _grouped(
         own = tuple(row for row, fits in zip(rows[start:stop], fit[start:stop], strict=True) if fits)
         start = stop
         if own:
-            kept.append(RowGroup(group.key, own))
+            kept.append(RowGroup(group.key, own, group.question))
         else:
             dropped.append(group)
     return kept, dropped
@@ -235,6 +244,7 @@ def _rows(
                 example.scored,
                 example.role,
                 NO_SPAN if first < 0 else (first + len(before), end + len(before)),
+                len(before) if prompt_weight else 0,
             )
         )
     return rows
@@ -339,6 +349,7 @@ def collate(
         "groups": torch.tensor(range(len(rows)) if groups is None else groups, dtype=torch.long),
         "roles": [row.role for row in rows],
         "spans": torch.tensor([row.span for row in rows], dtype=torch.long),
+        "begins": torch.tensor([row.begin for row in rows], dtype=torch.long),
     }
     if not all(row.scored for row in rows):
         batch["scored"] = torch.tensor([row.scored for row in rows])

@@ -129,7 +129,9 @@ def train_feed(
     """
     sizes = [size_of(group, draw, encoder_decoder=encoder_decoder) for group in groups]
     limits = Limits(settings.batch_size, settings.batch_tokens)
-    sampler_of = partial(GroupSampler, sizes, limits, epochs=_most_epochs(settings, len(groups)))
+    questions = [group.question for group in groups]
+    epochs = _most_epochs(settings, len(groups))
+    sampler_of = partial(GroupSampler, sizes, limits, epochs=epochs, questions=questions)
     fix = None
     if settings.batches == "by-length" and corrected:
         # Of whole steps and with a seed of its own: the same on every rank and for every student.

@@ -22,11 +22,13 @@ class Group:
     """Examples that must share a micro-batch.
 
     `key` decides, with the seed and the epoch, what is drawn: give each group its own, such as its
-    problem's id.
+    problem's id. Groups of one `question` never share an optimiser step (unique-question batches of
+    tailored learning, arXiv 2310.13332); those with "" share one with any.
     """
 
     key: str
     examples: tuple[Example, ...]
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)

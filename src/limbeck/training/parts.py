@@ -8,7 +8,7 @@ share of a micro-batch, whatever is combined: `(CrossEntropy(), SpanKL(0.1), Tri
 weighted 0 costs nothing, because it never runs.
 
 What a part sees decides its protocol: scored tokens (`TokenPart`), pairs of answer-span tokens
-(`PairPart`), the last state of every row (`StatePart`), or the model's own router loss (`RouterPart`).
+(`PairPart`), a state of every row (`StatePart`), or the model's own router loss (`RouterPart`).
 The first two share one pass over the logits (`objectives.tokens`), which never exist whole where the
 model's head is a plain matrix.
 """
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from limbeck.errors import RecipeError
 from limbeck.objectives.align import (
     Pass,
+    Pooling,
     Scored,
     align_batch,
     head_weight,
@@ -92,7 +93,12 @@ class PairPart(Part, Protocol):
 
 @runtime_checkable
 class StatePart(Part, Protocol):
-    """A part that is a sum over the rows' last states, by ordinary autograd."""
+    """A part that is a sum over one state of every row, by ordinary autograd."""
+
+    @property
+    def pooling(self) -> Pooling:
+        """Which state: "last", of the end of sequence, or "mean", over the completion."""
+        ...
 
     def of_states(self, batch: Batch, states_BH: Tensor) -> Tensor:
         """Its sum; with nothing to count 0, with a gradient path to the states."""
@@ -237,15 +243,17 @@ class SpanKL:
 
 @dataclass(frozen=True)
 class Triplet:
-    """Self-reflection: max(0, cos(a, n) − cos(a, p) + ρ) on last states (tailored learning, 2310.13332).
+    """Self-reflection: max(0, cos(a, n) − cos(a, p) + ρ) on states (tailored learning, 2310.13332).
 
-    Within a group, every combination of a row with role "anchor", one with "positive" and one with
-    "negative" is a triplet; the mean is over triplets.
+    A rationale's state is that of its last token, as published, or the mean over its tokens. Within a
+    group, every combination of a row with role "anchor", one with "positive" and one with "negative" is a
+    triplet; the mean is over triplets.
     """
 
     weight: float
     margin: float = 1.0
     name: str = "triplet"
+    pooling: Pooling = "last"
 
     def count(self, batch: Batch, *, encoder_decoder: bool) -> Tensor:
         """Triplets."""
@@ -322,13 +330,12 @@ def loss(
     rows = _rows_of(parts, batch, encoder_decoder=is_encoder_decoder(model))
     terms = {part.name: rows.term(part, batch, part.weight * scales[part.name]) for part in rows.parts}
     plain = _is_plain(model)
-    states = any(isinstance(part, StatePart) for part in parts)
+    states = {part.pooling for part in parts if isinstance(part, StatePart)}
     found = run(model, batch, rows.places_M, withhold=plain or not terms, states=states)
     total, sums = _of_terms(terms, found, head_weight(model) if plain else None)
     for part in parts:
         if isinstance(part, StatePart):
-            assert found.states_BH is not None
-            sums[part.name] = part.of_states(batch, found.states_BH)
+            sums[part.name] = part.of_states(batch, found.states[part.pooling])
         elif isinstance(part, RouterPart):
             if found.router is None:
                 raise RuntimeError(f"{part.name}: the model returned no router loss")

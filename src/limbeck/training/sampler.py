@@ -9,11 +9,17 @@ next one would break a limit. `random`: a random order, cut in the same way. In 
 has the same number of micro-batches.
 
 A step is `accumulate` micro-batches, whatever the number of ranks: see `Sharing`.
+
+Where groups have a question, an epoch goes in passes: each takes one group of every question that has one
+left, and a step holds groups of one pass. So no step sees a question twice. By length, a group is always in
+the same pass, and the passes come in a new order every epoch; at random the groups of a question change
+places.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -109,6 +115,7 @@ class GroupSampler:
         batches: `random` or `by-length`.
         epochs: of the training: the most micro-batches that one of them needs is what each has.
         sharing: which share of every step this rank has.
+        questions: of every group, "" where it may share a step with any; (): so may all.
 
     Raises:
         RecipeError: one group alone is over the tokens, or the ranks cannot share a batch.
@@ -123,14 +130,18 @@ class GroupSampler:
         batches: str = "by-length",
         epochs: int = 1,
         sharing: Sharing = Sharing(),
+        questions: Sequence[str] = (),
     ) -> None:
         check_largest(sizes, limits.tokens)
         sharing.check(limits.groups)
         self.seed = seed
         self.sharing = sharing
         self.epoch = 0
+        questions = questions or [""] * len(sizes)
         self._plan = (
-            by_length(sizes, limits) if batches == "by-length" else at_random(sizes, limits, epochs, seed)
+            by_length(sizes, limits, questions)
+            if batches == "by-length"
+            else at_random(sizes, limits, questions, epochs, seed)
         )
         self._shape = [len(step) for step in self.steps(0)]
 
@@ -140,9 +151,12 @@ class GroupSampler:
 
     def steps(self, epoch: int) -> list[list[MicroBatch]]:
         """The micro-batches of every step of an epoch, whole, of all ranks."""
-        micros = self._plan(generator(self.seed, epoch))
         count = self.sharing.accumulate
-        return [micros[start : start + count] for start in range(0, len(micros), count)]
+        return [
+            micros[start : start + count]
+            for micros in self._plan(generator(self.seed, epoch))
+            for start in range(0, len(micros), count)
+        ]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -185,59 +199,107 @@ def generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32)
 
 
-Plan = Callable[[torch.Generator], list[MicroBatch]]
-"""The micro-batches of an epoch from its randomness; always as many."""
+Plan = Callable[[torch.Generator], list[list[MicroBatch]]]
+"""The micro-batches of each pass of an epoch from its randomness; always as many."""
 
 
-def by_length(sizes: Sequence[Size], limits: Limits) -> Plan:
+def passes(order: Sequence[int], questions: Sequence[str]) -> list[list[int]]:
+    """Cut an order of groups into passes: the n-th group of a question is in pass n.
+
+    Example:
+        >>> passes([3, 0, 2, 1], ["p", "p", "q", "p"])
+        [[3, 2], [0], [1]]
+    """
+    seen: Counter[str] = Counter()
+    found: list[list[int]] = [[]]
+    for group in order:
+        number = seen[questions[group]]
+        if number == len(found):
+            found.append([])
+        found[number].append(group)
+        seen[questions[group]] += bool(questions[group])
+    return found
+
+
+def by_length(sizes: Sequence[Size], limits: Limits, questions: Sequence[str]) -> Plan:
     """Neighbours in length share a micro-batch.
 
     The cuts depend on grid lengths only, so every epoch has the same number of batches, while who
     shares a batch changes.
     """
+    plans = [
+        _by_length([sizes[i] for i in some], limits, some) for some in passes(range(len(sizes)), questions)
+    ]
+
+    def plan(generator: torch.Generator) -> list[list[MicroBatch]]:
+        made = [one(generator) for one in plans]
+        return made if len(made) == 1 else [made[n] for n in _shuffled(len(made), generator)]
+
+    return plan
+
+
+def _by_length(
+    sizes: Sequence[Size], limits: Limits, groups: Sequence[int]
+) -> Callable[[torch.Generator], list[MicroBatch]]:
+    """The micro-batches of one pass; `sizes` are those of its `groups`."""
     grid = [on_grid_size(size) for size in sizes]
     order = snake([(size.rows, *size.lengths) for size in grid])
     ranks = {size: n for n, size in enumerate(dict.fromkeys(grid[i] for i in order))}
     cuts = cut_sizes([grid[i] for i in order], limits)
 
     def plan(generator: torch.Generator) -> list[MicroBatch]:
-        place = torch.randperm(len(grid), generator=generator).tolist()
+        place = _shuffled(len(grid), generator)
         shuffled = sorted(order, key=lambda i: (ranks[grid[i]], place[i]))
         return [
-            tuple(shuffled[slice(*cuts[batch])])
-            for batch in torch.randperm(len(cuts), generator=generator).tolist()
+            tuple(groups[i] for i in shuffled[slice(*cuts[batch])])
+            for batch in _shuffled(len(cuts), generator)
         ]
 
     return plan
 
 
-def at_random(sizes: Sequence[Size], limits: Limits, epochs: int, seed: int) -> Plan:
+def at_random(
+    sizes: Sequence[Size], limits: Limits, questions: Sequence[str], epochs: int, seed: int
+) -> Plan:
     """A random order, cut where a limit would be broken.
 
     Where the limit of tokens cuts, some orders need more batches than others. All epochs get the
-    largest number: the fullest batches of the others are halved.
+    largest number in each pass: the fullest batches of the others are halved.
     """
-    cut_random = partial(_cut_random, sizes, limits)
+    cut_random = partial(_cut_random, sizes, limits, questions)
     # Where no batch can be over the tokens, all epochs are cut after the same number of groups.
     widest = tuple(map(max, zip(*(size.lengths for size in sizes), strict=True))) if sizes else ()
     always_fits = limits.groups * max((size.rows for size in sizes), default=0) * sum(widest) <= limits.tokens
     tried = range(1 if always_fits else epochs)
-    count = max(len(cut_random(generator(seed, epoch))) for epoch in tried)
+    counts = [
+        max(map(len, same_pass))
+        for same_pass in zip(*(cut_random(generator(seed, epoch)) for epoch in tried), strict=True)
+    ]
 
-    def plan(generator: torch.Generator) -> list[MicroBatch]:
-        batches = cut_random(generator)
-        while len(batches) < count:
-            fullest = max(range(len(batches)), key=lambda n: len(batches[n]))
-            half = len(batches[fullest]) // 2
-            batches[fullest : fullest + 1] = [batches[fullest][:half], batches[fullest][half:]]
-        return batches
+    def plan(generator: torch.Generator) -> list[list[MicroBatch]]:
+        made = cut_random(generator)
+        for batches, count in zip(made, counts, strict=True):
+            while len(batches) < count:
+                fullest = max(range(len(batches)), key=lambda n: len(batches[n]))
+                half = len(batches[fullest]) // 2
+                batches[fullest : fullest + 1] = [batches[fullest][:half], batches[fullest][half:]]
+        return made
 
     return plan
 
 
-def _cut_random(sizes: Sequence[Size], limits: Limits, generator: torch.Generator) -> list[MicroBatch]:
-    order = torch.randperm(len(sizes), generator=generator).tolist()
-    return [tuple(order[slice(*found)]) for found in cut_sizes([sizes[i] for i in order], limits)]
+def _cut_random(
+    sizes: Sequence[Size], limits: Limits, questions: Sequence[str], generator: torch.Generator
+) -> list[list[MicroBatch]]:
+    return [
+        [tuple(some[slice(*found)]) for found in cut_sizes([sizes[i] for i in some], limits)]
+        for some in passes(_shuffled(len(sizes), generator), questions)
+    ]
+
+
+def _shuffled(count: int, generator: torch.Generator) -> list[int]:
+    shuffled: list[int] = torch.randperm(count, generator=generator).tolist()
+    return shuffled
 
 
 def on_grid_size(size: Size) -> Size:
