@@ -84,6 +84,18 @@ ROWS = [
 ]
 
 
+NO_ROW = {
+    "input_ids": [0],
+    "labels": [-100],
+    "spans": [-1, -1],
+    "begins": 0,
+    "groups": 0,
+    "roles": "",
+    "scored": True,
+    "keys": [0, 0],
+}
+
+
 def rows_of(encoder_decoder, seed=11):
     """Rows as dicts of lists: every completion ends with 1, the end of sequence."""
     draw = torch.Generator().manual_seed(seed)
@@ -388,8 +400,7 @@ def test_how_a_step_is_cut_changes_nothing(name):
     encoder_decoder = model.config.is_encoder_decoder
     rows, parts = rows_of(encoder_decoder), parts_of(encoder_decoder)
     expected = whole(model, collate(rows))
-    empty = {"input_ids": [0], "labels": [-100], "spans": [-1, -1], "groups": 0, "roles": "", "keys": [0, 0]}
-    cuts = [rows[7:], rows[5:7], [empty | {"scored": True}], rows[:5]]
+    cuts = [rows[7:], rows[5:7], [NO_ROW], rows[:5]]
     batches = [collate(cut) for cut in cuts]
     counts = [means(parts, batch, encoder_decoder) for batch in batches]
     totals = {name: sum(count[name] for count in counts) for name in counts[0]}
@@ -446,8 +457,7 @@ def test_nothing_at_all_is_zero_with_a_gradient(name):
     """Every parameter's gradient is 0 and there, whatever the parts, so that processes stay in step."""
     model = built(name)
     encoder_decoder = model.config.is_encoder_decoder
-    empty = {"input_ids": [0], "labels": [-100], "spans": [-1, -1], "groups": 0, "roles": "", "keys": [0, 0]}
-    batch = collate([empty | {"scored": True, "begins": 0}])
+    batch = collate([NO_ROW])
     parts = *parts_of(encoder_decoder), Triplet(0.3, MARGIN, "mean_triplet", "mean")
     counts = means(parts, batch, encoder_decoder)
     assert set(counts.values()) == {torch.tensor(0.0)} or all(count == 0 for count in counts.values())
