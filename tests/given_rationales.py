@@ -16,12 +16,13 @@ def given_recipe(
     """Write both splits and the recipe.
 
     Args:
-        train: rows whose column `why` lists the rationales.
+        train: rows whose column `why` lists the rationales; their ids are train0, train1, …
         more: who learns, and other sections of the recipe.
         task: further lines of the task.
     """
     for name, rows in (("train", train), ("test", test)):
-        (folder / f"{name}.json").write_text(json.dumps(rows))
+        numbered = [{"id": f"{name}{number}", **row} for number, row in enumerate(rows)]
+        (folder / f"{name}.json").write_text(json.dumps(numbered))
     path = folder / "r.yaml"
     path.write_text(f"""
 name: given
@@ -30,7 +31,7 @@ task:
   train: {folder}/train.json
   test: {folder}/test.json
   dev: 0
-  columns: {{rationale: why, several_rationales: true}}
+  columns: {{id: id, rationale: why, several_rationales: true}}
 {task}
 teacher: {{kind: given}}
 {more}

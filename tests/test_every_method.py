@@ -19,7 +19,13 @@ Limbeck = Callable[..., Any]
 SETTINGS = {
     "mentor-kd": "{mentor: whole, teacher_rationales: 2, mentor_rationales: 0}",
     "mcc-kd": "{rationales: 2}",
+    "tailored": "{rounds: 1, rationales: 2, train_exam: {file: %s/mistakes.jsonl}, "
+    "feedback: {kind: given, file: %s/said.jsonl}}",
 }
+
+
+COMPARED = {"mcc-kd": "span_divergence", "tailored": "triplet"}
+"""The loss part by which a method compares rationales."""
 
 
 def sums() -> list[dict[str, Any]]:
@@ -36,13 +42,27 @@ def sums() -> list[dict[str, Any]]:
     return rows
 
 
+def write_mistakes(folder: Path) -> None:
+    """One about each training problem, and what a teacher says to it."""
+    mistakes, said = [], []
+    for number in range(6):
+        mistake = f"She has {number + 1} + 2 = {number + 9} apples.\nThe answer is {number + 9}."
+        right = f"{number + 1} and 2 more apples are {number + 3} apples.\nThe answer is {number + 3}."
+        mistakes.append({"id": f"m{number}", "problem_id": f"train{number}", "completion": mistake})
+        said.append({"mistake_id": f"m{number}", "solution": right})
+    for name, rows in (("mistakes", mistakes), ("said", said)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_method_trains_it(family: str, tmp_path: Path, limbeck: Limbeck) -> None:
     model, tokenizer = tiny_model(family)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
+    write_mistakes(tmp_path)
     students = "\n".join(
-        f"  {name}: {{method: {name}, settings: {SETTINGS.get(name, '{}')}}}" for name in built_in()
+        f"  {name}: {{method: {name}, settings: {SETTINGS.get(name, '{}').replace('%s', str(tmp_path))}}}"
+        for name in built_in()
     )
     learners = f"""
 mentors: {{whole: {{model: {tmp_path}/model, train: &two {{steps: 2, batch_size: 2, max_length: 120}}}}}}
@@ -59,6 +79,12 @@ exam: {{max_tokens: 4}}
         folder = out / "students" / name / "seed0"
         metrics = json.loads((folder / "exam" / "metrics.json").read_text())
         assert metrics["steps"] == (0 if name == "zero-shot" else 2)
-        if name == "mcc-kd":
-            history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-            assert all(one["span_divergence"] > 0 for one in history), "the answers' tokens were found"
+        assert name not in COMPARED or all(one[COMPARED[name]] > 0 for one in history(folder)), (
+            "the answers' tokens were found, or mistakes to compare with"
+        )
+
+
+def history(student: Path) -> list[dict[str, Any]]:
+    """Of its training, or of the last round's."""
+    last = student if (student / "history.jsonl").exists() else student / "round1"
+    return [json.loads(line) for line in (last / "history.jsonl").read_text().splitlines()]

@@ -90,6 +90,7 @@ def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]
         "also",
         "teacher",
         *(f"{one}{end}" for one in ("collected", "rationales") for end in ("", "-dev")),
+        *(pause for one in chosen.values() for pause in one.uses.pauses),
     }
     if any(one.train.precision == "auto" for one in recipe.learners.values()):
         places.add("precision")

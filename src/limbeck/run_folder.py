@@ -252,6 +252,10 @@ class Run:
             raise Reached(name)
         return stage
 
+    def ends_at(self, word: str) -> bool:
+        """Whether `until` is this word: one at which a method may end its story (see `Uses.pauses`)."""
+        return self._until == word
+
     def is_done(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> bool:
         """Whether `stage` with the same arguments would find its work done, here or in `old/`."""
         return ranks.share(ranks.main() and self._is_done(name, plan, inputs))
@@ -334,7 +338,7 @@ class Run:
         wanted = [("--again", name) for name in self._again]
         wanted += [("--until", self._until)] if self._until else []
         for option, name in wanted:
-            if not any(_below(one, name) for one in self._came):
+            if not any(_below(one, name) or one.endswith(f"/{name}") for one in self._came):
                 raise InputError(f"{option} {name}: no such stage came up; there were: {_listed(self._came)}")
 
     def _begin(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> dict[str, Any]:

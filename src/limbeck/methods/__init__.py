@@ -37,12 +37,14 @@ class Uses:
         soft_labels: the student learns from the mentor's distributions, so both must read the same tokens.
         reasons: the student learns to reason, so that demonstrations for it hold rationales.
         trains: False where nobody is trained.
+        pauses: words of `--until` at which the story ends by itself, see `Run.ends_at`.
     """
 
     mentor: str | None = None
     soft_labels: bool = False
     reasons: bool = True
     trains: bool = True
+    pauses: tuple[str, ...] = ()
 
 
 Story = Callable[["Context", "Learner", Any], None]

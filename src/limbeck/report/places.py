@@ -84,8 +84,13 @@ def _exam_folders(top: Path) -> list[Path]:
             exams.append(folder)
         elif "history.jsonl" in files or "examples.jsonl" in files:
             trained.append(folder)
-    # a learner of a method with rounds may be examined after each of them and not by itself
-    unexamined = [one for one in trained if not any(exam.is_relative_to(one) for exam in exams)]
+    # a learner of a method with rounds may be examined after each of them, or by itself after the last one
+    unexamined = [
+        one
+        for one in trained
+        if not any(exam.is_relative_to(one) for exam in exams)
+        and not (re.fullmatch(r"round\d+", one.name) and one.parent / "exam" in exams)
+    ]
     return exams + [one / "exam" for one in unexamined]
 
 

@@ -5,9 +5,11 @@ A method is the order in which it calls these. The verbs are `train`, `write` an
 """
 
 from limbeck.stages.context import Context
-from limbeck.stages.examining import examine
+from limbeck.stages.examining import accuracy, examine
+from limbeck.stages.feedback import FeedbackSettings, Tailored, check_feedback, feedback, has_feedback
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
+from limbeck.stages.mistakes import Mistakes, TrainExamSettings, mistakes
 from limbeck.stages.models import Model, Question
 from limbeck.stages.problems import Problems, Split, problems
 from limbeck.stages.rationales import (
@@ -20,6 +22,7 @@ from limbeck.stages.rationales import (
     rationale_examples,
     rationales,
 )
+from limbeck.stages.reflection import has_triplets, reflection_data
 from limbeck.stages.soft_labels import SoftLabelSettings, soft_labels
 from limbeck.stages.training import Data, cross_entropy, is_trained, train
 from limbeck.stages.writing import completions_of, write
@@ -29,8 +32,10 @@ __all__ = [
     "Context",
     "Data",
     "Draw",
+    "FeedbackSettings",
     "Group",
     "Learner",
+    "Mistakes",
     "Model",
     "Picked",
     "Problems",
@@ -38,23 +43,32 @@ __all__ = [
     "Rationales",
     "SoftLabelSettings",
     "Split",
+    "Tailored",
+    "TrainExamSettings",
     "Trained",
     "Untrained",
+    "accuracy",
     "answer_examples",
     "by_problem",
+    "check_feedback",
     "completions_of",
     "cross_entropy",
     "examine",
     "examine_mentor",
+    "feedback",
     "grade_completions",
+    "has_feedback",
+    "has_triplets",
     "is_trained",
     "mentor",
     "mentor_rationales",
+    "mistakes",
     "new_rationales",
     "problems",
     "rationale_data",
     "rationale_examples",
     "rationales",
+    "reflection_data",
     "singles",
     "soft_labels",
     "student",

@@ -14,7 +14,7 @@ from limbeck.exam_facts import ExamFacts
 from limbeck.lm import Sampling
 from limbeck.recipe import ExamSettings
 from limbeck.records import Problem
-from limbeck.run_folder import Stage, plan
+from limbeck.run_folder import Stage, plan, read_json
 from limbeck.stages.context import Context
 from limbeck.stages.leaks import not_trained_on
 from limbeck.stages.models import Model
@@ -68,6 +68,12 @@ def examine(
         if (able := model.asked_of(other)) is not None:
             _sit(context, able, asked, exam, f"{place}-{other.name}")
     return stage
+
+
+def accuracy(context: Context, model: Model, split: str) -> float:
+    """Share of a split's problems that a model answers right, in an exam of its own: `exam-on-SPLIT`."""
+    stage = examine(context, model, place=f"{model.folder}/exam-on-{split}", split=split)
+    return float((read_json(stage.folder / "metrics.json") or {})["accuracy"])
 
 
 def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, place: str) -> Stage:

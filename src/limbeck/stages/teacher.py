@@ -63,11 +63,19 @@ class Teacher:
 class TeacherModel:
     """The recipe's teacher as a `Model`: set up only when a stage opens it.
 
-    `other`: the task of `exam.also` that it is asked of; None: the run's own.
+    Attributes:
+        other: the task of `exam.also` that it is asked of; None: the run's own.
+        asking: how it is asked for something else than a rationale; None: as the recipe says.
     """
 
     context: Context
     other: Other | None = None
+    asking: Asking | None = None
+
+    @property
+    def asking_now(self) -> Asking:
+        """How it is asked."""
+        return self.asking or asking_teacher(self.context, self.other)
 
     @property
     def name(self) -> str:
@@ -83,7 +91,7 @@ class TeacherModel:
         recipe = self.context.recipe
         of = self.other or self.context
         usual = teacher_asking(PromptSettings(), of.kind, labels=of.labels)
-        asking = asking_teacher(self.context, self.other).plan(usual)
+        asking = self.asking_now.plan(usual)
         return {"teacher": teacher_identity(recipe), **({"asking": asking} if asking else {})}
 
     @property
@@ -110,7 +118,7 @@ class TeacherModel:
         return ()  # a folder of the user's is an input, by its content
 
     def question(self, problem: Problem) -> Question:
-        return Question(problem.id, problem.id, asking_teacher(self.context, self.other).pieces(problem))
+        return Question(problem.id, problem.id, self.asking_now.pieces(problem))
 
     def asked_of(self, other: Other) -> Self | None:
         if self.context.recipe.teacher.kind == "offline":
@@ -119,7 +127,7 @@ class TeacherModel:
 
     def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
         teacher = self.context.teacher()
-        prompt = partial(teacher.prompt, asking_teacher(self.context, self.other))
+        prompt = partial(teacher.prompt, self.asking_now)
         return Opened(teacher.complete(folder), prompt, teacher.agree, teacher.account)
 
 

@@ -357,7 +357,8 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
     return {
         "parameters": sum(size for size, _ in sizes),
         "trained_parameters": sum(size for size, trained in sizes if trained),
-        "training_examples": sum(len(group.examples) for group in data.train) - len(done.too_long),
+        "training_examples": sum(example.scored for group in data.train for example in group.examples)
+        - sum(example.scored for example in done.too_long),
         "steps": done.steps,
         "epochs": round(done.epochs, 4),
         "tokens": done.tokens,

@@ -1,0 +1,402 @@
+"""What a teacher says to a student's mistakes: asked for, read strictly, graded, or taken from a file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from limbeck.errors import DataError, RecipeError
+from limbeck.lm import Completion, Sampling
+from limbeck.lm.cost import exact, tokens_at_most
+from limbeck.rationales import graded, mark_dropped
+from limbeck.recipe import ApiTeacherSettings, Recipe, rules_of
+from limbeck.records import (
+    Feedback,
+    Mistake,
+    Pieces,
+    Problem,
+    Rationale,
+    Record,
+    first_problem,
+    numbered_lines,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+from limbeck.run_folder import Stage, fingerprint, plan, read_json
+from limbeck.settings import Settings
+from limbeck.stages.context import Context
+from limbeck.stages.mistakes import Kind, Mistakes
+from limbeck.stages.models import Question
+from limbeck.stages.problems import problems
+from limbeck.stages.rationales import Rationales, file_inputs, grading_settings, report_unfinished
+from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
+from limbeck.stages.writing import RawCompletion, completions_of, write
+from limbeck.tasks import feedback as prompt
+from limbeck.tasks.asking import Asking
+from limbeck.tasks.templates import Template
+
+VERSION = 1
+"""Raised by hand when this code makes other rationales of the same replies."""
+
+FEEDBACK, GRADED, AUDIT = "feedback.jsonl", "graded.jsonl", "audit.json"
+
+NO_PARTS = "the reply has not the two parts asked for"
+
+
+class FeedbackSettings(Settings):
+    """What a teacher is asked about mistakes, and about how many."""
+
+    kind: Literal["tailored", "given", "again"] = Field(
+        "tailored",
+        description="the teacher sees the mistake; what it says is in a file; or (to compare) it writes a "
+        "rationale again without having seen the mistake",
+    )
+    file: str | None = Field(
+        None,
+        min_length=1,
+        description="of kind given: JSONL with mistake_id, and `reply` or `said` and `solution`; {round} in "
+        "its name is the number of the round whose mistakes it is about",
+    )
+    of: tuple[Kind, ...] = Field(
+        ("wrong",), min_length=1, description="mistakes that are shown: wrong, no-answer, cut-off"
+    )
+    per_problem: int = Field(4, ge=1, description="mistakes per problem, at most")
+    problems: int | None = Field(None, ge=1, description="problems per round, at most; null: all")
+    max_cost_usd: float | None = Field(
+        None, ge=0, description="worst case of a round's requests in dollars, next to the teacher's own cap"
+    )
+    temperature: float = Field(0.7, ge=0)
+    max_tokens: int = Field(512, ge=1, le=1_000_000, description="new tokens per reply")
+    template: str | None = Field(
+        None, description="places {question} {options} {mistake} {gold} {instruction}; null: ours"
+    )
+    instruction: str | None = Field(None, description="what the teacher shall write; null: ours")
+
+    @field_validator("template")
+    @classmethod
+    def _is_read(cls, template: str | None) -> str | None:
+        if template is not None:
+            missing = {"mistake", "gold"} - Template.read(template, prompt.PLACES).names
+            if missing:
+                raise ValueError(f"has no place {{{sorted(missing)[0]}}}; write where it goes")
+        return template
+
+    @model_validator(mode="after")
+    def _file_and_kind(self) -> Self:
+        if (self.kind == "given") != (self.file is not None):
+            raise ValueError("file: goes with kind: given, and only with it; set both or none")
+        return self
+
+
+@dataclass(frozen=True)
+class Tailored:
+    """Rationales about mistakes, and what was said to them."""
+
+    rationales: Rationales
+    said: list[Feedback]
+    facts: Mapping[str, Any]
+
+    @property
+    def kept(self) -> list[Rationale]:
+        """The right ones."""
+        return [one for one in self.rationales.all if one.dropped is None]
+
+
+def feedback(
+    context: Context, place: str, wrong: Mistakes, settings: FeedbackSettings, *, round: int
+) -> Tailored:
+    """What is said to the mistakes of a round, as graded rationales that know their mistake.
+
+    Args:
+        place: the folder of its stages `asked` and `feedback`.
+        round: whose mistakes.
+
+    Raises:
+        DataError: a file of feedback cannot be read, or says nothing to these mistakes.
+        NothingKeptError: no rationale is right.
+    """
+    by_id = {problem.id: problem for problem in problems(context).train}
+    inputs = dict(problems(context).inputs) | wrong.inputs
+    if settings.kind == "given":
+        file, asked = file_of(settings, round), None
+        inputs |= file_inputs(file)
+        shown = wrong.all  # the file says which of them
+    else:
+        shown = chosen(wrong, settings, context.recipe.seed + round)
+        shown = within_budget(context, shown, by_id, settings)
+        asked = _asked(context, place, shown, by_id, settings, inputs, round)
+        inputs["asked"] = asked.fingerprint
+    source = teacher_name(context.recipe)
+
+    def work(folder: Path) -> None:
+        if asked is None:
+            said = _from_file(file, {one.id: one for one in shown}, source)
+        elif settings.kind == "again":
+            said = [_again(one, source) for one in completions_of(asked)]
+        else:
+            said = [_read(one, source) for one in completions_of(asked)]
+        cut = {one.prompt_id for one in completions_of(asked) if one.truncated} if asked else set()
+        found = rationales_of(context, said, by_id, cut)
+        write_jsonl(folder / FEEDBACK, said)
+        write_jsonl(folder / GRADED, found)
+        write_json(folder / AUDIT, audit(shown, found))
+
+    about = {name: getattr(settings, name) for name in ("of", "per_problem", "problems")}
+    how = plan(
+        {"feedback": settings.kind, **about},
+        version=VERSION,
+        round=round,
+        seed=context.recipe.seed,
+        **grading_settings(context, context.recipe.rationales),
+        source=source,
+    )
+    stage = context.run.stage(f"{place}/feedback", how, inputs, work)
+    said = list(read_jsonl(stage.folder / FEEDBACK, Feedback))
+    found = list(read_jsonl(stage.folder / GRADED, Rationale))
+    facts = read_json(stage.folder / AUDIT) or {}
+    context.run.say(
+        f"{place}: feedback on {facts['mistakes']} mistakes, {facts['kept']} rationales kept"
+        + "".join(f", {count} {reason}" for reason, count in facts["dropped"].items())
+    )
+    report_unfinished(context, source, found, "settings.feedback.max_tokens")
+    return Tailored(Rationales(stage, f"feedback on round {round}", found), said, facts)
+
+
+def check_feedback(recipe: Recipe, settings: FeedbackSettings, place: str) -> None:
+    """Refuse feedback that nobody can give.
+
+    Args:
+        place: opens the error's text.
+
+    Raises:
+        RecipeError: naming the setting.
+    """
+    teacher = recipe.teacher
+    if settings.kind != "given" and teacher.kind == "given":
+        raise RecipeError(
+            f"{place}.kind: {settings.kind} asks a teacher, and the recipe has none; give feedback as a file "
+            "(kind: given), or name a teacher"
+        )
+    priced = isinstance(teacher, ApiTeacherSettings) and teacher.prices is not None
+    if settings.max_cost_usd is not None and not priced:
+        raise RecipeError(f"{place}.max_cost_usd: needs a teacher with prices (teacher.prices); leave it out")
+
+
+def chosen(wrong: Mistakes, settings: FeedbackSettings, seed: int) -> list[Mistake]:
+    """The mistakes that are shown: of each problem the first ones, of the problems some drawn by the seed.
+
+    They come in the order of the draw, so that a budget takes a part of them and not the first problems.
+    """
+    of: dict[str, list[Mistake]] = {}
+    for one in wrong.of(settings.of):
+        of.setdefault(one.problem_id, []).append(one)
+    drawn = sorted(of, key=lambda own: fingerprint([seed, own]))[: settings.problems]
+    return [one for own in drawn for one in of[own][: settings.per_problem]]
+
+
+def within_budget(
+    context: Context, shown: Sequence[Mistake], by_id: Mapping[str, Problem], settings: FeedbackSettings
+) -> list[Mistake]:
+    """As many of them as cost at most the round's budget, by the worst case of each request."""
+    teacher = context.recipe.teacher
+    if settings.max_cost_usd is None or not isinstance(teacher, ApiTeacherSettings) or not teacher.prices:
+        return list(shown)
+    model, left = _teacher(context, settings), exact(settings.max_cost_usd)
+    system = model.asking_now.system or teacher.system
+    for count, one in enumerate(shown):
+        text = model.asking_now.plain(_pieces(model, by_id[one.problem_id], one, settings))
+        left -= teacher.prices.exact(tokens_at_most(text, system), settings.max_tokens)
+        if left < 0:
+            context.run.say(
+                f"feedback.max_cost_usd = {settings.max_cost_usd:g}: the teacher is shown {count} of "
+                f"{len(shown)} mistakes"
+            )
+            return list(shown[:count])
+    return list(shown)
+
+
+def _teacher(context: Context, settings: FeedbackSettings) -> TeacherModel:
+    """The teacher as it is asked here."""
+    if settings.kind == "again":
+        return TeacherModel(context)
+    wanted = settings.instruction
+    usual = prompt.instruction(context.kind, context.labels)
+    template = settings.template or prompt.TEMPLATE
+    named = "instruction" in Template.read(template, prompt.PLACES).names
+    own = (usual if named else "") if wanted is None else wanted
+    return TeacherModel(context, asking=Asking("plain", template, own, _system(context)))
+
+
+def _system(context: Context) -> str:
+    """The system prompt that the recipe gives its teacher."""
+    teacher = context.recipe.teacher
+    return "" if teacher.kind == "given" else teacher.prompt.system or ""
+
+
+def _pieces(model: TeacherModel, problem: Problem, mistake: Mistake, settings: FeedbackSettings) -> Pieces:
+    if settings.kind == "again":
+        return model.asking_now.pieces(problem)
+    return model.asking_now.pieces(problem, mistake=mistake.completion.strip(), gold=gold_of(problem))
+
+
+def gold_of(problem: Problem) -> str:
+    """The gold answer as a teacher is shown it: of a choice its letter and its text."""
+    place = ord(problem.gold) - ord("A") if len(problem.gold) == 1 else -1
+    if problem.options and 0 <= place < len(problem.options):
+        return f"({problem.gold}) {problem.options[place]}"
+    return problem.gold
+
+
+def _asked(
+    context: Context,
+    place: str,
+    shown: Sequence[Mistake],
+    by_id: Mapping[str, Problem],
+    settings: FeedbackSettings,
+    inputs: Mapping[str, str],
+    round: int,
+) -> Stage:
+    """The stage of the teacher's replies, as they came."""
+    model = _teacher(context, settings)
+    questions = [
+        Question(one.id, one.problem_id, _pieces(model, by_id[one.problem_id], one, settings), one.id)
+        for one in shown
+    ]
+    sampling = Sampling(
+        1,
+        settings.temperature,
+        max_tokens=settings.max_tokens,
+        seed=context.recipe.seed,
+        stop=local_stops(context.recipe),
+    )
+    about = {
+        "kind": settings.kind,
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+        "of": settings.of,
+        "per_problem": settings.per_problem,
+        "problems": settings.problems,
+        "max_cost_usd": settings.max_cost_usd,
+        "round": round,
+        "seed": context.recipe.seed,
+    }
+    return write(context, f"{place}/asked", model, questions, sampling, settings=about, inputs=inputs)
+
+
+def _read(reply: RawCompletion, source: str) -> Feedback:
+    """A reply in its parts; with neither where it has not the form that was asked for."""
+    found = prompt.read(reply.text)
+    said, solution = (found.said, found.solution) if found else ("", "")
+    return Feedback(
+        mistake_id=reply.prompt_id, problem_id=reply.problem_id, source=source, said=said, solution=solution
+    )
+
+
+def _again(reply: RawCompletion, source: str) -> Feedback:
+    return Feedback(
+        mistake_id=reply.prompt_id, problem_id=reply.problem_id, source=source, solution=reply.text
+    )
+
+
+def has_feedback(settings: FeedbackSettings, round: int) -> bool:
+    """Whether the feedback of a round is in a file that is there."""
+    return settings.kind == "given" and Path(file_of(settings, round)).expanduser().is_file()
+
+
+def file_of(settings: FeedbackSettings, round: int) -> str:
+    """The file of a round's feedback."""
+    return str(settings.file).replace("{round}", str(round))
+
+
+def _from_file(file: str, shown: Mapping[str, Mistake], source: str) -> list[Feedback]:
+    """The lines of a file that are about these mistakes.
+
+    Raises:
+        DataError: a line is no feedback, or no line is about one of them.
+    """
+    found = []
+    for number, line in numbered_lines(Path(file).expanduser()):
+        one = _line(f"{file}:{number}", line)
+        if one.mistake_id in shown:
+            about = {"problem_id": shown[one.mistake_id].problem_id, "source": one.source or source}
+            found.append(one.model_copy(update=about))
+    if not found:
+        raise DataError(
+            file,
+            f"says nothing to the {len(shown)} mistakes of this round; each line needs the mistake_id that "
+            "mistakes.jsonl gives as id",
+        )
+    return found
+
+
+class Said(Record):
+    """A line of a user's file: the parts, or the whole `reply` of a teacher."""
+
+    mistake_id: str
+    problem_id: str = ""
+    source: str = ""
+    said: str = ""
+    solution: str = ""
+    reply: str = ""
+    origin: str = ""
+
+
+def _line(place: str, line: str) -> Feedback:
+    try:
+        one = Said.model_validate_json(line)
+    except ValidationError as error:
+        raise DataError(place, f"not feedback: {first_problem(error)}") from None
+    if one.reply and one.solution:
+        raise DataError(place, "has both reply and solution; keep one of them")
+    parts = prompt.read(one.reply) or prompt.Reply(one.said, one.solution)
+    return Feedback(
+        mistake_id=one.mistake_id,
+        source=one.source,
+        said=parts.said,
+        solution=parts.solution,
+        origin=one.origin,
+    )
+
+
+def rationales_of(
+    context: Context, said: Iterable[Feedback], by_id: Mapping[str, Problem], cut: Iterable[str]
+) -> list[Rationale]:
+    """The solutions as graded rationales, each about its mistake; the keep rule is `rationales.keep`."""
+    cut, numbers, found, unread = set(cut), Counter[tuple[str, str]](), [], set()
+    reasoning = taken_as_rationale(context.recipe)
+    for one in said:
+        number = numbers[one.source, one.problem_id]
+        numbers[one.source, one.problem_id] += 1
+        text = Completion(one.mistake_id, number, one.solution, 0, truncated=one.mistake_id in cut)
+        about = by_id[one.problem_id]
+        found.append(graded(about, context.kind, text, one.source, about=one.mistake_id, reasoning=reasoning))
+        if not one.solution:
+            unread.add((one.source, one.problem_id, number))
+    rule = context.recipe.rationales
+    keep, _ = rules_of(rule.keep, rule.agreement)
+    marked = mark_dropped(found, keep=keep, drop_false_equations=rule.drop_false_equations)
+    return [
+        one.model_copy(update={"dropped": NO_PARTS})
+        if (one.source, one.problem_id, one.index) in unread
+        else one
+        for one in marked
+    ]
+
+
+def audit(shown: Sequence[Mistake], found: Sequence[Rationale]) -> dict[str, Any]:
+    """What became of the feedback."""
+    dropped = Counter(one.dropped for one in found if one.dropped is not None)
+    kept = [one for one in found if one.dropped is None]
+    return {
+        "mistakes": len(shown),
+        "replies": len(found),
+        "kept": len(kept),
+        "problems": len({one.problem_id for one in kept}),
+        "dropped": dict(sorted(dropped.items())),
+    }

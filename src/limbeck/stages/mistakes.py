@@ -1,0 +1,249 @@
+"""The exam on the training questions: what a student gets wrong, kept as it wrote it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from limbeck.errors import DataError, LeakError, NothingKeptError
+from limbeck.lm import Sampling
+from limbeck.lm.written import is_unfinished, whole
+from limbeck.records import (
+    Mistake,
+    Rationale,
+    first_problem,
+    numbered_lines,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+from limbeck.run_folder import Stage, plan, read_json
+from limbeck.settings import Settings
+from limbeck.stages.context import Context
+from limbeck.stages.models import Model
+from limbeck.stages.problems import problems
+from limbeck.stages.rationales import file_inputs, grade_completions
+from limbeck.stages.writing import completions_of, write
+
+VERSION = 1
+"""Raised by hand when this code finds other mistakes in the same answers."""
+
+MISTAKES, AUDIT = "mistakes.jsonl", "audit.json"
+
+Kind = Literal["wrong", "no-answer", "cut-off"]
+
+
+class TrainExamSettings(Settings):
+    """How a student sits the exam on its training questions; the defaults are those of tailored learning."""
+
+    samples: int = Field(4, ge=1, le=1000, description="answers to every training question")
+    temperature: float = Field(1.0, gt=0)
+    top_k: int = Field(50, ge=0, description="drawn from the likeliest tokens only; 0: from all")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int | None = Field(
+        None, ge=1, le=1_000_000, description="new tokens per answer; null: those of the exam"
+    )
+    batch_size: int = Field(64, ge=1, description="answers written side by side")
+    least_readable: float = Field(
+        0.2, ge=0, le=1, description="the run stops if a smaller share of round 0's answers can be read"
+    )
+    file: str | None = Field(
+        None,
+        min_length=1,
+        description="mistakes of round 0 from a file (`limbeck import` writes such); nobody sits that exam",
+    )
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """What is wrong of a student's answers to the training questions."""
+
+    stage: Stage
+    all: list[Mistake]
+    facts: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """As an input of later stages."""
+        return {"mistakes": self.stage.fingerprint}
+
+    def of(self, kinds: Sequence[Kind]) -> list[Mistake]:
+        """Those of some kinds; of equal texts about one question the first."""
+        seen: dict[tuple[str, str], Mistake] = {}
+        for one in self.all:
+            if one.kind in kinds and one.completion.strip():
+                seen.setdefault((one.problem_id, " ".join(one.completion.split())), one)
+        return list(seen.values())
+
+
+def mistakes(
+    context: Context, model: Model, place: str, settings: TrainExamSettings, *, round: int
+) -> Mistakes:
+    """Let a model answer the training questions that have a gold answer; keep what is wrong.
+
+    Those of round 0 are taken from `settings.file`, where that is given.
+
+    Args:
+        place: the folder of its stages `answers` and `mistakes`.
+        round: names the mistakes, and decides with the recipe's seed what is drawn.
+
+    Raises:
+        NothingKeptError: of round 0's answers hardly any can be read.
+    """
+    if settings.file is not None and round == 0:
+        return given_mistakes(context, place, settings.file)
+    asked = [problem for problem in problems(context).train if problem.answer is not None]
+    exam = context.recipe.exam
+    room = settings.max_tokens or exam.max_tokens
+    sampling = Sampling(
+        settings.samples,
+        settings.temperature,
+        settings.top_p,
+        settings.top_k,
+        room,
+        context.recipe.seed + round,
+        exam.stop,
+    )
+    answers = write(
+        context,
+        f"{place}/answers",
+        model,
+        [model.question(problem) for problem in asked],
+        sampling,
+        settings={name: getattr(settings, name) for name in ("samples", "temperature", "top_k", "top_p")},
+        inputs=problems(context).inputs,
+        batch_size=settings.batch_size,
+        max_tokens=room,
+        seed=sampling.seed,
+        **({"stop": exam.stop} if exam.stop else {}),
+    )
+
+    def work(folder: Path) -> None:
+        graded = grade_completions(context, asked, completions_of(answers), model.name)
+        write_jsonl(folder / MISTAKES, found_in(graded, round))
+        write_json(folder / AUDIT, audit(graded))
+
+    stage = context.run.stage(
+        f"{place}/mistakes",
+        plan({"round": round}, version=VERSION, kind=context.kind),
+        {**problems(context).inputs, "answers": answers.fingerprint},
+        work,
+    )
+    found = _read(stage)
+    _say(context, model, found.facts)
+    if not round and found.facts["readable"] < settings.least_readable:
+        raise NothingKeptError(
+            f"{model.name}: {found.facts['readable']:.0%} of its answers to the training questions can be "
+            f"read, too few to learn from (least_readable). {answers.folder} holds them; the base is "
+            f"{model.facts['model']}. Take another base or prompt, show demonstrations (prompt.examples), or "
+            "begin with rationales"
+        )
+    return found
+
+
+def given_mistakes(context: Context, place: str, file: str) -> Mistakes:
+    """Mistakes from a file, those about training problems of this task.
+
+    Raises:
+        DataError: a line is no mistake, or none is about a training problem.
+        LeakError: one is about a question of the test split.
+    """
+
+    def work(folder: Path) -> None:
+        parts = problems(context)
+        train, test = ({one.id for one in split} for split in (parts.train, parts.test))
+        ours: list[Mistake] = []
+        others = 0
+        for number, line in numbered_lines(Path(file).expanduser()):
+            one = _mistake(f"{file}:{number}", line)
+            if one.problem_id in test:
+                raise LeakError(
+                    f"{file}:{number}", f"is about problem {one.problem_id} of the test split; leave it out"
+                )
+            ours += [one] if one.problem_id in train else []
+            others += one.problem_id not in train
+        if not ours:
+            raise DataError(
+                file,
+                "holds no mistake about a training problem; its problem_id must be the ids of the task's "
+                "training problems (task.columns.id)",
+            )
+        write_jsonl(folder / MISTAKES, ours)
+        counts = Counter(one.kind for one in ours)
+        write_json(folder / AUDIT, {"mistakes": dict(counts), "of other problems": others})
+
+    stage = context.run.stage(
+        f"{place}/mistakes",
+        plan({"given": True}, version=VERSION),
+        {**problems(context).inputs, **file_inputs(file)},
+        work,
+    )
+    found = _read(stage)
+    context.run.say(f"{place}: {len(found.all)} mistakes from {file}")
+    return found
+
+
+def _mistake(place: str, line: str) -> Mistake:
+    try:
+        return Mistake.model_validate_json(line)
+    except ValidationError as error:
+        raise DataError(place, f"not a mistake: {first_problem(error)}") from None
+
+
+def _read(stage: Stage) -> Mistakes:
+    found = list(read_jsonl(stage.folder / MISTAKES, Mistake))
+    return Mistakes(stage, found, read_json(stage.folder / AUDIT) or {})
+
+
+def found_in(graded: Sequence[Rationale], round: int) -> list[Mistake]:
+    """The answers that are not right, as they were written; what goes on to another question is cut off."""
+    return [
+        Mistake(
+            id=f"{one.problem_id}/{round}.{one.index}",
+            problem_id=one.problem_id,
+            source=one.source,
+            completion=whole(one.thinking, written) if one.thinking else written,
+            answer=one.answer,
+            kind=kind_of(one),
+        )
+        for one in graded
+        if one.correct is False
+        for written in [one.completion[: len(one.completion) - one.cut]]
+    ]
+
+
+def kind_of(wrong: Rationale) -> Kind:
+    """Why an answer is no right one: the text ended too early, states nothing, or states something else."""
+    if wrong.truncated or is_unfinished(wrong.thinking, wrong.completion):
+        return "cut-off"
+    return "no-answer" if wrong.answer is None else "wrong"
+
+
+def audit(graded: Sequence[Rationale]) -> dict[str, Any]:
+    """What became of the answers: how many are right, wrong, without an answer, cut off, and of which share
+    an answer could be read."""
+    counts = Counter("right" if one.correct else kind_of(one) for one in graded)
+    read = counts["right"] + counts["wrong"]
+    missed = {one.problem_id for one in graded if one.correct is False}
+    return {
+        "answers": len(graded),
+        "right": counts["right"],
+        "mistakes": {kind: counts[kind] for kind in ("wrong", "no-answer", "cut-off")},
+        "readable": round(read / max(len(graded), 1), 4),
+        "problems": len({one.problem_id for one in graded}),
+        "problems with mistakes": len(missed),
+    }
+
+
+def _say(context: Context, model: Model, facts: Mapping[str, Any]) -> None:
+    wrong = facts["mistakes"]
+    context.run.say(
+        f"{model.name}: {facts['right']} of {facts['answers']} answers to training questions are right; "
+        f"{wrong['wrong']} wrong, {wrong['no-answer']} without an answer, {wrong['cut-off']} cut off, in "
+        f"{facts['problems with mistakes']} of {facts['problems']} problems"
+    )

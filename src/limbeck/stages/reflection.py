@@ -1,0 +1,117 @@
+"""Groups for self-reflection: a right rationale, other right ones and the student's own mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limbeck.errors import NothingKeptError
+from limbeck.records import Example, Rationale
+from limbeck.stages.context import Context
+from limbeck.stages.feedback import Tailored
+from limbeck.stages.learners import Learner
+from limbeck.stages.mistakes import Kind, Mistakes
+from limbeck.stages.problems import problems
+from limbeck.stages.rationales import Picked, rationale_examples, rationales, refuse_dropped
+from limbeck.stages.training import Data
+from limbeck.training.groups import Draw, Group, singles
+
+ROLES = ("anchor", "positive", "negative")
+
+
+def reflection_data(
+    context: Context,
+    learner: Learner,
+    plain: Picked,
+    said: Sequence[Tailored],
+    wrong: Mistakes,
+    *,
+    positives: int,
+    negatives: int,
+    of: Sequence[Kind] = ("wrong",),
+) -> Data:
+    """One group per rationale: it is learned, and compared each epoch with one other and with one mistake.
+
+    A rationale is in a group of its own where its question has no other, or no mistake. No step sees a
+    question twice.
+
+    Args:
+        plain: the teacher's rationales that no mistake led to.
+        said: feedback of all rounds so far; its right rationales are learned too.
+        wrong: what the student last got wrong.
+        positives, negatives: of a question, from which each epoch draws one; 0 positives: no comparison.
+        of: kinds of mistakes that are compared with.
+
+    Raises:
+        NothingKeptError: there is no rationale.
+    """
+    inputs = dict(plain.inputs)
+    for one in said:
+        inputs |= one.rationales.inputs
+    right = Picked([*plain.rationales, *(kept for one in said for kept in one.kept)], inputs)
+    refuse_dropped(right)
+    if not right.rationales:
+        raise NothingKeptError(f"{learner.shown}: no rationale is right, so there is nothing to learn from")
+    chosen = _without_copies(right.rationales)
+    by_question: dict[str, list[Example]] = {}
+    for example in rationale_examples(context, learner, chosen):
+        by_question.setdefault(example.problem_id, []).append(example)
+    against = _mistakes(context, learner, wrong, negatives, of) if positives else {}
+    groups = [
+        group
+        for question, some in by_question.items()
+        for group in _groups(question, some, against.get(question, []), positives)
+    ]
+    draw = Draw({"positive": 1, "negative": 1}) if has_triplets(groups) else None
+    inputs = {**problems(context).inputs, **right.inputs, **wrong.inputs}
+    dev = Picked((), {})
+    if learner.settings.train.choose == "dev-loss":
+        dev = rationales(context, "dev").chosen(1)
+    held_out = singles(rationale_examples(context, learner, dev.rationales))
+    return Data(groups, held_out, {**inputs, **dev.inputs}, draw)
+
+
+def has_triplets(groups: Sequence[Group]) -> bool:
+    """Whether a rationale is compared with anything."""
+    return any({example.role for example in group.examples} >= {*ROLES} for group in groups)
+
+
+def _without_copies(some: Sequence[Rationale]) -> list[Rationale]:
+    """Of equal texts about a question the first: feedback on several mistakes may well be the same."""
+    seen: dict[tuple[str, str], Rationale] = {}
+    for one in some:
+        seen.setdefault((one.problem_id, " ".join(one.reasoning.split())), one)
+    return list(seen.values())
+
+
+def _mistakes(
+    context: Context, learner: Learner, wrong: Mistakes, negatives: int, of: Sequence[Kind]
+) -> dict[str, list[Example]]:
+    """The mistakes of each question, exactly as the student wrote them, with their own ending."""
+    by_id = {problem.id: problem for problem in problems(context).train}
+    found: dict[str, list[Example]] = {}
+    for one in wrong.of(of):
+        own = found.setdefault(one.problem_id, [])
+        if len(own) < negatives:
+            asked = learner.asking.pieces(by_id[one.problem_id])
+            own.append(
+                Example(
+                    problem_id=one.problem_id,
+                    prompt=asked,
+                    completion=one.completion,
+                    role="negative",
+                    scored=False,
+                )
+            )
+    return found
+
+
+def _groups(question: str, right: Sequence[Example], wrong: Sequence[Example], positives: int) -> list[Group]:
+    """A group for each right rationale of a question; the positives are those that follow it, in a circle."""
+    found = []
+    for place, example in enumerate(right):
+        others = [*right[place + 1 :], *right[:place]][:positives]
+        compared = [one.model_copy(update={"role": "positive", "scored": False}) for one in others]
+        more = (*compared, *wrong) if compared and wrong else ()
+        anchor = example.model_copy(update={"role": "anchor"})
+        found.append(Group(f"{question}/{place}", (anchor, *more), question))
+    return found

@@ -1,0 +1,315 @@
+"""Tailored learning from a recipe: exam on the training questions, feedback, triplets, rounds."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.records import Rationale
+from limbeck.stages.mistakes import found_in
+from limbeck.tasks import arithmetic
+from limbeck.tasks.feedback import reply
+
+Limbeck = Callable[..., Any]
+Rows = list[dict[str, Any]]
+
+RECIPE = """
+name: tailored
+task: {name: arithmetic, train: 40, dev: 6, test: 12, parameters: {steps: 1, largest: 20}}
+TEACHER
+student:
+  method: tailored
+  model: tiny-causal-xs
+  train: {epochs: 2, learning_rate: 3.0e-3, batch_size: 8}
+  settings:
+    rounds: 2
+    begin: rationales
+    train_exam: {samples: 3}
+    feedback: {kind: again}
+exam: {max_tokens: 32}
+"""
+
+OFFLINE = "teacher: {kind: offline, exam: false, wrong_answer: 0.2}"
+
+
+def rows(path: Path) -> Rows:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def facts(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace("TEACHER", OFFLINE))
+    return path
+
+
+def test_rounds_of_mistakes_rationales_and_triplets(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = limbeck("run", recipe, "--out", out, "--set", "student.settings.rounds=1")
+    assert first.status == 0, first.err
+    own = out / "students" / "tailored" / "seed0"
+    wrong = rows(own / "round0" / "mistakes" / "mistakes.jsonl")
+    about = facts(own / "round0" / "mistakes" / "audit.json")
+    assert about["answers"] == 120 and about["right"] + sum(about["mistakes"].values()) == 120
+    assert len(wrong) == sum(about["mistakes"].values()) and len({one["id"] for one in wrong}) == len(wrong)
+    answers = {one["text"] for one in rows(own / "round0" / "answers" / "completions.jsonl")}
+    assert {one["completion"] for one in wrong} <= answers, "kept as they were written"
+
+    graded = rows(own / "round0" / "feedback" / "graded.jsonl")
+    kept = [one for one in graded if one["dropped"] is None]
+    assert kept and all(one["correct"] for one in kept)
+    assert any(one["dropped"] == "wrong answer" for one in graded), "a teacher errs here too"
+    assert {one["about"] for one in graded} <= {one["id"] for one in wrong}
+
+    check_examples(rows(own / "round1" / "examples.jsonl"), wrong)
+    history = rows(own / "round1" / "history.jsonl")
+    assert all(0 <= row["triplet"] <= 3 and row["cross_entropy"] > 0 for row in history)
+    assert "triplet" not in rows(own / "round0" / "history.jsonl")[0]
+
+    again = limbeck("run", recipe, "--out", out)
+    assert again.status == 0 and "round1: done before, kept" in again.err, "another round keeps the last ones"
+    assert facts(own / "exam" / "metrics.json")["round"] is None
+    assert [facts(own / f"round{n}" / "exam" / "metrics.json")["round"] for n in (0, 1)] == [0, 1]
+    assert "no finished exam" not in again.out + again.err
+    quiet = limbeck("run", recipe, "--out", out)
+    assert quiet.status == 0 and "started" not in quiet.err
+
+
+def check_examples(examples: Rows, wrong: Rows) -> None:
+    """Anchors are learned; next to each lie other right ones and mistakes of its question, as they were."""
+    texts = {(one["problem_id"], one["completion"]) for one in wrong if one["kind"] == "wrong"}
+    assert {one["role"] for one in examples} == {"anchor", "positive", "negative"}
+    right: dict[str, set[str]] = {}
+    for one in examples:
+        assert one["scored"] == (one["role"] == "anchor")
+        if one["role"] == "negative":
+            assert (one["problem_id"], one["completion"]) in texts
+        else:
+            right.setdefault(one["problem_id"], set()).add(one["completion"])
+    anchors = [(one["problem_id"], one["completion"]) for one in examples if one["role"] == "anchor"]
+    assert len(anchors) == len(set(anchors)) == sum(map(len, right.values())), "each is learned once an epoch"
+
+
+def test_without_a_weight_nothing_is_compared(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    changes = ("student.settings.rounds=1", "student.settings.reflection_weight=0")
+    answer = limbeck("run", recipe, "--out", out, *(part for one in changes for part in ("--set", one)))
+    assert answer.status == 0, answer.err
+    own = out / "students" / "tailored" / "seed0" / "round1"
+    assert {one["role"] for one in rows(own / "examples.jsonl")} == {"anchor"}
+    assert all("triplet" not in row for row in rows(own / "history.jsonl"))
+
+
+def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """Without an API: the run writes the mistakes, somebody writes the feedback, the run goes on."""
+    out, file = tmp_path / "run", tmp_path / "feedback-0.jsonl"
+    said = f"{{kind: given, file: '{tmp_path}/feedback-{{round}}.jsonl'}}"
+    settings = f"{{rounds: 1, begin: rationales, feedback: {said}}}"
+    given = ("--out", out, "--set", f"student.settings={settings}")
+    paused = limbeck("run", recipe, *given, "--until", "mistakes")
+    assert paused.status == 0, paused.err
+    own = out / "students" / "tailored" / "seed0"
+    assert not (own / "round1").exists()
+    missing = limbeck("run", recipe, *given)
+    assert missing.status == 2 and "feedback-0.jsonl: no such file" in missing.err
+
+    wrong = rows(own / "round0" / "mistakes" / "mistakes.jsonl")
+    golds = {one["id"]: one["answer"] for one in rows(out / "problems" / "train.jsonl")}
+    lines = []
+    for number, one in enumerate(wrong):
+        solution = f"Count again, {number}. The answer is {golds[one['problem_id']]}."
+        parts = {"solution": solution} if number % 2 else {"reply": reply("It is off.", solution)}
+        lines.append({"mistake_id": one["id"], **parts})
+    lines[0] = {"mistake_id": wrong[0]["id"], "reply": "I do not know."}
+    lines[1] = {"mistake_id": wrong[1]["id"], "solution": "Guess. The answer is 99."}
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer = limbeck("run", recipe, *given, "--until", "mistakes")
+    assert answer.status == 0, answer.err
+    dropped = {one["about"]: one["dropped"] for one in rows(own / "round0" / "feedback" / "graded.jsonl")}
+    assert dropped[wrong[0]["id"]] == "the reply has not the two parts asked for"
+    assert dropped[wrong[1]["id"]] == "wrong answer"
+    assert (own / "exam" / "metrics.json").exists()
+
+    file.write_text('{"mistake_id": "else", "solution": "x"}\n')
+    other = limbeck("run", recipe, *given)
+    assert other.status == 2 and "says nothing to the" in other.err
+    file.write_text('{"mistake_id": 3}\n')
+    broken = limbeck("run", recipe, *given)
+    assert broken.status == 2 and "feedback-0.jsonl:1: not feedback: mistake_id" in broken.err
+
+
+class Tutor(BaseHTTPRequestHandler):
+    """Gives feedback on sums; every fifth reply has not the form asked for."""
+
+    asked: list[str]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = body["messages"][-1]["content"]
+        story = arithmetic.read(text)
+        assert story is not None
+        self.asked.append(text)
+        right = f"{story.start} becomes {story.answer}. The answer is {story.answer}."
+        said = reply("The sum is off.", right) if len(self.asked) % 5 else right
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
+        answer = json.dumps(
+            {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *arguments: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def tutored(tmp_path: Path) -> Iterator[Path]:
+    pytest.importorskip("openai", reason="the extra `api` is not installed")
+    Tutor.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Tutor)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    teacher = (
+        f"teacher: {{kind: api, base_url: 'http://127.0.0.1:{server.server_port}/v1', model: big,\n"
+        "  exam: false, prices: {usd_per_million_input: 1, usd_per_million_output: 10}}"
+    )
+    path = tmp_path / "paid.yaml"
+    path.write_text(RECIPE.replace("TEACHER", teacher))
+    yield path
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_paid_teacher_sees_each_mistake_once(limbeck: Limbeck, tutored: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = "{rounds: 1, begin: rationales, feedback: {problems: 12, per_problem: 2, max_tokens: 60}}"
+    command = ("run", tutored, "--out", out, "--yes", "--set", f"student.settings={settings}")
+    answer = limbeck(*command)
+    assert answer.status == 0, answer.err
+    own = out / "students" / "tailored" / "seed0" / "round0"
+    graded, wrong = rows(own / "feedback" / "graded.jsonl"), rows(own / "mistakes" / "mistakes.jsonl")
+    shown = [text for text in Tutor.asked if "The student wrote" in text]
+    texts = {one["id"]: one["completion"] for one in wrong}
+    assert len(shown) == len(graded) <= 24 and len({one["problem_id"] for one in graded}) <= 12
+    assert all(any(f"wrote:\n{texts[one['about']].strip()}\n" in text for text in shown) for one in graded)
+    assert all("The right answer: " in text for text in shown)
+    said = rows(own / "feedback" / "feedback.jsonl")
+    assert {one["said"] for one in said} == {"The sum is off.", ""}
+    assert {one["dropped"] for one in graded} >= {None, "the reply has not the two parts asked for"}
+
+    paid = len(Tutor.asked)
+    (own / "asked" / "completions.jsonl").unlink()
+    assert limbeck(*command).status == 0
+    assert len(Tutor.asked) == paid, "nothing is paid twice"
+
+
+def test_a_round_has_a_budget(limbeck: Limbeck, tutored: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = "{rounds: 1, begin: rationales, feedback: {max_cost_usd: 0.01, max_tokens: 60}}"
+    answer = limbeck("run", tutored, "--out", out, "--yes", "--set", f"student.settings={settings}")
+    assert answer.status == 0, answer.err
+    shown = [text for text in Tutor.asked if "The student wrote" in text]
+    assert 0 < len(shown) * 60 * 10 / 1e6 <= 0.01, "each may be answered in 60 tokens"
+    assert f"feedback.max_cost_usd = 0.01: the teacher is shown {len(shown)} of" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("begin: base", "begin: base, and tiny-causal-xs is made from scratch"),
+        ("rationales: 0", "rationales: 0, and begin: rationales learns from them"),
+        ("feedback: {kind: given}", "file: goes with kind: given"),
+        ("feedback: {max_cost_usd: 1}", "max_cost_usd: needs a teacher with prices"),
+        ("feedback: {template: 'Q: {question}'}", "has no place {gold}"),
+        ("train_exam: {least_readable: 1}", "too few to learn from"),
+    ],
+)
+def test_what_cannot_be_done(
+    change: str, complaint: str, limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    key, _, value = change.partition(": ")
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", f"student.settings.{key}={value}")
+    assert answer.status == (1 if "readable" in change else 2) and complaint in answer.err
+
+
+def test_mistakes_of_another_model_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "run", tmp_path / "mistakes.jsonl"
+    assert limbeck("run", recipe, "--out", out, "--until", "problems").status == 0
+    train, test = (rows(out / "problems" / f"{split}.jsonl") for split in ("train", "test"))
+    lines = [
+        {"id": f"m{n}", "problem_id": one["id"], "completion": f"I guess {n}.", "kind": "wrong"}
+        for n, one in enumerate(train[:8])
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    change = ("--set", f"student.settings.train_exam.file={file}", "--set", "student.settings.rounds=1")
+    answer = limbeck("run", recipe, "--out", out, *change)
+    assert answer.status == 0, answer.err
+    own = out / "students" / "tailored" / "seed0"
+    assert not (own / "round0" / "answers").exists()
+    negatives = {
+        one["completion"] for one in rows(own / "round1" / "examples.jsonl") if one["role"] == "negative"
+    }
+    assert negatives and negatives <= {f"I guess {n}." for n in range(8)}
+
+    file.write_text(json.dumps(lines[0] | {"problem_id": test[0]["id"]}) + "\n")
+    leak = limbeck("run", recipe, "--out", out, *change)
+    assert leak.status == 2 and "mistakes.jsonl:1" in leak.err and "of the test split" in leak.err
+    file.write_text(json.dumps(lines[0] | {"problem_id": "else"}) + "\n")
+    nothing = limbeck("run", recipe, "--out", out, *change)
+    assert nothing.status == 2 and "holds no mistake about a training problem" in nothing.err
+
+
+def test_a_round_that_does_not_help_on_dev_is_left(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = ("settings.stop=dev", "settings.train_exam.least_readable=0", "train.learning_rate=1.0e-12")
+    changes = (part for one in settings for part in ("--set", f"student.{one}"))
+    answer = limbeck("run", recipe, "--out", out, *changes)
+    assert answer.status == 0, answer.err
+    assert "round 1 is no better on dev; round 0 counts" in answer.err
+    own = out / "students" / "tailored" / "seed0"
+    assert not (own / "round2").exists()
+    texts = [
+        [one["completion"] for one in rows(folder / "exam" / "predictions.jsonl")]
+        for folder in (own, own / "round0")
+    ]
+    assert texts[0] == texts[1]
+
+
+def rationale(completion: str, answer: str | None, **more: Any) -> Rationale:
+    given = {"reasoning": completion, "correct": False, "source": "s", "index": 2, **more}
+    return Rationale(problem_id="p", completion=completion, answer=answer, **given)
+
+
+def test_a_mistake_is_what_the_student_wrote_and_knows_why_it_is_one() -> None:
+    graded = [
+        rationale("3 + 4 = 8. The answer is 8.\nQ: next", "8", cut=8),
+        rationale("3 + 4 =", None, truncated=True),
+        rationale("Hm.", None),
+        rationale("8", "8", thinking="3 + 4 is 8"),
+        rationale("", None, thinking="3 + 4 is"),
+        rationale("The answer is 7.", "7", correct=True),
+        rationale("The answer is 7.", "7", correct=None),
+    ]
+    found = found_in(graded, 1)
+    assert [(one.kind, one.completion) for one in found] == [
+        ("wrong", "3 + 4 = 8. The answer is 8."),
+        ("cut-off", "3 + 4 ="),
+        ("no-answer", "Hm."),
+        ("wrong", "<think>\n3 + 4 is 8\n</think>\n8"),
+        ("cut-off", "<think>\n3 + 4 is\n</think>\n"),
+    ]
+    assert {one.id for one in found} == {"p/1.2"}
