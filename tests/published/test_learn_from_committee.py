@@ -70,10 +70,10 @@ STUDENT = "little-llama_svamp"
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     """Feedback on three mistakes, and rationales of the same ones in another order under other ids."""
-    told = [row | said for row, said in zip(ROWS, SAID, strict=True)]
+    feedback = [row | said for row, said in zip(ROWS, SAID, strict=True)]
     wrote = [row | rationales | {"id": 70} for row, rationales in zip(ROWS, WRITTEN, strict=True)]
     return [
-        str(written(tmp_path / f"{STUDENT}_feedback_round0.json", told)),
+        str(written(tmp_path / f"{STUDENT}_feedback_round0.json", feedback)),
         str(written(tmp_path / f"{STUDENT}_rationale_round0.json", wrote[::-1])),
     ]
 
@@ -106,9 +106,9 @@ def test_files_of_the_same_mistakes_are_joined_by_question_and_text(files: list[
 
 def test_another_text_of_the_same_question_is_another_mistake(files: list[str], tmp_path: Path) -> None:
     """The rationales belong to a text of the same student that the feedback is not about."""
-    told, wrote = (json.loads(Path(file).read_text("utf-8")) for file in files)
+    feedback, wrote = (json.loads(Path(file).read_text("utf-8")) for file in files)
     wrote[2]["student_wrong_pred"] = "Ann has 2 + 3 = 9"
-    paths = [str(written(tmp_path / "a.json", told)), str(written(tmp_path / "b.json", wrote))]
+    paths = [str(written(tmp_path / "a.json", feedback)), str(written(tmp_path / "b.json", wrote))]
     out = tmp_path / "out"
     imported(out, paths)
     texts = {one.completion: one.id for one in read_jsonl(out / "mistakes.jsonl", Mistake)}

@@ -64,7 +64,7 @@ class _Record:
 
 
 @dataclass
-class _Told:
+class _Published:
     """All that is published about one mistake: where it was first, what each teacher says, and writes."""
 
     problem: Problem
@@ -104,9 +104,9 @@ def read(paths: Sequence[str], request: Request) -> Found:
         questions.setdefault(one.row["question"], one.place)
     joined = join(questions, known, request, kind)
     reading = _reading(records, known, joined, request, kind)
-    told = _told(records, joined, reading, taken)
+    published = _published(records, joined, reading, taken)
     found = reading.found(sources, [])
-    mistakes = [_mistake(text, one) for (_, text), one in told.items()]
+    mistakes = [_mistake(text, one) for (_, text), one in published.items()]
     return found.with_mistakes(mistakes, _left_out(records, joined))
 
 
@@ -178,11 +178,11 @@ def _reading(
     return reading
 
 
-def _told(
+def _published(
     records: Iterable[_Record], joined: Joined, reading: Reading, taken: Sequence[str]
-) -> dict[tuple[str, str], _Told]:
-    """What is told about each mistake, by its problem's id and its text; rationales go into `reading`."""
-    told: dict[tuple[str, str], _Told] = {}
+) -> dict[tuple[str, str], _Published]:
+    """What is published about a mistake, by its problem's id and its text; rationales go into `reading`."""
+    published: dict[tuple[str, str], _Published] = {}
     rationales: list[Given] = []
     for one in records:
         row = one.row
@@ -192,8 +192,8 @@ def _told(
         problem = reading.problem(one.place, {**row, "gold_answer": gold}, _COLUMNS, "train", one.origin)
         stated = row["student_wrong_final_answer"]
         stated = "" if stated.casefold() == _NOT_READ else stated
-        about = told.setdefault(
-            (problem.id, row["student_wrong_pred"]), _Told(problem, one.student, one.origin, stated)
+        about = published.setdefault(
+            (problem.id, row["student_wrong_pred"]), _Published(problem, one.student, one.origin, stated)
         )
         for teacher in taken:
             if said := (row.get(f"{teacher}_feedback") or "").strip():
@@ -203,7 +203,7 @@ def _told(
                 rationales.append(_rationale(problem, TEACHERS[teacher], cell[0], row, one.origin))
     if rationales:
         reading.given[TEACHER] = rationales
-    return told
+    return published
 
 
 def _left_out(records: Iterable[_Record], joined: Joined) -> list[LeftOut]:
@@ -222,9 +222,9 @@ def _rationale(problem: Problem, teacher: str, text: str | None, row: Row, origi
     return Given(problem, teacher, text, "", text or "", text in row["correct_rationale"], origin)
 
 
-def _mistake(text: str, told: _Told) -> GivenMistake:
+def _mistake(text: str, published: _Published) -> GivenMistake:
     said = tuple(
-        Said(teacher, words, told.rationales.get(teacher, "").strip(), origin)
-        for (teacher, words), origin in told.feedback.items()
+        Said(teacher, words, published.rationales.get(teacher, "").strip(), origin)
+        for (teacher, words), origin in published.feedback.items()
     )
-    return GivenMistake(told.problem, told.student, text, told.origin, told.stated, said)
+    return GivenMistake(published.problem, published.student, text, published.origin, published.stated, said)
