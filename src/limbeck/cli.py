@@ -249,7 +249,9 @@ def import_data(
     form: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help="Format of the published files: mentor-kd or mcc-kd; see docs/data.md."
+            metavar="FORMAT",
+            help="Format of the published files: mentor-kd, mcc-kd, learn-from-committee or tailored; see "
+            "docs/data.md.",
         ),
     ],
     paths: Annotated[
@@ -262,18 +264,32 @@ def import_data(
         typer.Option(help="Kind of the answers, if the set is not one of the published ones."),
     ] = None,
     teacher: Annotated[
-        str, typer.Option(help="What the teacher is called in the records.")
-    ] = "gpt-3.5-turbo",
+        str | None,
+        typer.Option(
+            help="What the teacher is called in the records (gpt-3.5-turbo), or which one of several to take."
+        ),
+    ] = None,
     gold: Annotated[
         Literal["refuse", "first"], typer.Option(help="What to do with a question that has two gold answers.")
     ] = "refuse",
+    student: Annotated[
+        str | None, typer.Option(help="What the student is called whose mistakes these are.")
+    ] = None,
+    leaks: Annotated[
+        Literal["refuse", "drop"],
+        typer.Option(help="What to do with mistakes and rationales of questions that test=FILE asks."),
+    ] = "refuse",
+    unknown: Annotated[
+        Literal["refuse", "drop"],
+        typer.Option(help="What to do with those of questions that train=FILE does not ask."),
+    ] = "refuse",
 ) -> None:
     """Turn published data into files that a recipe reads; every answer is graded again and audited."""
-    from limbeck.published import known_format
+    from limbeck.published import read
     from limbeck.published.found import Request, write_import
     from limbeck.published.showing import show_import
 
-    found = known_format(form).read(paths, Request(task, kind, teacher, gold))
+    found = read(form, paths, Request(task, kind, teacher, gold, student, leaks, unknown))
     show_import(write_import(found, form, out), out)
 
 

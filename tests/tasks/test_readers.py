@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from limbeck.errors import DataError, DiskError
-from limbeck.tasks.readers import read_rows
+from limbeck.tasks.readers import read_object, read_rows
 
 ROWS: list[dict[str, Any]] = [
     {"question": "one\u2028line,\x85 still?", "answer": "1"},
@@ -195,3 +195,24 @@ def test_a_key_on_jsonl_and_a_broken_saved_folder(tmp_path: Path) -> None:
     (tmp_path / "one/state.json").write_text("{broken", encoding="utf-8")
     with pytest.raises(DataError, match=r"one: this saved data set cannot be read \(.*\); save it again"):
         list(read_rows(tmp_path / "one"))
+
+
+def test_one_object_is_read_whole_and_without_a_key_twice(tmp_path: Path) -> None:
+    path = tmp_path / "o.json"
+    path.write_text('\ufeff{"one\u2028line?": ["a", "b"], "two?": []}', encoding="utf-8")
+    assert read_object(path) == {"one\u2028line?": ["a", "b"], "two?": []}
+    for text, complaint in (
+        ('{"a": 1, "a": 2}', "has the key 'a' twice"),
+        ('{"a": 1}\n{"b": 2}', r"o\.json:2: not valid JSON"),
+        ("[1]", "not an object"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=complaint):
+            read_object(path)
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(DataError, match="not valid UTF-8"):
+        read_object(path)
+    with pytest.raises(DataError, match="there is no such file"):
+        read_object(tmp_path / "none.json")
+    with pytest.raises(DiskError):
+        read_object(tmp_path)

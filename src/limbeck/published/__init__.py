@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from limbeck.errors import RecipeError
-from limbeck.published import mcc_kd, mentor_kd
+from limbeck.published import learn_from_committee, mcc_kd, mentor_kd, tailored
 from limbeck.published.found import Found, Request
 
 Read = Callable[[Sequence[str], Request], Found]
@@ -15,11 +15,15 @@ Read = Callable[[Sequence[str], Request], Found]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What `limbeck import` can read, and where it was published."""
+    """What `limbeck import` can read, and where it was published.
+
+    `of_mistakes`: its texts name questions that other files ask.
+    """
 
     summary: str
     paper: str
     read: Read
+    of_mistakes: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -33,6 +37,19 @@ FORMATS: dict[str, Format] = {
         "MCC-KD, arXiv 2310.14747",
         mcc_kd.read,
     ),
+    "learn-from-committee": Format(
+        "a student's mistakes, with the feedback and the rationales of three teachers, as the repository "
+        "of Learning from Committee publishes them",
+        "Learning from Committee, arXiv 2410.03663",
+        learn_from_committee.read,
+        of_mistakes=True,
+    ),
+    "tailored": Format(
+        "rationales and a student's mistakes by question, as the repository of tailored learning has them",
+        "tailored learning, arXiv 2310.13332",
+        tailored.read,
+        of_mistakes=True,
+    ),
 }
 
 
@@ -45,3 +62,25 @@ def known_format(name: str) -> Format:
     if name not in FORMATS:
         raise RecipeError(f"FORMAT: there is no {name!r}; choose one of {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def read(name: str, paths: Sequence[str], request: Request) -> Found:
+    """Read published files of the format of that name.
+
+    Raises:
+        RecipeError: there is no such format, or the request says what this one does not ask for.
+        DataError, DiskError: see the format.
+    """
+    form = known_format(name)
+    said = [
+        option
+        for option, value, usual in (
+            ("--student", request.student, None),
+            ("--leaks", request.leaks, "refuse"),
+            ("--unknown", request.unknown, "refuse"),
+        )
+        if value != usual
+    ]
+    if said and not form.of_mistakes:
+        raise RecipeError(f"{said[0]}: {name} holds no mistakes of a student; remove it")
+    return form.read(paths, request)

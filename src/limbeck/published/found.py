@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ from limbeck.audit import audit
 from limbeck.errors import DiskError, InputError
 from limbeck.files import whole_file
 from limbeck.lm import Completion
+from limbeck.published.mistakes import GivenMistake, Judged, judge
 from limbeck.rationales import grade, mark_dropped
-from limbeck.records import Problem, Rationale, write_json, write_jsonl
+from limbeck.records import LeftOut, Problem, Rationale, write_json, write_jsonl
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
 from limbeck.tasks.forms import form
@@ -26,6 +27,7 @@ from limbeck.tasks.leaks import find_leaks
 from limbeck.tasks.numbers import numbers_in, write_number
 
 TEACHER, TEACHER_DEV, TEACHER_TEST = "teacher.jsonl", "teacher-dev.jsonl", "teacher-test.jsonl"
+MISTAKES, FEEDBACK, LEFT_OUT = "mistakes.jsonl", "feedback.jsonl", "left-out.jsonl"
 _SENTENCE_ENDS = (".", "!", "?", '"', "'", ")")
 
 
@@ -34,14 +36,24 @@ class Request:
     """What the user says next to the paths.
 
     `task`: which published set, or what to call single files. `kind`: its answers',
-    where the set is none of the published ones. `teacher`: the source of its
-    rationales. `gold`: what to do with a question that has two golds.
+    where the set is none of the published ones. `teacher`: what its teacher is called
+    in the records, or which one of several is taken. `gold`: what to do with a question
+    that has two golds. Of files of mistakes also: `student`, who made them, `leaks` and
+    `unknown`, what to do with questions of the exam and with those of no training problem.
     """
 
     task: str | None = None
     kind: AnswerKind | None = None
-    teacher: str = "gpt-3.5-turbo"
+    teacher: str | None = None
     gold: Literal["refuse", "first"] = "refuse"
+    student: str | None = None
+    leaks: Literal["refuse", "drop"] = "refuse"
+    unknown: Literal["refuse", "drop"] = "refuse"
+
+    @property
+    def teachers_name(self) -> str:
+        """What the one teacher of published rationales is called."""
+        return self.teacher or "gpt-3.5-turbo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,10 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Everything that was read; `given` by the name of the file it shall be written to."""
+    """Everything that was read; `given` by the name of the file it shall be written to.
+
+    `left_out` was refused by what it asks; what our own reading refuses comes to it.
+    """
 
     task: str
     kind: AnswerKind
@@ -94,6 +109,12 @@ class Found:
     given: dict[str, list[Given]]
     set_aside: Sequence[SetAside] = ()
     dev: Sequence[Problem] = ()
+    mistakes: Sequence[GivenMistake] = ()
+    left_out: Sequence[LeftOut] = ()
+
+    def with_mistakes(self, mistakes: Sequence[GivenMistake], left_out: Sequence[LeftOut]) -> Found:
+        """The same with mistakes, and with what is left out."""
+        return replace(self, mistakes=mistakes, left_out=left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +126,7 @@ class _Verdict:
 
 
 def write_import(found: Found, format_name: str, out: Path) -> dict[str, Any]:
-    """Grade what was found and write problems, rationales, disagreements and `import.json`.
+    """Grade what was found and write problems, rationales, mistakes, disagreements and `import.json`.
 
     Args:
         found: what a format's `read` returned.
@@ -121,7 +142,9 @@ def write_import(found: Found, format_name: str, out: Path) -> dict[str, Any]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is a file or holds files; name a new folder with --out")
     verdicts = {name: _graded(found, given) for name, given in found.given.items()}
-    summary = _summary(found, verdicts, format_name)
+    judged = judge(found.kind, found.mistakes)
+    left_out = [*found.left_out, *judged.left_out]
+    summary = _summary(found, verdicts, format_name) | _of_mistakes(judged, left_out)
     partial: Path | None = None
     try:
         out.resolve().parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +155,12 @@ def write_import(found: Found, format_name: str, out: Path) -> dict[str, Any]:
                 write_jsonl(partial / f"{split}.jsonl", problems)
         for name, graded in verdicts.items():
             write_jsonl(partial / name, [one.ours for one in graded if one.ours])
+        if found.mistakes:
+            write_jsonl(partial / MISTAKES, judged.mistakes)
+        if judged.feedback:
+            write_jsonl(partial / FEEDBACK, judged.feedback)
+        if left_out:
+            write_jsonl(partial / LEFT_OUT, left_out)
         with whole_file(partial / "disagreements.jsonl") as stream:
             for name, graded in verdicts.items():
                 for row in _disagreements(name, found.kind, graded):
@@ -189,6 +218,19 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
         "questions": _questions(found),
         "files": files,
     }
+
+
+def _of_mistakes(judged: Judged, left_out: Sequence[LeftOut]) -> dict[str, Any]:
+    """What `import.json` says of mistakes, what is said to them, and what is left out."""
+    counts: dict[str, Any] = {}
+    if judged.counts["texts"]:
+        counts["mistakes"] = judged.counts
+    if judged.said:
+        counts["feedback"] = judged.said
+    if left_out:
+        reasons = Counter(f"{one.split}: {one.why}" for one in left_out)
+        counts["left out"] = dict(reasons.most_common())
+    return counts
 
 
 def _questions(found: Found) -> dict[str, int]:

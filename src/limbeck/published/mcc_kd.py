@@ -101,7 +101,7 @@ def _take(file: File, reading: Reading) -> Source:
             )
         origin = f"{file.name}#{number}"
         problem = reading.problem(place, row, _COLUMNS, split, origin)
-        texts += _given(place, row, problem, reading.request.teacher, origin)
+        texts += _given(place, row, problem, reading.request.teachers_name, origin)
     if texts:
         reading.given.setdefault(_WRITTEN_TO[split], []).extend(texts)
     indexed = "; their indices are not taken" if any("indices" in row for _, row in rows) else ""

@@ -119,7 +119,7 @@ def _take(file: File, reading: Reading) -> Source:
         problem = reading.problem(place, row, columns, split, origin)
         if shape != QUESTIONS:
             texts = reading.given.setdefault(_written_to(role, shape), [])
-            texts += _given(place, row, role, problem, reading.request.teacher, origin)
+            texts += _given(place, row, role, problem, reading.request.teachers_name, origin)
     holds = {
         QUESTIONS: f"questions of {role}",
         RATIONALES: "the teacher's rationales of train",

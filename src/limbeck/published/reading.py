@@ -122,10 +122,28 @@ def records_of(file: File) -> tuple[list[Placed], str]:
     Raises:
         DataError: there is no such file, or it holds no rows; DiskError: it cannot be read.
     """
+    checksum = checksum_of(file)
+    return list(read_rows(file.path)), checksum
+
+
+def checksum_of(file: File) -> str:
+    """The SHA-256 of a file's content.
+
+    Raises:
+        DataError: there is no such file; DiskError: it cannot be read.
+    """
     try:
-        checksum = hashlib.sha256(file.path.read_bytes()).hexdigest()
+        return hashlib.sha256(file.path.read_bytes()).hexdigest()
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(file.path, "there is no such file; check the path") from None
     except OSError as error:
         raise DiskError(file.path, error) from error
-    return list(read_rows(file.path)), checksum
+
+
+def no_folders(folder: Path) -> tuple[list[File], list[str]]:
+    """What a folder holds, of a format whose files are named one by one.
+
+    Raises:
+        RecipeError: always.
+    """
+    raise RecipeError(f"{folder}: is a folder; name the files in it")

@@ -31,6 +31,7 @@ def show_import(summary: dict[str, Any], out: Path) -> None:
         )
     if summary["files"]:
         show(table)
+    _show_mistakes(summary)
     questions, aside = summary["questions"], summary["golds set aside"]
     splits = [split for split in ("train", "dev", "test") if split in questions]
     print("questions:", ", ".join(f"{split} {questions[split]}" for split in splits))
@@ -56,6 +57,23 @@ def show_import(summary: dict[str, Any], out: Path) -> None:
         **leaking,
     }
     print("task:", yaml.safe_dump(task, default_flow_style=True, sort_keys=False, width=1000).strip())
+
+
+def _show_mistakes(summary: dict[str, Any]) -> None:
+    """What is a mistake, what teachers say to them, what is left out; nothing of an import without any."""
+    if mistakes := summary.get("mistakes"):
+        print(
+            f"mistakes: {mistakes['mistakes']} of {mistakes['texts']} texts (wrong {mistakes['wrong']}, no "
+            f"answer found {mistakes['no answer found']}; right, so no mistakes: "
+            f"{mistakes['right, so no mistakes']})"
+        )
+    for name, own in summary.get("feedback", {}).items():
+        solutions = f"solutions {own['with a solution']}, right {own['a right one']}"
+        print(f"feedback of {name}: {own['texts']} ({solutions})")
+    for why, count in summary.get("left out", {}).items():
+        print(f"left out, {why}: {count}")
+    if mistakes and not summary["questions"]["test"]:
+        print("not compared with the questions of an exam; name them with test=FILE")
 
 
 def _with_share(count: int, share: float) -> str:

@@ -92,13 +92,36 @@ def _open(path: str, bad: Bad) -> Iterable[Placed]:
     return READERS[file.suffix](file, bad)
 
 
-def _json(file: Path, key: str, bad: Bad) -> Iterator[Placed]:
+def read_object(path: str | Path) -> Row:
+    """The one object that a .json file holds, such as {question: [texts]}; no key may be there twice.
+
+    Raises:
+        DataError: no such file, or it holds anything else; DiskError: it cannot be read.
+    """
+    file = Path(path)
+    if not _exists(file):
+        raise DataError(str(path)[:200], "there is no such file; check the path")
+    refuse_special(file)
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        value = _parsed(_json_text(file))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}:{error.lineno}", f"not valid JSON ({error.msg}); fix it there") from None
+    except _Unreadable as error:
+        raise DataError(file, f"{error}; fix it there") from None
+    return _object(str(file), value)[1]
+
+
+def _json_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(file, f"not valid UTF-8 ({error.reason}); convert the file to UTF-8") from None
     except OSError as error:
         raise DiskError(file, error) from error
+
+
+def _json(file: Path, key: str, bad: Bad) -> Iterator[Placed]:
+    text = _json_text(file)
     try:
         value = _parsed(text) if text.strip() else []
     except json.JSONDecodeError as error:
