@@ -103,7 +103,7 @@ def check_examples(examples: Rows, wrong: Rows) -> None:
 
 def test_without_a_weight_nothing_is_compared(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    changes = ("student.settings.rounds=1", "student.settings.reflection_weight=0")
+    changes = ("student.settings.rounds=1", "student.settings.reflection.weight=0")
     answer = limbeck("run", recipe, "--out", out, *(part for one in changes for part in ("--set", one)))
     assert answer.status == 0, answer.err
     own = out / "students" / "tailored" / "seed0" / "round1"
@@ -230,7 +230,7 @@ def test_a_round_has_a_budget(limbeck: Limbeck, tutored: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ("begin: base", "begin: base, and tiny-causal-xs is made from scratch"),
+        ("begin: base", "model: tiny-causal-xs is made from scratch, so it knows nothing; begin with"),
         ("rationales: 0", "rationales: 0, and begin: rationales learns from them"),
         ("feedback: {kind: given}", "file: goes with kind: given"),
         ("feedback: {max_cost_usd: 1}", "max_cost_usd: needs a teacher with prices"),

@@ -91,10 +91,12 @@ def test_no_step_sees_a_question_twice(batches, accumulate, batch_tokens):
         assert sorted(i for step in steps for micro in step for i in micro) == list(range(len(lengths)))
         for step in steps:
             asked = [questions[i] for micro in step for i in micro if questions[i]]
-            assert len(step) <= accumulate and len(set(asked)) == len(asked)
+            assert len(set(asked)) == len(asked)
+        assert {len(step) for step in steps} == {accumulate}
+        assert len(sampler) == sum(map(len, steps)), "a trainer counts steps by micro-batches"
         orders.append([micro for step in steps for micro in step])
         # One pass more than needed would waste steps: only the last step of a pass may be short.
-        assert sum(len(step) < accumulate for step in steps) <= 5
+        assert sum(() in step for step in steps) <= 5
     assert orders[0] != orders[1] and orders[2] != orders[3]
     if batches == "random":
         firsts = {tuple(sorted(i for micro in order[:5] for i in micro)) for order in orders}

@@ -1,7 +1,6 @@
 """Tailored learning (EMNLP 2023, arXiv 2310.13332): the story of the paper.
 
-0. A student sits an exam on the training questions: a base that is shown demonstrations, as published, or one
-   that was first trained on the teacher's rationales.
+0. A student sits an exam on the training questions: a base, or one trained on plain rationales first.
 1. Its wrong answers, as it wrote them, go to the teacher with the right answer. The teacher says what went
    wrong and writes a rationale for this mistake; those that end in the gold answer are kept.
 2. The student learns from all rationales so far, and to tell right ones from its own mistakes:
@@ -19,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -32,6 +31,7 @@ from limbeck.stages import (
     Learner,
     Mistakes,
     Picked,
+    ReflectionSettings,
     Split,
     Tailored,
     Trained,
@@ -43,14 +43,14 @@ from limbeck.stages import (
     examine,
     feedback,
     has_feedback,
-    has_triplets,
     mistakes,
     rationale_data,
     rationales,
+    reflection,
     reflection_data,
     train,
 )
-from limbeck.stages.pairs import is_from_scratch
+from limbeck.stages.pairs import refuse_from_scratch
 
 if TYPE_CHECKING:
     from limbeck.training.parts import Parts
@@ -61,33 +61,15 @@ class TailoredSettings(Settings):
 
     rounds: int = Field(3, ge=0, le=100, description="of mistakes, feedback and training")
     begin: Literal["base", "rationales"] = Field(
-        "base",
-        description="who sits round 0's exam: the base as it comes, or trained on the teacher's rationales",
+        "base", description="who sits round 0's exam: the base as it comes, or trained on plain rationales"
     )
-    rationales: int = Field(
-        1, ge=0, description="the teacher's plain rationales per problem, learned from in every round"
-    )
+    rationales: int = Field(1, ge=0, description="the teacher's plain rationales per problem, in every round")
     train_exam: TrainExamSettings = TrainExamSettings()
     feedback: FeedbackSettings = FeedbackSettings()
-    reflection_weight: float = Field(
-        0.5, ge=0, allow_inf_nan=False, description="λ; 0: without self-reflection"
-    )
-    margin: float = Field(1.0, ge=0, allow_inf_nan=False, description="ρ of the triplets")
-    pooling: Literal["last", "mean"] = Field(
-        "last", description="a rationale's state: of its last token, or the mean over its tokens"
-    )
-    positives: int = Field(10, ge=1, description="other right rationales that one is compared with, at most")
-    negatives: int = Field(4, ge=1, description="mistakes per question that it is compared with, at most")
+    reflection: ReflectionSettings = ReflectionSettings()
     stop: Literal["never", "dev"] = Field(
         "never", description="dev: end before a round that does not raise the accuracy on dev"
     )
-
-    def plan(self) -> Self:
-        """The settings that decide what a round's training makes; all others decide its data."""
-        theirs = ("rationales", "reflection_weight", "margin", "pooling", "positives", "negatives")
-        fields = type(self).model_fields
-        usual = {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
-        return self.model_copy(update={name: value for name, value in usual.items() if name not in theirs})
 
 
 def tailored(context: Context, student: Learner, settings: TailoredSettings) -> None:
@@ -119,9 +101,8 @@ def begin(context: Context, student: Learner, settings: TailoredSettings) -> Tra
 
 def plain(context: Context, settings: TailoredSettings, split: Split) -> Picked:
     """The teacher's rationales that no mistake led to."""
-    if not settings.rationales:
-        return Picked((), {})
-    return rationales(context, split).chosen(settings.rationales)
+    count = settings.rationales
+    return rationales(context, split).chosen(count) if count else Picked((), {})
 
 
 def learn(
@@ -134,21 +115,11 @@ def learn(
 ) -> Trained:
     """The next round's model, from the last one's and all rationales so far."""
     learner = replace(student, round=len(said))
-    data = reflection_data(
-        context,
-        learner,
-        plain(context, settings, "train"),
-        said,
-        wrong,
-        positives=settings.positives if settings.reflection_weight else 0,
-        negatives=settings.negatives,
-    )
+    first = plain(context, settings, "train")
+    data = reflection_data(context, learner, first, said, wrong, settings.reflection)
 
     def parts() -> Parts:
-        from limbeck.training.parts import Triplet
-
-        triplet = Triplet(settings.reflection_weight, settings.margin, pooling=settings.pooling)
-        return *cross_entropy(), *((triplet,) if has_triplets(data.train) else ())
+        return *cross_entropy(), *reflection(settings.reflection, data)
 
     return train(context, learner, data, parts, start=model if isinstance(model, Trained) else None)
 
@@ -160,14 +131,10 @@ def check(recipe: Recipe, settings: TailoredSettings, place: str) -> None:
         RecipeError: naming the setting.
     """
     check_feedback(recipe, settings.feedback, f"{place}.settings.feedback")
-    model = recipe.students[place.rpartition("students.")[2]].model
+    if settings.begin == "base":
+        refuse_from_scratch(recipe, place, "begin with rationales (settings.begin), or name a real model")
     if settings.begin == "rationales" and not settings.rationales:
         raise RecipeError(f"{place}.settings.rationales: 0, and begin: rationales learns from them; raise it")
-    if settings.begin == "base" and settings.train_exam.file is None and is_from_scratch(model):
-        raise RecipeError(
-            f"{place}.settings.begin: base, and {model} is made from scratch, so it answers nothing; begin "
-            "with rationales, or name a real model"
-        )
     if settings.stop == "dev" and not recipe.task.dev:
         raise RecipeError(f"{place}.settings.stop: dev needs dev problems; raise task.dev")
 
@@ -179,5 +146,5 @@ METHOD = Method(
     tailored,
     uses=lambda settings: Uses(pauses=("mistakes",)),
     check=check,
-    plan=TailoredSettings.plan,
+    plan=lambda own: TailoredSettings(rationales=own.rationales, reflection=own.reflection),
 )

@@ -5,11 +5,10 @@ With `prompt.examples` it is shown demonstrations, so it is few-shot prompting t
 
 from __future__ import annotations
 
-from limbeck.errors import RecipeError
 from limbeck.methods import Method, Uses
 from limbeck.recipe import Recipe, Settings
 from limbeck.stages import Context, Learner, Untrained, examine
-from limbeck.stages.pairs import is_from_scratch
+from limbeck.stages.pairs import refuse_from_scratch
 
 
 class ZeroShotSettings(Settings):
@@ -27,11 +26,7 @@ def check(recipe: Recipe, settings: ZeroShotSettings, place: str) -> None:
     Raises:
         RecipeError: naming the student.
     """
-    model = recipe.students[place.rpartition("students.")[2]].model
-    if is_from_scratch(model):
-        raise RecipeError(
-            f"{place}.model: {model} is made from scratch, so it knows nothing; name a real model"
-        )
+    refuse_from_scratch(recipe, place, "name a real model")
 
 
 METHOD = Method(

@@ -22,7 +22,7 @@ from limbeck.stages.rationales import (
     rationale_examples,
     rationales,
 )
-from limbeck.stages.reflection import has_triplets, reflection_data
+from limbeck.stages.reflection import ReflectionSettings, reflection, reflection_data
 from limbeck.stages.soft_labels import SoftLabelSettings, soft_labels
 from limbeck.stages.training import Data, cross_entropy, is_trained, train
 from limbeck.stages.writing import completions_of, write
@@ -41,6 +41,7 @@ __all__ = [
     "Problems",
     "Question",
     "Rationales",
+    "ReflectionSettings",
     "SoftLabelSettings",
     "Split",
     "Tailored",
@@ -58,7 +59,6 @@ __all__ = [
     "feedback",
     "grade_completions",
     "has_feedback",
-    "has_triplets",
     "is_trained",
     "mentor",
     "mentor_rationales",
@@ -68,6 +68,7 @@ __all__ = [
     "rationale_data",
     "rationale_examples",
     "rationales",
+    "reflection",
     "reflection_data",
     "singles",
     "soft_labels",

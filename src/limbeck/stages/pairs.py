@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from limbeck.errors import ModelError, RecipeError
 from limbeck.lm import names
-from limbeck.recipe import LearnerSettings
+from limbeck.recipe import LearnerSettings, Recipe
 from limbeck.records import Problem
 from limbeck.tasks.asking import Asking, about_model
 from limbeck.tasks.chat_template import own_template
@@ -85,6 +85,21 @@ def check_chat(learner: LearnerSettings, place: str) -> None:
 def is_from_scratch(name: str) -> bool:
     """Whether a model of this name is made, not loaded."""
     return name.startswith("tiny-") and not Path(name).exists()
+
+
+def refuse_from_scratch(recipe: Recipe, place: str, fix: str) -> None:
+    """Refuse a student that is asked before it was trained, where its model is made from scratch.
+
+    Args:
+        place: ends in students.NAME.
+        fix: what to do, in words.
+
+    Raises:
+        RecipeError: naming its model.
+    """
+    model = recipe.students[place.rpartition("students.")[2]].model
+    if is_from_scratch(model):
+        raise RecipeError(f"{place}.model: {model} is made from scratch, so it knows nothing; {fix}")
 
 
 def architecture(name: str) -> str | None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from limbeck.errors import NothingKeptError
 from limbeck.records import Example, Rationale
+from limbeck.settings import Settings
 from limbeck.stages.context import Context
 from limbeck.stages.feedback import Tailored
 from limbeck.stages.learners import Learner
@@ -15,7 +19,25 @@ from limbeck.stages.rationales import Picked, rationale_examples, rationales, re
 from limbeck.stages.training import Data
 from limbeck.training.groups import Draw, Group, singles
 
+if TYPE_CHECKING:
+    from limbeck.training.parts import Parts
+
 ROLES = ("anchor", "positive", "negative")
+
+
+class ReflectionSettings(Settings):
+    """How a student learns to tell right rationales from its own mistakes; the defaults are published."""
+
+    weight: float = Field(0.5, ge=0, allow_inf_nan=False, description="λ; 0: without self-reflection")
+    margin: float = Field(1.0, ge=0, allow_inf_nan=False, description="ρ of the triplets")
+    pooling: Literal["last", "mean"] = Field(
+        "last", description="a rationale's state: of its last token, or the mean over its tokens"
+    )
+    positives: int = Field(10, ge=1, description="other right rationales that one is compared with, at most")
+    negatives: int = Field(4, ge=1, description="mistakes per question that it is compared with, at most")
+    of: tuple[Kind, ...] = Field(
+        ("wrong",), min_length=1, description="mistakes that count here: wrong, no-answer, cut-off"
+    )
 
 
 def reflection_data(
@@ -24,10 +46,7 @@ def reflection_data(
     plain: Picked,
     said: Sequence[Tailored],
     wrong: Mistakes,
-    *,
-    positives: int,
-    negatives: int,
-    of: Sequence[Kind] = ("wrong",),
+    settings: ReflectionSettings,
 ) -> Data:
     """One group per rationale: it is learned, and compared each epoch with one other and with one mistake.
 
@@ -38,8 +57,6 @@ def reflection_data(
         plain: the teacher's rationales that no mistake led to.
         said: feedback of all rounds so far; its right rationales are learned too.
         wrong: what the student last got wrong.
-        positives, negatives: of a question, from which each epoch draws one; 0 positives: no comparison.
-        of: kinds of mistakes that are compared with.
 
     Raises:
         NothingKeptError: there is no rationale.
@@ -55,11 +72,11 @@ def reflection_data(
     by_question: dict[str, list[Example]] = {}
     for example in rationale_examples(context, learner, chosen):
         by_question.setdefault(example.problem_id, []).append(example)
-    against = _mistakes(context, learner, wrong, negatives, of) if positives else {}
+    against = _mistakes(context, learner, wrong, settings) if settings.weight else {}
     groups = [
         group
         for question, some in by_question.items()
-        for group in _groups(question, some, against.get(question, []), positives)
+        for group in _groups(question, some, against.get(question, []), settings.positives)
     ]
     draw = Draw({"positive": 1, "negative": 1}) if has_triplets(groups) else None
     inputs = {**problems(context).inputs, **right.inputs, **wrong.inputs}
@@ -68,6 +85,14 @@ def reflection_data(
         dev = rationales(context, "dev").chosen(1)
     held_out = singles(rationale_examples(context, learner, dev.rationales))
     return Data(groups, held_out, {**inputs, **dev.inputs}, draw)
+
+
+def reflection(settings: ReflectionSettings, data: Data) -> Parts:
+    """The loss of the triplets; none where nothing is compared."""
+    from limbeck.training.parts import Triplet
+
+    triplet = Triplet(settings.weight, settings.margin, pooling=settings.pooling)
+    return (triplet,) if has_triplets(data.train) else ()
 
 
 def has_triplets(groups: Sequence[Group]) -> bool:
@@ -84,14 +109,14 @@ def _without_copies(some: Sequence[Rationale]) -> list[Rationale]:
 
 
 def _mistakes(
-    context: Context, learner: Learner, wrong: Mistakes, negatives: int, of: Sequence[Kind]
+    context: Context, learner: Learner, wrong: Mistakes, settings: ReflectionSettings
 ) -> dict[str, list[Example]]:
     """The mistakes of each question, exactly as the student wrote them, with their own ending."""
     by_id = {problem.id: problem for problem in problems(context).train}
     found: dict[str, list[Example]] = {}
-    for one in wrong.of(of):
+    for one in wrong.of(settings.of):
         own = found.setdefault(one.problem_id, [])
-        if len(own) < negatives:
+        if len(own) < settings.negatives:
             asked = learner.asking.pieces(by_id[one.problem_id])
             own.append(
                 Example(

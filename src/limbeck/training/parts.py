@@ -39,12 +39,12 @@ from limbeck.objectives.align import (
     token_count,
     unwrap,
 )
+from limbeck.objectives.contrast import triplet, triplets
 from limbeck.objectives.cross_entropy import cross_entropy, smoothing
 from limbeck.objectives.divergence import divergence
 from limbeck.objectives.soft import SoftTargets
 from limbeck.objectives.spans import PairedTokens, paired_divergence, paired_rows, paired_tokens
 from limbeck.objectives.tokens import Step, Term, by_autograd, token_loss
-from limbeck.objectives.triplet import triplet, triplets
 from limbeck.training.collate import Batch
 
 

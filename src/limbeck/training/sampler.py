@@ -150,13 +150,14 @@ class GroupSampler:
         self.epoch = epoch
 
     def steps(self, epoch: int) -> list[list[MicroBatch]]:
-        """The micro-batches of every step of an epoch, whole, of all ranks."""
-        count = self.sharing.accumulate
-        return [
-            micros[start : start + count]
-            for micros in self._plan(generator(self.seed, epoch))
-            for start in range(0, len(micros), count)
-        ]
+        """The micro-batches of every step of an epoch, whole, of all ranks.
+
+        A step that ends one of several passes early is filled up with empty ones: a trainer takes as many
+        for every step, except for an epoch's last.
+        """
+        count, passes = self.sharing.accumulate, self._plan(generator(self.seed, epoch))
+        steps = [micros[start : start + count] for micros in passes for start in range(0, len(micros), count)]
+        return steps if len(passes) == 1 else [step + [()] * (count - len(step)) for step in steps]
 
     @property
     def steps_per_epoch(self) -> int:
