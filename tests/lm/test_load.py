@@ -325,7 +325,10 @@ def no_config(folder: Path) -> None:
         (no_type, "config.json cannot be read (Unrecognized model"),
         (unknown_type, "model type `nosuch`"),
         (wrong_value, "config.json cannot be read (Validation error for field 'hidden_size'"),
-        (own_code, "config.json cannot be read (The repository"),
+        (
+            own_code,
+            "config.json names remote code (auto_map, for model_type own), which Limbeck does not run",
+        ),
         (truncated, "the weights cannot be read (Error while deserializing header"),
         (no_weights, "the weights cannot be read (Error no file named model.safetensors"),
         (pickled, "could hold code; turn its weights into safetensors with: limbeck convert"),

@@ -72,7 +72,10 @@ def check_chat(learner: LearnerSettings, place: str) -> None:
     Raises:
         ModelError: naming the learner.
     """
-    tokenizer = None if is_from_scratch(learner.model) else known_tokenizer(learner.model)
+    try:
+        tokenizer = None if is_from_scratch(learner.model) else known_tokenizer(learner.model)
+    except ModelError as error:
+        raise ModelError(f"{place}.model: {error}") from error
     if tokenizer is None:
         return
     asking = Asking("chat", system=learner.prompt.system or "")
@@ -141,18 +144,18 @@ def _architecture(name: str, version: tuple[Any, ...]) -> str:
 
 @cache
 def _tokenizer(name: str, version: tuple[Any, ...]) -> Any:
-    from transformers import AutoTokenizer
-
     from limbeck.errors import first_line
+    from limbeck.lm.configs import checked_tokenizer
     from limbeck.lm.load import complete_tokenizer
 
+    folder = Path(name).expanduser()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(Path(name).expanduser()), trust_remote_code=False)
-    except MemoryError:
+        tokenizer = checked_tokenizer(folder if folder.is_dir() else name)
+    except (MemoryError, ModelError):
         raise
     except Exception as error:  # a broken tokenizer.json raises no narrower class
         reason = f"its tokenizer cannot be read ({first_line(error)})"
         raise ModelError(f"{name}: {reason}; give a complete model folder, or check the name") from error
     complete_tokenizer(tokenizer)
-    tokenizer.chat_template = own_template(about_model(Path(name).expanduser()), tokenizer.chat_template)
+    tokenizer.chat_template = own_template(about_model(folder), tokenizer.chat_template)
     return tokenizer
