@@ -32,7 +32,7 @@ Limbeck = Callable[..., Any]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An ordinary small model folder."""
-    model, tokenizer = tiny_model("llama")
+    model, tokenizer = tiny_model("llama-2")
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
