@@ -50,6 +50,7 @@ class Data:
         inputs: fingerprints of the stages that the examples come from.
         draw: how many examples of each role a group gives each epoch; None: all of them.
         settings: what else decides the training, for its plan.
+        facts: what else `exam_facts` knows of the examples; asked for when somebody is trained on them.
     """
 
     train: Sequence[Group]
@@ -57,6 +58,7 @@ class Data:
     inputs: Mapping[str, str]
     draw: Draw | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Callable[[], Mapping[str, Any]] = dict
 
 
 def cross_entropy(weight: float = 1.0, smoothing: float = 0.0) -> Parts:
@@ -195,7 +197,9 @@ def _train(
     }
     save(loaded, folder / "model", about=about | learner.asking.about())
     if ranks.main():
-        write_json(folder / FACTS, facts_of(loaded, data, done))
+        about_data = dict(data.facts())
+        _report_choice(context, learner, about_data)
+        write_json(folder / FACTS, facts_of(loaded, data, done) | about_data)
 
 
 def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, tokenizer: Path | None) -> Loaded:
@@ -332,6 +336,16 @@ def _report_pairs(context: Context, learner: Learner, groups: Sequence[Group], d
         context.run.say(
             f"{learner.shown}: {done.pairs.alone} of {len(groups)} questions have no two rationales, so they "
             "learn by the other parts of the loss alone"
+        )
+
+
+def _report_choice(context: Context, learner: Learner, facts: Mapping[str, Any]) -> None:
+    """Say how different the chosen rationales of a question are, where there was a choice."""
+    chosen, kept = facts.get("chosen_similarity"), facts.get("kept_similarity")
+    if chosen != kept:
+        context.run.say(
+            f"{learner.shown}: mean similarity of a question's rationales (word trigrams in common): "
+            f"{chosen} of those chosen, {kept} of all kept"
         )
 
 
