@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from .given_rationales import given_recipe
 
@@ -151,6 +152,50 @@ def test_pulling_makes_the_answers_agree(recipe: Path, tmp_path: Path, limbeck: 
         for name in ("pulled", "control")
     }
     assert last["pulled"] < 0.5 * last["control"]
+
+
+def byt5(folder: Path) -> Path:
+    """A random model with the tokenizer of ByT5, which is written in Python and knows no places."""
+    tokenizer = transformers.ByT5Tokenizer()
+    sizes: dict[str, Any] = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_that_shows_no_places_is_refused_before_any_stage(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck
+) -> None:
+    model = byt5(tmp_path / "byt5")
+    says = f"students.pulled.model: {model}: its tokenizer (ByT5Tokenizer) does not say which characters"
+    settings = ("--set", f"student.model={model}", "--set", "student.train={steps: 1, max_length: 2000}")
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", *settings)
+    assert answer.status == 2 and says in answer.err and "set the weight of the comparison to 0" in answer.err
+    assert not any(path.is_dir() for path in (tmp_path / "run").iterdir()), "no stage was begun"
+    claimed = ("--set", "claims={compare: [[pulled, control]]}")
+    answer = limbeck("claims", recipe, "--out", tmp_path / "claims", *settings, *claimed)
+    assert answer.status == 2 and says in answer.err and not (tmp_path / "claims" / "protocol.json").exists()
+
+    without = ("--set", "students.pulled.settings.span_weight=0")
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", *settings, *without)
+    assert answer.status == 0, answer.err
+
+
+def test_a_method_that_does_not_say_what_it_uses_is_refused_before_its_training(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck
+) -> None:
+    """A file of one's own that compares answers: its student's tokenizer is seen when it is loaded."""
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\nfrom limbeck.methods import Uses\n"
+        "from limbeck.methods.mcc_kd import METHOD\n"
+        "METHOD = replace(METHOD, uses=lambda settings: Uses())\n"
+    )
+    model = byt5(tmp_path / "byt5")
+    student = f"{{method: ./mine.py, model: {model}, train: {{steps: 1, max_length: 2000}}}}"
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", f"students={{mine: {student}}}")
+    assert answer.status == 2 and f"mine (seed 0): {model}: its tokenizer (ByT5Tokenizer)" in answer.err
+    assert not (tmp_path / "run" / "students" / "mine" / "seed0" / "history.jsonl").exists()
 
 
 def test_one_rationale_is_cross_entropy_alone(recipe: Path, tmp_path: Path, limbeck: Limbeck) -> None:

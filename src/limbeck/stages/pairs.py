@@ -85,6 +85,31 @@ def check_chat(learner: LearnerSettings, place: str) -> None:
         raise ModelError(f"{place}.{error}") from None
 
 
+def check_places(learner: LearnerSettings, place: str) -> None:
+    """Refuse a model whose tokenizer does not show where an answer is, as far as it can be had now.
+
+    Raises:
+        ModelError: naming the learner.
+    """
+    tokenizer = None if is_from_scratch(learner.model) else known_tokenizer(learner.model)
+    if tokenizer is not None:
+        refuse_without_places(tokenizer, f"{place}.model: {learner.model}")
+
+
+def refuse_without_places(tokenizer: Any, model: str) -> None:
+    """Refuse a slow tokenizer where answers are compared: nothing would be, without a word.
+
+    Raises:
+        ModelError: naming the model and the tokenizer.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{model}: its tokenizer ({type(tokenizer).__name__}) does not say which characters a token was "
+            "made from, so no answer is found among the tokens and none can be compared; take a model with "
+            "a tokenizer.json, or set the weight of the comparison to 0"
+        )
+
+
 def is_from_scratch(name: str) -> bool:
     """Whether a model of this name is made, not loaded."""
     return name.startswith("tiny-") and not Path(name).exists()

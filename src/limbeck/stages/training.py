@@ -20,6 +20,7 @@ from limbeck.stages.context import Context
 from limbeck.stages.leaks import without_leaks
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.model_inputs import model_inputs
+from limbeck.stages.pairs import refuse_without_places
 from limbeck.stages.problems import problems
 from limbeck.tasks.asking import Asking, about_model
 from limbeck.tasks.asking import rendered as rendered_examples
@@ -163,13 +164,16 @@ def _train(
 
     settings = learner.settings
     loaded = _load(learner, data.train, start, tokenizer)
+    made = made_parts(learner, parts)
+    compares = any(isinstance(part, PairPart) and part.weight for part in made)
+    if compares:
+        refuse_without_places(loaded.tokenizer, f"{learner.shown}: {settings.model}")
     text = partial(rendered, loaded.tokenizer, learner, encoder_decoder=loaded.encoder_decoder)
     groups, dev = text(data.train), text(data.dev)
     _report_cut(context, learner, loaded.tokenizer, data.train, groups)
     _report_chat(context, learner, loaded, data.train, groups)
     if ranks.main():
         write_jsonl(folder / "examples.jsonl", (example for group in groups for example in group.examples))
-    made = made_parts(learner, parts)
     by_accuracy = settings.train.choose == "dev-accuracy"
     with context.track(f"training {learner.shown}", 0) as advance:
         done = run_training(
@@ -187,7 +191,7 @@ def _train(
             say=context.run.say,
         )
     _report_too_long(context, learner, data, done)
-    if any(isinstance(part, PairPart) and part.weight for part in made):
+    if compares:
         _report_pairs(context, learner, groups, done)
     about: dict[str, Any] = {
         "task": context.recipe.task.name,
