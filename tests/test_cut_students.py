@@ -29,7 +29,7 @@ exam: {{max_tokens: 8}}
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     """A folder with a model of two layers."""
-    model, tokenizer = tiny_model("llama")
+    model, tokenizer = tiny_model("llama-2")
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     return tmp_path / "base"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+
+from .given_rationales import given_recipe
 
 Limbeck = Callable[..., Any]
 
@@ -63,6 +68,65 @@ def test_the_control_sees_the_same_pairs_and_only_alpha_differs(
     assert steps[0]["tokens"] == steps[1]["tokens"] < 2 * sum_tokens(examples), "two of three, not all three"
 
 
+def naive_similarity(rationales: list[dict[str, Any]], texts: set[str]) -> float:
+    """Mean over questions of the mean trigram similarity of all pairs of their rationales."""
+    own: dict[str, list[set[tuple[str, ...]]]] = {}
+    for one in rationales:
+        if one["dropped"] is None and one["reasoning"] in texts:
+            words = re.findall(r"\w+", one["reasoning"].lower())
+            own.setdefault(one["problem_id"], []).append(set(zip(words, words[1:], words[2:], strict=False)))
+    pairs = [list(combinations(grams, 2)) for grams in own.values() if len(grams) > 1]
+    means = [sum(len(a & b) / len(a | b) for a, b in some) / len(some) for some in pairs]
+    return sum(means) / len(means)
+
+
+def test_a_run_says_how_different_the_chosen_rationales_are(tmp_path: Path, limbeck: Limbeck) -> None:
+    rows = []
+    for number in range(2, 12):
+        why = [
+            f"Ann has {number} pens and gets 3 more, so she has {number + 3}.",
+            f"Ann has {number} pens and finds 3 more, so that makes {number + 3}.",
+            f"We add {number} and 3, which gives {number + 3}.",
+            f"We add {number} and 3 to get {number + 3}." if number % 2 else "It is 99.",
+        ]
+        rows.append(
+            {"question": f"Ann has {number} pens and gets 3. How many?", "answer": number + 3, "why": why}
+        )
+    learners = """
+student: {model: tiny-causal-xs, train: {steps: 1}}
+students:
+  diverse: {method: mcc-kd, settings: {rationales: 2}}
+  similar: {method: mcc-kd, settings: {rationales: 2, choose: similar}}
+  all: {method: finetune-cot, settings: {rationales: 4}}
+  single: {method: finetune-cot}
+exam: {max_tokens: 4}
+"""
+    recipe = given_recipe(tmp_path, rows[1:], rows[:1], learners)
+    out = tmp_path / "run"
+    answer = limbeck("run", recipe, "--out", out)
+    assert answer.status == 0, answer.err
+    graded = lines(out / "rationales" / "graded.jsonl")
+    everything = {one["reasoning"] for one in graded}
+    audit = json.loads((out / "rationales" / "audit.json").read_text())
+    found = {}
+    for name in ("diverse", "similar", "all", "single"):
+        folder = out / "students" / name / "seed0"
+        facts = json.loads((folder / "training.json").read_text())
+        exam = json.loads((folder / "exam" / "metrics.json").read_text())
+        found[name] = chosen, kept = [facts.get(f"{which}_similarity") for which in ("chosen", "kept")]
+        assert [exam["chosen_similarity"], exam["kept_similarity"]] == [chosen, kept]
+        said = f"{name} (seed 0): mean similarity of a question's rationales (word trigrams in common): "
+        assert (f"{said}{chosen} of those chosen, {kept} of all kept" in answer.err) == (chosen != kept)
+        if name == "single":
+            continue
+        examples = {one["completion"].split("\nThe answer is")[0] for one in lines(folder / "examples.jsonl")}
+        assert chosen == pytest.approx(naive_similarity(graded, examples), abs=1e-4)
+        assert kept == pytest.approx(naive_similarity(graded, everything), abs=1e-4)
+    assert found["diverse"][0] < found["all"][0] == found["all"][1] < found["similar"][0]
+    assert found["single"] == [None, None]
+    assert audit["similarity of kept rationales of a problem"] == found["all"][1]
+
+
 def sum_tokens(examples: list[dict[str, Any]]) -> int:
     """More than any tokenizer makes of all examples."""
     return sum(len(one["prompt"]) + len(one["completion"]) for one in examples)
@@ -88,6 +152,50 @@ def test_pulling_makes_the_answers_agree(recipe: Path, tmp_path: Path, limbeck: 
         for name in ("pulled", "control")
     }
     assert last["pulled"] < 0.5 * last["control"]
+
+
+def byt5(folder: Path) -> Path:
+    """A random model with the tokenizer of ByT5, which is written in Python and knows no places."""
+    tokenizer = transformers.ByT5Tokenizer()
+    sizes: dict[str, Any] = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_that_shows_no_places_is_refused_before_any_stage(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck
+) -> None:
+    model = byt5(tmp_path / "byt5")
+    says = f"students.pulled.model: {model}: its tokenizer (ByT5Tokenizer) does not say which characters"
+    settings = ("--set", f"student.model={model}", "--set", "student.train={steps: 1, max_length: 2000}")
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", *settings)
+    assert answer.status == 2 and says in answer.err and "set the weight of the comparison to 0" in answer.err
+    assert not any(path.is_dir() for path in (tmp_path / "run").iterdir()), "no stage was begun"
+    claimed = ("--set", "claims={compare: [[pulled, control]]}")
+    answer = limbeck("claims", recipe, "--out", tmp_path / "claims", *settings, *claimed)
+    assert answer.status == 2 and says in answer.err and not (tmp_path / "claims" / "protocol.json").exists()
+
+    without = ("--set", "students.pulled.settings.span_weight=0")
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", *settings, *without)
+    assert answer.status == 0, answer.err
+
+
+def test_a_method_that_does_not_say_what_it_uses_is_refused_before_its_training(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck
+) -> None:
+    """A file of one's own that compares answers: its student's tokenizer is seen when it is loaded."""
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\nfrom limbeck.methods import Uses\n"
+        "from limbeck.methods.mcc_kd import METHOD\n"
+        "METHOD = replace(METHOD, uses=lambda settings: Uses())\n"
+    )
+    model = byt5(tmp_path / "byt5")
+    student = f"{{method: ./mine.py, model: {model}, train: {{steps: 1, max_length: 2000}}}}"
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", f"students={{mine: {student}}}")
+    assert answer.status == 2 and f"mine (seed 0): {model}: its tokenizer (ByT5Tokenizer)" in answer.err
+    assert not (tmp_path / "run" / "students" / "mine" / "seed0" / "history.jsonl").exists()
 
 
 def test_one_rationale_is_cross_entropy_alone(recipe: Path, tmp_path: Path, limbeck: Limbeck) -> None:

@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -95,16 +96,19 @@ def weights(student: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def assert_equal(one: Path, two: Path) -> None:
-    for name in ("mentors/mentor", "students/cot/seed0", "students/kd/seed0", "students/mcc/seed0"):
+ALL = ("mentors/mentor", "students/cot/seed0", "students/kd/seed0", "students/mcc/seed0")
+
+
+def assert_equal(one: Path, two: Path, trained: Sequence[str] = ALL) -> None:
+    for name in trained:
         assert losses(one / name) == pytest.approx(losses(two / name), abs=1e-6)
         ours, theirs = weights(one / name), weights(two / name)
         assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-5
         marks = [json.loads((run / name / "stage.json").read_text())["fingerprint"] for run in (one, two)]
         assert marks[0] == marks[1], "how many processes trained it is in no fingerprint"
-    for name in ("cot", "kd", "mcc"):
-        exams = [(run / "students" / name / "seed0/exam/predictions.jsonl").read_text() for run in (one, two)]
-        assert exams[0] == exams[1]
+        if name.startswith("students/"):
+            exams = [(run / name / "exam" / "predictions.jsonl").read_text() for run in (one, two)]
+            assert exams[0] == exams[1]
 
 
 def test_two_processes_make_what_one_makes(recipe: Path, tmp_path: Path) -> None:
@@ -132,6 +136,54 @@ def test_kills_of_each_and_of_both(recipe: Path, tmp_path: Path) -> None:
     run(1, "run", recipe, "--out", out)
     assert_equal(tmp_path / "calm", out)
     assert "going on where it stopped" in (out / "run.log").read_text()
+
+
+MCC = "students={mcc: {method: mcc-kd, settings: {rationales: 3}, train: {accumulate: 2, epochs: 7}}}"
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def test_mcc_kd_under_torchrun_goes_on_after_a_kill(recipe: Path, tmp_path: Path) -> None:
+    """Launcher and ranks get SIGKILL in the middle of training; the same command ends what they began."""
+    source = str(Path(__file__).parents[1] / "src")
+    about = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+
+    def launched(out: Path) -> subprocess.Popen[str]:
+        command = [*TORCHRUN, "-m", "limbeck", "run", recipe, "--out", out, "--set", MCC]
+        return subprocess.Popen(
+            [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=about
+        )
+
+    mcc = "students/mcc/seed0"
+    begun = launched(tmp_path / "killed")
+    wait_for_checkpoint(tmp_path / "killed" / mcc, [begun])
+    everybody = [psutil.Process(begun.pid), *psutil.Process(begun.pid).children(recursive=True)]
+    for one in everybody:  # the launcher first, so that it ends nobody in another manner
+        one.kill()
+    begun.communicate(timeout=30)
+    assert len(everybody) > 2
+    while not all(is_over(one) for one in everybody):
+        time.sleep(0.02)
+    assert not (tmp_path / "killed" / mcc / "training.json").exists(), "killed before it was over"
+
+    for out in ("killed", "calm"):
+        ((status, _, err),) = finish([launched(tmp_path / out)])
+        assert status == 0, err
+    run(1, "run", recipe, "--out", tmp_path / "one", "--set", MCC)
+    assert "going on where it stopped" in (tmp_path / "killed" / "run.log").read_text()
+    assert losses(tmp_path / "killed" / mcc) == losses(tmp_path / "calm" / mcc)
+    ours, theirs = weights(tmp_path / "killed" / mcc), weights(tmp_path / "calm" / mcc)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs), "bit for bit"
+    assert_equal(tmp_path / "killed", tmp_path / "one", [mcc])
+    history = (tmp_path / "one" / mcc / "history.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["span_divergence"] > 0 for line in history)
+
+
+def is_over(process: psutil.Process) -> bool:
+    """Whether it ended; one that nobody asked for its status stays listed."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_for_checkpoint(student: Path, processes: list[subprocess.Popen[str]]) -> None:

@@ -33,6 +33,12 @@ class ExamFacts(Record):
     parameters: int | None = Field(None, ge=1, description="of the whole model, adapters included")
     trained_parameters: int | None = Field(None, ge=0, description="those that training changed")
     training_examples: int | None = Field(None, ge=0, description="different examples it was trained on")
+    chosen_similarity: float | None = Field(
+        None, ge=0, le=1, description="mean trigram similarity of a problem's rationales, as trained on"
+    )
+    kept_similarity: float | None = Field(
+        None, ge=0, le=1, description="the same of all that were kept, of which they were chosen"
+    )
     steps: int | None = Field(None, ge=0, description="optimiser steps behind its weights")
     epochs: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="how often it saw its examples; steps may end within one"

@@ -137,7 +137,8 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     undecided = untrained | {f"mentors.{name}" for name in idle}
     context = settled(context, undecided, known=True)
     pairs = {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels}
-    preflight(context, pairs, untrained, trains=trains)
+    compared = [name for name, used in uses.items() if used.answer_places]
+    preflight(context, pairs, untrained, compared, trains=trains)
     read_others(context)
     problems(context)
     others(context)

@@ -1,19 +1,22 @@
 """Random tiny models of every family that Limbeck promises to train and to run.
 
-`FAMILIES` maps a name to the keyword arguments of its config; `tiny_model`
-builds one. Small windows, vocabularies and position tables, so that tests reach
-their edges with a few tokens.
+`FAMILIES` maps a published name to the keyword arguments of its config, in that name's own layout
+(docs/models.md lists them); `tiny_model` builds one. Small windows, vocabularies and position tables, so
+that tests reach their edges with a few tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import transformers
 
 from limbeck.lm.tiny import build_tokenizer, seeded
+
+from .family_tokenizers import byte_level, sentencepiece
 
 TEXTS = [
     "Ada has 3 apples and buys 12 more. How many apples does Ada have?\n",
@@ -31,6 +34,19 @@ DECODER = {
     "max_position_embeddings": 128,
     "initializer_range": 0.35,
 }
+WITHOUT_GROUPS = {"num_key_value_heads": 4}  # every head has its own keys and values
+LLAMA_3 = {
+    "rope_theta": 500_000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+}
+"""As its config.json writes it; with 32 positions, so that all but a head's first frequency are scaled."""
+
 T5 = {
     "d_model": 32,
     "d_kv": 8,
@@ -53,17 +69,25 @@ class Family:
     model: str
     arguments: dict[str, Any]
     embedding: float = 1.0  # scale of the embeddings; where they drown the layers, greedy output stands still
+    tokenizer: Callable[[Sequence[str]], Any] = build_tokenizer
 
 
 def _decoder(name: str, embedding: float = 1.0, **arguments: Any) -> Family:
     return Family(f"{name}Config", f"{name}ForCausalLM", DECODER | arguments, embedding)
 
 
+def _llama(tokenizer: Callable[[Sequence[str]], Any], **arguments: Any) -> Family:
+    return replace(_decoder("Llama", **arguments), tokenizer=tokenizer)
+
+
 FAMILIES: dict[str, Family] = {
-    "llama": _decoder("Llama"),
+    "llama-1": _llama(sentencepiece, rms_norm_eps=1e-6, **WITHOUT_GROUPS),  # and Llama 2 of 7B and 13B
+    "llama-2": _decoder("Llama", rms_norm_eps=1e-5),  # of 70B: grouped queries
+    "llama-3": _llama(byte_level, rms_norm_eps=1e-5, **LLAMA_3),
     "mistral": _decoder("Mistral", sliding_window=8),
     "mixtral": _decoder("Mixtral", sliding_window=None, num_local_experts=3, num_experts_per_tok=2),
-    "qwen2": _decoder("Qwen2"),
+    "qwen1.5": _decoder("Qwen2", **WITHOUT_GROUPS),
+    "qwen2": _decoder("Qwen2", tie_word_embeddings=True),
     "qwen3": _decoder("Qwen3", head_dim=16),
     "gemma2": _decoder("Gemma2", embedding=0.1, head_dim=8, sliding_window=8, query_pre_attn_scalar=8),
     "gpt2": Family(
@@ -111,20 +135,24 @@ FAMILIES: dict[str, Family] = {
 
 
 def tiny_model(family: str, seed: int = 0) -> tuple[Any, Any]:
-    """A random model of a family with the same small tokenizer for all.
+    """A random model of a family and its small tokenizer.
 
-    Weights are drawn wide, so that greedy output wanders instead of repeating one token.
+    Weights are drawn wide, so that greedy output wanders instead of repeating one token. Biases of
+    projections are drawn too: the library begins with zeros, which no test would miss.
     """
-    tokenizer = build_tokenizer(TEXTS)
     made = FAMILIES[family]
+    tokenizer = made.tokenizer(TEXTS)
     tokens = {
         "vocab_size": len(tokenizer) + 5,  # spare rows, as published models have
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
+        "bos_token_id": tokenizer.bos_token_id,
     }
     config = getattr(transformers, made.config)(**made.arguments, **tokens)
     with seeded(seed), torch.no_grad():
         model = getattr(transformers, made.model)(config)
         model.get_input_embeddings().weight.mul_(made.embedding)
+        for name, parameter in model.named_parameters():
+            if name.endswith("_proj.bias"):
+                parameter.normal_(std=0.1)
     return model.eval(), tokenizer

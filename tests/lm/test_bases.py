@@ -185,7 +185,7 @@ def test_another_package_is_another_base(
 
 def test_a_folder_of_that_name_is_meant(tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    model, tokenizer = tiny_model("llama")
+    model, tokenizer = tiny_model("llama-2")
     model.save_pretrained("pocket")
     tokenizer.save_pretrained("pocket")
     assert load("pocket", device="cpu").model.config.vocab_size == model.config.vocab_size

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from limbeck.lm import Prompt, Sampling
-from limbeck.lm.load import Loaded, load
+from limbeck.lm.load import Loaded, load, read_config
 from limbeck.lm.local import LocalModel, prompt_ids
 from limbeck.lm.saving import export, save
 from limbeck.lm.settings import LoraSettings
@@ -21,6 +21,8 @@ from limbeck.training.groups import singles
 from limbeck.training.parts import CrossEntropy
 from limbeck.training.settings import TrainSettings
 from limbeck.training.trainer import train
+
+from .families import tiny_model
 
 PROMPTS = [
     "Ada has 3 apples.",
@@ -59,6 +61,61 @@ def read(loaded: Loaded, ids: list[int], stops: Sequence[int] = ()) -> tuple[str
     """What a completion of these tokens should be: the text without the stopping token, and their number."""
     ends = ids[-1] in {loaded.tokenizer.eos_token_id, *stops}
     return loaded.tokenizer.decode(ids[:-1] if ends else ids, skip_special_tokens=True), len(ids)
+
+
+GROUPED = {"llama-2", "llama-3", "mistral", "mixtral", "qwen2", "qwen3"}
+PROJECTIONS = ["k_proj.bias", "k_proj.weight", "o_proj.weight", "q_proj.bias", "q_proj.weight"]
+PROJECTIONS += ["v_proj.bias", "v_proj.weight"]
+
+
+@pytest.mark.parametrize("name", sorted(GROUPED | {"llama-1", "qwen1.5"}))
+def test_each_name_has_its_published_layout(name: str) -> None:
+    """Which heads share keys, which projections have a bias, and whether the head is the embedding."""
+    model, _ = tiny_model(name)
+    inside = "model.layers.0.self_attn."
+    found = {key.removeprefix(inside): one for key, one in model.state_dict().items() if inside in key}
+    assert (len(found["k_proj.weight"]) < len(found["q_proj.weight"])) == (name in GROUPED)
+    qwen2 = name in ("qwen1.5", "qwen2")
+    norms = ["q_norm.weight", "k_norm.weight"] if name == "qwen3" else []
+    expected = [one for one in PROJECTIONS if qwen2 or "bias" not in one]
+    assert sorted(found) == sorted(expected + norms)
+    assert all(one.abs().max() > 0 for key, one in found.items() if "bias" in key)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied == (name == "qwen2"), "of half a billion parameters; larger ones have a head"
+
+
+def test_the_frequencies_of_llama_3_are_scaled(tmp_path: Path) -> None:
+    model, tokenizer = tiny_model("llama-3")
+    plain = 500_000.0 ** -(torch.arange(0, 8, 2) / 8)
+    scaled = model.model.rotary_emb.inv_freq
+    assert torch.equal(scaled[0], plain[0]) and torch.allclose(scaled[1:], plain[1:] / 8)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path).model.model.rotary_emb.inv_freq, scaled)
+
+
+def test_llama_1_says_nothing_of_key_value_heads(tmp_path: Path) -> None:
+    """Its config.json is older than the setting; every head then has its own."""
+    model, _ = tiny_model("llama-1")
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert settings.pop("num_key_value_heads") == 4
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert read_config(tmp_path).num_key_value_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("llama-1", ["▁", "1", "2", "3"]), ("llama-3", ["Ġ", "12", "3"])]
+)
+def test_the_tokenizers_of_llama_begin_every_text_and_split_numbers_their_own_way(
+    name: str, number: list[str], tmp_path: Path
+) -> None:
+    model, tokenizer = tiny_model(name)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    read = load(tmp_path).tokenizer
+    tokens = read.convert_ids_to_tokens(read("The answer is 123.").input_ids)
+    assert tokens[0] == read.bos_token and tokens[-1 - len(number) :] == [*number, "."]
 
 
 @pytest.fixture

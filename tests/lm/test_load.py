@@ -31,7 +31,7 @@ LORA = LoraSettings(r=2, alpha=4)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An ordinary small model folder."""
-    return written(tmp_path / "model", *tiny_model("llama"))
+    return written(tmp_path / "model", *tiny_model("llama-2"))
 
 
 def written(folder: Path, model: Any, tokenizer: Any) -> Path:
@@ -188,7 +188,7 @@ def with_tokens(folder: Path, **tokens: str | None) -> Path:
 def test_a_missing_padding_token_becomes_one_of_its_own(
     folder: Path, tmp_path: Path, pad: str | None
 ) -> None:
-    model, tokenizer = tiny_model("llama")
+    model, tokenizer = tiny_model("llama-2")
     model.resize_token_embeddings(len(tokenizer))  # no spare rows
     written(folder, model, tokenizer)
     loaded = load(with_tokens(folder, pad_token=pad))
@@ -325,7 +325,10 @@ def no_config(folder: Path) -> None:
         (no_type, "config.json cannot be read (Unrecognized model"),
         (unknown_type, "model type `nosuch`"),
         (wrong_value, "config.json cannot be read (Validation error for field 'hidden_size'"),
-        (own_code, "config.json cannot be read (The repository"),
+        (
+            own_code,
+            "config.json names remote code (auto_map, for model_type own), which Limbeck does not run",
+        ),
         (truncated, "the weights cannot be read (Error while deserializing header"),
         (no_weights, "the weights cannot be read (Error no file named model.safetensors"),
         (pickled, "could hold code; turn its weights into safetensors with: limbeck convert"),

@@ -38,7 +38,7 @@ PROMPTS = [
 SAMPLED = Sampling(n=3, temperature=1.0, max_tokens=12, seed=4)
 
 
-def loaded(family: str = "llama", stops: int = 40) -> Loaded:
+def loaded(family: str = "llama-2", stops: int = 40) -> Loaded:
     """A random model of a family; `stops` of its tokens end a completion, so that lengths vary."""
     model, tokenizer = tiny_model(family)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(100, 100 + stops)]
@@ -51,7 +51,7 @@ def texts(completions: Iterator[Completion]) -> dict[tuple[str, int], str]:
     return found
 
 
-@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("family", ["llama-2", "t5"])
 def test_a_sampled_row_depends_on_seed_prompt_and_index_alone(family: str) -> None:
     model = loaded(family)
     together = texts(LocalModel(model)(PROMPTS, SAMPLED))
@@ -73,7 +73,7 @@ def test_a_sampled_row_depends_on_seed_prompt_and_index_alone(family: str) -> No
     assert len(set(together.values())) > len(together) / 2
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("family", ["llama-2", "gpt2", "t5"])
 def test_batches_and_dropping_rows_change_no_greedy_completion(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,11 +219,11 @@ def test_the_model_is_as_it_was_and_the_generators_too() -> None:
 
 
 def test_dropout_is_off_while_generating() -> None:
-    model, tokenizer = tiny_model("llama")
+    model, tokenizer = tiny_model("llama-2")
     model.config.attention_dropout = 0.9
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.9
-    own = Loaded(model.train(), tokenizer, False, "llama")
+    own = Loaded(model.train(), tokenizer, False, "llama-2")
     runs = [texts(LocalModel(own)(PROMPTS, Sampling(max_tokens=8))) for _ in range(2)]
     assert runs[0] == runs[1] and model.training
 
@@ -320,7 +320,7 @@ def test_a_row_ends_at_the_models_last_position_and_its_neighbours_go_on() -> No
     assert found["long"].text == model.tokenizer.decode(whole[0, 120:])
 
 
-@pytest.mark.parametrize(("words", "family"), [(128, "gpt2"), (200, "llama")])
+@pytest.mark.parametrize(("words", "family"), [(128, "gpt2"), (200, "llama-2")])
 def test_a_prompt_without_room_is_named(words: int, family: str) -> None:
     with pytest.raises(
         InputError, match=f"prompt p9: its {words} tokens leave no room in the 128 positions of {family}"
@@ -356,7 +356,7 @@ def test_t5_reads_prompts_of_any_length() -> None:
 # --- prompts, families, settings
 
 
-@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("family", ["llama-2", "t5"])
 @pytest.mark.parametrize("bos", [False, True])
 def test_prompt_ids_are_those_of_training(family: str, bos: bool) -> None:
     model, _ = tiny_model(family)

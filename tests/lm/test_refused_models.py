@@ -21,6 +21,7 @@ from limbeck.lm.pickles import convert
 from limbeck.lm.saving import save
 from limbeck.lm.settings import LoraSettings
 from limbeck.records import Problem
+from limbeck.stages.pairs import tokenizer_of
 from limbeck.tasks.asking import Asking
 
 from .families import tiny_model
@@ -31,7 +32,7 @@ Limbeck = Callable[..., Any]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An ordinary small model folder."""
-    model, tokenizer = tiny_model("llama")
+    model, tokenizer = tiny_model("llama-2")
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
@@ -104,6 +105,99 @@ def test_code_is_refused_in_a_part_of_a_config_and_where_its_package_is_missing(
         read_config(folder)
     change(folder / "config.json", attn_implementation="eager")
     assert load(folder, device="cpu").model.config._attn_implementation == "eager"
+
+
+QWEN = {
+    "model_type": "qwen",
+    "architectures": ["QWenLMHeadModel"],
+    "auto_map": {
+        "AutoConfig": "configuration_qwen.QWenConfig",
+        "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel",
+    },
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+}
+"""The part of the first Qwen's config.json that says what it is."""
+
+QWEN_TOKENIZER = {
+    "tokenizer_class": "QWenTokenizer",
+    "auto_map": {"AutoTokenizer": ["tokenization_qwen.QWenTokenizer", None]},
+}
+
+FIRST_QWEN = "the first generation of Qwen needs remote code, which Limbeck does not run; "
+FIRST_QWEN += "take Qwen1.5, Qwen2 or Qwen3, which need none"
+
+LEARNS = {
+    "student": "student: {{method: mcc-kd, model: {model}}}",
+    "student that chats": "student: {{method: mcc-kd, model: {model}, format: chat}}",
+    "mentor": "mentor: {{model: {model}}}\nstudent: {{method: mentor-kd, model: tiny-causal-xs}}",
+    "untrained": "student: {{method: zero-shot, model: {model}}}",
+    "teacher": "teacher: {{kind: local, model: {model}}}\nstudent: {{method: mcc-kd, model: tiny-causal-xs}}",
+}
+
+
+def qwen(folder: Path) -> Path:
+    """A folder as the first Qwen's, whose code must not run."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(QWEN))
+    (folder / "tokenizer_config.json").write_text(json.dumps(QWEN_TOKENIZER))
+    for name in ("configuration_qwen", "modeling_qwen", "tokenization_qwen"):
+        (folder / f"{name}.py").write_text("raise SystemExit('this code must not run')")
+    return folder
+
+
+@pytest.mark.parametrize("who", LEARNS)
+def test_the_first_qwen_is_refused_before_any_stage(tmp_path: Path, limbeck: Limbeck, who: str) -> None:
+    folder = qwen(tmp_path / "Qwen-7B")
+    recipe = tmp_path / "r.yaml"
+    task = "name: x\ntask: {name: coin-flip, train: 5, dev: 1, test: 2}\n"
+    recipe.write_text(task + LEARNS[who].format(model=folder))
+    answer = limbeck("run", recipe, "--out", tmp_path / "run")
+    assert answer.status == 2 and f"{folder}: {FIRST_QWEN}" in answer.err
+    assert answer.err.splitlines()[-1].startswith("limbeck: ") and ".model: " in answer.err
+    assert not any(path.is_dir() for path in (tmp_path / "run").iterdir()), "no stage was begun"
+    for arguments in (
+        ("ask", folder, "Hi?"),
+        ("evaluate", folder, "--task", recipe, "--out", tmp_path / "e"),
+    ):
+        answer = limbeck(*arguments)
+        assert answer.status == 2 and answer.err == f"limbeck: {folder}: {FIRST_QWEN}\n"
+
+
+def test_the_first_qwen_is_refused_by_its_name_on_the_hub(
+    tmp_path: Path, limbeck: Limbeck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = tmp_path / "hub" / "models--Qwen--Qwen-7B-Chat"
+    qwen(model / "snapshots" / "a1b2")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("a1b2")
+    answer = limbeck("ask", "Qwen/Qwen-7B-Chat", "Hi?")
+    assert answer.status == 2 and answer.err == f"limbeck: Qwen/Qwen-7B-Chat: {FIRST_QWEN}\n"
+
+
+@pytest.mark.parametrize("left_out", ["auto_map", "model_type", "architectures"])
+def test_the_first_qwen_is_known_by_either_sign(tmp_path: Path, left_out: str) -> None:
+    folder = qwen(tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in QWEN.items() if k != left_out}))
+    for read in (load, read_config):
+        with pytest.raises(ModelError, match="the first generation of Qwen"):
+            read(folder)
+
+
+def test_a_family_that_transformers_knows_needs_none_of_the_code_that_its_folder_brings(folder: Path) -> None:
+    change(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
+    (folder / "modeling_own.py").write_text("raise SystemExit('this code must not run')")
+    assert load(folder, device="cpu").model.config.model_type == "llama"
+
+
+def test_a_tokenizer_that_needs_remote_code_is_refused(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", **QWEN_TOKENIZER)
+    for read in (load, lambda place: tokenizer_of(str(place))):
+        with pytest.raises(ModelError, match=r"tokenizer needs remote code \(auto_map.*does not run; take"):
+            read(folder)
 
 
 # --- sizes (A22) ------------

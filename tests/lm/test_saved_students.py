@@ -67,10 +67,10 @@ exam: {{max_tokens: {MAX_TOKENS}}}
 STUDENTS = ["plain", "arrow", "chat", "plain-parts", "chat-parts"]
 
 
-def base_model(folder: Path, family: str = "llama", template: str = CHAT) -> Path:
+def base_model(folder: Path, family: str = "llama-2", template: str = CHAT) -> Path:
     """A random model with a chat template, several stop tokens and defaults that sample."""
     model, tokenizer = tiny_model(family)
-    if family == "llama":
+    if family == "llama-2":
         tokenizer = build_tokenizer(TEXTS, bos=True)  # writes <bos> itself, as Llama's does
         model.resize_token_embeddings(len(tokenizer) + 5)
         model.config.max_position_embeddings = 4096
@@ -205,7 +205,7 @@ def test_a_run_says_where_the_saved_template_cannot_follow(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("form", ["plain", "arrow", "chat"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "bart", "t5"])
+@pytest.mark.parametrize("family", ["llama-2", "gpt2", "qwen2", "bart", "t5"])
 def test_every_family_writes_by_generate_what_its_exam_would_see(
     family: str, form: str, tmp_path: Path
 ) -> None:

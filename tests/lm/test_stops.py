@@ -23,7 +23,7 @@ PROMPTS = [Prompt(f"p{number}", f"p{number}", text) for number, text in enumerat
 LONG = Sampling(max_tokens=40)
 
 
-def loaded(family: str = "llama") -> Loaded:
+def loaded(family: str = "llama-2") -> Loaded:
     model, tokenizer = tiny_model(family)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return Loaded(model, tokenizer, model.config.is_encoder_decoder, family)
@@ -44,7 +44,7 @@ def parts_of(text: str, count: int, seed: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("family", ["llama-2", "gpt2", "t5"])
 def test_a_completion_ends_before_the_first_stop_string(family: str) -> None:
     """In the text it is as if all had been written; in time it is over with the token that completes it."""
     model = LocalModel(loaded(family))

@@ -1,6 +1,7 @@
-"""What a model's config.json may say: no code from elsewhere, and no sizes that would build for hours.
+"""What a model folder may say: no code from elsewhere, and no sizes that would build for hours.
 
-Read as plain JSON before any class of transformers sees it, because these classes already act on it.
+The config is read as plain JSON before any class of transformers sees it, because these classes already
+act on it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig
 
 from limbeck.errors import ModelError
 from limbeck.files import refuse_special
@@ -26,6 +27,9 @@ LIMITS = (
 KERNELS = "flash"
 """transformers fetches an attention of this name from the hub where its package is not installed."""
 
+CUSTOM = "custom code"
+"""What transformers says where only code of the model's own folder could read it."""
+
 PACKAGES = ("flash_attn", "flash_attn_interface", "flash_attn_3", "flash_attn_4")
 
 
@@ -33,16 +37,61 @@ def checked_config(place: Path | str) -> Any:
     """The configuration of a model folder, or of a name on the hub.
 
     Raises:
-        ModelError: it names code to be fetched, or sizes that no model has.
+        ModelError: it needs code from elsewhere, or names sizes that no model has.
         InputError: a file of the folder is a pipe or a device.
         Exception: whatever transformers raises about a config that it cannot read.
     """
     if isinstance(place, Path):
         for file in place.iterdir():
             refuse_special(file)
-    raw, _ = PretrainedConfig.get_config_dict(place, trust_remote_code=False)
-    refuse_odd(place, raw)
+    _check(place)
     return AutoConfig.from_pretrained(place, trust_remote_code=False)
+
+
+def checked_tokenizer(place: Path | str) -> Any:
+    """The tokenizer of a model folder, of an adapter's folder, or of a name on the hub.
+
+    Raises:
+        ModelError: it, or its model, needs code from elsewhere.
+        Exception: whatever transformers raises about a tokenizer that it cannot read.
+    """
+    if not isinstance(place, Path) or (place / "config.json").is_file():
+        _check(place)  # its tokenizer would be refused for what it lacks, not for what the model is
+    try:
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except ValueError as error:
+        if CUSTOM not in str(error):
+            raise
+        raise ModelError(
+            f"{place}: its tokenizer needs remote code (auto_map in tokenizer_config.json), which Limbeck "
+            "does not run; take a model whose tokenizer transformers knows"
+        ) from error
+
+
+def _check(place: Path | str) -> None:
+    raw, _ = PretrainedConfig.get_config_dict(place, trust_remote_code=False)
+    _refuse_remote_code(place, raw)
+    refuse_odd(place, raw)
+
+
+def _refuse_remote_code(place: Path | str, raw: Mapping[str, Any]) -> None:
+    """Refuse a family that transformers does not know and whose repository brings code for it.
+
+    A family that it does know may have an `auto_map` too: it is for older versions, and nothing reads it.
+    """
+    family = raw.get("model_type")
+    if family in CONFIG_MAPPING:
+        return
+    if family == "qwen" or "QWenLMHeadModel" in (raw.get("architectures") or ()):
+        raise ModelError(
+            f"{place}: the first generation of Qwen needs remote code, which Limbeck does not run; "
+            "take Qwen1.5, Qwen2 or Qwen3, which need none"
+        )
+    if raw.get("auto_map"):
+        raise ModelError(
+            f"{place}: config.json names remote code (auto_map, for model_type {family}), which Limbeck "
+            "does not run; take a model of a family that transformers knows"
+        )
 
 
 def refuse_odd(place: Path | str, raw: Mapping[str, Any], where: str = "config.json") -> None:

@@ -22,7 +22,6 @@ from transformers import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     GenerationConfig,
 )
 from transformers.pytorch_utils import Conv1D
@@ -31,7 +30,7 @@ from transformers.utils import logging as library_log
 from limbeck import ranks, sealed
 from limbeck.errors import DamagedError, ModelError, RecipeError, first_line, is_explainable
 from limbeck.lm import bases, cache, names
-from limbeck.lm.configs import checked_config
+from limbeck.lm.configs import checked_config, checked_tokenizer
 from limbeck.lm.layers import with_layers
 from limbeck.lm.pickles import CONVERT, refuse_pickles
 from limbeck.lm.settings import Layers, LoraSettings
@@ -289,7 +288,7 @@ def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None 
     model = weights_of(place, kind, config, dtype=dtype)
     tokenizer_place = tokenizer_folder or place
     with explained(tokenizer_place, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_place, trust_remote_code=False)
+        tokenizer = checked_tokenizer(tokenizer_place)
     if isinstance(tokenizer_place, Path):
         tokenizer.chat_template = own_template(about_model(tokenizer_place), tokenizer.chat_template)
     _complete_tokens(place, model, tokenizer)

@@ -35,6 +35,7 @@ class Uses:
     Attributes:
         mentor: a name of the recipe's `mentors:`, or None.
         soft_labels: the student learns from the mentor's distributions, so both must read the same tokens.
+        answer_places: answers are found again among their tokens, so the tokenizer must show places.
         reasons: the student learns to reason, so that demonstrations for it hold rationales.
         trains: False where nobody is trained.
         pauses: words of `--until` at which the story ends by itself, see `Run.ends_at`.
@@ -42,6 +43,7 @@ class Uses:
 
     mentor: str | None = None
     soft_labels: bool = False
+    answer_places: bool = False
     reasons: bool = True
     trains: bool = True
     pauses: tuple[str, ...] = ()

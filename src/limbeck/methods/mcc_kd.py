@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from limbeck.methods import Method
+from limbeck.methods import Method, Uses
 from limbeck.recipe import Choose, Settings
 from limbeck.stages import (
     Context,
@@ -71,9 +71,15 @@ def mcc_kd(context: Context, student: Learner, settings: MccKdSettings) -> None:
     examine(context, train(context, student, data, parts))
 
 
+def uses(settings: MccKdSettings) -> Uses:
+    """The places of answers, where answers are compared."""
+    return Uses(answer_places=settings.rationales > 1 and settings.span_weight > 0)
+
+
 METHOD = Method(
     "pairs of diverse rationales; cross-entropy + two-way KL between their answers",
     "MCC-KD, arXiv 2310.14747",
     MccKdSettings,
     mcc_kd,
+    uses,
 )

@@ -93,7 +93,8 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
     else:
         _refuse_other(folder)
         check_kind(recipe)
-        check_models(recipe)  # what cannot be trained or drawn must not become a protocol
+        compared = [name for name, one in chosen.items() if one.uses.answer_places]
+        check_models(recipe, compared)  # what cannot be trained or drawn must not become a protocol
         for draw in range(claims.problem_draws):
             load_splits(recipe.task, recipe.seed + draw)
             for other in recipe.exam.also:

@@ -58,7 +58,7 @@ def find_places(path: Path) -> list[Place]:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; name the folder of a run, a student or an exam")
     folders = {exam: _run_of(exam) for exam in _exam_folders(path)}
-    recipes = {run: read_recipe(run) for run in folders.values()}
+    recipes = {run: read_recipe(run) for run in set(folders.values())}
     for exam, run in list(folders.items()):
         to_come = [exam.with_name(f"exam-{name}") for name in other_tasks(recipes[run])]
         folders |= {one: run for one in to_come if exam.name == "exam" and exam != path}

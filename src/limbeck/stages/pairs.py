@@ -72,7 +72,10 @@ def check_chat(learner: LearnerSettings, place: str) -> None:
     Raises:
         ModelError: naming the learner.
     """
-    tokenizer = None if is_from_scratch(learner.model) else known_tokenizer(learner.model)
+    try:
+        tokenizer = None if is_from_scratch(learner.model) else known_tokenizer(learner.model)
+    except ModelError as error:
+        raise ModelError(f"{place}.model: {error}") from error
     if tokenizer is None:
         return
     asking = Asking("chat", system=learner.prompt.system or "")
@@ -80,6 +83,31 @@ def check_chat(learner: LearnerSettings, place: str) -> None:
         asking.text(tokenizer, asking.pieces(SAMPLE))
     except ModelError as error:
         raise ModelError(f"{place}.{error}") from None
+
+
+def check_places(learner: LearnerSettings, place: str) -> None:
+    """Refuse a model whose tokenizer does not show where an answer is, as far as it can be had now.
+
+    Raises:
+        ModelError: naming the learner.
+    """
+    tokenizer = None if is_from_scratch(learner.model) else known_tokenizer(learner.model)
+    if tokenizer is not None:
+        refuse_without_places(tokenizer, f"{place}.model: {learner.model}")
+
+
+def refuse_without_places(tokenizer: Any, model: str) -> None:
+    """Refuse a slow tokenizer where answers are compared: nothing would be, without a word.
+
+    Raises:
+        ModelError: naming the model and the tokenizer.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{model}: its tokenizer ({type(tokenizer).__name__}) does not say which characters a token was "
+            "made from, so no answer is found among the tokens and none can be compared; take a model with "
+            "a tokenizer.json, or set the weight of the comparison to 0"
+        )
 
 
 def is_from_scratch(name: str) -> bool:
@@ -156,18 +184,18 @@ def _architecture(name: str, version: tuple[Any, ...]) -> str:
 
 @cache
 def _tokenizer(name: str, version: tuple[Any, ...]) -> Any:
-    from transformers import AutoTokenizer
-
     from limbeck.errors import first_line
+    from limbeck.lm.configs import checked_tokenizer
     from limbeck.lm.load import complete_tokenizer
 
+    folder = Path(name).expanduser()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(Path(name).expanduser()), trust_remote_code=False)
-    except MemoryError:
+        tokenizer = checked_tokenizer(folder if folder.is_dir() else name)
+    except (MemoryError, ModelError):
         raise
     except Exception as error:  # a broken tokenizer.json raises no narrower class
         reason = f"its tokenizer cannot be read ({first_line(error)})"
         raise ModelError(f"{name}: {reason}; give a complete model folder, or check the name") from error
     complete_tokenizer(tokenizer)
-    tokenizer.chat_template = own_template(about_model(Path(name).expanduser()), tokenizer.chat_template)
+    tokenizer.chat_template = own_template(about_model(folder), tokenizer.chat_template)
     return tokenizer

@@ -17,7 +17,7 @@ from limbeck.lm import names
 from limbeck.lm.settings import Layers, LoraSettings
 from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe, load_recipe
 from limbeck.stages.context import Context
-from limbeck.stages.pairs import check_chat, check_pair, is_from_scratch, tokenizer_of
+from limbeck.stages.pairs import check_chat, check_pair, check_places, is_from_scratch, tokenizer_of
 from limbeck.stages.teacher import teacher_identity
 from limbeck.tasks.settings import own_name, task_kind
 from limbeck.tasks.verifying import check_installed
@@ -30,13 +30,19 @@ CHECKPOINTS = 2
 
 
 def preflight(
-    context: Context, pairs: Mapping[str, str], untrained: Collection[str] = (), *, trains: bool = True
+    context: Context,
+    pairs: Mapping[str, str],
+    untrained: Collection[str] = (),
+    compared: Collection[str] = (),
+    *,
+    trains: bool = True,
 ) -> None:
     """Refuse what would fail later.
 
     Args:
         pairs: student -> the mentor whose soft labels it learns from.
         untrained: places of students that are examined as they come.
+        compared: students whose answers are found again among their tokens.
         trains: False where only the teacher is asked; then a model of the hub need not be there yet.
 
     Raises:
@@ -68,6 +74,8 @@ def preflight(
             training = max(training, CHECKPOINTS * once * (1 + moments))
     for student, mentor in pairs.items():
         check_pair(recipe.students[student], recipe.mentors[mentor], f"students.{student}")
+    for student in compared:
+        check_places(recipe.students[student], f"students.{student}")
     _check_room(context.run.folder, saved + training)
 
 
@@ -89,8 +97,11 @@ def _is_graded(context: Context, *, trains: bool) -> bool:
     return bool(folders) and all(_is_done(context, folder) for folder in folders)
 
 
-def check_models(recipe: Recipe) -> None:
+def check_models(recipe: Recipe, compared: Collection[str] = ()) -> None:
     """Refuse models that no run of the recipe could train; needs no run folder, so protocols use it too.
+
+    Args:
+        compared: as in `preflight`.
 
     Raises:
         RecipeError, ModelError: naming the learner and the setting.
@@ -98,6 +109,8 @@ def check_models(recipe: Recipe) -> None:
     for place, learner in recipe.learners.items():
         _check_learner(place, learner)
         _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
+    for student in compared:
+        check_places(recipe.students[student], f"students.{student}")
 
 
 def _learners(context: Context) -> Iterable[tuple[str, LearnerSettings, list[Path]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from limbeck.recipe import (
 )
 from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
-from limbeck.selection import select
+from limbeck.selection import select, similarity
 from limbeck.stages.context import Context, once
 from limbeck.stages.leaks import check_stated
 from limbeck.stages.learners import Learner
@@ -41,10 +41,20 @@ VERSION = 5
 
 @dataclass(frozen=True)
 class Picked:
-    """Rationales to train on, and the stages they come from."""
+    """Rationales to train on, and the stages they come from.
+
+    `kept` holds all that they were chosen from, where several of a problem were asked for.
+    """
 
     rationales: Sequence[Rationale]
     inputs: Mapping[str, str]
+    kept: Sequence[Rationale] = ()
+
+    def similarities(self) -> dict[str, float]:
+        """How near a problem's rationales are, those chosen and all kept ones; {}: no problem has two."""
+        chosen, kept = similarity(self.rationales), similarity(self.kept)
+        known = {"chosen_similarity": chosen, "kept_similarity": kept}
+        return {name: value for name, value in known.items() if value is not None} if self.kept else {}
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,9 @@ class Rationales:
         Raises:
             NothingKeptError: none was kept.
         """
-        return self.picked(select(self.all, per_problem, choose=choose, seed=seed, ngram=ngram))
+        picked = self.picked(select(self.all, per_problem, choose=choose, seed=seed, ngram=ngram))
+        kept = [one for one in self.all if one.dropped is None] if per_problem > 1 else []
+        return replace(picked, kept=kept)
 
     def picked(self, chosen: Sequence[Rationale]) -> Picked:
         """Some of them, to train on; `chosen` chooses among those that were kept.
@@ -315,7 +327,7 @@ def rationale_data(
         return by_problem(examples) if grouped else singles(examples)
 
     named = {**problems(context).inputs, **train.inputs, **dev.inputs, **(inputs or {})}
-    return Data(groups(train), groups(dev), named, draw)
+    return Data(groups(train), groups(dev), named, draw, facts=train.similarities)
 
 
 def refuse_dropped(picked: Picked) -> None:

@@ -20,6 +20,7 @@ from limbeck.stages.context import Context
 from limbeck.stages.leaks import without_leaks
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.model_inputs import model_inputs
+from limbeck.stages.pairs import refuse_without_places
 from limbeck.stages.problems import problems
 from limbeck.tasks.asking import Asking, about_model
 from limbeck.tasks.asking import rendered as rendered_examples
@@ -50,6 +51,7 @@ class Data:
         inputs: fingerprints of the stages that the examples come from.
         draw: how many examples of each role a group gives each epoch; None: all of them.
         settings: what else decides the training, for its plan.
+        facts: what else `exam_facts` knows of the examples; asked for when somebody is trained on them.
     """
 
     train: Sequence[Group]
@@ -57,6 +59,7 @@ class Data:
     inputs: Mapping[str, str]
     draw: Draw | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Callable[[], Mapping[str, Any]] = dict
 
 
 def cross_entropy(weight: float = 1.0, smoothing: float = 0.0) -> Parts:
@@ -161,13 +164,16 @@ def _train(
 
     settings = learner.settings
     loaded = _load(learner, data.train, start, tokenizer)
+    made = made_parts(learner, parts)
+    compares = any(isinstance(part, PairPart) and part.weight for part in made)
+    if compares:
+        refuse_without_places(loaded.tokenizer, f"{learner.shown}: {settings.model}")
     text = partial(rendered, loaded.tokenizer, learner, encoder_decoder=loaded.encoder_decoder)
     groups, dev = text(data.train), text(data.dev)
     _report_cut(context, learner, loaded.tokenizer, data.train, groups)
     _report_chat(context, learner, loaded, data.train, groups)
     if ranks.main():
         write_jsonl(folder / "examples.jsonl", (example for group in groups for example in group.examples))
-    made = made_parts(learner, parts)
     by_accuracy = settings.train.choose == "dev-accuracy"
     with context.track(f"training {learner.shown}", 0) as advance:
         done = run_training(
@@ -185,7 +191,7 @@ def _train(
             say=context.run.say,
         )
     _report_too_long(context, learner, data, done)
-    if any(isinstance(part, PairPart) and part.weight for part in made):
+    if compares:
         _report_pairs(context, learner, groups, done)
     about: dict[str, Any] = {
         "task": context.recipe.task.name,
@@ -195,7 +201,9 @@ def _train(
     }
     save(loaded, folder / "model", about=about | learner.asking.about())
     if ranks.main():
-        write_json(folder / FACTS, facts_of(loaded, data, done))
+        about_data = dict(data.facts())
+        _report_choice(context, learner, about_data)
+        write_json(folder / FACTS, facts_of(loaded, data, done) | about_data)
 
 
 def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, tokenizer: Path | None) -> Loaded:
@@ -332,6 +340,16 @@ def _report_pairs(context: Context, learner: Learner, groups: Sequence[Group], d
         context.run.say(
             f"{learner.shown}: {done.pairs.alone} of {len(groups)} questions have no two rationales, so they "
             "learn by the other parts of the loss alone"
+        )
+
+
+def _report_choice(context: Context, learner: Learner, facts: Mapping[str, Any]) -> None:
+    """Say how different the chosen rationales of a question are, where there was a choice."""
+    chosen, kept = facts.get("chosen_similarity"), facts.get("kept_similarity")
+    if chosen != kept:
+        context.run.say(
+            f"{learner.shown}: mean similarity of a question's rationales (word trigrams in common): "
+            f"{chosen} of those chosen, {kept} of all kept"
         )
 
 
