@@ -268,7 +268,7 @@ def test_a_mentors_texts_are_kept_by_its_own_rule(limbeck: Limbeck, recipe: Path
         ("student.settings.codec.kind=top", "students.both.settings.codec.kind"),
         ("mentor.model=tiny-causal-huge", "mentors.mentor.model: no tiny model"),
         ("mentor.writes.temperature=0", "mentors.mentor.writes.temperature"),
-        ("mentor.file=none.jsonl", "none.jsonl: no such file of rationales"),
+        ("mentor.file=none.jsonl", "none.jsonl: no such file; check the path"),
     ],
 )
 def test_what_cannot_go_together_is_refused_before_any_work(

@@ -101,6 +101,24 @@ def check_examples(examples: Rows, wrong: Rows) -> None:
     assert len(anchors) == len(set(anchors)) == sum(map(len, right.values())), "each is learned once an epoch"
 
 
+def test_a_student_without_mistakes_is_done(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """Every question asks for the same sum, so nothing is left to say after round 0."""
+    task, why = "name: sure\nkind: number\ndev: 0\ntrain: train.jsonl\ntest: test.jsonl", "It is always 7."
+    for split, count in (("train", 12), ("test", 3)):
+        lines = [{"question": f"{split} {n}?", "answer": 7, "why": why} for n in range(count)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = RECIPE.replace("TEACHER", "teacher: {kind: given}").replace("epochs: 2", "epochs: 30")
+    own = "\n  ".join(task.replace(": t", f": {tmp_path}/t").split("\n"))
+    before, after = text[: text.index("task:")], text[text.index("teacher:") :]
+    recipe.write_text(f"{before}task:\n  {own}\n  columns: {{rationale: why}}\n{after}")
+    said = f"{{kind: given, file: '{tmp_path}/none.jsonl'}}"
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", f"student.settings.feedback={said}")
+    assert answer.status == 0, answer.err
+    own_folder = tmp_path / "run/students/tailored/seed0"
+    assert "0 wrong, 0 without an answer, 0 cut off" in answer.err and not (own_folder / "round1").exists()
+    assert facts(own_folder / "exam" / "metrics.json")["accuracy"] == 1
+
+
 def test_without_a_weight_nothing_is_compared(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     changes = ("student.settings.rounds=1", "student.settings.reflection.weight=0")
@@ -122,7 +140,7 @@ def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) ->
     own = out / "students" / "tailored" / "seed0"
     assert not (own / "round1").exists()
     missing = limbeck("run", recipe, *given)
-    assert missing.status == 2 and "feedback-0.jsonl: no such file" in missing.err
+    assert missing.status == 2 and "feedback-0.jsonl: no such file; write to it what is to be" in missing.err
 
     wrong = rows(own / "round0" / "mistakes" / "mistakes.jsonl")
     golds = {one["id"]: one["answer"] for one in rows(out / "problems" / "train.jsonl")}
@@ -233,6 +251,7 @@ def test_a_round_has_a_budget(limbeck: Limbeck, tutored: Path, tmp_path: Path) -
         ("begin: base", "model: tiny-causal-xs is made from scratch, so it knows nothing; begin with"),
         ("rationales: 0", "rationales: 0, and begin: rationales learns from them"),
         ("feedback: {kind: given}", "file: goes with kind: given"),
+        ("train_exam: {file: none.jsonl}", "none.jsonl: no such file"),
         ("feedback: {max_cost_usd: 1}", "max_cost_usd: needs a teacher with prices"),
         ("feedback: {template: 'Q: {question}'}", "has no place {gold}"),
         ("train_exam: {least_readable: 1}", "too few to learn from"),

@@ -42,6 +42,7 @@ from limbeck.stages import (
     cross_entropy,
     examine,
     feedback,
+    file_inputs,
     has_feedback,
     mistakes,
     rationale_data,
@@ -81,6 +82,8 @@ def tailored(context: Context, student: Learner, settings: TailoredSettings) -> 
         wrong = mistakes(context, model, place, settings.train_exam, round=number)
         if context.run.ends_at("mistakes") and not has_feedback(settings.feedback, number):
             return
+        if not wrong.all:
+            break
         said.append(feedback(context, place, wrong, settings.feedback, round=number))
         better = learn(context, student, model, settings, said, wrong)
         if settings.stop == "dev" and accuracy(context, better, "dev") <= accuracy(context, model, "dev"):
@@ -114,8 +117,7 @@ def learn(
     wrong: Mistakes,
 ) -> Trained:
     """The next round's model, from the last one's and all rationales so far."""
-    learner = replace(student, round=len(said))
-    first = plain(context, settings, "train")
+    learner, first = replace(student, round=len(said)), plain(context, settings, "train")
     data = reflection_data(context, learner, first, said, wrong, settings.reflection)
 
     def parts() -> Parts:
@@ -125,12 +127,9 @@ def learn(
 
 
 def check(recipe: Recipe, settings: TailoredSettings, place: str) -> None:
-    """Refuse what would fail after round 0.
-
-    Raises:
-        RecipeError: naming the setting.
-    """
+    """Refuse what would fail after round 0: a RecipeError or DataError names the setting or the file."""
     check_feedback(recipe, settings.feedback, f"{place}.settings.feedback")
+    file_inputs(settings.train_exam.file)  # a file of mistakes is there
     if settings.begin == "base":
         refuse_from_scratch(recipe, place, "begin with rationales (settings.begin), or name a real model")
     if settings.begin == "rationales" and not settings.rationales:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from limbeck.errors import DataError, RecipeError
 from limbeck.lm import Completion, Sampling
 from limbeck.lm.cost import exact, tokens_at_most
+from limbeck.lm.written import is_unfinished
 from limbeck.rationales import graded, mark_dropped
 from limbeck.recipe import ApiTeacherSettings, Recipe, rules_of
 from limbeck.records import (
@@ -34,7 +35,7 @@ from limbeck.stages.context import Context
 from limbeck.stages.mistakes import Kind, Mistakes
 from limbeck.stages.models import Question
 from limbeck.stages.problems import problems
-from limbeck.stages.rationales import Rationales, file_inputs, grading_settings, report_unfinished
+from limbeck.stages.rationales import Rationales, file_inputs, grading_settings
 from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
 from limbeck.stages.writing import RawCompletion, completions_of, write
 from limbeck.tasks import feedback as prompt
@@ -125,6 +126,12 @@ def feedback(
     inputs = dict(problems(context).inputs) | wrong.inputs
     if settings.kind == "given":
         file, asked = file_of(settings, round), None
+        if not has_feedback(settings, round):
+            raise DataError(
+                file,
+                f"no such file; write to it what is to be said to the mistakes in {wrong.stage.folder}, then "
+                "run this again",
+            )
         inputs |= file_inputs(file)
         shown = wrong.all  # the file says which of them
     else:
@@ -164,7 +171,12 @@ def feedback(
         f"{place}: feedback on {facts['mistakes']} mistakes, {facts['kept']} rationales kept"
         + "".join(f", {count} {reason}" for reason, count in facts["dropped"].items())
     )
-    report_unfinished(context, source, found, "settings.feedback.max_tokens")
+    replies = completions_of(asked) if asked else []
+    if count := sum(is_unfinished(one.thinking, one.text) for one in replies):
+        context.run.say(
+            f"{place}: {count} of {len(replies)} replies end inside their thinking, and say nothing; raise "
+            "settings.feedback.max_tokens"
+        )
     return Tailored(Rationales(stage, f"feedback on round {round}", found), said, facts)
 
 

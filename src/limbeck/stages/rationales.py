@@ -286,16 +286,12 @@ def check_file(context: Context, file: str | None) -> None:
 
 
 def file_inputs(file: str | None) -> dict[str, str]:
-    """A file of rationales as a stage input."""
+    """A file of rationales, mistakes or feedback as a stage input."""
     if file is None:
         return {}
     path = Path(file).expanduser()
     if not path.is_file():
-        what = (
-            "is a folder; name a file in it"
-            if path.is_dir()
-            else "no such file of rationales; check the path"
-        )
+        what = "is a folder; name a file in it" if path.is_dir() else "no such file; check the path"
         raise DataError(path, what)
     return {"file": path_fingerprint(path)}
 
