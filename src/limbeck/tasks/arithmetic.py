@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from limbeck.tasks.puzzle import Slip, listed
+from limbeck.tasks.claims import Claim, Facts, Form, Forms
+from limbeck.tasks.puzzle import RightStep, Slip, listed
 from limbeck.tasks.words import SHORT_NAMES, THINGS
 
 LARGEST = 99
@@ -117,6 +118,52 @@ class Arithmetic:
             )
         return _tell(phrasing, self, starts, results), str(stated)
 
+    def right_steps(self, phrasing: int) -> list[RightStep]:
+        """See `Puzzle.right_steps`: the sums, and the words or the plan that a phrasing has besides."""
+        results = self._results()
+        sums = [self._sum(*one) for one in zip(self.steps, [self.start, *results[:-1]], results, strict=True)]
+        if phrasing == 1:
+            return [
+                told
+                for step, its_sum in zip(self.steps, sums, strict=True)
+                for told in (self._after(step), its_sum)
+            ]
+        if phrasing == 2:
+            return [*(self._planned(step) for step in self.steps), *sums]
+        return [*([self._first()] if phrasing == 3 else []), *sums]
+
+    def _sum(self, step: Step, before: int, result: int) -> RightStep:
+        operation = f"{DEEDS[step.deed].sign} {step.operand}"
+        told = self._told(step)
+        facts = {
+            "operation": (operation, f"{told}, so it is {before} {operation}, and that is {result}"),
+            "result": (str(result), f"{before} {operation} is {result}"),
+        }
+        because = f"there are {before} {self.thing} then and {told}"
+        return RightStep(f"{before} {operation} = {result}", str(before), facts, because=because)
+
+    def _told(self, step: Step) -> str:
+        return f"{self.name} {step.write(DEEDS[step.deed].tells)}"
+
+    def _after(self, step: Step) -> RightStep:
+        says = step.write(DEEDS[step.deed].after)
+        facts = {"deed": (says, f"{self._told(step)} here")}
+        return RightStep(says, _AFTER, facts, optional=True)
+
+    def _planned(self, step: Step) -> RightStep:
+        says = step.write(DEEDS[step.deed].plan)
+        facts = {"deed": (says, f"{self._told(step)}, so here the plan is to {says}")}
+        return RightStep(says, _PLAN, facts)
+
+    def _first(self) -> RightStep:
+        has = f"{self.name} has {self.start} {self.thing} at first"
+        facts = {"number": (str(self.start), has), "thing": (self.thing, has)}
+        return RightStep(f"There are {self.start} {self.thing} at first", _AT_FIRST, facts, optional=True)
+
+    def claims(self, text: str) -> list[Claim]:
+        """See `Puzzle.claims`."""
+        return _FORMS.claims(text)
+
 
 def _tell(phrasing: int, puzzle: Arithmetic, starts: list[int], results: list[int]) -> str:
     """`starts` and `results` of each step, as the rationale gives them."""
@@ -131,6 +178,51 @@ def _tell(phrasing: int, puzzle: Arithmetic, starts: list[int], results: list[in
         plan = listed([step.write(DEEDS[step.deed].plan) for step in puzzle.steps])
         return f"We {plan}: {', '.join(sums)}."
     return f"There are {puzzle.start} {puzzle.thing} at first. Then there are {listed(sums)}."
+
+
+_AFTER, _PLAN, _AT_FIRST = "what happens", "the plan", "the start"
+"""What claims are about that are no sums; a sum is about the number that it begins with."""
+
+_NUMBER = r"([0-9]{1,9})"
+_SIGNS = {"×": "*", "x": "*", "÷": "/", "−": "-", "–": "-"}
+
+
+def _summed(groups: Sequence[str]) -> tuple[str, Facts]:
+    before, sign, operand, result = groups
+    operation = f"{_SIGNS.get(sign.casefold(), sign)} {int(operand)}"
+    return str(int(before)), (
+        ("operation", operation),
+        ("result", result if "-" in result else str(int(result))),
+    )
+
+
+_FORMS = Forms(
+    [
+        Form(  # a whole equation: no part of a longer sum, no piece of a decimal number
+            None,
+            rf"(?<![\w.,/*+=-])(?<![-+*/×÷=] ){_NUMBER} ?([-+*/×÷x−–]) ?{_NUMBER} ?= ?(-?[0-9]{{1,9}})"
+            r"(?![\w%/]|[.,][0-9]| ?[-+*/×÷=])",
+            _summed,
+        ),
+        Form(
+            1,
+            r"\b(After (?:(?:finding|buying|getting) [0-9]{1,9} more"
+            r"|(?:losing|selling|giving away) [0-9]{1,9}|doubling|tripling|giving away half))\b",
+            lambda one: (_AFTER, (("deed", one[0]),)),
+        ),
+        Form(
+            2,
+            r"\b((?:add|subtract|multiply by|divide by) [0-9]{1,9})\b",
+            lambda one: (_PLAN, (("deed", one[0]),)),
+        ),
+        Form(
+            3,
+            rf"\bThere are {_NUMBER} (\w{{1,30}}) at first",
+            lambda one: (_AT_FIRST, (("number", str(int(one[0]))), ("thing", one[1]))),
+        ),
+    ],
+    ["then there are"],
+)
 
 
 def draw(rng: Random, parameters: Mapping[str, int]) -> Arithmetic:
