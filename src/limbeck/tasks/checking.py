@@ -140,19 +140,18 @@ class _Walk:
     def _wrong(self, claim: Claim, met: Sequence[int]) -> Wrong:
         """What is wrong with a claim that can be read and is not the step that comes here."""
         expected, step = self._expected(), _quoted(claim.text)
-        at = self._same_place(claim)
         again = any(_is_right(claim, self.steps[place]) for place in met)
-        if at is not None:
-            why = next(why for name, value in claim.facts if (why := at.objection(name, value)))
-            return claim.text, at.says, f"The step {step} is wrong: {why}."
         if expected is None:
             fault = "comes twice" if again else "is one too many"
             return claim.text, "", f"The step {step} {fault}: all steps were there before it."
-        right = _quoted(expected.says)
+        at, right = self._same_place(claim), _quoted(expected.says)
         if any(_is_right(claim, later) for later in self.steps[self.here :]):
             said = f"The step {step} comes too early: before it comes {right}."
         elif again:
             said = f"The step {step} comes twice; what comes here is {right}."
+        elif at is not None:
+            why = next(why for name, value in claim.facts if (why := at.objection(name, value)))
+            return claim.text, at.says, f"The step {step} is wrong: {why}."
         else:
             since = f", since {expected.because}" if expected.because else ""
             said = f"The step {step} is not the one that comes here: that is {right}{since}."

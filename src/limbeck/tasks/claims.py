@@ -10,12 +10,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+WHOLE = r"(?=[ \t]*(?:[.\n]|\Z))"
+"""Behind a list in a form: its sentence ends, so that no name of the list is left unread."""
+
 Facts = tuple[tuple[str, str], ...]
 """What is claimed, one by one: (of what, what)."""
 
 _WORDS = r"first|then|and|so|next|finally|we|there (?:are|is)|now|thus|</?\w{1,12}>"
 _WORD = re.compile(rf"(?<!\w)(?:{_WORDS})(?!\w)", re.IGNORECASE)
-_PIECE = re.compile(r"[^.;,:\n]+")
+_SENTENCE = re.compile(r"(?:[^.\n]|\.(?=[0-9]))+")
 _CLOSING = re.compile(r"(?:\bthe answer is\b|-->|####)[ \t]*(?:\(?\w{1,30}\)?)?", re.IGNORECASE)
 
 
@@ -74,13 +77,15 @@ class Forms:
         """What stands between claims that were read: claims that cannot be."""
         rest = self._leads_on.sub(".", _CLOSING.sub(".", text))
         return [
-            Claim(_plain(piece)) for piece in _PIECE.findall(rest) if re.search(r"\w", _WORD.sub(" ", piece))
+            Claim(_plain(piece))
+            for piece in _SENTENCE.findall(rest)
+            if re.search(r"\w", _WORD.sub(" ", piece))
         ]
 
 
 def _plain(text: str) -> str:
     """In one line, without the marks around it."""
-    return " ".join(text.split()).strip(" .,;:*")
+    return " ".join(text.split()).strip(" .,;:")
 
 
 def each(text: str, pattern: str) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from limbeck.tasks.claims import Claim, Facts, Form, Forms, each
+from limbeck.tasks.claims import WHOLE, Claim, Facts, Form, Forms, each
 from limbeck.tasks.puzzle import RightStep, Slip, listed
 from limbeck.tasks.words import SHORT_NAMES
 
@@ -155,7 +155,9 @@ _FORMS = Forms(
             rf"\bAn? (odd|even) count means {_SIDE} up",
             lambda one: (_END, (("parity", one[0]), ("side", one[1]))),
         ),
-        Form(2, r"\bThe coin is flipped (by) (\w{1,30}(?:(?:, and |, | and )\w{1,30}){0,50})", _named),
+        Form(
+            2, r"\bThe coin is flipped (by) (\w{1,30}(?:(?:, and |, | and )\w{1,30}){0,50})" + WHOLE, _named
+        ),
         Form(2, r"\b(Nobody) flips the coin", _named),
         Form(2, r"\bThat makes ([0-9]{1,9}) flips?\b", lambda one: ("total", (("total", one[0]),))),
         Form(

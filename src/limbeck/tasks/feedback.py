@@ -64,7 +64,7 @@ def request_of(text: str) -> Request | None:
     may hold such headings itself, and other questions.
 
     Example:
-        >>> request_of("Question:\\n1 + 2?\\n\\nThe student wrote:\\n4\\n\\nThe right answer: 3\\n\\nSay why.")
+        >>> request_of("Question:\\n1 + 2?\\n\\nThe student wrote:\\n4\\n\\nThe right answer: 3\\n\\nSay.")
         Request(question='1 + 2?', mistake='4')
     """
     asked, wrote, rest = text.partition(_WROTE)

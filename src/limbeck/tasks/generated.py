@@ -269,7 +269,7 @@ def _requested(prompt: Prompt) -> Request | None:
     request = request_of(prompt.text) if asks_for_feedback(prompt.text) else None
     if request is None and asks_for_feedback(prompt.text):
         raise TeacherError(
-            f"prompt {prompt.id}: asks for feedback, and the offline teacher cannot find what the student wrote "
+            f"prompt {prompt.id}: asks for feedback, and the offline teacher cannot find the student's text "
             "in it; use the usual template for feedback, or choose another teacher"
         )
     return request

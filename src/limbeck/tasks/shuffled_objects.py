@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from limbeck.tasks.claims import Claim, Facts, Form, Forms, each
+from limbeck.tasks.claims import WHOLE, Claim, Facts, Form, Forms, each
 from limbeck.tasks.options import LETTERS, list_options
 from limbeck.tasks.puzzle import RightStep, Slip, listed
 from limbeck.tasks.words import COLOURS, OBJECTS, SHORT_NAMES
@@ -261,7 +261,7 @@ _FORMS = Forms(
             3, rf"\bAfter {_PAIR} swapped, {_NAME} had it", lambda one: (_of_pair(one[:2]), (("it", one[2]),))
         ),
         Form(0, rf"\b{_PAIR} swap: {_HOLDINGS}", lambda one: (_of_pair(one[:2]), _holdings(one[2]))),
-        Form(2, rf"\bThe {_NAME} one is held by (\w{{1,30}}(?:, then \w{{1,30}}){{0,20}})", _holders),
+        Form(2, rf"\bThe {_NAME} one is held by (\w{{1,30}}(?:, then \w{{1,30}}){{0,20}}){WHOLE}", _holders),
         Form(2, rf"\bAt the end {_NAME} holds {_NAME}, so it is {_CHOICE}", lambda one: _found(one, _END)),
         Form(3, rf"\bGo back from what {_NAME} has now", lambda one: (_ASKED, (("who", one[0]),))),
         Form(
