@@ -419,8 +419,9 @@ def test_no_text_gets_a_false_claim(name: str) -> None:
         if found.said.startswith("The step") and "twice" not in found.said:
             assert found.step.casefold() != found.right.casefold(), (text, found)
         if found.said.startswith(f"The step '{found.step}' is wrong"):
-            lists = found.step.startswith("The coin is flipped")  # whose first names alone are another step
-            assert not re.search(rf"\b{re.escape(found.step)}{'[.]' if lists else ''}", own), (text, found)
+            # the first of several names are another step
+            ends = r"\." if re.search("(?:flipped|held) by", found.step) else r"\b"
+            assert not re.search(rf"\b{re.escape(found.step)}{ends}", own), (text, found)
         if found.sound:
             assert re.search(rf"\b{puzzle.answer}\b", text, re.IGNORECASE), (text, found)
         if name == "arithmetic":

@@ -144,12 +144,13 @@ class _Walk:
         if expected is None:
             fault = "comes twice" if again else "is one too many"
             return claim.text, "", f"The step {step} {fault}: all steps were there before it."
-        at, right = self._same_place(claim), _quoted(expected.says)
+        at = self._same_place(claim)
+        right = _quoted(expected.says)
         if any(_is_right(claim, later) for later in self.steps[self.here :]):
             said = f"The step {step} comes too early: before it comes {right}."
         elif again:
             said = f"The step {step} comes twice; what comes here is {right}."
-        elif at is not None:
+        elif at is not None and not any(_is_right(claim, one) for one in self.steps[: self.here]):
             why = next(why for name, value in claim.facts if (why := at.objection(name, value)))
             return claim.text, at.says, f"The step {step} is wrong: {why}."
         else:
