@@ -82,7 +82,7 @@ class CoinFlip:
         does = f"{name} flips it" if flips else f"{name} does not flip it"
         counted = f"{does}, so the count is {count}" if flips else f"{does}, so the count stays {count}"
         facts = {
-            "deed": (deed, f"{does}, so it {'turns to' if flips else 'stays'} {side}"),
+            "deed": (deed.split()[0], f"{does}, so it {'turns to' if flips else 'stays'} {side}"),
             "count": (str(count), counted),
             "side": (side, f"{does}, so it {'turns to' if flips else 'stays'} {side}"),
         }
@@ -167,7 +167,7 @@ _FORMS = Forms(
         ),
         Form(
             3,
-            rf"\b(\w{{1,30}}) (turns it to|leaves it at) {_SIDE}",
+            rf"\b(\w{{1,30}}) (turns|leaves) it (?:to|at) {_SIDE}",
             lambda one: (one[0], (("deed", one[1]), ("side", one[2]))),
         ),
         Form(3, rf"\bSo {_SIDE} is up now", lambda one: (_END, (("side", one[0]),))),
