@@ -153,8 +153,8 @@ GARBLED = [
     (
         ANN,
         "We add 5 and subtract 4: 12 + 5 = 17. The answer is 17.",
-        "subtract 4",
-        "before it comes 'multiply by 2'",
+        "",
+        "a step is missing: '17 * 2 = 34'",
     ),
     (
         ANN,
@@ -338,6 +338,10 @@ def test_what_is_said_about_a_garbled_text(question: str, text: str, step: str, 
             ANN,
             "Let us see. Ann has 12 pens. So 12+5=17; now 17 × 2 = 34, and 34 − 4 = 30. The answer is 30.",
         ),
+        (
+            ANN,
+            "There are 12 nuts at first. After getting 5 more: 12 + 5 = 17, 17*2=34, 34-4=30. --> 30",
+        ),
         (ANN, "<think>12 + 5 = 17, 17 * 2 = 34, 34 - 4 = 30.</think>\n\nThe answer is 30."),
         (ANN, "First 12 + 5 = 17, then 17 * 2 = 34, then 34 - 4 = 30. --> 30"),
         (
@@ -353,6 +357,17 @@ def test_what_is_said_about_a_garbled_text(question: str, text: str, step: str, 
 def test_what_is_right_in_other_words_is_right(question: str, text: str) -> None:
     name = next(name for name, task in GENERATED.items() if task.read(question))
     assert checked(name, question, text).sound
+
+
+@pytest.mark.parametrize("phrasing", range(PHRASINGS))
+@pytest.mark.parametrize("name", NAMES_OF_TASKS)
+def test_a_text_that_breaks_off_early_is_told_on_in_its_phrasing(name: str, phrasing: int) -> None:
+    """Where no claim can be read, its first words say the phrasing."""
+    puzzle = drawn(name, Random(5))
+    begun = " ".join(told(puzzle, phrasing).split(" ")[:2])
+    found = check(puzzle, GENERATED[name].kind, begun)
+    assert found.phrasing == phrasing and not found.sound
+    assert bare(found.right) in bare(told(puzzle, phrasing))
 
 
 def chain(question: str) -> list[str]:
@@ -412,7 +427,7 @@ def test_no_text_gets_a_false_claim(name: str) -> None:
         whole = told(puzzle, phrasing, rng.choice(["none", "none", "answer", "step"]), number)
         text = rubbish(rng) if number % 25 == 0 else spoilt(whole, others, rng)
         found = check(puzzle, GENERATED[name].kind, text)
-        own = told(puzzle, found.phrasing)
+        own = "\n".join(told(puzzle, phrasing) for phrasing in range(PHRASINGS))
         assert bare(found.right) in bare(own), (text, found)
         assert " ".join(found.step.split()) in " ".join(
             re.split(r"[\s.,;:*]+", text)

@@ -119,21 +119,16 @@ class Arithmetic:
         return _tell(phrasing, self, starts, results), str(stated)
 
     def right_steps(self, phrasing: int) -> list[RightStep]:
-        """See `Puzzle.right_steps`: the sums, and the words or the plan that a phrasing has besides."""
+        """See `Puzzle.right_steps`: the sums. The plan and the words in front of a sum may be left out, and
+        come in any phrasing."""
         results = self._results()
-        sums = [self._sum(*one) for one in zip(self.steps, [self.start, *results[:-1]], results, strict=True)]
-        if phrasing == 1:
-            return [
-                told
-                for step, its_sum in zip(self.steps, sums, strict=True)
-                for told in (self._after(step), its_sum)
-            ]
-        if phrasing == 2:
-            return [*(self._planned(step) for step in self.steps), *sums]
-        return [*([self._first()] if phrasing == 3 else []), *sums]
+        steps = [self._first(), *map(self._planned, self.steps)]
+        for step, before, result in zip(self.steps, [self.start, *results[:-1]], results, strict=True):
+            steps += [self._after(step), self._sum(step, before, result)]
+        return steps
 
     def _sum(self, step: Step, before: int, result: int) -> RightStep:
-        operation = f"{DEEDS[step.deed].sign} {step.operand}"
+        operation = _operation(step)
         told = self._told(step)
         facts = {
             "operation": (operation, f"{told}, so it is {before} {operation}, and that is {result}"),
@@ -146,18 +141,17 @@ class Arithmetic:
         return f"{self.name} {step.write(DEEDS[step.deed].tells)}"
 
     def _after(self, step: Step) -> RightStep:
-        says = step.write(DEEDS[step.deed].after)
-        facts = {"deed": (says, f"{self._told(step)} here")}
-        return RightStep(says, _AFTER, facts, optional=True)
+        """Words in front of a sum; of "finding", "buying" and "getting" one is as good as the other."""
+        facts = {"operation": (_operation(step), f"{self._told(step)} here")}
+        return RightStep(step.write(DEEDS[step.deed].after), _AFTER, facts, optional=True)
 
     def _planned(self, step: Step) -> RightStep:
         says = step.write(DEEDS[step.deed].plan)
-        facts = {"deed": (says, f"{self._told(step)}, so here the plan is to {says}")}
-        return RightStep(says, _PLAN, facts)
+        facts = {"plan": (says, f"{self._told(step)}, so here the plan is to {says}")}
+        return RightStep(says, _PLAN, facts, optional=True)
 
     def _first(self) -> RightStep:
-        has = f"{self.name} has {self.start} {self.thing} at first"
-        facts = {"number": (str(self.start), has), "thing": (self.thing, has)}
+        facts = {"number": (str(self.start), f"{self.name} has {self.start} {self.thing} at first")}
         return RightStep(f"There are {self.start} {self.thing} at first", _AT_FIRST, facts, optional=True)
 
     def claims(self, text: str) -> list[Claim]:
@@ -180,6 +174,10 @@ def _tell(phrasing: int, puzzle: Arithmetic, starts: list[int], results: list[in
     return f"There are {puzzle.start} {puzzle.thing} at first. Then there are {listed(sums)}."
 
 
+def _operation(step: Step) -> str:
+    return f"{DEEDS[step.deed].sign} {step.operand}"
+
+
 _AFTER, _PLAN, _AT_FIRST = "what happens", "the plan", "the start"
 """What claims are about that are no sums; a sum is about the number that it begins with."""
 
@@ -196,6 +194,20 @@ def _summed(groups: Sequence[str]) -> tuple[str, Facts]:
     )
 
 
+_DOING = {deed.after.removeprefix("After ").partition(" {n}")[0]: deed for deed in DEEDS}
+"""Deeds by what they are called in a rationale."""
+
+
+def _done(groups: Sequence[str]) -> tuple[str, Facts]:
+    name, operand, itself = groups
+    deed = _DOING[(name or itself).casefold()]
+    return _AFTER, (("operation", f"{deed.sign} {deed.fixed or int(operand)}"),)
+
+
+def _called(fixed: bool) -> str:
+    return "|".join(name for name, deed in _DOING.items() if (deed.fixed is not None) == fixed)
+
+
 _FORMS = Forms(
     [
         Form(  # a whole equation: no part of a longer sum, no piece of a decimal number
@@ -204,21 +216,16 @@ _FORMS = Forms(
             r"(?![\w%/]|[.,][0-9]| ?[-+*/×÷=])",
             _summed,
         ),
-        Form(
-            1,
-            r"\b(After (?:(?:finding|buying|getting) [0-9]{1,9} more"
-            r"|(?:losing|selling|giving away) [0-9]{1,9}|doubling|tripling|giving away half))\b",
-            lambda one: (_AFTER, (("deed", one[0]),)),
-        ),
+        Form(1, rf"\bAfter (?:({_called(False)}) {_NUMBER}(?: more)?|({_called(True)}))\b", _done),
         Form(
             2,
             r"\b((?:add|subtract|multiply by|divide by) [0-9]{1,9})\b",
-            lambda one: (_PLAN, (("deed", one[0]),)),
+            lambda one: (_PLAN, (("plan", one[0]),)),
         ),
         Form(
             3,
-            rf"\bThere are {_NUMBER} (\w{{1,30}}) at first",
-            lambda one: (_AT_FIRST, (("number", str(int(one[0]))), ("thing", one[1]))),
+            rf"\bThere are {_NUMBER} \w{{1,30}} at first",
+            lambda one: (_AT_FIRST, (("number", str(int(one[0]))),)),
         ),
     ],
     ["then there are"],

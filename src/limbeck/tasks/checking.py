@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from random import Random
 
 from limbeck.tasks.answers import AnswerKind, read, same
 from limbeck.tasks.claims import Claim
-from limbeck.tasks.puzzle import Puzzle, RightStep
+from limbeck.tasks.puzzle import PHRASINGS, Puzzle, RightStep
 from limbeck.tasks.run_on import spoken
 from limbeck.tasks.statements import read_plainly
 
@@ -53,8 +55,7 @@ def check(puzzle: Puzzle, kind: AnswerKind, text: str) -> Checked:
     plain = read_plainly(text)
     plain = plain[: spoken(plain)]
     claims = puzzle.claims(plain[: len(plain) - found.cut])
-    votes = Counter(claim.phrasing for claim in claims if claim.phrasing is not None)
-    phrasing = votes.most_common(1)[0][0] if votes else 0
+    phrasing = _phrasing(puzzle, plain, claims)
     stated = found.answer if found.how == "marker" else None
     wrong = _Walk(puzzle.right_steps(phrasing), claims, stated is not None).first_error()
     if wrong is not None:
@@ -64,6 +65,20 @@ def check(puzzle: Puzzle, kind: AnswerKind, text: str) -> Checked:
         return Checked(phrasing, "", "", said, sound=True)
     fault = "it states no answer" if stated is None else f"the answer {_quoted(stated)} does not follow"
     return Checked(phrasing, "", "", f"No step is wrong, but {fault}: it is {puzzle.answer}.")
+
+
+def _phrasing(puzzle: Puzzle, text: str, claims: Sequence[Claim]) -> int:
+    """That of most claims; where none tells, the one whose rationale begins as the text does."""
+    votes = Counter(claim.phrasing for claim in claims if claim.phrasing is not None)
+    if votes:
+        return votes.most_common(1)[0][0]
+    right = [puzzle.rationale(phrasing, "none", Random(0))[0] for phrasing in range(PHRASINGS)]
+    return max(range(PHRASINGS), key=lambda phrasing: _shared(right[phrasing], text.lstrip()))
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts share at their beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 Wrong = tuple[str, str, str]
@@ -145,18 +160,19 @@ class _Walk:
             fault = "comes twice" if again else "is one too many"
             return claim.text, "", f"The step {step} {fault}: all steps were there before it."
         at = self._same_place(claim)
-        right = _quoted(expected.says)
+        there = at or expected
+        right = _quoted(there.says)
         if any(_is_right(claim, later) for later in self.steps[self.here :]):
             said = f"The step {step} comes too early: before it comes {right}."
         elif again:
             said = f"The step {step} comes twice; what comes here is {right}."
         elif at is not None and not any(_is_right(claim, one) for one in self.steps[: self.here]):
             why = next(why for name, value in claim.facts if (why := at.objection(name, value)))
-            return claim.text, at.says, f"The step {step} is wrong: {why}."
+            said = f"The step {step} is wrong: {why}."
         else:
-            since = f", since {expected.because}" if expected.because else ""
+            since = f", since {there.because}" if there.because else ""
             said = f"The step {step} is not the one that comes here: that is {right}{since}."
-        return claim.text, expected.says, said
+        return claim.text, there.says, said
 
     def _unreadable(self, claim: Claim, ends: bool) -> Wrong:
         expected = self._expected()
