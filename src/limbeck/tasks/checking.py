@@ -68,16 +68,17 @@ def check(puzzle: Puzzle, kind: AnswerKind, text: str) -> Checked:
 
 
 def _phrasing(puzzle: Puzzle, text: str, claims: Sequence[Claim]) -> int:
-    """That of most claims; where none tells, the one whose rationale begins as the text does."""
+    """That of most claims; where none tells, the one whose rationale begins with the same two words or more."""
     votes = Counter(claim.phrasing for claim in claims if claim.phrasing is not None)
     if votes:
         return votes.most_common(1)[0][0]
     right = [puzzle.rationale(phrasing, "none", Random(0))[0] for phrasing in range(PHRASINGS)]
-    return max(range(PHRASINGS), key=lambda phrasing: _shared(right[phrasing], text.lstrip()))
+    shared = [_shared(rationale.split(), text.split()) for rationale in right]
+    return shared.index(max(shared)) if max(shared) > 1 else 0
 
 
-def _shared(one: str, other: str) -> int:
-    """How many characters two texts share at their beginning."""
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many words two texts share at their beginning."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
