@@ -68,7 +68,7 @@ def check(puzzle: Puzzle, kind: AnswerKind, text: str) -> Checked:
 
 
 def _phrasing(puzzle: Puzzle, text: str, claims: Sequence[Claim]) -> int:
-    """That of most claims; where none tells, the one whose rationale begins with the same two words or more."""
+    """That of most claims; where none tells, the one whose rationale begins with the same two words."""
     votes = Counter(claim.phrasing for claim in claims if claim.phrasing is not None)
     if votes:
         return votes.most_common(1)[0][0]
