@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Protocol
+
+from limbeck.records import Pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,8 @@ class Prompt:
     and `about` what else it is about: a mistake's or a passage's id. `system` is for
     a model that takes its system prompt separately (a chat endpoint); where a template
     was applied here, it is part of the text. `opened`: the text ends in `<think>`, so
-    the completion begins inside the thinking.
+    the completion begins inside the thinking. `pieces`: the parts that a teacher's text was
+    put together from, for one that is a program and not a model (the offline teacher).
     """
 
     id: str
@@ -29,6 +32,7 @@ class Prompt:
     system: str = ""
     about: str = ""
     opened: bool = False
+    pieces: Pieces | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,9 +197,10 @@ def _offline(
 
 
 def _plain(asking: Asking, question: Question) -> Prompt:
-    """Text, with a system prompt of its own, as endpoints take them."""
+    """Text, with a system prompt of its own, as endpoints take them; its pieces for the offline teacher."""
     text = asking.plain(question.pieces)
-    return Prompt(question.id, question.problem_id, text, asking.system, question.about)
+    own = question.id, question.problem_id
+    return Prompt(*own, text, asking.system, question.about, pieces=question.pieces)
 
 
 def _local(settings: LocalTeacherSettings) -> Teacher:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from limbeck.tasks.puzzle import Slip, listed
+from limbeck.tasks.claims import Claim, Facts, Form, Forms
+from limbeck.tasks.puzzle import RightStep, Slip, listed
 from limbeck.tasks.words import SHORT_NAMES, THINGS
 
 LARGEST = 99
@@ -117,6 +118,46 @@ class Arithmetic:
             )
         return _tell(phrasing, self, starts, results), str(stated)
 
+    def right_steps(self, phrasing: int) -> list[RightStep]:
+        """See `Puzzle.right_steps`: the sums. The plan and the words in front of a sum may be left out, and
+        come in any phrasing."""
+        results = self._results()
+        steps = [self._first(), *map(self._planned, self.steps)]
+        for step, before, result in zip(self.steps, [self.start, *results[:-1]], results, strict=True):
+            steps += [self._after(step), self._sum(step, before, result)]
+        return steps
+
+    def _sum(self, step: Step, before: int, result: int) -> RightStep:
+        operation = _operation(step)
+        told = self._told(step)
+        facts = {
+            "operation": (operation, f"{told}, so it is {before} {operation}, and that is {result}"),
+            "result": (str(result), f"{before} {operation} is {result}"),
+        }
+        because = f"there are {before} {self.thing} then and {told}"
+        return RightStep(f"{before} {operation} = {result}", str(before), facts, because=because)
+
+    def _told(self, step: Step) -> str:
+        return f"{self.name} {step.write(DEEDS[step.deed].tells)}"
+
+    def _after(self, step: Step) -> RightStep:
+        """Words in front of a sum; of "finding", "buying" and "getting" one is as good as the other."""
+        facts = {"operation": (_operation(step), f"{self._told(step)} here")}
+        return RightStep(step.write(DEEDS[step.deed].after), _AFTER, facts, optional=True)
+
+    def _planned(self, step: Step) -> RightStep:
+        says = step.write(DEEDS[step.deed].plan)
+        facts = {"plan": (says, f"{self._told(step)}, so here the plan is to {says}")}
+        return RightStep(says, _PLAN, facts, optional=True)
+
+    def _first(self) -> RightStep:
+        facts = {"number": (str(self.start), f"{self.name} has {self.start} {self.thing} at first")}
+        return RightStep(f"There are {self.start} {self.thing} at first", _AT_FIRST, facts, optional=True)
+
+    def claims(self, text: str) -> list[Claim]:
+        """See `Puzzle.claims`."""
+        return _FORMS.claims(text)
+
 
 def _tell(phrasing: int, puzzle: Arithmetic, starts: list[int], results: list[int]) -> str:
     """`starts` and `results` of each step, as the rationale gives them."""
@@ -131,6 +172,64 @@ def _tell(phrasing: int, puzzle: Arithmetic, starts: list[int], results: list[in
         plan = listed([step.write(DEEDS[step.deed].plan) for step in puzzle.steps])
         return f"We {plan}: {', '.join(sums)}."
     return f"There are {puzzle.start} {puzzle.thing} at first. Then there are {listed(sums)}."
+
+
+def _operation(step: Step) -> str:
+    return f"{DEEDS[step.deed].sign} {step.operand}"
+
+
+_AFTER, _PLAN, _AT_FIRST = "what happens", "the plan", "the start"
+"""What claims are about that are no sums; a sum is about the number that it begins with."""
+
+_NUMBER = r"([0-9]{1,9})"
+_SIGNS = {"×": "*", "x": "*", "÷": "/", "−": "-", "–": "-"}
+
+
+def _summed(groups: Sequence[str]) -> tuple[str, Facts]:
+    before, sign, operand, result = groups
+    operation = f"{_SIGNS.get(sign.casefold(), sign)} {int(operand)}"
+    return str(int(before)), (
+        ("operation", operation),
+        ("result", result if "-" in result else str(int(result))),
+    )
+
+
+_DOING = {deed.after.removeprefix("After ").partition(" {n}")[0]: deed for deed in DEEDS}
+"""Deeds by what they are called in a rationale."""
+
+
+def _done(groups: Sequence[str]) -> tuple[str, Facts]:
+    name, operand, itself = groups
+    deed = _DOING[(name or itself).casefold()]
+    return _AFTER, (("operation", f"{deed.sign} {deed.fixed or int(operand)}"),)
+
+
+def _called(fixed: bool) -> str:
+    return "|".join(name for name, deed in _DOING.items() if (deed.fixed is not None) == fixed)
+
+
+_FORMS = Forms(
+    [
+        Form(  # a whole equation: no part of a longer sum, no piece of a decimal number
+            None,
+            rf"(?<![\w.,/*+=-])(?<![-+*/×÷=] ){_NUMBER} ?([-+*/×÷x−–]) ?{_NUMBER} ?= ?(-?[0-9]{{1,9}})"
+            r"(?![\w%/]|[.,][0-9]| ?[-+*/×÷=])",
+            _summed,
+        ),
+        Form(1, rf"\bAfter (?:({_called(False)}) {_NUMBER}(?: more)?|({_called(True)}))\b", _done),
+        Form(
+            2,
+            r"\b((?:add|subtract|multiply by|divide by) [0-9]{1,9})\b",
+            lambda one: (_PLAN, (("plan", one[0]),)),
+        ),
+        Form(
+            3,
+            rf"\bThere are {_NUMBER} \w{{1,30}} at first",
+            lambda one: (_AT_FIRST, (("number", str(int(one[0]))),)),
+        ),
+    ],
+    ["then there are"],
+)
 
 
 def draw(rng: Random, parameters: Mapping[str, int]) -> Arithmetic:

@@ -28,6 +28,11 @@ TEMPLATE = (
 SAID, SOLUTION = "Mistake", "Solution"
 """What the two parts of a reply begin with, and a colon."""
 
+_OPENING = f'Reply in two parts. Begin the first with "{SAID}:"'
+_WROTE = "\n\nThe student wrote:\n"
+_QUESTION, _RIGHT = "Question:\n", "\nThe right answer: "
+"""Headings of the template."""
+
 _HEADING = re.compile(rf"^[ \t#*_]*({SAID}|{SOLUTION})[ \t*_]*:[ \t*_]*", re.MULTILINE | re.IGNORECASE)
 
 
@@ -39,10 +44,39 @@ class Reply:
     solution: str
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a prompt for feedback asks about: a question with its options, and what the student wrote."""
+
+    question: str
+    mistake: str
+
+
+def asks_for_feedback(text: str) -> bool:
+    """Whether a prompt was made with `TEMPLATE`, or has the usual instruction."""
+    return _OPENING in text or _WROTE in text
+
+
+def request_of(text: str) -> Request | None:
+    """What a prompt made with `TEMPLATE` asks about; None: it was made with another one.
+
+    What the student wrote reaches from the first heading in front of it to the last one behind it, so it
+    may hold such headings itself, and other questions.
+
+    Example:
+        >>> request_of("Question:\\n1 + 2?\\n\\nThe student wrote:\\n4\\n\\nThe right answer: 3\\n\\nSay.")
+        Request(question='1 + 2?', mistake='4')
+    """
+    asked, wrote, rest = text.partition(_WROTE)
+    _, heading, question = asked.partition(_QUESTION)
+    mistake, right, _ = rest.rpartition(_RIGHT)
+    return Request(question, mistake.removesuffix("\n")) if wrote and heading and right else None
+
+
 def instruction(kind: AnswerKind, labels: Sequence[str] = ()) -> str:
     """What the teacher shall write; `labels` are those of kind label."""
     return (
-        f'Reply in two parts. Begin the first with "{SAID}:" and say which step of the student is the first '
+        f"{_OPENING} and say which step of the student is the first "
         f'that is wrong, and why. Begin the second with "{SOLUTION}:" and write the whole reasoning put '
         "right: keep what is right in the student's, write every step down, and mention no student there. "
         f'Close it with the sentence "The answer is X.", where X is {wanted_of(kind, labels)}.'

@@ -3,7 +3,8 @@
 Which split a problem belongs to is decided by a hash of its question, so train, dev
 and test are disjoint whatever the seeds and sizes. The offline teacher reads the
 question out of the prompt like any other teacher and is wrong at a set rate, so
-that grading has something to find.
+that grading has something to find. Asked about a mistake, it says which step is wrong
+first (`checking.py`) and tells the solution as the student told it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.records import Problem
 from limbeck.tasks import arithmetic, coin_flip, last_letters, shuffled_objects
 from limbeck.tasks.answers import AnswerKind
+from limbeck.tasks.checking import Checked, check
+from limbeck.tasks.feedback import Request, asks_for_feedback, reply, request_of
 from limbeck.tasks.puzzle import PHRASINGS, Puzzle, Slip
 
 Split = Literal["train", "dev", "test"]
@@ -173,7 +176,11 @@ def _shown(parameters: Mapping[str, int]) -> str:
 
 
 class OfflineTeacher:
-    """A teacher that needs no network: it solves the puzzle and writes a rationale.
+    """A teacher that needs no network: it solves the puzzle and writes a rationale, or feedback on a mistake.
+
+    Feedback is asked for by a prompt whose pieces hold a mistake (`Prompt.pieces`), or that was made with
+    `feedback.TEMPLATE`. It names the first wrong step; the solution is in the student's phrasing, and errs
+    at the same rates as a rationale. What else a prompt asks is refused.
 
     Args:
         task_name: a key of `GENERATED`; other questions it cannot read.
@@ -208,19 +215,25 @@ class OfflineTeacher:
         """Complete every prompt; `Sampling.max_tokens` and `Completion.tokens` count words.
 
         Raises:
-            TeacherError: a prompt holds no question of the task.
+            TeacherError: a prompt holds no question of the task, or asks for something else than a
+                rationale or feedback, or for feedback on a text that cannot be found in it.
         """
         for prompt in prompts:
-            puzzle = self.task.read(prompt.text)
+            request = _requested(prompt)
+            puzzle = self.task.read(request.question if request else prompt.text)
             if puzzle is None:
                 raise TeacherError(
                     f"prompt {prompt.id}: the offline teacher finds no question of {self.task.name} in it; "
                     "ask a question as this task writes them, or choose another teacher"
                 )
+            checked = check(puzzle, self.task.kind, request.mistake) if request else None
             for index in range(sampling.n):
-                yield self._complete(prompt.id, puzzle, index, sampling)
+                yield self._complete(prompt.id, puzzle, checked, index, sampling)
 
-    def _complete(self, prompt_id: str, puzzle: Puzzle, index: int, sampling: Sampling) -> Completion:
+    def _complete(
+        self, prompt_id: str, puzzle: Puzzle, checked: Checked | None, index: int, sampling: Sampling
+    ) -> Completion:
+        """A rationale; where a student's text was checked, feedback on it."""
         greedy = sampling.temperature == 0
         drawn = f"{self.seed} {prompt_id}" + ("" if greedy else f" {sampling.seed}")
         phrasing = 0 if greedy else (Random(drawn).randrange(PHRASINGS) + index) % PHRASINGS
@@ -231,7 +244,32 @@ class OfflineTeacher:
             slip = "answer"
         elif chance < self.wrong_answer + self.wrong_step:
             slip = "step"
-        reasoning, answer = puzzle.rationale(phrasing, slip, rng)
-        words = f"{reasoning} The answer is {answer}.".split(" ")
+        reasoning, answer = puzzle.rationale(checked.phrasing if checked else phrasing, slip, rng)
+        rationale = f"{reasoning} The answer is {answer}."
+        words = (reply(checked.said, rationale) if checked else rationale).split(" ")
         kept = words[: sampling.max_tokens]
         return Completion(prompt_id, index, " ".join(kept), len(kept), truncated=len(kept) < len(words))
+
+
+def _requested(prompt: Prompt) -> Request | None:
+    """The feedback that a prompt asks for; None: it asks for a rationale.
+
+    Raises:
+        TeacherError: it asks for something else, or the student's text cannot be found.
+    """
+    pieces, more = prompt.pieces, prompt.pieces.more if prompt.pieces else {}
+    if pieces and "mistake" in more and more.keys() <= {"mistake", "gold"}:
+        return Request(pieces.question, more["mistake"])
+    if more:
+        places = ", ".join(f"{{{name}}}" for name in sorted(more))
+        raise TeacherError(
+            f"prompt {prompt.id}: the offline teacher writes rationales and feedback on mistakes, and cannot "
+            f"do what a prompt with {places} asks; choose another teacher"
+        )
+    request = request_of(prompt.text) if asks_for_feedback(prompt.text) else None
+    if request is None and asks_for_feedback(prompt.text):
+        raise TeacherError(
+            f"prompt {prompt.id}: asks for feedback, and the offline teacher cannot find the student's text "
+            "in it; use the usual template for feedback, or choose another teacher"
+        )
+    return request

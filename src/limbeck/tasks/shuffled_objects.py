@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from limbeck.tasks.claims import WHOLE, Claim, Facts, Form, Forms, each
 from limbeck.tasks.options import LETTERS, list_options
-from limbeck.tasks.puzzle import Slip, listed
+from limbeck.tasks.puzzle import RightStep, Slip, listed
 from limbeck.tasks.words import COLOURS, OBJECTS, SHORT_NAMES
 
 _HAS = r"[A-Z][a-z]+ has the [a-z]+ [a-z]+"
@@ -71,6 +72,88 @@ class ShuffledObjects:
             states = rng.choice([chain for chain in chains if chain[-1][self.asked] != got])
             got = states[-1][self.asked]
         return _tell(phrasing, self, states, got), LETTERS[got]
+
+    def right_steps(self, phrasing: int) -> list[RightStep]:
+        """See `Puzzle.right_steps`. Phrasing 2 follows each object, 3 goes back from the end."""
+        swaps = [self._swap(phrasing, place) for place in range(len(self.swaps))]
+        if phrasing == 2:
+            return [*(self._path(held) for held in range(len(self.people))), self._end(phrasing)]
+        if phrasing == 3:
+            name = self.people[self.asked]
+            facts = {"who": (name, f"the question is what {name} has")}
+            asked = RightStep(f"Go back from what {name} has now", _ASKED, facts, optional=True)
+            return [asked, *reversed(swaps), self._at_first()]
+        start = RightStep(
+            f"Start: {self.holdings(tuple(range(len(self.people))))}",
+            _START,
+            self._held(tuple(range(len(self.people))), "at first"),
+            other=_NOBODY,
+            optional=True,
+        )
+        return [*([start] if phrasing == 0 else []), *swaps, self._end(phrasing)]
+
+    def _swap(self, phrasing: int, place: int) -> RightStep:
+        """What is so after a swap: what everybody has, and who has "it", what the one asked ends with."""
+        pair, state = self._pair(self.swaps[place]), self._states()[place]
+        holder = self.people[state.index(self._states()[-1][self.asked])]
+        gets = listed([f"{self.people[n]} gets {self.colours[state[n]]}" for n in self.swaps[place]])
+        says = {
+            0: f"{pair} swap: {self.holdings(state)}",
+            1: f"When {pair} swap, {gets}",
+            3: f"After {pair} swapped, {holder} had it",
+        }
+        facts = self._held(state, "after that swap")
+        facts["it"] = (holder, f"what {self.people[self.asked]} has now was with {holder} after that swap")
+        return RightStep(says.get(phrasing, ""), _of_pair(pair.split(" and ")), facts, other=_NOBODY)
+
+    def _held(self, state: State, when: str) -> dict[str, tuple[str, str]]:
+        held = [(name, self.colours[n]) for name, n in zip(self.people, state, strict=True)]
+        return {name.casefold(): (colour, f"{name} has {colour} {when}") for name, colour in held}
+
+    def _path(self, held: int) -> RightStep:
+        """Who holds an object, at first and after each swap."""
+        states = [tuple(range(len(self.people))), *self._states()]
+        colour, path = self.colours[held], [self.people[state.index(held)] for state in states]
+        when = ["at first", *(f"after swap {number}" for number in range(1, len(states)))]
+        why = [f"{who} holds the {colour} one {then}" for who, then in zip(path, when, strict=True)]
+        facts = {
+            str(place): (who, because) for place, (who, because) in enumerate(zip(path, why, strict=True))
+        }
+        right = f"{path[0]} holds it at first, and the holders after each swap are {listed(path[1:])}"
+        facts["how many"] = (str(len(path)), right)
+        return RightStep(
+            f"The {colour} one is held by {', then '.join(path)}", f"the {colour} one", facts, other=right
+        )
+
+    def _at_first(self) -> RightStep:
+        end = self._end(3)
+        who = self.people[self._states()[-1][self.asked]]
+        colour, choice = end.facts["colour"][0], end.facts["choice"][0]
+        facts = {
+            "who": (who, f"what {self.people[self.asked]} has now was with {who} at first"),
+            "colour": (colour, f"what {who} had at first was {colour}"),
+            "choice": end.facts["choice"],
+        }
+        return RightStep(f"At first {who} had it, and that was {colour}, choice {choice}", _AT_FIRST, facts)
+
+    def _end(self, phrasing: int) -> RightStep:
+        got = self._states()[-1][self.asked]
+        name, colour, choice = self.people[self.asked], self.colours[got], f"choice {LETTERS[got]}"
+        says = {
+            0: f"{name} has {colour}, {choice}",
+            1: f"So {name} ends with {colour}, which is {choice}",
+            2: f"At the end {name} holds {colour}, so it is {choice}",
+        }
+        facts = {
+            "who": (name, f"the question is what {name} has"),
+            "colour": (colour, f"{name} has {colour} at the end"),
+            "choice": (LETTERS[got], f"{colour} is {choice}"),
+        }
+        return RightStep(says.get(phrasing, ""), _END, facts, optional=True)
+
+    def claims(self, text: str) -> list[Claim]:
+        """See `Puzzle.claims`."""
+        return _FORMS.claims(text)
 
     def _mistake(self, place: int, holder: int, rng: Random) -> tuple[int, int]:
         """A pair of `holder` and another, one of whom takes part in the swap at `place`."""
@@ -138,6 +221,59 @@ def _tell(phrasing: int, puzzle: ShuffledObjects, states: list[State], got: int)
     tale = [f"After {pair} swapped, {who} had it." for who, (pair, _, _) in zip(holders, steps, strict=True)]
     began = f"At first {people[start.index(got)]} had it, and that was {colours[got]}, {choice}."
     return " ".join([f"Go back from what {name} has now.", *reversed(tale), began])
+
+
+_START, _END, _ASKED, _AT_FIRST = "the start", "the end", "what is asked", "the first holder"
+"""What claims are about that are about no swap and no object."""
+
+_NOBODY = "there is no {name}"
+
+
+def _of_pair(pair: Sequence[str]) -> str:
+    """A swap, whoever of the two is named first."""
+    return " and ".join(sorted(name.casefold() for name in pair))
+
+
+def _holdings(text: str) -> Facts:
+    return tuple((name, colour) for name, colour in each(text, r"(?!and\b)\b(\w+)(?: gets)? (\w+)"))
+
+
+def _holders(groups: Sequence[str]) -> tuple[str, Facts]:
+    path = [name for (name,) in each(groups[1], r"(?!then\b)\b(\w+)")]
+    facts = [(str(place), name) for place, name in enumerate(path)]
+    return f"the {groups[0]} one", (*facts, ("how many", str(len(path))))
+
+
+def _found(groups: Sequence[str], about: str) -> tuple[str, Facts]:
+    who, colour, choice = groups
+    return about, (("who", who), ("colour", colour), ("choice", choice))
+
+
+_NAME, _PAIR = r"(\w{1,30})", r"(\w{1,30}) and (\w{1,30})"
+_HOLDINGS = r"(\w{1,30} \w{1,30}(?:, \w{1,30} \w{1,30}){0,20})"
+_GETS = r"(\w{1,30} gets \w{1,30}(?:(?:, and |, | and )\w{1,30} gets \w{1,30}){0,20})"
+_CHOICE = r"choice \(?([A-Z])\b"
+_FORMS = Forms(
+    [
+        Form(0, rf"\bStart: {_HOLDINGS}", lambda one: (_START, _holdings(one[0]))),
+        Form(1, rf"\bWhen {_PAIR} swap, {_GETS}", lambda one: (_of_pair(one[:2]), _holdings(one[2]))),
+        Form(
+            3, rf"\bAfter {_PAIR} swapped, {_NAME} had it", lambda one: (_of_pair(one[:2]), (("it", one[2]),))
+        ),
+        Form(0, rf"\b{_PAIR} swap: {_HOLDINGS}", lambda one: (_of_pair(one[:2]), _holdings(one[2]))),
+        Form(2, rf"\bThe {_NAME} one is held by (\w{{1,30}}(?:, then \w{{1,30}}){{0,20}}){WHOLE}", _holders),
+        Form(2, rf"\bAt the end {_NAME} holds {_NAME}, so it is {_CHOICE}", lambda one: _found(one, _END)),
+        Form(3, rf"\bGo back from what {_NAME} has now", lambda one: (_ASKED, (("who", one[0]),))),
+        Form(
+            3,
+            rf"\bAt first {_NAME} had it, and that was {_NAME}, {_CHOICE}",
+            lambda one: _found(one, _AT_FIRST),
+        ),
+        Form(1, rf"\bSo {_NAME} ends with {_NAME}, which is {_CHOICE}", lambda one: _found(one, _END)),
+        Form(0, rf"\b{_NAME} has {_NAME}, {_CHOICE}", lambda one: _found(one, _END)),
+    ],
+    [],
+)
 
 
 def draw(rng: Random, parameters: Mapping[str, int]) -> ShuffledObjects:
