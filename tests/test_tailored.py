@@ -80,10 +80,28 @@ def test_rounds_of_mistakes_rationales_and_triplets(limbeck: Limbeck, recipe: Pa
     again = limbeck("run", recipe, "--out", out)
     assert again.status == 0 and "round1: done before, kept" in again.err, "another round keeps the last ones"
     assert facts(own / "exam" / "metrics.json")["round"] is None
+    assert facts(own / "exam" / "metrics.json")["after_round"] == 2
     assert [facts(own / f"round{n}" / "exam" / "metrics.json")["round"] for n in (0, 1)] == [0, 1]
+    check_report(out, own)
     assert "no finished exam" not in again.out + again.err
     quiet = limbeck("run", recipe, "--out", out)
     assert quiet.status == 0 and "started" not in quiet.err
+
+
+def check_report(out: Path, own: Path) -> None:
+    """The page shows the rounds, and what the student answers to a question that it had wrong."""
+    page = (out / "report.html").read_text()
+    assert '<section id="rounds">' in page and "round 2</th>" in page
+    (student,) = json.loads(page.split('id="data">')[1].split("</script>")[0])["mistakes"]
+    answers = rows(own / "round1" / "answers" / "completions.jsonl")
+    missed = {(one["problem_id"], one["completion"]) for one in rows(own / "round1/mistakes/mistakes.jsonl")}
+    now = {one["problem_id"]: one["text"] for one in reversed(answers)}
+    shown = [row for row in student["rows"] if row[1] == 0]
+    assert shown and {row[1] for row in student["rows"]} == {0, 1}
+    for row in shown:
+        question, (text, right, _, asked) = row[4], row[11]
+        assert (text, asked) == (now[question], 3)
+        assert bool(right) == ((question, text) not in missed)
 
 
 def check_examples(examples: Rows, wrong: Rows) -> None:

@@ -19,7 +19,8 @@ Role = Literal["teacher", "mentor", "verifier", "student", "exam"]
 class ExamFacts(Record):
     """Who sat one exam; with the numbers of `evaluate.metrics` it makes metrics.json.
 
-    Seeds of one student share role, name and round. Numbers of training are those of
+    Seeds of one student share role, name and round. The student itself, after its last round, has no
+    `round`; `after_round` says which one it was. Numbers of training are those of
     this learner alone: not of the mentor it learned from, nor of an earlier round.
     """
 
@@ -27,6 +28,9 @@ class ExamFacts(Record):
     name: str = Field(min_length=1, description="what the recipe calls it, without its seed")
     seed: int | None = Field(None, ge=0, description="of its training; null: it has none")
     round: int | None = Field(None, ge=0, description="of a method that trains in rounds; null: it does not")
+    after_round: int | None = Field(
+        None, ge=0, description="the round that its weights come from; null: not known, or without rounds"
+    )
     model: str = Field(description="name or folder of the model it was made from, or that was asked")
     dtype: str | None = Field(None, description="of the weights in this exam; null: not known")
     method: str | None = Field(None, description="by which it was trained; null: it was not trained here")

@@ -125,6 +125,11 @@ class Mistake(Record):
     kind: Literal["wrong", "no-answer", "cut-off"] = "wrong"
     origin: str = ""
 
+    @staticmethod
+    def id_of(problem_id: str, round: int, index: int) -> str:
+        """The id of a student's `index`-th answer to a question in a round, if it is a mistake."""
+        return f"{problem_id}/{round}.{index}"
+
 
 class Feedback(Record):
     """What a teacher says to a mistake: what went wrong, and the reasoning put right.

@@ -326,8 +326,8 @@ def test_exams_of_0_1_0_are_known_by_their_folders(
         "teacher",
         "mentor big",
         "answers-only",
-        *(f"cot-3 seed {seed}" for seed in range(3)),
         "cot-3 · round 1",
+        *(f"cot-3 seed {seed}" for seed in range(3)),
         "flan",
     ]
     assert (found[0].facts.task, found[0].facts.split) == ("sums", "test")

@@ -15,7 +15,8 @@ import pytest
 from limbeck.errors import DataError
 from limbeck.records import Problem, Rationale, write_jsonl
 from limbeck.report import write_report
-from limbeck.report.dropped import LONGEST, MOST, dropped_data, evenly, fair_shares
+from limbeck.report.dropped import MOST, dropped_data
+from limbeck.report.samples import LONGEST, evenly, fair_shares
 
 Make = Callable[..., Path]
 NASTY = "</script><img src=x onerror=alert(1)> <!-- \u2028 \" ' {{ 7*7 }}"
@@ -71,8 +72,8 @@ def test_every_reason_is_there_with_its_count(tmp_path: Path, run_folder: Make) 
         assert f'id="{element}"' in page
 
 
-def test_one_function_browses_both_tables(tmp_path: Path, run_folder: Make) -> None:
-    """Every element that it looks for is there under both prefixes; no other code turns pages."""
+def test_one_function_browses_all_tables(tmp_path: Path, run_folder: Make) -> None:
+    """Every element that it looks for is there under every prefix; no other code turns pages."""
     run = written(run_folder(tmp_path / "run", {"cot": {0: [True]}}), [rationale(1, "wrong answer")])
     write_report([run], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
@@ -81,7 +82,7 @@ def test_one_function_browses_both_tables(tmp_path: Path, run_folder: Make) -> N
     assert {"list", "search", "count", "page", "pages", "back", "next", "unfold"} <= wanted
     for element in wanted:
         assert f'id="{element}"' in page and f'id="dropped-{element}"' in page
-    assert others.count("= browse(") == 2 and "PER_PAGE" not in others and "toggle" not in others
+    assert others.count("= browse(") == 3 and "PER_PAGE" not in others and "toggle" not in others
 
 
 def test_a_run_that_dropped_nothing_has_no_browser(tmp_path: Path, run_folder: Make) -> None:

@@ -90,7 +90,8 @@ def tailored(context: Context, student: Learner, settings: TailoredSettings) -> 
             context.run.say(f"{student.shown}: round {number + 1} is no better on dev; round {number} counts")
             break
         model = better
-    examine(context, replace(model, learner=student), place=f"{student.place}/exam")
+    itself = replace(student, after_round=model.learner.round)
+    examine(context, replace(model, learner=itself), place=f"{student.place}/exam")
 
 
 def begin(context: Context, student: Learner, settings: TailoredSettings) -> Trained | Untrained:

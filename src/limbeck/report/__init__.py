@@ -16,10 +16,23 @@ from typing import Any
 
 from limbeck.files import whole_file
 from limbeck.report.compare import Comparison, compare, compare_all
-from limbeck.report.contestants import Contestant, by_group, contestants, left_out, other_exams
+from limbeck.report.contestants import Contestant, by_group, contestants, in_rounds, left_out, other_exams
 from limbeck.report.dropped import dropped_data
+from limbeck.report.mistakes import mistakes_data
 from limbeck.report.page import RunView, embedded, learning_curves, problem_data, run_views
 from limbeck.report.plots import bar_plot, bar_svg, bars, series_of
+from limbeck.report.rounds import (
+    Sitting,
+    accuracy_lines,
+    accuracy_notes,
+    accuracy_plot,
+    mistake_cells,
+    mistake_headings,
+    mistake_label,
+    mistake_notes,
+    mistake_rows,
+    sittings,
+)
 from limbeck.report.tables import (
     comparison_cells,
     comparison_headings,
@@ -98,14 +111,16 @@ def _page(paths: Sequence[Path], exams: Sequence[Contestant]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     runs = run_views(paths)
     dropped = _dropped(runs)
+    sat = sittings(exams)
     return environment.get_template("page.html").render(
         **_head(paths, runs, exams),
         dropped=bool(dropped),
         **_results(exams),
         **_comparisons(exams),
+        rounds=_rounds(exams, sat),
         others=[_other(contestants(paths, task)) for task in other_exams(paths)],
         curves=learning_curves(paths, exams),
-        data=embedded({**problem_data(exams), "dropped": dropped}),
+        data=embedded({**problem_data(exams), "mistakes": mistakes_data(sat), "dropped": dropped}),
         script=script,
         script_hash=f"sha256-{digest}",
     )
@@ -154,6 +169,26 @@ def _results(exams: Sequence[Contestant]) -> dict[str, Any]:
         "result_notes": results_notes(rows),
         "bar_svg": bar_svg(bars(exams)),
         "best": f"{best.label} {percent(best.value)}%",
+    }
+
+
+def _rounds(exams: Sequence[Contestant], sat: Sequence[Sequence[Sitting]]) -> dict[str, Any] | None:
+    """Accuracy after each round, and what became of mistakes; None where nobody trains in rounds."""
+    if not in_rounds(exams):
+        return None
+    numbers, lines = accuracy_lines(exams)
+    plot, legend = accuracy_plot(exams)
+    rows = mistake_rows(sat)
+    headings = mistake_headings(rows)
+    return {
+        "numbers": numbers,
+        "lines": lines,
+        "svg": plot,
+        "legend": legend,
+        "notes": accuracy_notes(exams),
+        "mistake_headings": headings,
+        "mistake_lines": [(row, mistake_label(row), mistake_cells(row, headings)) for row in rows],
+        "mistake_notes": mistake_notes(rows),
     }
 
 

@@ -9,9 +9,10 @@ test of the shares of seeds that solved each problem; then the verdict is always
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Literal
 
 import numpy as np
@@ -89,8 +90,7 @@ def compare(exams: Sequence[Contestant], baseline: str | None = None) -> list[Co
 
     Args:
         exams: see `contestants.contestants`; seeds of one student form one side.
-        baseline: a student's name: only comparisons with it, as side A. None: all
-            pairs, the earlier one as side A, without mentors and verifiers if two others are left.
+        baseline: a student's name: only comparisons with it, as side A, and all of them. None: see `pairs`.
 
     Raises:
         InputError: fewer than two students, or no student of that name.
@@ -107,7 +107,10 @@ def compare(exams: Sequence[Contestant], baseline: str | None = None) -> list[Co
     if baseline is not None:
         wanted = [(baseline, other) for other in groups if other != baseline]
     if not wanted:
-        message = f"these exams are of different tasks or splits ({names}); compare those of the same"
+        message = (
+            f"these exams are of different tasks or splits, or of one model ({names}); compare several "
+            "models on the same"
+        )
         raise DataError(exams[0].exam, message)
     found = [_compare_groups(a, groups[a], b, groups[b]) for a, b in wanted]
     if len(found) > 1:
@@ -131,15 +134,43 @@ def _verdict(one: Comparison) -> Verdict:
 def pairs(exams: Sequence[Contestant]) -> list[tuple[str, str]]:
     """Every two students that were examined on the same split of the same task, the earlier one first.
 
-    Without mentors and verifiers if two others are left.
+    Without mentors and verifiers if two others are left, and without exams on dev if two on test are left.
+    Of a student that trains in rounds each round is paired with the one before, the last one with the
+    first one, and only the last one with others.
     """
     groups = by_group(exams)
     shipped = [name for name, members in groups.items() if members[0].role not in ("mentor", "verifier")]
+    tested = [name for name in shipped if groups[name][0].facts.split in ("", "test")]
+    wanted = next((names for names in (tested, shipped) if len(names) > 1), list(groups))
+    rounds = _rounds({name: groups[name] for name in wanted})
+    within = {frozenset(pair) for chain in rounds for pair in (*pairwise(chain), (chain[0], chain[-1]))}
+    last = {chain[-1] for chain in rounds}
     return [
         (a, b)
-        for a, b in combinations(shipped if len(shipped) > 1 else groups, 2)
-        if _same_exam(groups[a][0], groups[b][0])
+        for a, b in combinations(groups, 2)
+        if _same_exam(groups[a][0], groups[b][0]) and ({a, b} in within or {a, b} <= last)
     ]
+
+
+def _rounds(groups: Mapping[str, Sequence[Contestant]]) -> list[list[str]]:
+    """The groups of each student, its rounds in their order and the student itself behind them.
+
+    A round from which the student's own weights come is left out: both are the same model.
+    """
+    chains: dict[tuple[str, str], list[str]] = {}
+    for name, members in groups.items():
+        chains.setdefault((members[0].role, members[0].student), []).append(name)
+    found = []
+    for chain in chains.values():
+        chain.sort(key=lambda name: _round_of(groups[name]))
+        own = {one.facts.after_round for one in groups[chain[-1]]}
+        found.append([name for name in chain[:-1] if own != {groups[name][0].facts.round}] + chain[-1:])
+    return found
+
+
+def _round_of(members: Sequence[Contestant]) -> float:
+    round = members[0].facts.round
+    return math.inf if round is None else round
 
 
 def _same_exam(a: Contestant, b: Contestant) -> bool:

@@ -36,13 +36,14 @@ class Metrics(BaseModel):
 class Contestant:
     """One finished exam.
 
-    `group` is the student (or its round) whatever its seed; `name` is unique among the
-    contestants of one call; `exam` is the folder with the predictions, `run` the run folder it
-    lies in (None: an exam folder of its own).
+    `group` is the student (or its round) whatever its seed, `student` whatever its seed and round;
+    `name` is unique among the contestants of one call; `exam` is the folder with the predictions,
+    `run` the run folder it lies in (None: an exam folder of its own).
     """
 
     name: str
     group: str
+    student: str
     facts: ExamFacts
     exam: Path
     run: Path | None
@@ -73,9 +74,9 @@ class Contestant:
 def contestants(paths: Sequence[Path], other: str = "") -> list[Contestant]:
     """Read every finished exam of one task under the given folders, in the order given.
 
-    Within a run: the teacher, the mentors, then the students in the recipe's order, rounds
-    and seeds ascending. A learner that is not examined yet, or no longer in the run's recipe,
-    is left out here and named by `left_out`.
+    Within a run: the teacher, the mentors, then the students in the recipe's order, rounds ascending and
+    the student itself behind them, seeds ascending. A learner that is not examined yet, or no longer in
+    the run's recipe, is left out here and named by `left_out`.
 
     Args:
         other: a task of `other_exams`; "": the task that each run is about. An exam whose own folder
@@ -155,6 +156,27 @@ def by_group(exams: Sequence[Contestant]) -> dict[str, list[Contestant]]:
     return groups
 
 
+def in_rounds(exams: Sequence[Contestant]) -> dict[str, dict[int, list[Contestant]]]:
+    """Who trains in rounds: student -> round -> the exams of its seeds after that round, rounds ascending.
+
+    Round 0 is who began. The exam of the student itself takes the place of that of its last round; where
+    nothing says which round that was, it is left out.
+    """
+    found: dict[str, dict[int, dict[int | None, Contestant]]] = {}
+    for exam in exams:
+        itself = exam.facts.round is None
+        number = exam.facts.after_round if itself else exam.facts.round
+        if number is not None:
+            seeds = found.setdefault(exam.student, {}).setdefault(number, {})
+            seeds[exam.seed] = exam if itself else seeds.get(exam.seed, exam)
+    several = {exam.student for exam in exams if exam.facts.round is not None}
+    return {
+        student: {number: list(rounds[number].values()) for number in sorted(rounds)}
+        for student, rounds in found.items()
+        if student in several
+    }
+
+
 def shown(facts: ExamFacts) -> str:
     """What tables call it, whatever its seed; a helper without a name of its own is just its role."""
     helper = facts.role in ("mentor", "verifier") and facts.name != facts.role
@@ -163,7 +185,7 @@ def shown(facts: ExamFacts) -> str:
     return name if facts.split in ("", "test") or facts.role == "exam" else f"{name} · on {facts.split}"
 
 
-def _read(place: Place, name: str, group: str) -> Contestant:
+def _read(place: Place, name: str, group: str, student: str) -> Contestant:
     path = place.exam / "metrics.json"
     metrics = validated(path, read_json(path), Metrics)
     path = place.exam / "predictions.jsonl"
@@ -181,26 +203,26 @@ def _read(place: Place, name: str, group: str) -> Contestant:
     repeated = [key for key, times in Counter(p.problem_id for p in predictions).items() if times > 1]
     if repeated:
         raise DataError(path, f"problem {repeated[0]!r} is answered twice; run the exam again")
-    return Contestant(name, group, place.facts, place.exam, place.run, metrics, predictions)
+    return Contestant(name, group, student, place.facts, place.exam, place.run, metrics, predictions)
 
 
-def _names(places: Sequence[Place]) -> list[tuple[str, str]]:
-    """(name, group) of every exam: the shortest that no other exam has.
+def _names(places: Sequence[Place]) -> list[tuple[str, str, str]]:
+    """(name, group, student) of every exam: the shortest that no other exam has.
 
     "cot-3" within one run; "demo/cot-3" when several runs have a cot-3; the path
     when that does not help. One rule for all, so that names stay comparable.
     """
     recipes = {place.run: run_facts(place.run).recipe for place in places if place.run}
     owners = _owners(places)
-    levels: list[Callable[[Place], str]] = [
-        lambda one: shown(one.facts),
-        lambda one: f"{recipes[one.run]}/{shown(one.facts)}" if one.run else shown(one.facts),
-        lambda one: _path(one) if owners[one.exam] == one.side else str(one.exam),
-        lambda one: str(one.exam),
+    levels: list[Callable[[Place, ExamFacts], str]] = [
+        lambda one, facts: shown(facts),
+        lambda one, facts: f"{recipes[one.run]}/{shown(facts)}" if one.run else shown(facts),
+        lambda one, facts: _path(one, facts) if owners[one.exam] == one.side else str(one.exam),
+        lambda one, facts: str(one.exam),
     ]
     groups: list[str] = []
     for level in levels:
-        groups = [level(place) for place in places]
+        groups = [level(place, place.facts) for place in places]
         pairs = {(group, owners[place.exam]) for group, place in zip(groups, places, strict=True)}
         if len(pairs) == len(set(groups)):
             break
@@ -209,6 +231,7 @@ def _names(places: Sequence[Place]) -> list[tuple[str, str]]:
         (
             group if sizes[group] == 1 or place.facts.seed is None else f"{group} seed {place.facts.seed}",
             group,
+            level(place, place.facts.model_copy(update={"round": None})),
         )
         for group, place in zip(groups, places, strict=True)
     ]
@@ -226,7 +249,7 @@ def _owners(places: Sequence[Place]) -> dict[Path, object]:
     }
 
 
-def _path(place: Place) -> str:
+def _path(place: Place, facts: ExamFacts) -> str:
     """The student's folder; its round where it has some."""
     folder = home(place.exam) if place.exam.is_absolute() else os.path.relpath(home(place.exam))
-    return f"{folder}" if place.facts.round is None else f"{folder} · round {place.facts.round}"
+    return f"{folder}" if facts.round is None else f"{folder} · round {facts.round}"

@@ -7,6 +7,7 @@ The exam of another task (`exam.also`) is a stage `exam-NAME` next to that of th
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -204,5 +205,7 @@ def _order(place: Place, recipe: Mapping[str, Any]) -> tuple[Any, ...]:
     exam = others.index(place.other) if place.other in others else len(others)
     listed = list(recipe_part(recipe, f"{facts.role}s"))
     rank = listed.index(facts.name) if facts.name in listed else len(listed)
-    numbers = [-1 if number is None else number for number in (facts.round, facts.seed)]
-    return (str(place.run or ""), exam, ROLES.index(facts.role), rank, facts.name, *numbers, str(place.exam))
+    round = math.inf if facts.round is None else facts.round  # the student itself is after its last round
+    seed = -1 if facts.seed is None else facts.seed
+    order = (exam, ROLES.index(facts.role), rank, facts.name, round, seed)
+    return (str(place.run or ""), *order, str(place.exam))

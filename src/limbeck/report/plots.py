@@ -24,6 +24,8 @@ COLOURS = ("#3465a4", "#c4661f", "#3b8a4c", "#8a5aa8", "#b08a00", "#b2436b", "#2
 TEACHER = -1
 SHORT = 34
 """Letters of a name that fit next to a bar."""
+APART = 4.0
+"""Units of the drawing between the intervals of two curves at one place."""
 LETTER = 6.8
 """Width of a tick's digit in units of the drawing, from above: the page's font is the reader's own."""
 ALONE = (
@@ -48,12 +50,17 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve of (step, value); `variant` is the kind of dashes, for lines of one colour (seeds)."""
+    """One curve of (step, value); `variant` is the kind of dashes, for lines of one colour (seeds).
+
+    `spans` are the (low, high) of an interval at each point, `seeds` single values (step, value) next to it.
+    """
 
     label: str
     points: tuple[tuple[float, float], ...]
     series: int
     variant: int = 0
+    spans: tuple[tuple[float, float], ...] = ()
+    seeds: tuple[tuple[float, float], ...] = ()
 
 
 def series_of(exams: Sequence[Contestant]) -> dict[str, int]:
@@ -119,20 +126,22 @@ def _bar(bar: Bar, left: float, middle: float, scale: float, width: float) -> st
     return f"<g><title>{escape(title)}</title>{''.join(parts)}</g>"
 
 
-def line_svg(lines: Sequence[Line], *, share: bool = False) -> str:
-    """Curves over training steps, as one inline SVG.
+def line_svg(lines: Sequence[Line], *, share: bool = False, over: str = "step") -> str:
+    """Curves over training steps or rounds, as one inline SVG.
 
     Args:
-        lines: at least one point each; a value that is not finite breaks the curve.
+        lines: at least one point each; a value that is not finite breaks the curve. Where they have
+            intervals, they are drawn a little apart, so that none hides another.
         share: values are fractions, shown in per cent from 0 to 100. Otherwise the
             vertical axis starts at 0, or is logarithmic when the values span more
             than a factor of 30.
+        over: what the horizontal axis counts.
     """
     width, height, top, bottom = 380, 220, 8, 30
     ys = [y for line in lines for _, y in line.points if math.isfinite(y)] or [0.0, 1.0]
     log = not share and min(ys) > 0 and max(ys) > 30 * min(ys)
     y_ticks = _decades(min(ys), max(ys)) if log else _ticks(min(0.0, *ys), 1.0 if share else max(ys))
-    x_ticks = _ticks(0.0, max(x for line in lines for x, _ in line.points))
+    x_ticks = _ticks(0.0, max(x for line in lines for x, _ in line.points), least=1.0)
     y_words = [f"{100 * tick:g}%" if share else f"{tick:g}" for tick in y_ticks]
     x_words = [f"{tick:,.0f}" for tick in x_ticks]
     left = max(46, 8 + LETTER * max(map(len, y_words)))
@@ -155,10 +164,16 @@ def line_svg(lines: Sequence[Line], *, share: bool = False) -> str:
     parts.append(_rule(left, height - bottom, width - right, height - bottom, "axis"))
     if log:
         parts.append(_text(width - right, top + 10, "log scale", "tick", "end"))
-    for line in lines:
-        spots = [(across(x), up(y)) if math.isfinite(y) else None for x, y in line.points]
-        parts.append(_curve(line, spots))
-    return _svg(width, height, "; ".join(_ends(line) for line in lines), parts)
+    for place, line in enumerate(lines):
+        aside = APART * (place - (len(lines) - 1) / 2) if line.spans else 0.0
+        spots = [(across(x) + aside, up(y)) if math.isfinite(y) else None for x, y in line.points]
+        spans = [
+            (across(x) + aside, up(low), up(high))
+            for (x, _), (low, high) in zip(line.points, line.spans, strict=bool(line.spans))
+        ]
+        seeds = [(across(x) + aside, up(y)) for x, y in line.seeds]
+        parts.append(_curve(line, _ends(line, over), spots, spans, seeds))
+    return _svg(width, height, "; ".join(_ends(line, over) for line in lines), parts)
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = 240) -> tuple[tuple[float, float], ...]:
@@ -168,8 +183,17 @@ def thinned(points: Sequence[tuple[float, float]], most: int = 240) -> tuple[tup
     return tuple((fmean(x for x, _ in chunk), fmean(y for _, y in chunk)) for chunk in chunks)
 
 
-def _curve(line: Line, spots: Sequence[tuple[float, float] | None]) -> str:
-    """A path that lifts the pen where a value is not finite, and a dot where it is alone."""
+def _curve(
+    line: Line,
+    title: str,
+    spots: Sequence[tuple[float, float] | None],
+    spans: Sequence[tuple[float, float, float]],
+    seeds: Sequence[tuple[float, float]],
+) -> str:
+    """A path that lifts the pen where a value is not finite, and a dot where it is alone.
+
+    Intervals (x, low, high) are upright lines, single seeds circles.
+    """
     path, dots, pen_down = [], [], False
     for place, spot in enumerate(spots):
         if spot is None:
@@ -181,20 +205,24 @@ def _curve(line: Line, spots: Sequence[tuple[float, float] | None]) -> str:
             dots.append(_dot(*spot, 2.2))
         pen_down = True
     style = f"{_series(line.series)} v{line.variant % 4}"
-    drawn = f'<path d="{"".join(path)}"/>{"".join(dots)}'
-    return f'<g class="curve {style}"><title>{escape(_ends(line))}</title>{drawn}</g>'
+    upright = "".join(f"M{x:.1f} {low:.1f}L{x:.1f} {high:.1f}" for x, low, high in spans)
+    around = f'<path class="span" d="{upright}"/>' if upright else ""
+    around += "".join(_dot(*seed, 2.6, "seed") for seed in seeds)
+    drawn = f'{around}<path d="{"".join(path)}"/>{"".join(dots)}'
+    return f'<g class="curve {style}"><title>{escape(title)}</title>{drawn}</g>'
 
 
-def _ends(line: Line) -> str:
+def _ends(line: Line, over: str) -> str:
     (first_x, first), (last_x, last) = line.points[0], line.points[-1]
-    return f"{line.label}: {first:.3g} at step {first_x:,.0f}, {last:.3g} at step {last_x:,.0f}"
+    return f"{line.label}: {first:.3g} at {over} {first_x:,.0f}, {last:.3g} at {over} {last_x:,.0f}"
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to seven round numbers from at or below `low` to at or above `high`."""
+def _ticks(low: float, high: float, least: float = 0.0) -> list[float]:
+    """Four to seven round numbers from at or below `low` to at or above `high`, `least` apart or more."""
     span = high - low if high > low else 1.0
     rough = 10.0 ** math.floor(math.log10(span / 4))
     step = next(rough * factor for factor in (1, 2, 2.5, 5, 10) if span / (rough * factor) <= 5)
+    step = max(step, least)
     first, last = math.floor(low / step), math.ceil((low + span) / step - 1e-9)
     return [float(f"{count * step:.10g}") for count in range(first, last + 1)]
 
@@ -222,8 +250,8 @@ def _rule(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
     return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _dot(x: float, y: float, radius: float) -> str:
-    return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
+def _dot(x: float, y: float, radius: float, style: str = "dot") -> str:
+    return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
 
 
 def _text(x: float, y: float, text: str, style: str, anchor: str) -> str:

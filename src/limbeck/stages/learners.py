@@ -44,6 +44,7 @@ class Learner:
         own: the plan of its method: settings beyond those of every learner that decide the result.
         source: fingerprint of its method's file, when that is not part of Limbeck.
         round: of a method that trains in rounds; None elsewhere.
+        after_round: the round that the weights come from, where they are examined as the student itself.
     """
 
     role: str
@@ -55,6 +56,7 @@ class Learner:
     own: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     round: int | None = None
+    after_round: int | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -80,6 +82,7 @@ class Learner:
             "name": self.name,
             "seed": self.seed,
             "round": self.round,
+            "after_round": self.after_round if self.round is None else self.round,
             "model": self.settings.model,
             "dtype": self.settings.dtype,
             "method": self.method,

@@ -204,7 +204,7 @@ def found_in(graded: Sequence[Rationale], round: int) -> list[Mistake]:
     """The answers that are not right, as they were written; what goes on to another question is cut off."""
     return [
         Mistake(
-            id=f"{one.problem_id}/{round}.{one.index}",
+            id=Mistake.id_of(one.problem_id, round, one.index),
             problem_id=one.problem_id,
             source=one.source,
             completion=whole(one.thinking, written) if one.thinking else written,
