@@ -302,7 +302,7 @@ def _mean(rows: Sequence[Row]) -> Row:
 def mistake_headings(rows: Sequence[Row]) -> list[str]:
     """Column headings after the name; money only where some was paid."""
     headings = ["wrong answers", "missed", "fixed", "mostly right", "kept", "newly missed"]
-    headings += ["feedback", "usable", "fixed of those with feedback"]
+    headings += ["feedback", "usable", "fixed with feedback"]
     return headings + (["cost", "per fixed"] if any(row["cost_usd"] for row in rows) else [])
 
 
@@ -312,15 +312,13 @@ def mistake_cells(row: Row, headings: Sequence[str]) -> list[str]:
     cells = {
         "wrong answers": _of(row["wrong"], row["answers"]),
         "missed": _of(row["missed"], row["questions"]),
-        "fixed": _number(row["fixed"]),
+        "fixed": _fixed(row),
         "mostly right": _number(row["mostly"]),
         "kept": _number(row["kept"]),
         "newly missed": _number(row["new"]),
         "feedback": _number(row["said"]),
         "usable": _number(row["usable"]),
-        "fixed of those with feedback": "–"
-        if row["shown"] is None
-        else _of(row["fixed_shown"], row["shown"]),
+        "fixed with feedback": "–" if row["shown"] is None else _of(row["fixed_shown"], row["shown"]),
         "cost": "–" if row["cost_usd"] is None else dollars(row["cost_usd"]),
         "per fixed": "–" if per_fixed is None else dollars(per_fixed),
     }
@@ -351,8 +349,13 @@ def mistake_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _of(part: float | None, whole: float | None) -> str:
-    share = f" ({percent(part / whole)}%)" if part is not None and whole else ""
-    return _number(part) + (f" of {_number(whole)}{share}" if whole is not None else "")
+    return _number(part) + (f" of {_number(whole)}" if whole is not None else "")
+
+
+def _fixed(row: Row) -> str:
+    """With its share of the missed questions that were asked again."""
+    again = sum(row[key] or 0 for key in ("fixed", "mostly", "kept"))
+    return _number(row["fixed"]) + (f" ({percent(row['fixed'] / again)}%)" if again else "")
 
 
 def _number(count: float | None) -> str:
