@@ -302,7 +302,7 @@ def _mean(rows: Sequence[Row]) -> Row:
 def mistake_headings(rows: Sequence[Row]) -> list[str]:
     """Column headings after the name; money only where some was paid."""
     headings = ["wrong answers", "missed", "fixed", "mostly right", "kept", "newly missed"]
-    headings += ["feedback", "usable", "fixed with feedback"]
+    headings += ["usable feedback", "fixed with feedback"]
     return headings + (["cost", "per fixed"] if any(row["cost_usd"] for row in rows) else [])
 
 
@@ -316,8 +316,7 @@ def mistake_cells(row: Row, headings: Sequence[str]) -> list[str]:
         "mostly right": _number(row["mostly"]),
         "kept": _number(row["kept"]),
         "newly missed": _number(row["new"]),
-        "feedback": _number(row["said"]),
-        "usable": _number(row["usable"]),
+        "usable feedback": _of(row["usable"], row["said"]),
         "fixed with feedback": "–" if row["shown"] is None else _of(row["fixed_shown"], row["shown"]),
         "cost": "–" if row["cost_usd"] is None else dollars(row["cost_usd"]),
         "per fixed": "–" if per_fixed is None else dollars(per_fixed),
