@@ -334,6 +334,7 @@ def rationale(completion: str, answer: str | None, **more: Any) -> Rationale:
 def test_a_mistake_is_what_the_student_wrote_and_knows_why_it_is_one() -> None:
     graded = [
         rationale("3 + 4 = 8. The answer is 8.\nQ: next", "8", cut=8),
+        rationale("3 + 4 = 9. The answer is 9.\nQ: and now", "9", cut=11, truncated=True),
         rationale("3 + 4 =", None, truncated=True),
         rationale("Hm.", None),
         rationale("8", "8", thinking="3 + 4 is 8"),
@@ -344,6 +345,7 @@ def test_a_mistake_is_what_the_student_wrote_and_knows_why_it_is_one() -> None:
     found = found_in(graded, 1)
     assert [(one.kind, one.completion) for one in found] == [
         ("wrong", "3 + 4 = 8. The answer is 8."),
+        ("wrong", "3 + 4 = 9. The answer is 9."),
         ("cut-off", "3 + 4 ="),
         ("no-answer", "Hm."),
         ("wrong", "<think>\n3 + 4 is 8\n</think>\n8"),

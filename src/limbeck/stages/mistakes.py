@@ -30,7 +30,7 @@ from limbeck.stages.problems import problems
 from limbeck.stages.rationales import file_inputs, grade_completions
 from limbeck.stages.writing import completions_of, write
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when this code finds other mistakes in the same answers."""
 
 MISTAKES, AUDIT = "mistakes.jsonl", "audit.json"
@@ -218,8 +218,11 @@ def found_in(graded: Sequence[Rationale], round: int) -> list[Mistake]:
 
 
 def kind_of(wrong: Rationale) -> Kind:
-    """Why an answer is no right one: the text ended too early, states nothing, or states something else."""
-    if wrong.truncated or is_unfinished(wrong.thinking, wrong.completion):
+    """Why an answer is no right one: the text ended too early, states nothing, or states something else.
+
+    What runs on to another question came to its end before that, wherever the limit was then.
+    """
+    if (wrong.truncated and not wrong.cut) or is_unfinished(wrong.thinking, wrong.completion):
         return "cut-off"
     return "no-answer" if wrong.answer is None else "wrong"
 
