@@ -185,6 +185,26 @@ def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) ->
     assert broken.status == 2 and "feedback-0.jsonl:1: not feedback: mistake_id" in broken.err
 
 
+def test_feedback_has_a_rule_of_its_own(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """A loose rule for published chains is none for what is said to mistakes: a wrong guess is dropped."""
+    out, file = tmp_path / "run", tmp_path / "feedback.jsonl"
+    settings = f"{{rounds: 1, begin: rationales, feedback: {{kind: given, file: '{file}'}}}}"
+    loose = ("--set", "rationales.keep=unless-wrong", "--set", f"student.settings={settings}")
+    assert limbeck("run", recipe, "--out", out, *loose, "--until", "mistakes").status == 0
+    own = out / "students" / "tailored" / "seed0" / "round0"
+    golds = {one["id"]: one["answer"] for one in rows(out / "problems" / "train.jsonl")}
+    wrong = rows(own / "mistakes" / "mistakes.jsonl")[:2]
+    texts = ["It has 1 and then 987.", f"Count again: {golds[wrong[1]['problem_id']]}."]
+    lines = [{"mistake_id": one["id"], "solution": text} for one, text in zip(wrong, texts, strict=True)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert limbeck("run", recipe, "--out", out, *loose).status == 0
+    graded = rows(own / "feedback" / "graded.jsonl")
+    assert [one["dropped"] for one in graded] == ["wrong answer", None]
+    keep = ("--set", "student.settings.feedback.keep=unless-wrong")
+    assert limbeck("run", recipe, "--out", out, *loose, *keep).status == 0
+    assert [one["dropped"] for one in rows(own / "feedback" / "graded.jsonl")] == [None, None]
+
+
 class Tutor(BaseHTTPRequestHandler):
     """Gives feedback on sums; every fifth reply has not the form asked for."""
 

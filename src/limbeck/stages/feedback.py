@@ -15,7 +15,7 @@ from limbeck.lm import Completion, Sampling
 from limbeck.lm.cost import exact, tokens_at_most
 from limbeck.lm.written import is_unfinished
 from limbeck.rationales import graded, mark_dropped
-from limbeck.recipe import ApiTeacherSettings, Recipe, rules_of
+from limbeck.recipe import ApiTeacherSettings, GoldRule, Recipe
 from limbeck.records import (
     Feedback,
     Mistake,
@@ -35,14 +35,14 @@ from limbeck.stages.context import Context
 from limbeck.stages.mistakes import Kind, Mistakes
 from limbeck.stages.models import Question
 from limbeck.stages.problems import problems
-from limbeck.stages.rationales import Rationales, file_inputs, grading_settings
+from limbeck.stages.rationales import Rationales, file_inputs
 from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
 from limbeck.stages.writing import RawCompletion, completions_of, write
 from limbeck.tasks import feedback as prompt
 from limbeck.tasks.asking import Asking
 from limbeck.tasks.templates import Template
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when this code makes other rationales of the same replies."""
 
 FEEDBACK, GRADED, AUDIT = "feedback.jsonl", "graded.jsonl", "audit.json"
@@ -74,6 +74,7 @@ class FeedbackSettings(Settings):
     )
     temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(512, ge=1, le=1_000_000, description="new tokens per reply")
+    keep: GoldRule = Field("correct", description="of its rationales; that of plain ones is rationales.keep")
     template: str | None = Field(
         None, description="places {question} {options} {mistake} {gold} {instruction}; null: ours"
     )
@@ -149,7 +150,7 @@ def feedback(
         else:
             said = [_read(one, source) for one in completions_of(asked)]
         cut = {one.prompt_id for one in completions_of(asked) if one.truncated} if asked else set()
-        found = rationales_of(context, said, by_id, cut)
+        found = rationales_of(context, said, by_id, cut, settings.keep)
         write_jsonl(folder / FEEDBACK, said)
         write_jsonl(folder / GRADED, found)
         write_json(folder / AUDIT, audit(shown, found))
@@ -160,7 +161,9 @@ def feedback(
         version=VERSION,
         round=round,
         seed=context.recipe.seed,
-        **grading_settings(context, context.recipe.rationales),
+        kind=context.kind,
+        keep=settings.keep,
+        drop_false_equations=context.recipe.rationales.drop_false_equations,
         source=source,
     )
     stage = context.run.stage(f"{place}/feedback", how, inputs, work)
@@ -377,9 +380,13 @@ def _line(place: str, line: str) -> Feedback:
 
 
 def rationales_of(
-    context: Context, said: Iterable[Feedback], by_id: Mapping[str, Problem], cut: Iterable[str]
+    context: Context,
+    said: Iterable[Feedback],
+    by_id: Mapping[str, Problem],
+    cut: Iterable[str],
+    keep: GoldRule,
 ) -> list[Rationale]:
-    """The solutions as graded rationales, each about its mistake; the keep rule is `rationales.keep`."""
+    """The solutions as graded rationales, each about its mistake."""
     cut, numbers, found, unread = set(cut), Counter[tuple[str, str]](), [], set()
     reasoning = taken_as_rationale(context.recipe)
     for one in said:
@@ -390,9 +397,8 @@ def rationales_of(
         found.append(graded(about, context.kind, text, one.source, about=one.mistake_id, reasoning=reasoning))
         if not one.solution:
             unread.add((one.source, one.problem_id, number))
-    rule = context.recipe.rationales
-    keep, _ = rules_of(rule.keep, rule.agreement)
-    marked = mark_dropped(found, keep=keep, drop_false_equations=rule.drop_false_equations)
+    equations = context.recipe.rationales.drop_false_equations
+    marked = mark_dropped(found, keep=keep, drop_false_equations=equations)
     return [
         one.model_copy(update={"dropped": NO_PARTS})
         if (one.source, one.problem_id, one.index) in unread
