@@ -6,6 +6,7 @@ import pytest
 
 from limbeck.errors import RecipeError
 from limbeck.methods import resolve_methods
+from limbeck.methods.tailored import TailoredSettings
 from limbeck.recipe import check_recipe, load_recipe, read_yaml
 from limbeck.tasks.settings import FilesTask
 
@@ -210,6 +211,37 @@ def test_the_published_settings_of_finetune_cot() -> None:
     for one in found.students.values():
         assert (one.train.learning_rate, one.train.batch_size, one.train.epochs) == (3e-4, 8, 20)
         assert (one.train.clip, one.train.choose, one.train.warmup) == (0, "last", 0)
+
+
+def test_the_published_settings_of_tailored_learning() -> None:
+    """GPT-J-6B as in the authors' README; what differs between their data sets is the room of the exam."""
+    folder = Path(__file__).parent.parent / "recipes"
+    room = {"svamp": 192, "multiarith": 192, "strategyqa": 128, "csqa": 96}
+    found = {name: load_recipe(folder / "tailored" / f"{name}.yaml") for name in room}
+    found["gsm8k"] = load_recipe(folder / "tailored.yaml")
+    for name, recipe in found.items():
+        assert recipe.exam.max_tokens == room.get(name, 256)
+        for student in recipe.students.values():
+            train, own = student.train, TailoredSettings.model_validate(student.settings)
+            assert student.model == "EleutherAI/gpt-j-6B" and student.prompt.examples is not None
+            assert (train.learning_rate, train.weight_decay, train.warmup, train.epochs) == (
+                7e-6,
+                0.01,
+                100,
+                10,
+            )
+            assert (train.batch_size * train.accumulate, train.prompt_weight, train.clip) == (16, 0.1, 0)
+            assert (own.rounds, own.begin, own.train_exam.samples, own.train_exam.temperature) == (
+                3,
+                "base",
+                4,
+                1,
+            )
+            assert (own.reflection.margin, own.reflection.positives, own.reflection.negatives) == (1, 10, 4)
+        weights = [one.settings["reflection"]["weight"] for one in recipe.students.values()]  # type: ignore
+        assert weights == [0.5, 0, 0.5]
+    t5 = load_recipe(folder / "tailored" / "flan-t5.yaml").students["tailored"]
+    assert t5.train.prompt_weight == 0, "a decoder sees no prompt"
 
 
 def test_set_changes_one_of_several_aliases(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) ->
     given = ("--out", out, "--set", f"student.settings={settings}")
     paused = limbeck("run", recipe, *given, "--until", "mistakes")
     assert paused.status == 0, paused.err
+    assert "; write what is said to them into" in paused.err and "feedback-0.jsonl, and" in paused.err
     own = out / "students" / "tailored" / "seed0"
     assert not (own / "round1").exists()
     missing = limbeck("run", recipe, *given)

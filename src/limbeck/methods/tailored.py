@@ -43,13 +43,13 @@ from limbeck.stages import (
     examine,
     feedback,
     file_inputs,
-    has_feedback,
     mistakes,
     rationale_data,
     rationales,
     reflection,
     reflection_data,
     train,
+    waits_for_feedback,
 )
 from limbeck.stages.pairs import refuse_from_scratch
 
@@ -80,7 +80,7 @@ def tailored(context: Context, student: Learner, settings: TailoredSettings) -> 
         examine(context, model)
         place = replace(student, round=number).place
         wrong = mistakes(context, model, place, settings.train_exam, round=number)
-        if context.run.ends_at("mistakes") and not has_feedback(settings.feedback, number):
+        if waits_for_feedback(context, wrong, settings.feedback, number):
             return
         if not wrong.all:
             break

@@ -6,7 +6,7 @@ A method is the order in which it calls these. The verbs are `train`, `write` an
 
 from limbeck.stages.context import Context
 from limbeck.stages.examining import accuracy, examine
-from limbeck.stages.feedback import FeedbackSettings, Tailored, check_feedback, feedback, has_feedback
+from limbeck.stages.feedback import FeedbackSettings, Tailored, check_feedback, feedback, waits_for_feedback
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
 from limbeck.stages.mistakes import Mistakes, TrainExamSettings, mistakes
@@ -60,7 +60,6 @@ __all__ = [
     "feedback",
     "file_inputs",
     "grade_completions",
-    "has_feedback",
     "is_trained",
     "mentor",
     "mentor_rationales",
@@ -77,5 +76,6 @@ __all__ = [
     "student",
     "taught",
     "train",
+    "waits_for_feedback",
     "write",
 ]

@@ -32,7 +32,7 @@ from limbeck.records import (
 from limbeck.run_folder import Stage, fingerprint, plan, read_json
 from limbeck.settings import Settings
 from limbeck.stages.context import Context
-from limbeck.stages.mistakes import Kind, Mistakes
+from limbeck.stages.mistakes import MISTAKES, Kind, Mistakes
 from limbeck.stages.models import Question
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import Rationales, file_inputs
@@ -317,6 +317,18 @@ def _again(reply: RawCompletion, source: str) -> Feedback:
     return Feedback(
         mistake_id=reply.prompt_id, problem_id=reply.problem_id, source=source, solution=reply.text
     )
+
+
+def waits_for_feedback(context: Context, wrong: Mistakes, settings: FeedbackSettings, round: int) -> bool:
+    """Whether `--until mistakes` ends a story here; not where a file holds this round's feedback already."""
+    if not context.run.ends_at("mistakes") or has_feedback(settings, round):
+        return False
+    given = settings.kind == "given"
+    context.run.say(
+        f"the run ends here, as --until says: the mistakes are in {wrong.stage.folder / MISTAKES}"
+        + (f"; write what is said to them into {file_of(settings, round)}, and run again" if given else "")
+    )
+    return True
 
 
 def has_feedback(settings: FeedbackSettings, round: int) -> bool:
