@@ -154,7 +154,7 @@ def test_pulling_makes_the_answers_agree(recipe: Path, tmp_path: Path, limbeck: 
     assert last["pulled"] < 0.5 * last["control"]
 
 
-def byt5(folder: Path) -> Path:
+def slow_model(folder: Path) -> Path:
     """A random model with the tokenizer of ByT5, which is written in Python and knows no places."""
     tokenizer = transformers.ByT5Tokenizer()
     sizes: dict[str, Any] = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
@@ -167,7 +167,7 @@ def byt5(folder: Path) -> Path:
 def test_a_tokenizer_that_shows_no_places_is_refused_before_any_stage(
     recipe: Path, tmp_path: Path, limbeck: Limbeck
 ) -> None:
-    model = byt5(tmp_path / "byt5")
+    model = slow_model(tmp_path / "byt5")
     says = f"students.pulled.model: {model}: its tokenizer (ByT5Tokenizer) does not say which characters"
     settings = ("--set", f"student.model={model}", "--set", "student.train={steps: 1, max_length: 2000}")
     answer = limbeck("run", recipe, "--out", tmp_path / "run", *settings)
@@ -191,7 +191,7 @@ def test_a_method_that_does_not_say_what_it_uses_is_refused_before_its_training(
         "from limbeck.methods.mcc_kd import METHOD\n"
         "METHOD = replace(METHOD, uses=lambda settings: Uses())\n"
     )
-    model = byt5(tmp_path / "byt5")
+    model = slow_model(tmp_path / "byt5")
     student = f"{{method: ./mine.py, model: {model}, train: {{steps: 1, max_length: 2000}}}}"
     answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", f"students={{mine: {student}}}")
     assert answer.status == 2 and f"mine (seed 0): {model}: its tokenizer (ByT5Tokenizer)" in answer.err
