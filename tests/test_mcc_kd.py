@@ -167,7 +167,7 @@ def slow_model(folder: Path) -> Path:
 def test_a_tokenizer_that_shows_no_places_is_refused_before_any_stage(
     recipe: Path, tmp_path: Path, limbeck: Limbeck
 ) -> None:
-    model = slow_model(tmp_path / "byt5")
+    model = slow_model(tmp_path / "slow")
     says = f"students.pulled.model: {model}: its tokenizer (ByT5Tokenizer) does not say which characters"
     settings = ("--set", f"student.model={model}", "--set", "student.train={steps: 1, max_length: 2000}")
     answer = limbeck("run", recipe, "--out", tmp_path / "run", *settings)
@@ -191,7 +191,7 @@ def test_a_method_that_does_not_say_what_it_uses_is_refused_before_its_training(
         "from limbeck.methods.mcc_kd import METHOD\n"
         "METHOD = replace(METHOD, uses=lambda settings: Uses())\n"
     )
-    model = slow_model(tmp_path / "byt5")
+    model = slow_model(tmp_path / "slow")
     student = f"{{method: ./mine.py, model: {model}, train: {{steps: 1, max_length: 2000}}}}"
     answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", f"students={{mine: {student}}}")
     assert answer.status == 2 and f"mine (seed 0): {model}: its tokenizer (ByT5Tokenizer)" in answer.err
