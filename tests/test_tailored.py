@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from limbeck.records import Rationale
+from limbeck.records import Mistake, Rationale
 from limbeck.stages.mistakes import found_in
 from limbeck.tasks import arithmetic
 from limbeck.tasks.feedback import reply
@@ -84,6 +84,10 @@ def test_rounds_of_mistakes_rationales_and_triplets(limbeck: Limbeck, recipe: Pa
     assert [facts(own / f"round{n}" / "exam" / "metrics.json")["round"] for n in (0, 1)] == [0, 1]
     check_report(out, own)
     assert "no finished exam" not in again.out + again.err
+    assert "different rationales, and compares" in again.err
+    question = "Ada has 3 tickets and finds 4 more. How many tickets are there now?"
+    asked, last = (limbeck("ask", folder, question) for folder in (own, own / "round2"))
+    assert asked.status == 0 and asked.out == last.out, "a student is its last round's model"
     quiet = limbeck("run", recipe, "--out", out)
     assert quiet.status == 0 and "started" not in quiet.err
 
@@ -129,7 +133,7 @@ def test_a_student_without_mistakes_is_done(limbeck: Limbeck, recipe: Path, tmp_
     own = "\n  ".join(task.replace(": t", f": {tmp_path}/t").split("\n"))
     before, after = text[: text.index("task:")], text[text.index("teacher:") :]
     recipe.write_text(f"{before}task:\n  {own}\n  columns: {{rationale: why}}\n{after}")
-    said = f"{{kind: given, file: '{tmp_path}/none.jsonl'}}"
+    said = f"{{kind: given, file: '{tmp_path}/none-{{round}}.jsonl'}}"
     answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", f"student.settings.feedback={said}")
     assert answer.status == 0, answer.err
     own_folder = tmp_path / "run/students/tailored/seed0"
@@ -178,6 +182,10 @@ def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) ->
     assert dropped[wrong[1]["id"]] == "wrong answer"
     assert (own / "exam" / "metrics.json").exists()
 
+    with file.open("a") as stream:
+        stream.write('{"mistake_id": "else", "solution": "x"}\n')
+    more = limbeck("run", recipe, *given)
+    assert more.status == 0 and "1 lines of" in more.err and "are about other mistakes" in more.err
     file.write_text('{"mistake_id": "else", "solution": "x"}\n')
     other = limbeck("run", recipe, *given)
     assert other.status == 2 and "says nothing to the" in other.err
@@ -290,6 +298,7 @@ def test_a_round_has_a_budget(limbeck: Limbeck, tutored: Path, tmp_path: Path) -
         ("begin: base", "model: tiny-causal-xs is made from scratch, so it knows nothing; begin with"),
         ("rationales: 0", "rationales: 0, and begin: rationales learns from them"),
         ("feedback: {kind: given}", "file: goes with kind: given"),
+        ("feedback: {kind: given, file: f.jsonl}", "write {round} into its name"),
         ("train_exam: {file: none.jsonl}", "none.jsonl: no such file"),
         ("feedback: {max_cost_usd: 1}", "max_cost_usd: needs a teacher with prices"),
         ("feedback: {template: 'Q: {question}'}", "has no place {gold}"),
@@ -329,6 +338,20 @@ def test_mistakes_of_another_model_from_a_file(limbeck: Limbeck, recipe: Path, t
     file.write_text(json.dumps(lines[0] | {"problem_id": "else"}) + "\n")
     nothing = limbeck("run", recipe, "--out", out, *change)
     assert nothing.status == 2 and "holds no mistake about a training problem" in nothing.err
+    file.write_text(2 * (json.dumps(lines[0]) + "\n"))
+    twice = limbeck("run", recipe, "--out", out, *change)
+    assert twice.status == 2 and "mistakes.jsonl:2: has the id 'm0' of line 1" in twice.err
+    right = {
+        "id": "right",
+        "problem_id": train[9]["id"],
+        "completion": f"The answer is {train[9]['answer']}.",
+    }
+    silent = {"id": "silent", "problem_id": train[8]["id"], "completion": "Who knows?"}
+    file.write_text("".join(json.dumps(line) + "\n" for line in (*lines, right, silent)))
+    graded = limbeck("run", recipe, "--out", out, *change)
+    assert graded.status == 0 and "9 mistakes from" in graded.err and "left out: 1 right" in graded.err
+    kinds = {one["id"]: one["kind"] for one in rows(own / "round0" / "mistakes" / "mistakes.jsonl")}
+    assert kinds["silent"] == "no-answer" and "right" not in kinds
 
 
 def test_a_round_that_does_not_help_on_dev_is_left(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
@@ -372,4 +395,5 @@ def test_a_mistake_is_what_the_student_wrote_and_knows_why_it_is_one() -> None:
         ("wrong", "<think>\n3 + 4 is 8\n</think>\n8"),
         ("cut-off", "<think>\n3 + 4 is\n</think>\n"),
     ]
-    assert {one.id for one in found} == {"p/1.2"}
+    assert {Mistake.answer_of("p", 1, 2)} == {one.id.rpartition("-")[0] for one in found}
+    assert len({one.id for one in found}) == len(found), "another text is another mistake"

@@ -216,8 +216,13 @@ def tell_leaks(model: str, asked: Sequence[Problem], split: str) -> None:
 
 
 def model_folder(model: str) -> str:
-    """The model inside a student's folder; any other name or folder as it is."""
-    inner = Path(model) / "model"
+    """The model inside a student's folder, that of its last round where it has rounds; any other name or
+    folder as it is."""
+    from limbeck.run_folder import read_json
+
+    own = Path(model)
+    last = (read_json(own / "exam" / "metrics.json") or {}).get("after_round")
+    inner = (own if last is None else own / f"round{last}") / "model"
     return (
         str(inner)
         if (inner / "config.json").is_file() or (inner / "adapter_config.json").is_file()

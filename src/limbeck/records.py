@@ -7,6 +7,7 @@ Lines end with "\\n" only: U+2028 and U+0085 occur inside real questions.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -126,9 +127,19 @@ class Mistake(Record):
     origin: str = ""
 
     @staticmethod
-    def id_of(problem_id: str, round: int, index: int) -> str:
-        """The id of a student's `index`-th answer to a question in a round, if it is a mistake."""
+    def answer_of(problem_id: str, round: int, index: int) -> str:
+        """What the id of a mistake begins with: which question, which round, which answer to it."""
         return f"{problem_id}/{round}.{index}"
+
+    @staticmethod
+    def id_of(problem_id: str, round: int, index: int, text: str) -> str:
+        """The id of a student's answer to a question, if it is a mistake.
+
+        What was written is part of it: so feedback on what another student wrote, or the same one before it
+        was trained again, is never taken for feedback on this.
+        """
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        return f"{Mistake.answer_of(problem_id, round, index)}-{digest}"
 
 
 class Feedback(Record):

@@ -65,7 +65,7 @@ def sit(folder: Path, number: int, right: Mapping[str, Sequence[bool]]) -> list[
             line = {"prompt_id": question, "problem_id": question, "index": index, "text": text}
             lines.append({**line, "tokens": 5, "thinking": ""})
             if not is_right:
-                own = {"id": Mistake.id_of(question, number, index), "problem_id": question}
+                own = {"id": Mistake.id_of(question, number, index, text), "problem_id": question}
                 wrong.append(Mistake(**own, completion=text, answer="99", source="s"))
     path = folder / "answers" / "completions.jsonl"
     path.parent.mkdir(parents=True)

@@ -15,6 +15,11 @@ from limbeck.tasks.templates import Template
         "Mistake: it adds 5.\nSolution: 3 + 4 = 7.\nThe answer is 7.",
         "Let us see.\n\n**Mistake:** it adds 5.\n\n**Solution:** 3 + 4 = 7.\nThe answer is 7.",
         "## mistake:\nit adds 5.\n\n## SOLUTION:\n3 + 4 = 7.\nThe answer is 7.\n",
+        "1. Mistake: it adds 5.\n2. Solution: 3 + 4 = 7.\nThe answer is 7.",
+        "- Mistake: it adds 5.\n- **Solution**: 3 + 4 = 7.\nThe answer is 7.",
+        "> Mistake: it adds 5.\n> Solution: 3 + 4 = 7.\nThe answer is 7.",
+        "### Mistake\nit adds 5.\n### Solution\n3 + 4 = 7.\nThe answer is 7.",
+        "**Mistake: it adds 5.**\n**Solution: 3 + 4 = 7.\nThe answer is 7.**",
     ],
 )
 def test_both_parts_are_found(text: str) -> None:

@@ -129,7 +129,7 @@ def learn(
 
 def check(recipe: Recipe, settings: TailoredSettings, place: str) -> None:
     """Refuse what would fail after round 0: a RecipeError or DataError names the setting or the file."""
-    check_feedback(recipe, settings.feedback, f"{place}.settings.feedback")
+    check_feedback(recipe, settings.feedback, f"{place}.settings.feedback", rounds=settings.rounds)
     file_inputs(settings.train_exam.file)  # a file of mistakes is there
     if settings.begin == "base":
         refuse_from_scratch(recipe, place, "begin with rationales (settings.begin), or name a real model")

@@ -103,13 +103,13 @@ def _answers(after: Sitting | None, questions: set[str]) -> dict[str, list[Any]]
     """The first answer to each question in a later round, and how many of all are right."""
     if after is None or after.answers is None:
         return {}
-    missed, wrong = {one for one, _ in after.mistakes}, after.wrong
+    missed, wrong = {one.rpartition("-")[0] for one, _ in after.mistakes}, after.wrong
     found: dict[str, list[Any]] = {}
     for one in completions(after.folder / "answers" / "completions.jsonl"):
         question = one["problem_id"]
         if question in questions and question not in found:
             text = whole(one.get("thinking", ""), one["text"])
-            right = Mistake.id_of(question, after.round, one["index"]) not in missed
+            right = Mistake.answer_of(question, after.round, one["index"]) not in missed
             asked = after.answers[question]
             found[question] = [cut(text, LONGEST), int(right), asked - wrong[question], asked]
     return found

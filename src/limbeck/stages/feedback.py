@@ -42,7 +42,7 @@ from limbeck.tasks import feedback as prompt
 from limbeck.tasks.asking import Asking
 from limbeck.tasks.templates import Template
 
-VERSION = 2
+VERSION = 3
 """Raised by hand when this code makes other rationales of the same replies."""
 
 FEEDBACK, GRADED, AUDIT = "feedback.jsonl", "graded.jsonl", "audit.json"
@@ -121,7 +121,6 @@ def feedback(
 
     Raises:
         DataError: a file of feedback cannot be read, or says nothing to these mistakes.
-        NothingKeptError: no rationale is right.
     """
     by_id = {problem.id: problem for problem in problems(context).train}
     inputs = dict(problems(context).inputs) | wrong.inputs
@@ -144,7 +143,7 @@ def feedback(
 
     def work(folder: Path) -> None:
         if asked is None:
-            said = _from_file(file, {one.id: one for one in shown}, source)
+            said, others = _from_file(file, {one.id: one for one in shown}, source)
         elif settings.kind == "again":
             said = [_again(one, source) for one in completions_of(asked)]
         else:
@@ -153,7 +152,9 @@ def feedback(
         found = rationales_of(context, said, by_id, cut, settings.keep)
         write_jsonl(folder / FEEDBACK, said)
         write_jsonl(folder / GRADED, found)
-        write_json(folder / AUDIT, audit(shown, found))
+        about = len({one.mistake_id for one in said}) if asked is None else len(shown)
+        more = {"lines about other mistakes": others} if asked is None else {}
+        write_json(folder / AUDIT, audit(about, found) | more)
 
     about = {name: getattr(settings, name) for name in ("of", "per_problem", "problems")}
     how = plan(
@@ -174,6 +175,8 @@ def feedback(
         f"{place}: feedback on {facts['mistakes']} mistakes, {facts['kept']} rationales kept"
         + "".join(f", {count} {reason}" for reason, count in facts["dropped"].items())
     )
+    if others := facts.get("lines about other mistakes"):
+        context.run.say(f"{place}: {others} lines of {file} are about other mistakes, and are passed over")
     replies = completions_of(asked) if asked else []
     if count := sum(is_unfinished(one.thinking, one.text) for one in replies):
         context.run.say(
@@ -183,11 +186,12 @@ def feedback(
     return Tailored(Rationales(stage, f"feedback on round {round}", found), said, facts)
 
 
-def check_feedback(recipe: Recipe, settings: FeedbackSettings, place: str) -> None:
+def check_feedback(recipe: Recipe, settings: FeedbackSettings, place: str, *, rounds: int) -> None:
     """Refuse feedback that nobody can give.
 
     Args:
         place: opens the error's text.
+        rounds: how many rounds need some.
 
     Raises:
         RecipeError: naming the setting.
@@ -197,6 +201,11 @@ def check_feedback(recipe: Recipe, settings: FeedbackSettings, place: str) -> No
         raise RecipeError(
             f"{place}.kind: {settings.kind} asks a teacher, and the recipe has none; give feedback as a file "
             "(kind: given), or name a teacher"
+        )
+    if rounds > 1 and settings.file is not None and "{round}" not in settings.file:
+        raise RecipeError(
+            f"{place}.file: {rounds} rounds need a file each; write {{round}} into its name, such as "
+            "feedback-{round}.jsonl"
         )
     priced = isinstance(teacher, ApiTeacherSettings) and teacher.prices is not None
     if settings.max_cost_usd is not None and not priced:
@@ -341,25 +350,26 @@ def file_of(settings: FeedbackSettings, round: int) -> str:
     return str(settings.file).replace("{round}", str(round))
 
 
-def _from_file(file: str, shown: Mapping[str, Mistake], source: str) -> list[Feedback]:
-    """The lines of a file that are about these mistakes.
+def _from_file(file: str, shown: Mapping[str, Mistake], source: str) -> tuple[list[Feedback], int]:
+    """The lines of a file that are about these mistakes, and how many are about others.
 
     Raises:
         DataError: a line is no feedback, or no line is about one of them.
     """
-    found = []
+    found, others = [], 0
     for number, line in numbered_lines(Path(file).expanduser()):
         one = _line(f"{file}:{number}", line)
         if one.mistake_id in shown:
             about = {"problem_id": shown[one.mistake_id].problem_id, "source": one.source or source}
             found.append(one.model_copy(update=about))
+        others += one.mistake_id not in shown
     if not found:
         raise DataError(
             file,
             f"says nothing to the {len(shown)} mistakes of this round; each line needs the mistake_id that "
-            "mistakes.jsonl gives as id",
+            "mistakes.jsonl gives as id, which changes with what the student wrote",
         )
-    return found
+    return found, others
 
 
 class Said(Record):
@@ -419,12 +429,12 @@ def rationales_of(
     ]
 
 
-def audit(shown: Sequence[Mistake], found: Sequence[Rationale]) -> dict[str, Any]:
-    """What became of the feedback."""
+def audit(shown: int, found: Sequence[Rationale]) -> dict[str, Any]:
+    """What became of the feedback on so many mistakes."""
     dropped = Counter(one.dropped for one in found if one.dropped is not None)
     kept = [one for one in found if one.dropped is None]
     return {
-        "mistakes": len(shown),
+        "mistakes": shown,
         "replies": len(found),
         "kept": len(kept),
         "problems": len({one.problem_id for one in kept}),

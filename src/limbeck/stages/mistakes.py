@@ -11,10 +11,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from limbeck.errors import DataError, LeakError, NothingKeptError
-from limbeck.lm import Sampling
+from limbeck.lm import Completion, Sampling
 from limbeck.lm.written import is_unfinished, whole
+from limbeck.rationales import graded
 from limbeck.records import (
     Mistake,
+    Problem,
     Rationale,
     first_problem,
     numbered_lines,
@@ -30,7 +32,7 @@ from limbeck.stages.problems import problems
 from limbeck.stages.rationales import file_inputs, grade_completions
 from limbeck.stages.writing import completions_of, write
 
-VERSION = 2
+VERSION = 3
 """Raised by hand when this code finds other mistakes in the same answers."""
 
 MISTAKES, AUDIT = "mistakes.jsonl", "audit.json"
@@ -124,9 +126,9 @@ def mistakes(
     )
 
     def work(folder: Path) -> None:
-        graded = grade_completions(context, asked, completions_of(answers), model.name)
-        write_jsonl(folder / MISTAKES, found_in(graded, round))
-        write_json(folder / AUDIT, audit(graded))
+        found = grade_completions(context, asked, completions_of(answers), model.name)
+        write_jsonl(folder / MISTAKES, found_in(found, round))
+        write_json(folder / AUDIT, audit(found))
 
     stage = context.run.stage(
         f"{place}/mistakes",
@@ -156,17 +158,25 @@ def given_mistakes(context: Context, place: str, file: str) -> Mistakes:
 
     def work(folder: Path) -> None:
         parts = problems(context)
-        train, test = ({one.id for one in split} for split in (parts.train, parts.test))
+        train, test = ({one.id: one for one in split} for split in (parts.train, parts.test))
         ours: list[Mistake] = []
-        others = 0
+        lines: dict[str, int] = {}
+        left = Counter[str]()
         for number, line in numbered_lines(Path(file).expanduser()):
-            one = _mistake(f"{file}:{number}", line)
+            place, one = f"{file}:{number}", _mistake(f"{file}:{number}", line)
             if one.problem_id in test:
-                raise LeakError(
-                    f"{file}:{number}", f"is about problem {one.problem_id} of the test split; leave it out"
+                raise LeakError(place, f"is about problem {one.problem_id} of the test split; leave it out")
+            if one.id in lines:
+                raise DataError(
+                    place, f"has the id {one.id!r} of line {lines[one.id]}; every mistake needs its own"
                 )
-            ours += [one] if one.problem_id in train else []
-            others += one.problem_id not in train
+            lines[one.id] = number
+            if one.problem_id not in train:
+                left["of other problems"] += 1
+            elif (read := _read_again(context, train[one.problem_id], one)) is None:
+                left["right"] += 1
+            else:
+                ours.append(read)
         if not ours:
             raise DataError(
                 file,
@@ -175,7 +185,7 @@ def given_mistakes(context: Context, place: str, file: str) -> Mistakes:
             )
         write_jsonl(folder / MISTAKES, ours)
         counts = Counter(one.kind for one in ours)
-        write_json(folder / AUDIT, {"mistakes": dict(counts), "of other problems": others})
+        write_json(folder / AUDIT, {"mistakes": dict(counts), "left out": dict(left)})
 
     stage = context.run.stage(
         f"{place}/mistakes",
@@ -184,8 +194,29 @@ def given_mistakes(context: Context, place: str, file: str) -> Mistakes:
         work,
     )
     found = _read(stage)
-    context.run.say(f"{place}: {len(found.all)} mistakes from {file}")
+    left_out = ", ".join(f"{count} {why}" for why, count in found.facts["left out"].items())
+    context.run.say(
+        f"{place}: {len(found.all)} mistakes from {file}" + (f"; left out: {left_out}" if left_out else "")
+    )
     return found
+
+
+def _read_again(context: Context, problem: Problem, mistake: Mistake) -> Mistake | None:
+    """A mistake of a file as we read its answer; None where that is right. A kind that the file names stays.
+
+    Raises:
+        DataError: nobody knows the right answer.
+    """
+    text = Completion(mistake.id, 0, mistake.completion)
+    read = graded(problem, context.kind, text, mistake.source)
+    if read.correct is None:
+        raise DataError(
+            f"problem {problem.id}", "has no gold answer, so nothing about it is a mistake; leave it out"
+        )
+    if read.correct:
+        return None
+    kind = mistake.kind if "kind" in mistake.model_fields_set else kind_of(read)
+    return mistake.model_copy(update={"answer": read.answer, "kind": kind})
 
 
 def _mistake(place: str, line: str) -> Mistake:
@@ -200,18 +231,18 @@ def _read(stage: Stage) -> Mistakes:
     return Mistakes(stage, found, read_json(stage.folder / AUDIT) or {})
 
 
-def found_in(graded: Sequence[Rationale], round: int) -> list[Mistake]:
+def found_in(answers: Sequence[Rationale], round: int) -> list[Mistake]:
     """The answers that are not right, as they were written; what goes on to another question is cut off."""
     return [
         Mistake(
-            id=Mistake.id_of(one.problem_id, round, one.index),
+            id=Mistake.id_of(one.problem_id, round, one.index, one.completion),
             problem_id=one.problem_id,
             source=one.source,
             completion=whole(one.thinking, written) if one.thinking else written,
             answer=one.answer,
             kind=kind_of(one),
         )
-        for one in graded
+        for one in answers
         if one.correct is False
         for written in [one.completion[: len(one.completion) - one.cut]]
     ]

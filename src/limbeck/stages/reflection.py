@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -78,6 +78,8 @@ def reflection_data(
         for question, some in by_question.items()
         for group in _groups(question, some, against.get(question, []), settings.positives)
     ]
+    if settings.weight:
+        _report(context, learner, by_question, against)
     draw = Draw({"positive": 1, "negative": 1}) if has_triplets(groups) else None
     inputs = {**problems(context).inputs, **right.inputs, **wrong.inputs}
     dev = Picked((), {})
@@ -85,6 +87,24 @@ def reflection_data(
         dev = rationales(context, "dev").chosen(1)
     held_out = singles(rationale_examples(context, learner, dev.rationales))
     return Data(groups, held_out, {**inputs, **dev.inputs}, draw)
+
+
+def _report(
+    context: Context,
+    learner: Learner,
+    right: Mapping[str, Sequence[Example]],
+    wrong: Mapping[str, Sequence[Example]],
+) -> None:
+    """Say how many rationales are learned and how many compared, and why others are not."""
+    alone = sum(len(some) for some in right.values() if len(some) == 1)
+    unmissed = sum(len(some) for question, some in right.items() if len(some) > 1 and question not in wrong)
+    count = sum(map(len, right.values()))
+    compared = count - alone - unmissed
+    context.run.say(
+        f"{learner.shown}, round {learner.round}: learns {count} different rationales, and compares "
+        f"{compared} of them with mistakes; {alone} are their question's only right one, of {unmissed} no "
+        "mistake is known" + ("" if compared else "; so it learns without self-reflection")
+    )
 
 
 def reflection(settings: ReflectionSettings, data: Data) -> Parts:

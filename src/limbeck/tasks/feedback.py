@@ -33,7 +33,12 @@ _WROTE = "\n\nThe student wrote:\n"
 _QUESTION, _RIGHT = "Question:\n", "\nThe right answer: "
 """Headings of the template."""
 
-_HEADING = re.compile(rf"^[ \t#*_]*({SAID}|{SOLUTION})[ \t*_]*:[ \t*_]*", re.MULTILINE | re.IGNORECASE)
+_MARKS = r"(?:[>#*_-]|\d+[.)])"
+_HEADING = re.compile(
+    rf"^[ \t]*(?:{_MARKS}[ \t]*)*({SAID}|{SOLUTION})[ \t]*(?:[*_ \t]*:[*_ \t]*|(?<=[a-z])[*_ \t]*$)",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""At the beginning of a line, behind marks of lists, quotes and emphasis; with a colon, or alone there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,17 @@ def read(text: str) -> Reply | None:
     if [one[1].capitalize() for one in found] != [SAID, SOLUTION]:
         return None
     first, second = found
-    said, solution = text[first.end() : second.start()].strip(), text[second.end() :].strip()
+    said, solution = _bare(text[first.end() : second.start()]), _bare(text[second.end() :])
     return Reply(said, solution) if said and solution else None
+
+
+def _bare(part: str) -> str:
+    """A part without an emphasis that began in front of its heading and ends behind it."""
+    part = part.strip()
+    for mark in ("**", "__"):
+        if part.endswith(mark) and part.count(mark) % 2:
+            part = part.removesuffix(mark).rstrip()
+    return part
 
 
 def reply(said: str, solution: str) -> str:

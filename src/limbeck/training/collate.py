@@ -106,7 +106,7 @@ class Tokenised:
     Attributes:
         groups: in the order of the groups that were given.
         too_long: examples over `max_length`.
-        dropped: groups that then had no example left.
+        dropped: groups that then had no example left, or no scored one.
         without_span: examples whose `answer_span` could not be found among their tokens.
     """
 
@@ -199,14 +199,15 @@ def tokenise(
 def _grouped(
     groups: Sequence[Group], rows: Sequence[Row], fit: Sequence[bool]
 ) -> tuple[list[RowGroup], list[Group]]:
-    """Give each group its rows that fit; leave out the groups that have none."""
+    """Give each group its rows that fit; leave out the groups that have none, or none to be learned."""
     kept, dropped = [], []
     start = 0
     for group in groups:
         stop = start + len(group.examples)
         own = tuple(row for row, fits in zip(rows[start:stop], fit[start:stop], strict=True) if fits)
         start = stop
-        if own:
+        scored = any(example.scored for example in group.examples)
+        if own and (not scored or any(row.scored for row in own)):
             kept.append(RowGroup(group.key, own, group.question))
         else:
             dropped.append(group)

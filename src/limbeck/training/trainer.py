@@ -161,8 +161,9 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         for part, count in zip(self.parts, *(counts or [[1.0] * len(values)]), strict=True):
             if count == 0 and not self._counted_before(part):
                 raise TrainingError(
-                    f"{part.name}: this part of the loss counted nothing in a whole epoch, so it would train "
-                    "nothing; give the examples what it needs or set its weight to 0"
+                    f"{part.name}: this part of the loss counted nothing in a whole epoch, so it would "
+                    "train nothing; give the examples what it needs (too long ones were left out by "
+                    "max_length), or set its weight to 0"
                 )
         self._logged.append([value, *values])
         return value
