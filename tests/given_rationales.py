@@ -16,13 +16,12 @@ def given_recipe(
     """Write both splits and the recipe.
 
     Args:
-        train: rows whose column `why` lists the rationales; their ids are train0, train1, …
+        train: rows whose column `why` lists the rationales; where they have an `id`, it is theirs.
         more: who learns, and other sections of the recipe.
         task: further lines of the task.
     """
     for name, rows in (("train", train), ("test", test)):
-        numbered = [{"id": f"{name}{number}", **row} for number, row in enumerate(rows)]
-        (folder / f"{name}.json").write_text(json.dumps(numbered))
+        (folder / f"{name}.json").write_text(json.dumps(rows))
     path = folder / "r.yaml"
     path.write_text(f"""
 name: given
@@ -31,7 +30,7 @@ task:
   train: {folder}/train.json
   test: {folder}/test.json
   dev: 0
-  columns: {{id: id, rationale: why, several_rationales: true}}
+  columns: {{{"id: id, " if "id" in train[0] else ""}rationale: why, several_rationales: true}}
 {task}
 teacher: {{kind: given}}
 {more}

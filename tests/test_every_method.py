@@ -38,17 +38,17 @@ def sums() -> list[dict[str, Any]]:
             f"She has {number} + 2 = {answer} apples.",
         ]
         question = f"Ada has {number} apples and buys 2. How many?"
-        rows.append({"question": question, "answer": answer, "why": why})
+        rows.append({"id": f"sum{number}", "question": question, "answer": answer, "why": why})
     return rows
 
 
 def write_mistakes(folder: Path) -> None:
     """One about each training problem, and what a teacher says to it."""
     mistakes, said = [], []
-    for number in range(6):
-        mistake = f"She has {number + 1} + 2 = {number + 9} apples.\nThe answer is {number + 9}."
-        right = f"{number + 1} and 2 more apples are {number + 3} apples.\nThe answer is {number + 3}."
-        mistakes.append({"id": f"m{number}", "problem_id": f"train{number}", "completion": mistake})
+    for number in range(1, 7):
+        mistake = f"She has {number} + 2 = {number + 8} apples.\nThe answer is {number + 8}."
+        right = f"{number} and 2 more apples are {number + 2} apples.\nThe answer is {number + 2}."
+        mistakes.append({"id": f"m{number}", "problem_id": f"sum{number}", "completion": mistake})
         said.append({"mistake_id": f"m{number}", "solution": right})
     for name, rows in (("mistakes", mistakes), ("said", said)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -205,6 +205,7 @@ class Run:
         self._put_aside: list[str] = []
         self._renewed: list[str] = []  # done again, as asked
         self._contents: dict[str, str] = {}  # what the stages that came up hold, by their fingerprint
+        self._words: set[str] = set()  # that a method was ready to end at
         self._met = False  # a stage that `until` means came up
         self._working = ""
 
@@ -254,6 +255,7 @@ class Run:
 
     def ends_at(self, word: str) -> bool:
         """Whether `until` is this word: one at which a method may end its story (see `Uses.pauses`)."""
+        self._words.add(word)
         return self._until == word
 
     def is_done(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> bool:
@@ -338,7 +340,7 @@ class Run:
         wanted = [("--again", name) for name in self._again]
         wanted += [("--until", self._until)] if self._until else []
         for option, name in wanted:
-            if not any(_below(one, name) or one.endswith(f"/{name}") for one in self._came):
+            if not any(_below(one, name) for one in self._came) and name not in self._words:
                 raise InputError(f"{option} {name}: no such stage came up; there were: {_listed(self._came)}")
 
     def _begin(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> dict[str, Any]:
