@@ -256,3 +256,29 @@ def test_a_run_that_fails_is_named_with_its_reason(recipe: Path, tmp_path: Path,
     assert answer.status == 1
     assert "draw1-mentor1: ended with status 2" in answer.err and "max_length" in answer.err
     assert not (tmp_path / "out" / "claims.json").exists()
+
+
+def test_files_of_a_methods_settings_are_part_of_the_protocol(tmp_path: Path) -> None:
+    """Mistakes and feedback from files: what they hold decides the students, so it is written down."""
+    from limbeck.errors import DataError
+    from limbeck.methods import resolve_methods
+    from limbeck.protocol.written import open_protocol
+
+    names = ["mistakes", "said-0", "said-1"]
+    for name in names:
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    exam, said = (
+        f"{{file: '{tmp_path}/mistakes.jsonl'}}",
+        f"{{kind: given, file: '{tmp_path}/said-{{round}}.jsonl'}}",
+    )
+    own = f"{{rounds: 2, begin: rationales, train_exam: {exam}, feedback: {said}}}"
+    path = tmp_path / "r.yaml"
+    path.write_text(SMALL.replace("{method: finetune-cot}", f"{{method: tailored, settings: {own}}}"))
+    recipe, chosen = resolve_methods(load_recipe(path), str(path), path.parent)
+    open_protocol(tmp_path / "p", recipe, str(path), chosen)
+    open_protocol(tmp_path / "p", recipe, str(path), chosen)
+    for name in names:
+        (tmp_path / f"{name}.jsonl").write_text("{} \n")
+        with pytest.raises(DataError):
+            open_protocol(tmp_path / "p", recipe, str(path), chosen)
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")

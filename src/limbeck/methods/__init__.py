@@ -38,6 +38,7 @@ class Uses:
         answer_places: answers are found again among their tokens, so the tokenizer must show places.
         reasons: the student learns to reason, so that demonstrations for it hold rationales.
         trains: False where nobody is trained.
+        files: that its settings name; a protocol of claims holds their hashes.
         pauses: words of `--until` at which the story ends by itself, see `Run.ends_at`.
     """
 
@@ -46,6 +47,7 @@ class Uses:
     answer_places: bool = False
     reasons: bool = True
     trains: bool = True
+    files: tuple[str, ...] = ()
     pauses: tuple[str, ...] = ()
 
 

@@ -43,6 +43,7 @@ from limbeck.stages import (
     examine,
     feedback,
     file_inputs,
+    files_of,
     mistakes,
     rationale_data,
     rationales,
@@ -105,8 +106,7 @@ def begin(context: Context, student: Learner, settings: TailoredSettings) -> Tra
 
 def plain(context: Context, settings: TailoredSettings, split: Split) -> Picked:
     """The teacher's rationales that no mistake led to."""
-    count = settings.rationales
-    return rationales(context, split).chosen(count) if count else Picked((), {})
+    return rationales(context, split).chosen(settings.rationales) if settings.rationales else Picked((), {})
 
 
 def learn(
@@ -144,7 +144,7 @@ METHOD = Method(
     "tailored learning, arXiv 2310.13332",
     TailoredSettings,
     tailored,
-    uses=lambda settings: Uses(pauses=("mistakes",)),
+    uses=lambda own: Uses(files=files_of(own.train_exam, own.feedback, own.rounds), pauses=("mistakes",)),
     check=check,
     plan=lambda own: TailoredSettings(rationales=own.rationales, reflection=own.reflection),
 )

@@ -85,7 +85,7 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
     body = {
         "recipe": _plain(recipe),
         "methods": {name: one.method.source for name, one in chosen.items() if one.method.source},
-        "data": {**source_fingerprint(recipe.task), **_named(recipe)},
+        "data": {**source_fingerprint(recipe.task), **_named(recipe), **_of_methods(chosen)},
         "code": code_fingerprint(),
     }
     if (folder / FILE).exists():
@@ -134,6 +134,16 @@ def _named(recipe: Recipe) -> dict[str, str]:
     for place, model in models.items():
         found |= {f"{place}.{part}": print_ for part, print_ in model_inputs(model).items()}
     return found
+
+
+def _of_methods(chosen: Mapping[str, Chosen]) -> dict[str, str]:
+    """Hashes of the files that the methods' own settings name."""
+    return {
+        f"students.{name}.settings: {file}": print_
+        for name, one in chosen.items()
+        for file in one.uses.files
+        for print_ in file_inputs(file).values()
+    }
 
 
 def code_fingerprint() -> str:

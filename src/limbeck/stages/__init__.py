@@ -6,7 +6,14 @@ A method is the order in which it calls these. The verbs are `train`, `write` an
 
 from limbeck.stages.context import Context
 from limbeck.stages.examining import accuracy, examine
-from limbeck.stages.feedback import FeedbackSettings, Tailored, check_feedback, feedback, waits_for_feedback
+from limbeck.stages.feedback import (
+    FeedbackSettings,
+    Tailored,
+    check_feedback,
+    feedback,
+    files_of,
+    waits_for_feedback,
+)
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
 from limbeck.stages.mistakes import Mistakes, TrainExamSettings, mistakes
@@ -59,6 +66,7 @@ __all__ = [
     "examine_mentor",
     "feedback",
     "file_inputs",
+    "files_of",
     "grade_completions",
     "is_trained",
     "mentor",

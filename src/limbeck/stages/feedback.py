@@ -32,7 +32,7 @@ from limbeck.records import (
 from limbeck.run_folder import Stage, fingerprint, plan, read_json
 from limbeck.settings import Settings
 from limbeck.stages.context import Context
-from limbeck.stages.mistakes import MISTAKES, Kind, Mistakes
+from limbeck.stages.mistakes import MISTAKES, Kind, Mistakes, TrainExamSettings
 from limbeck.stages.models import Question
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import Rationales, file_inputs
@@ -343,6 +343,12 @@ def waits_for_feedback(context: Context, wrong: Mistakes, settings: FeedbackSett
 def has_feedback(settings: FeedbackSettings, round: int) -> bool:
     """Whether the feedback of a round is in a file that is there."""
     return settings.kind == "given" and Path(file_of(settings, round)).expanduser().is_file()
+
+
+def files_of(exam: TrainExamSettings, settings: FeedbackSettings, rounds: int) -> tuple[str, ...]:
+    """The files that the settings of all rounds name."""
+    said = [file_of(settings, number) for number in range(rounds)] if settings.kind == "given" else []
+    return tuple(dict.fromkeys([*([exam.file] if exam.file else []), *said]))
 
 
 def file_of(settings: FeedbackSettings, round: int) -> str:
