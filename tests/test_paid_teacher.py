@@ -1,59 +1,44 @@
 """A paid teacher from the recipe's side: estimate, consent, cap, and nothing paid twice."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from .served import served
+
 Limbeck = Callable[..., object]
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint:
     """Answers every chat completion with the same rationale and counts the requests."""
 
-    asked: list[dict[str, object]]
     page = False  # instead of an answer
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(body)
-        text = f"Step {len(self.asked)} by step. The answer is yes."
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
-        answer = json.dumps(
-            {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
-        ).encode()
-        if self.page:
-            answer = b"<html>Bad gateway</html>"
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+    def __init__(self) -> None:
+        self.asked: list[dict[str, object]] = []
 
-    def log_message(self, *arguments: object) -> None:
-        """Keep the test's output clean."""
+    def __call__(self, body: dict[str, object]) -> str | bytes:
+        self.asked.append(body)
+        if self.page:
+            return b"<html>Bad gateway</html>"
+        return f"Step {len(self.asked)} by step. The answer is yes."
 
 
 @pytest.fixture
 def asked(tmp_path: Path) -> Iterator[list[dict[str, object]]]:
     pytest.importorskip("openai", reason="the extra `api` is not installed")
-    Endpoint.asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    (tmp_path / "r.yaml").write_text(
-        "name: paid\ntask: {name: coin-flip, train: 6, dev: 1, test: 2}\n"
-        f"teacher: {{kind: api, base_url: 'http://127.0.0.1:{server.server_port}/v1', model: big,\n"
-        "  exam: false, prices: {usd_per_million_input: 1, usd_per_million_output: 10}}\n"
-        "rationales: {per_problem: 2, max_tokens: 50}\n"
-        "student: {method: finetune-cot, model: tiny-causal-xs, train: {epochs: 1}}\n"
-    )
-    yield Endpoint.asked
-    server.shutdown()
-    server.server_close()
+    endpoint = Endpoint()
+    with served(endpoint) as address:
+        (tmp_path / "r.yaml").write_text(
+            "name: paid\ntask: {name: coin-flip, train: 6, dev: 1, test: 2}\n"
+            f"teacher: {{kind: api, base_url: '{address}', model: big,\n"
+            "  exam: false, prices: {usd_per_million_input: 1, usd_per_million_output: 10}}\n"
+            "rationales: {per_problem: 2, max_tokens: 50}\n"
+            "student: {method: finetune-cot, model: tiny-causal-xs, train: {epochs: 1}}\n"
+        )
+        yield endpoint.asked
 
 
 def test_nothing_is_sent_without_consent(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ from limbeck.records import Mistake, Rationale
 from limbeck.stages.mistakes import found_in
 from limbeck.tasks import arithmetic
 from limbeck.tasks.feedback import reply
+
+from .served import served
 
 Limbeck = Callable[..., Any]
 Rows = list[dict[str, Any]]
@@ -214,52 +214,42 @@ def test_feedback_has_a_rule_of_its_own(limbeck: Limbeck, recipe: Path, tmp_path
     assert [one["dropped"] for one in rows(own / "feedback" / "graded.jsonl")] == [None, None]
 
 
-class Tutor(BaseHTTPRequestHandler):
+class Tutor:
     """Gives feedback on sums; every fifth reply has not the form asked for."""
 
-    asked: list[str]
+    def __init__(self) -> None:
+        self.asked: list[str] = []
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def __call__(self, body: dict[str, Any]) -> str:
         text = body["messages"][-1]["content"]
         story = arithmetic.read(text)
         assert story is not None
         self.asked.append(text)
         right = f"{story.start} becomes {story.answer}. The answer is {story.answer}."
-        said = reply("The sum is off.", right) if len(self.asked) % 5 else right
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
-        usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
-        answer = json.dumps(
-            {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
-        ).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *arguments: object) -> None:
-        """Keep the test's output clean."""
+        return reply("The sum is off.", right) if len(self.asked) % 5 else right
 
 
 @pytest.fixture
-def tutored(tmp_path: Path) -> Iterator[Path]:
+def tutor() -> Tutor:
+    return Tutor()
+
+
+@pytest.fixture
+def tutored(tmp_path: Path, tutor: Tutor) -> Iterator[Path]:
     pytest.importorskip("openai", reason="the extra `api` is not installed")
-    Tutor.asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Tutor)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    teacher = (
-        f"teacher: {{kind: api, base_url: 'http://127.0.0.1:{server.server_port}/v1', model: big,\n"
-        "  exam: false, prices: {usd_per_million_input: 1, usd_per_million_output: 10}}"
-    )
-    path = tmp_path / "paid.yaml"
-    path.write_text(RECIPE.replace("TEACHER", teacher))
-    yield path
-    server.shutdown()
-    server.server_close()
+    with served(tutor) as address:
+        teacher = (
+            f"teacher: {{kind: api, base_url: '{address}', model: big,\n"
+            "  exam: false, prices: {usd_per_million_input: 1, usd_per_million_output: 10}}"
+        )
+        path = tmp_path / "paid.yaml"
+        path.write_text(RECIPE.replace("TEACHER", teacher))
+        yield path
 
 
-def test_a_paid_teacher_sees_each_mistake_once(limbeck: Limbeck, tutored: Path, tmp_path: Path) -> None:
+def test_a_paid_teacher_sees_each_mistake_once(
+    limbeck: Limbeck, tutored: Path, tutor: Tutor, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     settings = "{rounds: 1, begin: rationales, feedback: {problems: 12, per_problem: 2, max_tokens: 60}}"
     command = ("run", tutored, "--out", out, "--yes", "--set", f"student.settings={settings}")
@@ -267,7 +257,7 @@ def test_a_paid_teacher_sees_each_mistake_once(limbeck: Limbeck, tutored: Path, 
     assert answer.status == 0, answer.err
     own = out / "students" / "tailored" / "seed0" / "round0"
     graded, wrong = rows(own / "feedback" / "graded.jsonl"), rows(own / "mistakes" / "mistakes.jsonl")
-    shown = [text for text in Tutor.asked if "The student wrote" in text]
+    shown = [text for text in tutor.asked if "The student wrote" in text]
     texts = {one["id"]: one["completion"] for one in wrong}
     assert len(shown) == len(graded) <= 24 and len({one["problem_id"] for one in graded}) <= 12
     assert all(any(f"wrote:\n{texts[one['about']].strip()}\n" in text for text in shown) for one in graded)
@@ -276,18 +266,18 @@ def test_a_paid_teacher_sees_each_mistake_once(limbeck: Limbeck, tutored: Path, 
     assert {one["said"] for one in said} == {"The sum is off.", ""}
     assert {one["dropped"] for one in graded} >= {None, "the reply has not the two parts asked for"}
 
-    paid = len(Tutor.asked)
+    paid = len(tutor.asked)
     (own / "asked" / "completions.jsonl").unlink()
     assert limbeck(*command).status == 0
-    assert len(Tutor.asked) == paid, "nothing is paid twice"
+    assert len(tutor.asked) == paid, "nothing is paid twice"
 
 
-def test_a_round_has_a_budget(limbeck: Limbeck, tutored: Path, tmp_path: Path) -> None:
+def test_a_round_has_a_budget(limbeck: Limbeck, tutored: Path, tutor: Tutor, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = "{rounds: 1, begin: rationales, feedback: {max_cost_usd: 0.01, max_tokens: 60}}"
     answer = limbeck("run", tutored, "--out", out, "--yes", "--set", f"student.settings={settings}")
     assert answer.status == 0, answer.err
-    shown = [text for text in Tutor.asked if "The student wrote" in text]
+    shown = [text for text in tutor.asked if "The student wrote" in text]
     assert 0 < len(shown) * 60 * 10 / 1e6 <= 0.01, "each may be answered in 60 tokens"
     assert f"feedback.max_cost_usd = 0.01: the teacher is shown {len(shown)} of" in answer.err
 

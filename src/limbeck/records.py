@@ -247,11 +247,24 @@ def read_jsonl(path: Path, kind: type[R], *, torn_tail: bool = False) -> Iterato
         DataError: a line is not JSON or not such a record, with `file:line`.
         DiskError: the file cannot be read.
     """
+    return (record for _, record in placed_records(path, kind, torn_tail=torn_tail))
+
+
+def placed_records(
+    path: Path, kind: type[R], *, called: str = "", torn_tail: bool = False
+) -> Iterator[tuple[str, R]]:
+    """As `read_jsonl`, with each record's `file:line`.
+
+    Args:
+        called: what errors call such a record; "": its class.
+    """
     for number, line in numbered_lines(path, torn_tail=torn_tail):
+        place = f"{path}:{number}"
         try:
-            yield kind.model_validate_json(line)
+            yield place, kind.model_validate_json(line)
         except ValidationError as error:
-            raise DataError(f"{path}:{number}", f"not a {kind.__name__}: {first_problem(error)}") from None
+            wrong = f"not {called or f'a {kind.__name__}'}: {first_problem(error)}"
+            raise DataError(place, wrong) from None
 
 
 def numbered_lines(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, str]]:

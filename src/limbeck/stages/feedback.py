@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from limbeck.errors import DataError, RecipeError
 from limbeck.lm import Completion, Sampling
@@ -23,8 +23,7 @@ from limbeck.records import (
     Problem,
     Rationale,
     Record,
-    first_problem,
-    numbered_lines,
+    placed_records,
     read_jsonl,
     write_json,
     write_jsonl,
@@ -98,11 +97,9 @@ class FeedbackSettings(Settings):
 
 @dataclass(frozen=True)
 class Tailored:
-    """Rationales about mistakes, and what was said to them."""
+    """Rationales about mistakes."""
 
     rationales: Rationales
-    said: list[Feedback]
-    facts: Mapping[str, Any]
 
     @property
     def kept(self) -> list[Rationale]:
@@ -142,18 +139,18 @@ def feedback(
     source = teacher_name(context.recipe)
 
     def work(folder: Path) -> None:
+        replies = completions_of(asked) if asked else []
         if asked is None:
             said, others = _from_file(file, {one.id: one for one in shown}, source)
-        elif settings.kind == "again":
-            said = [_again(one, source) for one in completions_of(asked)]
         else:
-            said = [_read(one, source) for one in completions_of(asked)]
-        cut = {one.prompt_id for one in completions_of(asked) if one.truncated} if asked else set()
+            said = [(_again if settings.kind == "again" else _read)(one, source) for one in replies]
+        cut = {one.prompt_id for one in replies if one.truncated}
         found = rationales_of(context, said, by_id, cut, settings.keep)
         write_jsonl(folder / FEEDBACK, said)
         write_jsonl(folder / GRADED, found)
         about = len({one.mistake_id for one in said}) if asked is None else len(shown)
-        more = {"lines about other mistakes": others} if asked is None else {}
+        unfinished = sum(is_unfinished(one.thinking, one.text) for one in replies)
+        more = {"lines about other mistakes": others} if asked is None else {"unfinished": unfinished}
         write_json(folder / AUDIT, audit(about, found) | more)
 
     about = {name: getattr(settings, name) for name in ("of", "per_problem", "problems")}
@@ -168,7 +165,6 @@ def feedback(
         source=source,
     )
     stage = context.run.stage(f"{place}/feedback", how, inputs, work)
-    said = list(read_jsonl(stage.folder / FEEDBACK, Feedback))
     found = list(read_jsonl(stage.folder / GRADED, Rationale))
     facts = read_json(stage.folder / AUDIT) or {}
     context.run.say(
@@ -177,13 +173,12 @@ def feedback(
     )
     if others := facts.get("lines about other mistakes"):
         context.run.say(f"{place}: {others} lines of {file} are about other mistakes, and are passed over")
-    replies = completions_of(asked) if asked else []
-    if count := sum(is_unfinished(one.thinking, one.text) for one in replies):
+    if count := facts.get("unfinished"):
         context.run.say(
-            f"{place}: {count} of {len(replies)} replies end inside their thinking, and say nothing; raise "
-            "settings.feedback.max_tokens"
+            f"{place}: {count} of {facts['replies']} replies end inside their thinking, and say nothing; "
+            "raise settings.feedback.max_tokens"
         )
-    return Tailored(Rationales(stage, f"feedback on round {round}", found), said, facts)
+    return Tailored(Rationales(stage, f"feedback on round {round}", found))
 
 
 def check_feedback(recipe: Recipe, settings: FeedbackSettings, place: str, *, rounds: int) -> None:
@@ -363,8 +358,8 @@ def _from_file(file: str, shown: Mapping[str, Mistake], source: str) -> tuple[li
         DataError: a line is no feedback, or no line is about one of them.
     """
     found, others = [], 0
-    for number, line in numbered_lines(Path(file).expanduser()):
-        one = _line(f"{file}:{number}", line)
+    for place, line in placed_records(Path(file).expanduser(), Said, called="feedback"):
+        one = _parts(place, line)
         if one.mistake_id in shown:
             about = {"problem_id": shown[one.mistake_id].problem_id, "source": one.source or source}
             found.append(one.model_copy(update=about))
@@ -390,11 +385,7 @@ class Said(Record):
     origin: str = ""
 
 
-def _line(place: str, line: str) -> Feedback:
-    try:
-        one = Said.model_validate_json(line)
-    except ValidationError as error:
-        raise DataError(place, f"not feedback: {first_problem(error)}") from None
+def _parts(place: str, one: Said) -> Feedback:
     if one.reply and one.solution:
         raise DataError(place, "has both reply and solution; keep one of them")
     parts = prompt.read(one.reply) or prompt.Reply(one.said, one.solution)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from limbeck.errors import DataError, LeakError, NothingKeptError
 from limbeck.lm import Completion, Sampling
@@ -18,8 +18,7 @@ from limbeck.records import (
     Mistake,
     Problem,
     Rationale,
-    first_problem,
-    numbered_lines,
+    placed_records,
     read_jsonl,
     write_json,
     write_jsonl,
@@ -160,17 +159,16 @@ def given_mistakes(context: Context, place: str, file: str) -> Mistakes:
         parts = problems(context)
         train, test = ({one.id: one for one in split} for split in (parts.train, parts.test))
         ours: list[Mistake] = []
-        lines: dict[str, int] = {}
+        lines: dict[str, str] = {}
         left = Counter[str]()
-        for number, line in numbered_lines(Path(file).expanduser()):
-            place, one = f"{file}:{number}", _mistake(f"{file}:{number}", line)
+        for place, one in placed_records(Path(file).expanduser(), Mistake, called="a mistake"):
             if one.problem_id in test:
                 raise LeakError(place, f"is about problem {one.problem_id} of the test split; leave it out")
             if one.id in lines:
                 raise DataError(
                     place, f"has the id {one.id!r} of line {lines[one.id]}; every mistake needs its own"
                 )
-            lines[one.id] = number
+            lines[one.id] = place.rpartition(":")[2]
             if one.problem_id not in train:
                 left["of other problems"] += 1
             elif (read := _read_again(context, train[one.problem_id], one)) is None:
@@ -217,13 +215,6 @@ def _read_again(context: Context, problem: Problem, mistake: Mistake) -> Mistake
         return None
     kind = mistake.kind if "kind" in mistake.model_fields_set else kind_of(read)
     return mistake.model_copy(update={"answer": read.answer, "kind": kind})
-
-
-def _mistake(place: str, line: str) -> Mistake:
-    try:
-        return Mistake.model_validate_json(line)
-    except ValidationError as error:
-        raise DataError(place, f"not a mistake: {first_problem(error)}") from None
 
 
 def _read(stage: Stage) -> Mistakes:

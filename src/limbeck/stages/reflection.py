@@ -22,8 +22,6 @@ from limbeck.training.groups import Draw, Group, singles
 if TYPE_CHECKING:
     from limbeck.training.parts import Parts
 
-ROLES = ("anchor", "positive", "negative")
-
 
 class ReflectionSettings(Settings):
     """How a student learns to tell right rationales from its own mistakes; the defaults are published."""
@@ -116,8 +114,8 @@ def reflection(settings: ReflectionSettings, data: Data) -> Parts:
 
 
 def has_triplets(groups: Sequence[Group]) -> bool:
-    """Whether a rationale is compared with anything."""
-    return any({example.role for example in group.examples} >= {*ROLES} for group in groups)
+    """Whether a rationale is compared with anything; see `_groups`."""
+    return any(len(group.examples) > 1 for group in groups)
 
 
 def _without_copies(some: Sequence[Rationale]) -> list[Rationale]:
