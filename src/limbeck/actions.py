@@ -177,6 +177,7 @@ def evaluate(
     limit: int | None = None,
     votes: int | None = None,
     form: str | None = None,
+    direct: bool = False,
     device: str = "auto",
     dtype: Dtype | None = None,
     stop: Sequence[str] | None = None,
@@ -188,6 +189,7 @@ def evaluate(
         model: a name, a model folder, or a student's folder.
         out: gets `predictions.jsonl` and `metrics.json`.
         form: of the prompt; None: what the model was trained with.
+        direct: without reasoning; answers begin with the answer statement.
         dtype: of the weights; None: what the model's folder names, as in the exam of its run, or float32.
         stop: texts at which an answer ends; None: the recipe's `exam.stop`.
         replace: a finished exam in `out` may be replaced.
@@ -224,6 +226,7 @@ def evaluate(
         sampling,
         folder,
         form=form,
+        direct=direct,
         device=device,
         dtype=dtype,
         max_rows=exam.batch_size,
@@ -238,6 +241,7 @@ def evaluate(
         split=split,
         task=about.task.name,
         kind=kind,
+        direct=direct,
     )
     if ranks.main():
         write_exam(folder, predictions, summary, facts)

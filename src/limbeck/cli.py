@@ -307,6 +307,9 @@ def evaluate(
         int | None, typer.Option(min=1, help="Above 1: the majority of this many sampled answers.")
     ] = None,
     form: FormatName = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Without reasoning: answers begin with the answer.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dtype: DtypeName = None,
     stop: StopTexts = None,
@@ -325,6 +328,7 @@ def evaluate(
         limit=limit,
         votes=votes,
         form=form,
+        direct=direct,
         device=device,
         dtype=dtype,
         stop=stop,

@@ -214,6 +214,7 @@ def examine_model(
     folder: Path,
     *,
     form: str | None = None,
+    direct: bool = False,
     device: str = "auto",
     dtype: Dtype | None = None,
     max_rows: int = 64,
@@ -225,6 +226,7 @@ def examine_model(
         dtype: of the weights; None: what its folder names, or float32.
         folder: keeps whole chunks of completions until the exam is over, so that a killed one goes on;
             they are used for the same model, problems and settings alone.
+        direct: without reasoning; answers begin with the answer statement.
 
     Returns:
         Predictions, metrics, and what was examined.
@@ -239,7 +241,7 @@ def examine_model(
 
     asking = asking_of(model, form)
     loaded, used = _loaded(model, dtype, device)
-    prompts = student_prompts(loaded, asking, problems, sampling.max_tokens)
+    prompts = student_prompts(loaded, asking, problems, sampling.max_tokens, direct=direct)
     what = [_files_of(model), used, [asdict(one) for one in prompts], asdict(sampling), max_rows]
     asked = fingerprint(what)
     complete = Chunks(LocalModel(loaded, max_rows=max_rows), folder / f"{LOG}-{asked[:16]}")
@@ -312,12 +314,14 @@ def student_prompts(
     max_tokens: int,
     *,
     passages: Mapping[str, Sequence[str]] | None = None,
+    direct: bool = False,
 ) -> list[Prompt]:
     """One rendered prompt per problem for a loaded model, cut where its positions would not suffice.
 
     Args:
         max_tokens: new tokens, for which a decoder-only model needs positions too.
         passages: by the problem's id; None: not looked for.
+        direct: answers begin with the answer statement.
 
     Raises:
         InputError: the prompts need knowledge and a problem has no entry in `passages`.
@@ -326,7 +330,7 @@ def student_prompts(
     from limbeck.lm.local import prompt_room
 
     room = prompt_room(loaded, max_tokens)
-    return asking.prompts(problems, loaded.tokenizer, room=room, passages=passages)
+    return asking.prompts(problems, loaded.tokenizer, room=room, passages=passages, direct=direct)
 
 
 def write_exam(

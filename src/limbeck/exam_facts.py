@@ -16,6 +16,15 @@ Role = Literal["teacher", "mentor", "verifier", "student", "exam"]
 """`exam`: any other model, such as the one of `limbeck evaluate`."""
 
 
+DIRECT = "direct"
+"""The name of an exam without reasoning, among those of other tasks: its folder is `exam-direct`."""
+
+
+def of_exam(other: str) -> str:
+    """The words behind "exam" for another task's exam, or for the one without reasoning."""
+    return "without reasoning" if other == DIRECT else f"of {other}"
+
+
 class ExamFacts(Record):
     """Who sat one exam; with the numbers of `evaluate.metrics` it makes metrics.json.
 
@@ -61,3 +70,16 @@ class ExamFacts(Record):
     task: str = Field(description="the task's name")
     kind: str = Field(description="of the answers: number, choice, text, yes-no")
     also: bool = Field(False, description="an exam of another task than the run's own (`exam.also`)")
+    direct: bool = Field(
+        False, description="without reasoning: answers began with the answer (`exam.direct`)"
+    )
+
+    @property
+    def other(self) -> str:
+        """The other task that an exam of a run is of, or `DIRECT`; "": it is the usual one of the run's task.
+
+        The exams of `limbeck evaluate` are each by itself.
+        """
+        if self.role == "exam":
+            return ""
+        return DIRECT if self.direct else self.task if self.also else ""

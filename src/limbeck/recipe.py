@@ -19,6 +19,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, model_validator
 
 from limbeck.errors import RecipeError
+from limbeck.exam_facts import DIRECT
 from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import Layers, LoraSettings, Reasoning, Stops
 from limbeck.protocol.settings import ClaimsSettings
@@ -191,6 +192,9 @@ class ExamSettings(Settings):
     temperature: float = Field(0.7, gt=0, description="of the votes; not used by greedy exams")
     batch_size: int = Field(64, ge=1, description="completions generated side by side")
     stop: Stops = Field((), description="texts at which students and mentors stop; not part of the answer")
+    direct: bool = Field(
+        False, description="examine students and mentors once more without reasoning: the answer comes first"
+    )
     also: tuple[OtherTask, ...] = Field(
         (), description="other tasks whose test split everybody is examined on too (docs/data.md)"
     )
@@ -199,6 +203,11 @@ class ExamSettings(Settings):
     def _names_differ(self) -> Self:
         seen: set[str] = set()
         for name in map(own_name, self.also):
+            if name == DIRECT:
+                raise ValueError(
+                    f"also: {DIRECT} is the exam without reasoning (exam.direct); give the task another name "
+                    "(of a built-in task: under called)"
+                )
             if _as_folder(name) in seen:
                 raise ValueError(
                     f"also: two other tasks are called {name}; give one another name "

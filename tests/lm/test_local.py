@@ -89,6 +89,42 @@ def test_batches_and_dropping_rows_change_no_greedy_completion(
             assert found == expected, (share, limits)
 
 
+@pytest.mark.parametrize("family", ["llama-2", "gpt2", "t5"])
+def test_a_completion_that_was_begun_goes_on_as_if_the_model_had_begun_it(family: str) -> None:
+    model, greedy = loaded(family), Sampling(max_tokens=16)
+    ends = stop_tokens(model.bare, model.tokenizer)
+    plain = {one.prompt_id: one for one in LocalModel(model)(PROMPTS, greedy)}
+    for begun in ("more apples", "coin coin coin"):
+        asked = [dataclasses.replace(prompt, begun=begun) for prompt in PROMPTS[:4]] + PROMPTS[4:]
+        first = model.tokenizer(begun, add_special_tokens=False)["input_ids"]
+        found = {one.prompt_id: one for one in LocalModel(model)(asked, greedy)}
+        assert all(found[prompt.id] == plain[prompt.id] for prompt in PROMPTS[4:]), "the others stay"
+        for prompt in asked[:4]:
+            ids, (own,) = list(first), prompt_ids(model, [prompt.text])
+            while len(ids) < 16 and ids[-1] not in ends:  # what the model says behind what it was given
+                ids.append(_next(model, own, ids))
+            said = found[prompt.id]
+            assert said.tokens == len(ids) and said.text.startswith(begun)
+            assert said.text == model.tokenizer.decode([one for one in ids if one not in ends])
+    assert len(ids) > len(first) + 1, "it wrote something itself"
+
+
+def _next(model: Loaded, prompt: list[int], written: list[int]) -> int:
+    """The likeliest next token, by one pass over everything."""
+    if model.encoder_decoder:
+        decoder = torch.tensor([[model.bare.config.decoder_start_token_id, *written]])
+        logits = model.bare(torch.tensor([prompt]), decoder_input_ids=decoder).logits
+    else:
+        logits = model.bare(torch.tensor([prompt + written])).logits
+    return int(logits[0, -1].argmax())
+
+
+def test_the_beginning_must_leave_room_for_the_rest() -> None:
+    asked = [dataclasses.replace(PROMPTS[0], begun="more apples")]
+    with pytest.raises(InputError, match=r"prompt p0: .* fill the 2 new ones; raise max_tokens"):
+        list(LocalModel(loaded())(asked, Sampling(max_tokens=2)))
+
+
 def test_the_text_ends_before_the_stopping_token_and_tokens_count_it() -> None:
     model = loaded(stops=0)
     whole = next(LocalModel(model)(PROMPTS[:1], Sampling(max_tokens=8)))

@@ -22,8 +22,9 @@ class Prompt:
     and `about` what else it is about: a mistake's or a passage's id. `system` is for
     a model that takes its system prompt separately (a chat endpoint); where a template
     was applied here, it is part of the text. `opened`: the text ends in `<think>`, so
-    the completion begins inside the thinking. `pieces`: the parts that a teacher's text was
-    put together from, for one that is a program and not a model (the offline teacher).
+    the completion begins inside the thinking. `begun`: how the completion begins, written for a model on
+    this machine; it is part of the completion and of its tokens. `pieces`: the parts that a teacher's text
+    was put together from, for one that is a program and not a model (the offline teacher).
     """
 
     id: str
@@ -32,6 +33,7 @@ class Prompt:
     system: str = ""
     about: str = ""
     opened: bool = False
+    begun: str = ""
     pieces: Pieces | None = field(default=None, compare=False, repr=False)
 
 

@@ -35,13 +35,17 @@ DROP_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One completion to make. `number` is its prompt's place in the call, `room` its most new tokens."""
+    """One completion to make. `number` is its prompt's place in the call, `room` its most new tokens.
+
+    `begun` are the tokens that it begins with, which the model does not choose.
+    """
 
     prompt: Prompt
     number: int
     index: int
     ids: list[int]
     room: int
+    begun: Sequence[int] = ()
 
 
 class LocalModel:
@@ -95,8 +99,22 @@ class LocalModel:
         rows = []
         for number, (prompt, own) in enumerate(zip(prompts, ids, strict=True)):
             room = self._room(prompt, len(own), sampling.max_tokens)
-            rows += [Row(prompt, number, index, own, room) for index in range(sampling.n)]
+            begun = self._begun(prompt, room)
+            rows += [Row(prompt, number, index, own, room, begun) for index in range(sampling.n)]
         return rows
+
+    def _begun(self, prompt: Prompt, room: int) -> list[int]:
+        """The tokens that a completion begins with, as training makes those of a completion."""
+        if not prompt.begun:
+            return []
+        own = self.loaded.tokenizer(prompt.begun, add_special_tokens=False, verbose=False)
+        ids: list[int] = own["input_ids"]
+        if len(ids) >= room:
+            raise InputError(
+                f"prompt {prompt.id}: the {len(ids)} tokens of {prompt.begun!r} fill the {room} new ones; "
+                "raise max_tokens"
+            )
+        return ids
 
     def _room(self, prompt: Prompt, length: int, wanted: int) -> int:
         if length == 0:
@@ -405,11 +423,15 @@ def _decode(
     written = torch.full((len(rows), longest), -1, device=device)  # -1: nothing written
     alive = torch.arange(len(rows), device=device)  # place of every row of the batch in `written`
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
+    begun = _begun(rows, device)
     for step in range(longest):
         if chance is None:
             tokens = decoding.logits.argmax(dim=-1)
         else:
             tokens = draw(decoding.logits, chance[alive, step], sampling)
+        if step < begun.shape[1]:
+            given = begun[alive, step]
+            tokens = torch.where(given >= 0, given, tokens)
         written[alive, step] = torch.where(running, tokens, -1)
         running &= ~torch.isin(tokens, ends) & (room[alive] > step + 1)
         if watch is not None:
@@ -423,6 +445,13 @@ def _decode(
             alive, running, tokens = alive[kept], running[kept], tokens[kept]
         decoding.step(tokens)
     return [[token for token in own if token >= 0] for own in written.tolist()]
+
+
+def _begun(rows: Sequence[Row], device: torch.device) -> Tensor:
+    """(B,F) the tokens that completions begin with; -1 where a row has none left."""
+    most = max(len(row.begun) for row in rows)
+    padded = [[*row.begun, *[-1] * (most - len(row.begun))] for row in rows]
+    return torch.tensor(padded, dtype=torch.long, device=device).reshape(len(rows), most)
 
 
 def _chances(rows: Sequence[Row], steps: int, seed: int) -> Tensor:

@@ -14,8 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from limbeck.exam_facts import DIRECT
 from limbeck.files import whole_file
-from limbeck.report.compare import Comparison, compare, compare_all
+from limbeck.report.compare import Comparison, compare, compare_all, compare_other
 from limbeck.report.contestants import Contestant, by_group, contestants, in_rounds, left_out, other_exams
 from limbeck.report.dropped import dropped_data
 from limbeck.report.mistakes import mistakes_data
@@ -69,11 +70,14 @@ __all__ = [
 
 
 def other_rows(paths: Sequence[Path], baseline: str | None = None) -> dict[str, dict[str, Any]]:
-    """Results and pairs of every other task's exam (`exam.also`), as `limbeck compare --json` gives them."""
-    exams = {task: contestants(paths, task) for task in other_exams(paths)}
+    """Results and pairs of every other exam (`exam.direct`, `exam.also`), as `limbeck compare --json` gives
+    them; for those of `DIRECT` see `compare_other`."""
     return {
-        task: {"results": results_rows(each), "pairs": comparison_rows(compare_all(each, baseline))}
-        for task, each in exams.items()
+        task: {
+            "results": results_rows(contestants(paths, task)),
+            "pairs": comparison_rows(compare_other(paths, task, baseline)),
+        }
+        for task in other_exams(paths)
     }
 
 
@@ -110,15 +114,16 @@ def _page(paths: Sequence[Path], exams: Sequence[Contestant]) -> str:
     script = _shipped("script.html")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     runs = run_views(paths)
-    dropped = _dropped(runs)
+    dropped, others = _dropped(runs), other_exams(paths)
     sat = sittings(exams)
     return environment.get_template("page.html").render(
         **_head(paths, runs, exams),
         dropped=bool(dropped),
         **_results(exams),
-        **_comparisons(exams),
+        **_comparisons(exams, compare_all(exams)),
         rounds=_rounds(exams, sat),
-        others=[_other(contestants(paths, task)) for task in other_exams(paths)],
+        direct=[_other(paths, task) for task in others if task == DIRECT],
+        others=[_other(paths, task) for task in others if task != DIRECT],
         curves=learning_curves(paths, exams),
         data=embedded({**problem_data(exams), "mistakes": mistakes_data(sat), "dropped": dropped}),
         script=script,
@@ -192,14 +197,15 @@ def _rounds(exams: Sequence[Contestant], sat: Sequence[Sequence[Sitting]]) -> di
     }
 
 
-def _other(exams: Sequence[Contestant]) -> dict[str, Any]:
-    """Results and comparisons of another task's exam, with the title of their part of the page."""
-    return {"title": exam_title(results_rows(exams)), **_results(exams), **_comparisons(exams)}
+def _other(paths: Sequence[Path], task: str) -> dict[str, Any]:
+    """Results and comparisons of another exam, with the title of their part of the page."""
+    exams = contestants(paths, task)
+    compared = _comparisons(exams, compare_other(paths, task))
+    return {"title": exam_title(results_rows(exams)), **_results(exams), **compared}
 
 
-def _comparisons(exams: Sequence[Contestant]) -> dict[str, Any]:
-    """Paired comparisons as table lines; none with a single contestant."""
-    found = compare_all(exams)
+def _comparisons(exams: Sequence[Contestant], found: Sequence[Comparison]) -> dict[str, Any]:
+    """Paired comparisons as table lines."""
     places = {exam.name: place for place, exam in enumerate(exams)}
     lines = []
     for one in found:

@@ -13,13 +13,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from limbeck.errors import DataError, InputError
+from limbeck.exam_facts import DIRECT
 from limbeck.records import Prediction
-from limbeck.report.contestants import Contestant, by_group
+from limbeck.report.contestants import Contestant, by_group, contestants
 from limbeck.statistics import (
     ENOUGH,
     Shares,
@@ -126,6 +128,41 @@ def compare_all(exams: Sequence[Contestant], baseline: str | None = None) -> lis
     return compare(exams, baseline)
 
 
+def compare_other(paths: Sequence[Path], task: str, baseline: str | None = None) -> list[Comparison]:
+    """The comparisons that belong to another exam.
+
+    Args:
+        paths: see `contestants.contestants`.
+        task: one of `contestants.other_exams`. Of `DIRECT` every model is compared with itself alone.
+        baseline: see `compare`.
+    """
+    exams = contestants(paths, task)
+    return against_direct(contestants(paths), exams) if task == DIRECT else compare_all(exams, baseline)
+
+
+def against_direct(exams: Sequence[Contestant], direct: Sequence[Contestant]) -> list[Comparison]:
+    """Every model with its reasoning (B) against itself without (A): the same weights, the same problems.
+
+    Args:
+        exams: the usual ones.
+        direct: those without reasoning.
+    """
+    usual, found = {_who(one): one for one in exams}, []
+    for group, members in by_group(direct).items():
+        pairs = [(one, usual[_who(one)]) for one in members if _who(one) in usual]
+        if pairs:
+            without, reasoned = zip(*pairs, strict=True)
+            found.append(_paired(f"{group} without reasoning", without, group, reasoned, same=True))
+    corrected = holm([one.p for one in found]) if len(found) > 1 else [None] * len(found)
+    found = [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+    return [replace(one, verdict=_verdict(one)) for one in found]
+
+
+def _who(exam: Contestant) -> tuple[object, ...]:
+    facts = exam.facts
+    return (exam.run, facts.role, facts.name, facts.seed, facts.round, facts.split)
+
+
 def _verdict(one: Comparison) -> Verdict:
     p = one.p if one.p_holm is None else one.p_holm
     return verdict(one.difference, p, decides=one.test == "t")
@@ -223,7 +260,10 @@ def _compare_groups(
     return replace(_paired(a, exams_a, b, exams_b), by_seed=tuple(by_seed))
 
 
-def _paired(a: str, exams_a: Sequence[Contestant], b: str, exams_b: Sequence[Contestant]) -> Comparison:
+def _paired(
+    a: str, exams_a: Sequence[Contestant], b: str, exams_b: Sequence[Contestant], *, same: bool = False
+) -> Comparison:
+    """B against A; `same`: exams in one place of both are of the same weights."""
     problems = common_problems([*exams_a, *exams_b])
     rows_a, rows_b = right_rows(exams_a, problems), right_rows(exams_b, problems)
     right_a, right_b = right_counts(rows_a), right_counts(rows_b)
@@ -252,12 +292,14 @@ def _paired(a: str, exams_a: Sequence[Contestant], b: str, exams_b: Sequence[Con
         verdicts = _verdicts(right_a, right_b)
         p = mcnemar_p(verdicts.only_a, verdicts.only_b)
         return replace(one, p=p, test="McNemar", verdicts=verdicts)
-    return _over_seeds(one, rows_a, rows_b) if min(len(rows_a), len(rows_b)) > ENOUGH else one
+    if min(len(rows_a), len(rows_b)) <= ENOUGH:
+        return one
+    return _over_seeds(one, [rows_b - rows_a] if same else [-rows_a, rows_b])
 
 
-def _over_seeds(one: Comparison, rows_a: Shares, rows_b: Shares) -> Comparison:
-    """The comparison with interval and p for other seeds and problems."""
-    found = from_units([[-rows_a, rows_b]])
+def _over_seeds(one: Comparison, sides: Sequence[Shares]) -> Comparison:
+    """The comparison with interval and p for other seeds and problems; for `sides` see `from_units`."""
+    found = from_units([sides])
     low, high = found.interval()
     return replace(
         one,

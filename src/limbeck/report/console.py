@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from limbeck.report.compare import compare, compare_all, pairs
+from limbeck.report.compare import compare, compare_other, pairs
 from limbeck.report.contestants import Contestant, contestants, left_out, other_exams
 from limbeck.report.tables import comparison_table, results_table
 
@@ -28,14 +28,13 @@ def show(thing: object) -> None:
 
 
 def print_results(paths: list[Path], found: list[Contestant], baseline: str | None) -> None:
-    """Results, paired comparisons where there is a pair; then those of other tasks, and what is missing."""
+    """Results, paired comparisons where there is a pair; then those of other exams, and what is missing."""
     show(results_table(found))
     if baseline or pairs(found):
         show(comparison_table(compare(found, baseline)))
     for task in other_exams(paths):
-        exams = contestants(paths, task)
-        show(results_table(exams))
-        if compared := compare_all(exams, baseline):
+        show(results_table(contestants(paths, task)))
+        if compared := compare_other(paths, task, baseline):
             show(comparison_table(compared, task))
     for line in left_out(paths):
         print(line)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from limbeck.errors import DataError, InputError
-from limbeck.exam_facts import ExamFacts, Role
+from limbeck.exam_facts import ExamFacts, Role, of_exam
 from limbeck.records import Prediction, read_jsonl
 from limbeck.report.places import Place, find_places, home
 from limbeck.report.run_files import history, read_json, run_facts, validated
@@ -108,7 +108,10 @@ def contestants(paths: Sequence[Path], other: str = "") -> list[Contestant]:
 
 
 def other_exams(paths: Sequence[Path]) -> list[str]:
-    """The other tasks (`exam.also`) of which there are finished exams, in the recipe's order."""
+    """The other tasks (`exam.also`) of which there are finished exams, in the recipe's order.
+
+    `DIRECT`, the exam without reasoning (`exam.direct`), is one of them, the first.
+    """
     places = [(place, path) for path in paths for place in find_places(path)]
     tasks = [_task_of(place, path) for place, path in places if place.finished and not place.stale]
     return [task for task in dict.fromkeys(tasks) if task]
@@ -137,11 +140,11 @@ def left_out(paths: Sequence[Path]) -> list[str]:
 def _absence(place: Place) -> str:
     name = shown(place.facts) + ("" if place.facts.seed is None else f" seed {place.facts.seed}")
     if place.stale and place.other:
-        return f"{name}: the exam of {place.other} is no longer in the recipe"
+        return f"{name}: the exam {of_exam(place.other)} is no longer in the recipe"
     if place.stale:
         return f"{name} is no longer in the recipe"
     if place.other:
-        return f"{name} has no finished exam of {place.other}"
+        return f"{name} has no finished exam {of_exam(place.other)}"
     last = max((row["step"] for row in history(place.exam.parent)), default=None)
     return f"{name} has no finished exam" + (
         "" if last is None else f"; its training log ends at step {last:,}"

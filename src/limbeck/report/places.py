@@ -2,7 +2,8 @@
 
 Who was examined is in metrics.json (`exam_facts`), so a method may lay out its
 folders as it likes. Only what is not finished is known by its folder alone.
-The exam of another task (`exam.also`) is a stage `exam-NAME` next to that of the task itself.
+The exam of another task (`exam.also`) is a stage `exam-NAME` next to that of the task itself, and so is the
+one without reasoning, `exam-direct`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from limbeck.errors import DataError, DiskError, InputError
-from limbeck.exam_facts import ExamFacts, Role
+from limbeck.exam_facts import DIRECT, ExamFacts, Role
 from limbeck.report.run_files import read_json, read_recipe, recipe_part, run_facts, validated
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -39,8 +40,8 @@ class Place:
 
     @property
     def other(self) -> str:
-        """The other task that the exam is of; "": it is of the run's own."""
-        return self.facts.task if self.facts.also else ""
+        """See `ExamFacts.other`."""
+        return self.facts.other
 
     @property
     def side(self) -> tuple[Path, Role, str, int | None]:
@@ -137,7 +138,8 @@ def facts_by_path(exam: Path, run: Path | None, metrics: Mapping[str, Any] | Non
     elif run and group == "mentors":
         role = "mentor"
     about = run_facts(run) if run else None
-    also = _is_of_another_task(folder)
+    other = folder.name.removeprefix("exam-") if _is_of_another_task(folder) else ""
+    direct, also = other == DIRECT, other not in ("", DIRECT)
     return ExamFacts(
         role=role,
         name=learner.name or "exam",
@@ -145,9 +147,10 @@ def facts_by_path(exam: Path, run: Path | None, metrics: Mapping[str, Any] | Non
         round=int(number[1]) if number else None,
         model=str((metrics or {}).get("name", "")),
         split=str((metrics or {}).get("split", "")),
-        task=folder.name.removeprefix("exam-") if also else about.task if about else "",
+        task=other if also else about.task if about else "",
         kind="" if also else about.kind if about else "",
         also=also,
+        direct=direct,
     )
 
 
@@ -158,10 +161,12 @@ def _is_of_another_task(exam: Path) -> bool:
 
 
 def other_tasks(recipe: Mapping[str, Any]) -> list[str]:
-    """What a recipe's `exam.also` calls its tasks."""
-    also = recipe_part(recipe, "exam") and recipe["exam"].get("also")
-    found = [one for one in also or () if isinstance(one, dict)]
-    return [str(one.get("called") or one.get("name")) for one in found]
+    """What a recipe's `exam.also` calls its tasks; `DIRECT` before them where `exam.direct` is set."""
+    exam = recipe.get("exam")
+    exam = exam if isinstance(exam, dict) else {}
+    found = [one for one in exam.get("also") or () if isinstance(one, dict)]
+    direct = [DIRECT] if exam.get("direct") else []
+    return [*direct, *(str(one.get("called") or one.get("name")) for one in found)]
 
 
 def home(exam: Path) -> Path:
@@ -180,7 +185,7 @@ def examined_mentors(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _is_stale(facts: ExamFacts, recipe: Mapping[str, Any]) -> bool:
-    if facts.also and recipe and facts.task not in other_tasks(recipe):
+    if facts.other and recipe and facts.other not in other_tasks(recipe):
         return True
     if facts.role == "mentor":
         return bool(recipe) and facts.name not in examined_mentors(recipe)

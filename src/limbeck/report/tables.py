@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from limbeck.exam_facts import DIRECT, of_exam
 from limbeck.lm.cost import dollars
 from limbeck.report.compare import Comparison, common_problems, right_rows
 from limbeck.report.contestants import Contestant, by_group
@@ -88,11 +89,11 @@ def _results(rows: Sequence[Row], headings: Sequence[str]) -> Table:
 
 
 def exam_title(rows: Sequence[Row]) -> str:
-    """What a table of results is headed by; of another task's exam (`exam.also`) with its name."""
+    """What a table of results is headed by; of another exam than the task's own with its name."""
     equal = len({row["problems"] for row in rows}) == 1
     title = f"Exam of {rows[0]['problems']:,} problems" if equal else "Exams"
-    tasks = {row["task"] for row in rows if row["also"]}
-    return f"{title} of {tasks.pop()}" if len(tasks) == 1 and all(row["also"] for row in rows) else title
+    others = {DIRECT if row["direct"] else row["task"] if row["also"] else "" for row in rows}
+    return title if len(others) > 1 or others == {""} else f"{title} {of_exam(others.pop())}"
 
 
 def comparison_table(comparisons: Sequence[Comparison], task: str = "") -> Fitting:
@@ -101,7 +102,7 @@ def comparison_table(comparisons: Sequence[Comparison], task: str = "") -> Fitti
     p is Holm's where several comparisons were made (single seeds: plain).
 
     Args:
-        task: the other task whose exam it is of; "": the runs' own.
+        task: the other task whose exam it is of, or `DIRECT`; "": the runs' own.
     """
     counted = any(one.verdicts for each in comparisons for one in (each, *each.by_seed))
     narrow = _comparisons(comparisons, task, counts=False)
@@ -110,6 +111,7 @@ def comparison_table(comparisons: Sequence[Comparison], task: str = "") -> Fitti
 
 def _comparisons(comparisons: Sequence[Comparison], task: str, *, counts: bool) -> Table:
     title = f"Paired comparison on {task}" if task else "Paired comparison"
+    title = "What reasoning adds" if task == DIRECT else title
     table = titled(title, comparison_notes(comparisons))
     p_heading = "p (Holm)" if len(comparisons) > 1 else "p"
     headings = ["B − A [95%]", p_heading, "B better?", *(["both/A/B/none"] if counts else [])]

@@ -1,16 +1,17 @@
-"""The verb *examine*: a teacher or a trained model sits an exam on a split, and those of other tasks."""
+"""The verb *examine*: a teacher or a trained model sits an exam on a split, then one without reasoning and
+those of other tasks, where the recipe asks for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from limbeck import ranks
 from limbeck.exam import examine as run_exam
 from limbeck.exam import write_exam
-from limbeck.exam_facts import ExamFacts
+from limbeck.exam_facts import DIRECT, ExamFacts
 from limbeck.lm import Sampling
 from limbeck.recipe import ExamSettings
 from limbeck.records import Problem
@@ -28,7 +29,10 @@ VERSION = 5
 
 @dataclass(frozen=True)
 class _Asked:
-    """What an exam is of. `other`: the task of `exam.also` that it is of; None: the run's own."""
+    """What an exam is of. `other`: the task of `exam.also` that it is of; None: the run's own.
+
+    `direct`: without reasoning.
+    """
 
     task: str
     kind: AnswerKind
@@ -36,6 +40,7 @@ class _Asked:
     problems: Sequence[Problem]
     inputs: Mapping[str, str]
     other: Other | None = None
+    direct: bool = False
 
 
 def examine(
@@ -48,8 +53,8 @@ def examine(
 ) -> Stage:
     """Examine a model; the stage holds `predictions.jsonl` and `metrics.json`, which says who it is.
 
-    With the test split go the exams of the recipe's other tasks (`exam.also`): stages next to this one,
-    called `exam-NAME`.
+    With the test split go the exam without reasoning (`exam.direct`) and those of the recipe's other tasks
+    (`exam.also`): stages next to this one, called `exam-direct` and `exam-NAME`.
 
     Args:
         place: the stage's folder; None: `exam` in the model's own.
@@ -63,6 +68,8 @@ def examine(
     exam, place = settings or recipe.exam, place or f"{model.folder}/exam"
     own = _Asked(recipe.task.name, context.kind, split, getattr(found, split), found.inputs)
     stage = _sit(context, model, own, exam, place)
+    if exam.direct and split == "test" and model.begins:
+        _sit(context, model, replace(own, direct=True), exam, f"{place}-{DIRECT}")
     for other in others(context) if split == "test" else ():
         asked = _Asked(other.name, other.kind, split, other.test, other.inputs, other)
         if (able := model.asked_of(other)) is not None:
@@ -86,14 +93,15 @@ def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, plac
         stop=exam.stop,
     )
     usual = ExamSettings()
-    exam = exam.model_copy(update={"also": usual.also})
+    exam = exam.model_copy(update={"also": usual.also, "direct": asked.direct})
     if exam.votes == 1:  # greedy: the temperature decides nothing
         exam = exam.model_copy(update={"temperature": usual.temperature})
 
     def work(folder: Path) -> None:
         opened = model.open(folder, exam.batch_size, exam.max_tokens)
         some = asked.problems
-        prompts = [opened.prompt(model.question(problem)) for problem in some]
+        questions = [replace(model.question(problem), direct=asked.direct) for problem in some]
+        prompts = [opened.prompt(question) for question in questions]
         if asked.other:
             by_problem = {one.problem_id: one for one in prompts}
             own = context.run.folder / model.folder
@@ -135,5 +143,5 @@ def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, plac
 def _facts(model: Model, asked: _Asked, cost: float) -> ExamFacts:
     """Who sat this exam, for the report."""
     facts = {**model.facts, **({"cost_usd": cost} if cost else {})}
-    own = {"split": asked.split, "task": asked.task, "kind": asked.kind, "also": asked.other is not None}
-    return ExamFacts(**facts, **own)
+    own = {"split": asked.split, "task": asked.task, "kind": asked.kind}
+    return ExamFacts(**facts, **own, also=asked.other is not None, direct=asked.direct)

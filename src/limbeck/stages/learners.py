@@ -155,6 +155,7 @@ class Trained:
     counted: Mapping[str, Any]
     shared: ClassVar[bool] = True
     timed: ClassVar[bool] = True
+    begins: ClassVar[bool] = True
 
     @property
     def path(self) -> Path:
@@ -210,6 +211,7 @@ class Untrained:
     learner: Learner
     shared: ClassVar[bool] = True
     timed: ClassVar[bool] = True
+    begins: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -272,6 +274,7 @@ def _opened(loaded: Loaded, asking: Asking, folder: Path, batch_size: int, max_t
     def prompt(question: Question) -> Prompt:
         text = asking.text(loaded.tokenizer, question.pieces, room)
         own = question.id, question.problem_id
-        return Prompt(*own, text, about=question.about, opened=asking.opened(text))
+        begun = asking.direct(text) if question.direct else ""
+        return Prompt(*own, text, about=question.about, opened=asking.opened(text), begun=begun)
 
     return Opened(Chunks(LocalModel(loaded, max_rows=batch_size), folder / LOG), prompt)

@@ -24,12 +24,14 @@ class Question:
         id: unique within a stage; what is drawn follows from it.
         pieces: the prompt in named parts.
         about: what it is about beyond the problem, such as a mistake's or a passage's id.
+        direct: no reasoning is wanted: the completion begins with the answer statement.
     """
 
     id: str
     problem_id: str
     pieces: Pieces
     about: str = ""
+    direct: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Model(Protocol):
     `identity` is what decides what it says (settings without defaults), `inputs` the fingerprints
     of what it is made of, `facts` what a report says of it (see `exam_facts`). `shared`: every
     rank completes a part of the prompts; False: rank 0 alone. `timed`: its speed means something.
+    `begins`: its answers can be begun for it (`Question.direct`).
     `reads`: its weights, where a stage of this run made them.
     """
 
@@ -72,6 +75,8 @@ class Model(Protocol):
     def shared(self) -> bool: ...
     @property
     def timed(self) -> bool: ...
+    @property
+    def begins(self) -> bool: ...
     @property
     def reads(self) -> Sequence[Path]: ...
 

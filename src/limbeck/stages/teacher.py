@@ -114,6 +114,10 @@ class TeacherModel:
         return self.context.recipe.teacher.kind != "offline"  # which counts words, not tokens
 
     @property
+    def begins(self) -> bool:
+        return False  # what is written behind an endpoint, or by a program, is not begun from here
+
+    @property
     def reads(self) -> tuple[Path, ...]:
         return ()  # a folder of the user's is an input, by its content
 

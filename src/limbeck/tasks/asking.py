@@ -17,7 +17,7 @@ from pydantic import JsonValue, ValidationError
 
 from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.lm import Prompt
-from limbeck.lm.written import OPEN, opens_thinking
+from limbeck.lm.written import CLOSE, OPEN, opens_thinking
 from limbeck.records import Demonstration, Example, Pieces, Problem, first_problem
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.cutting import cut
@@ -185,6 +185,16 @@ class Asking:
         """
         return self.thinks and opens_thinking(text)
 
+    def direct(self, text: str) -> str:
+        """How a completion without reasoning begins, behind this prompt: the statement up to the answer.
+
+        The space behind it is left out, since tokenizers write it with what follows.
+        """
+        statement = FORMATS[self.format].before_answer.rstrip()
+        if not self.thinks:
+            return statement
+        return f"{CLOSE}\n{statement}" if self.opened(text) else f"{OPEN}\n{CLOSE}\n{statement}"
+
     def plain(self, pieces: Pieces) -> str:
         """The prompt as one text without the system prompt, for an endpoint that takes that apart.
 
@@ -203,12 +213,14 @@ class Asking:
         *,
         room: int | None = None,
         passages: Mapping[str, Sequence[str]] | None = None,
+        direct: bool = False,
     ) -> list[Prompt]:
         """One prompt per problem, rendered; its id is the problem's.
 
         Args:
             tokenizer, room: see `text`.
             passages: by the problem's id.
+            direct: completions begin with the answer statement (see `direct`).
 
         Raises:
             As `pieces` and `text`.
@@ -217,7 +229,8 @@ class Asking:
         for problem in problems:
             known = None if passages is None else passages.get(problem.id)
             text = self.text(tokenizer, self.pieces(problem, known), room)
-            made.append(Prompt(problem.id, problem.id, text, opened=self.opened(text)))
+            begun = self.direct(text) if direct else ""
+            made.append(Prompt(problem.id, problem.id, text, opened=self.opened(text), begun=begun))
         return made
 
     def with_format(self, name: str) -> Self:
