@@ -23,6 +23,7 @@ FLOORS = [
         "progress",
         "ranks",
         "statistics",
+        "uses",
     },
     {"recipe", "old_runs", "run_folder", "sealed", "tasks", "lm"},
     {

@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from limbeck.errors import RecipeError
+from limbeck.errors import InputError, LimbeckError, RecipeError
 from limbeck.opening import Request, open_context
 from limbeck.stages.preflight import SPARE, preflight
+from limbeck.uses import Uses
 
 from .lm.families import tiny_model
 
@@ -184,6 +185,38 @@ def test_a_full_disk_is_found_before_anything_is_made(
     overrides = [f"student.model={model}", "student.lora={r: 2}"]
     with open_context(recipe, overrides, Request(out=recipe.parent / "run")) as (context, _):
         preflight(context, {})
+
+
+def test_every_round_keeps_a_model(recipe: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits for one model and its checkpoints does not fit for eleven."""
+    weights = sum(one.numel() for one in load_file(model / "model.safetensors").values()) * 4
+    free = shutil.disk_usage(model)._replace(free=SPARE + weights * 8)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    overrides = [f"student.model={model}"]
+    for number, uses in enumerate((Uses(), Uses(models=11))):
+        with open_context(recipe, overrides, Request(out=recipe.parent / f"run{number}")) as (context, _):
+            if uses.models == 1:
+                preflight(context, {"finetune-cot": uses})
+            else:
+                with pytest.raises(InputError, match="the models and checkpoints of this run need about"):
+                    preflight(context, {"finetune-cot": uses})
+
+
+def test_a_teacher_that_is_asked_again_needs_its_key(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plain rationales are there, the feedback is not."""
+    monkeypatch.delenv("PREFLIGHT_KEY")
+    out = recipe.parent / "run"
+    asks = {"finetune-cot": Uses(asks=True)}
+    with open_context(recipe, ["student.model=tiny-causal-xs"], Request(out=out)) as (context, _):
+        for name in ("collected", "teacher/exam"):
+            (out / name).mkdir(parents=True)
+            (out / name / "stage.json").write_text('{"state": "done"}')
+        preflight(context, {"finetune-cot": Uses()})
+        with pytest.raises(LimbeckError, match="PREFLIGHT_KEY is empty"):
+            preflight(context, asks)
+        (out / "students/finetune-cot/seed0/exam").mkdir(parents=True)
+        (out / "students/finetune-cot/seed0/exam/stage.json").write_text('{"state": "done"}')
+        preflight(context, asks)
 
 
 def test_what_only_finished_stages_need_is_not_asked_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,18 @@ def test_without_a_weight_nothing_is_compared(limbeck: Limbeck, recipe: Path, tm
     own = out / "students" / "tailored" / "seed0" / "round1"
     assert {one["role"] for one in rows(own / "examples.jsonl")} == {"anchor"}
     assert all("triplet" not in row for row in rows(own / "history.jsonl"))
+
+
+def test_a_round_learns_from_as_many_new_rationales_as_wanted(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    """So tailored and other feedback can be compared at equal numbers, whatever copies there are."""
+    settings = ("--set", "student.settings.adds=5", "--set", "student.settings.reflection.weight=0")
+    assert limbeck("run", recipe, "--out", tmp_path / "run", *settings).status == 0
+    own = tmp_path / "run/students/tailored/seed0"
+    learned = [{one["completion"] for one in rows(own / f"round{n}/examples.jsonl")} for n in (0, 1, 2)]
+    assert [len(after - before) for before, after in pairwise(learned)] == [5, 5]
+    assert learned[0] < learned[1] < learned[2]
 
 
 def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:

@@ -136,9 +136,7 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     idle = sorted(mentors - {used.mentor for used in uses.values()})
     undecided = untrained | {f"mentors.{name}" for name in idle}
     context = settled(context, undecided, known=True)
-    pairs = {name: used.mentor for name, used in uses.items() if used.mentor and used.soft_labels}
-    compared = [name for name, used in uses.items() if used.answer_places]
-    preflight(context, pairs, untrained, compared, trains=trains)
+    preflight(context, uses, trains=trains)
     read_others(context)
     problems(context)
     others(context)

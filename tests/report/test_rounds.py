@@ -13,7 +13,7 @@ import pytest
 
 from limbeck.errors import DataError
 from limbeck.records import Feedback, Mistake, Prediction, Problem, Rationale, write_jsonl
-from limbeck.report import compare, contestants, write_report
+from limbeck.report import compare, contestants, left_out, write_report
 from limbeck.report.contestants import in_rounds
 from limbeck.report.mistakes import FEWEST, MOST, mistakes_data
 from limbeck.report.rounds import mistake_cells, mistake_headings, mistake_notes, mistake_rows, sittings
@@ -54,6 +54,20 @@ def rounds(tmp_path: Path, run_folder: Make, exam_folder: Make, predict: Predict
         return run
 
     return make
+
+
+def test_rounds_that_a_longer_run_left_are_no_part_of_a_shorter_one(
+    rounds: Rounds, exam_folder: Make, predict: Predict
+) -> None:
+    run = rounds({"tailored": {0: [5, 9, 12]}})
+    home = run / "students" / "tailored" / "seed0"
+    about: dict[str, Any] = {"seed": 0, "round": 3, "after_round": 3}
+    exam_folder(
+        home / "round3" / "exam", [predict(n, True) for n in range(20)], "tailored", "student", **about
+    )
+    (shown,) = in_rounds(contestants([run])).values()
+    assert {number: one[0].correct for number, one in shown.items()} == {0: 5, 1: 9, 2: 12}
+    assert len(contestants([run])) == 3 and left_out([run]) == []
 
 
 def sit(folder: Path, number: int, right: Mapping[str, Sequence[bool]]) -> list[Mistake]:

@@ -21,34 +21,12 @@ from pydantic import BaseModel, ValidationError
 
 from limbeck.errors import RecipeError
 from limbeck.recipe import Recipe, StudentSettings, complaint
+from limbeck.uses import Uses as Uses
 
 if TYPE_CHECKING:
     from limbeck.stages import Context, Learner
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True, slots=True)
-class Uses:
-    """What a method needs beyond the problems; generic code asks this and never a method's name.
-
-    Attributes:
-        mentor: a name of the recipe's `mentors:`, or None.
-        soft_labels: the student learns from the mentor's distributions, so both must read the same tokens.
-        answer_places: answers are found again among their tokens, so the tokenizer must show places.
-        reasons: the student learns to reason, so that demonstrations for it hold rationales.
-        trains: False where nobody is trained.
-        files: that its settings name; a protocol of claims holds their hashes.
-        pauses: words of `--until` at which the story ends by itself, see `Run.ends_at`.
-    """
-
-    mentor: str | None = None
-    soft_labels: bool = False
-    answer_places: bool = False
-    reasons: bool = True
-    trains: bool = True
-    files: tuple[str, ...] = ()
-    pauses: tuple[str, ...] = ()
 
 
 Story = Callable[["Context", "Learner", Any], None]

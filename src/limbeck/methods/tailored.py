@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -39,7 +39,6 @@ from limbeck.stages import (
     Untrained,
     accuracy,
     check_feedback,
-    cross_entropy,
     examine,
     feedback,
     file_inputs,
@@ -54,9 +53,6 @@ from limbeck.stages import (
 )
 from limbeck.stages.pairs import refuse_from_scratch
 
-if TYPE_CHECKING:
-    from limbeck.training.parts import Parts
-
 
 class TailoredSettings(Settings):
     """The settings of tailored learning."""
@@ -66,12 +62,11 @@ class TailoredSettings(Settings):
         "base", description="who sits round 0's exam: the base as it comes, or trained on plain rationales"
     )
     rationales: int = Field(1, ge=0, description="the teacher's plain rationales per problem, in every round")
+    adds: int | None = Field(None, ge=1, description="new rationales of a round's feedback, at most")
     train_exam: TrainExamSettings = TrainExamSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     reflection: ReflectionSettings = ReflectionSettings()
-    stop: Literal["never", "dev"] = Field(
-        "never", description="dev: end before a round that does not raise the accuracy on dev"
-    )
+    stop: Literal["never", "dev"] = Field("never", description="dev: end when a round is no better there")
 
 
 def tailored(context: Context, student: Learner, settings: TailoredSettings) -> None:
@@ -86,7 +81,7 @@ def tailored(context: Context, student: Learner, settings: TailoredSettings) -> 
         if not wrong.all:
             break
         said.append(feedback(context, place, wrong, settings.feedback, round=number))
-        better = learn(context, student, model, settings, said, wrong)
+        better = learn(context, student, model, said, wrong, settings)
         if settings.stop == "dev" and accuracy(context, better, "dev") <= accuracy(context, model, "dev"):
             context.run.say(f"{student.shown}: round {number + 1} is no better on dev; round {number} counts")
             break
@@ -113,18 +108,15 @@ def learn(
     context: Context,
     student: Learner,
     model: Trained | Untrained,
-    settings: TailoredSettings,
     said: Sequence[Tailored],
     wrong: Mistakes,
+    settings: TailoredSettings,
 ) -> Trained:
     """The next round's model, from the last one's and all rationales so far."""
     learner, first = replace(student, round=len(said)), plain(context, settings, "train")
-    data = reflection_data(context, learner, first, said, wrong, settings.reflection)
-
-    def parts() -> Parts:
-        return *cross_entropy(), *reflection(settings.reflection, data)
-
-    return train(context, learner, data, parts, start=model if isinstance(model, Trained) else None)
+    data = reflection_data(context, learner, first, said, wrong, settings.reflection, adds=settings.adds)
+    start, parts = model if isinstance(model, Trained) else None, reflection(settings.reflection, data)
+    return train(context, learner, data, parts, start=start)
 
 
 def check(recipe: Recipe, settings: TailoredSettings, place: str) -> None:
@@ -139,12 +131,19 @@ def check(recipe: Recipe, settings: TailoredSettings, place: str) -> None:
         raise RecipeError(f"{place}.settings.stop: dev needs dev problems; raise task.dev")
 
 
+def uses(own: TailoredSettings) -> Uses:
+    """What these settings need."""
+    models, asks = own.rounds + (own.begin == "rationales"), own.feedback.kind != "given" and own.rounds > 0
+    files = files_of(own.train_exam, own.feedback, own.rounds)
+    return Uses(trains=models > 0, models=models, asks=asks, files=files, pauses=("mistakes",))
+
+
 METHOD = Method(
     "in rounds: the student's mistakes get a teacher's feedback; cross-entropy + triplets of right and wrong",
     "tailored learning, arXiv 2310.13332",
     TailoredSettings,
     tailored,
-    uses=lambda own: Uses(files=files_of(own.train_exam, own.feedback, own.rounds), pauses=("mistakes",)),
+    uses=uses,
     check=check,
-    plan=lambda own: TailoredSettings(rationales=own.rationales, reflection=own.reflection),
+    plan=lambda own: TailoredSettings(rationales=own.rationales, adds=own.adds, reflection=own.reflection),
 )

@@ -65,8 +65,29 @@ def find_places(path: Path) -> list[Place]:
         to_come = [exam.with_name(f"exam-{name}") for name in other_tasks(recipes[run])]
         folders |= {one: run for one in to_come if exam.name == "exam" and exam != path}
     places = [_place(exam, run, recipes[run], path) for exam, run in folders.items()]
+    places = _without_later_rounds(places)
     places = [place for place in places if _expected(place, recipes[place.run])]
     return sorted(places, key=lambda place: _order(place, recipes[place.run]))
+
+
+def _without_later_rounds(places: list[Place]) -> list[Place]:
+    """Without rounds behind the one that a student ended with, which a longer run left in the same folder.
+
+    A round that was no better on dev stays, with its exam there.
+    """
+    last = {
+        (place.side[:3], place.facts.seed): place.facts.after_round
+        for place in places
+        if place.finished and place.facts.round is None and place.facts.after_round is not None
+    }
+    return [
+        place
+        for place in places
+        if place.facts.round is None
+        or place.facts.split not in ("", "test")
+        or (end := last.get((place.side[:3], place.facts.seed))) is None
+        or place.facts.round <= end
+    ]
 
 
 def _exam_folders(top: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from limbeck.stages.pairs import check_chat, check_pair, check_places, is_from_s
 from limbeck.stages.teacher import teacher_identity
 from limbeck.tasks.settings import own_name, task_kind
 from limbeck.tasks.verifying import check_installed
+from limbeck.uses import Uses
 
 SPARE = 20_000_000
 """Bytes that any run needs."""
@@ -29,20 +30,11 @@ CHECKPOINTS = 2
 """Whole checkpoints that are on the disk at the same time while a model is trained."""
 
 
-def preflight(
-    context: Context,
-    pairs: Mapping[str, str],
-    untrained: Collection[str] = (),
-    compared: Collection[str] = (),
-    *,
-    trains: bool = True,
-) -> None:
+def preflight(context: Context, uses: Mapping[str, Uses], *, trains: bool = True) -> None:
     """Refuse what would fail later.
 
     Args:
-        pairs: student -> the mentor whose soft labels it learns from.
-        untrained: places of students that are examined as they come.
-        compared: students whose answers are found again among their tokens.
+        uses: of the students' methods, by the student's name.
         trains: False where only the teacher is asked; then a model of the hub need not be there yet.
 
     Raises:
@@ -56,9 +48,10 @@ def preflight(
     if not _is_graded(context, trains=trains):
         check_kind(recipe)
     learners = list(_learners(context))
+    untrained = {f"students.{name}" for name, used in uses.items() if not used.trains}
     for place, learner, _ in learners:
         _check_learner(place, learner, trains=place not in untrained)
-    _check_teacher(context)
+    _check_teacher(context, [name for name, used in uses.items() if used.asks])
     former = _former(context)
     saved = training = 0
     for place, learner, folders in learners:
@@ -69,13 +62,16 @@ def preflight(
             if place in untrained:
                 continue
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
-            saved += once * len(left) - min(once * len(left), sum(map(_size, left)))
+            used = uses.get(place.removeprefix("students."), Uses())
+            whole = once * used.models * len(left)
+            saved += whole - min(whole, sum(map(_size, left)))
             moments = 2 if learner.train.optimizer == "adamw" else 0
             training = max(training, CHECKPOINTS * once * (1 + moments))
-    for student, mentor in pairs.items():
-        check_pair(recipe.students[student], recipe.mentors[mentor], f"students.{student}")
-    for student in compared:
-        check_places(recipe.students[student], f"students.{student}")
+    for student, used in uses.items():
+        if used.mentor and used.soft_labels:
+            check_pair(recipe.students[student], recipe.mentors[used.mentor], f"students.{student}")
+        if used.answer_places:
+            check_places(recipe.students[student], f"students.{student}")
     _check_room(context.run.folder, saved + training)
 
 
@@ -101,7 +97,7 @@ def check_models(recipe: Recipe, compared: Collection[str] = ()) -> None:
     """Refuse models that no run of the recipe could train; needs no run folder, so protocols use it too.
 
     Args:
-        compared: as in `preflight`.
+        compared: students whose answers are found again among their tokens.
 
     Raises:
         RecipeError, ModelError: naming the learner and the setting.
@@ -164,11 +160,15 @@ def _exams(context: Context, folder: Path) -> list[Path]:
     return [folder / "exam", *(folder / f"exam-{own_name(one)}" for one in context.recipe.exam.also)]
 
 
-def _check_teacher(context: Context) -> None:
+def _check_teacher(context: Context, asking: Iterable[str]) -> None:
+    """`asking`: students whose methods ask it for more than plain rationales."""
     teacher, folder = context.recipe.teacher, context.run.folder
     if not isinstance(teacher, ApiTeacherSettings | LocalTeacherSettings):
         return
     asked = [folder / "collected", *(_exams(context, folder / "teacher") if teacher.exam else [])]
+    for name in asking:
+        seeds = [folder / "students" / name / f"seed{seed}" for seed in context.recipe.students[name].seeds]
+        asked += [exam for seed in seeds for exam in _exams(context, seed)]
     if all(_is_done(context, one) for one in asked):
         return
     if isinstance(teacher, ApiTeacherSettings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from limbeck.stages.learners import Learner
 from limbeck.stages.mistakes import Kind, Mistakes
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import Picked, rationale_examples, rationales, refuse_dropped
-from limbeck.stages.training import Data
+from limbeck.stages.training import Data, cross_entropy
 from limbeck.training.groups import Draw, Group, singles
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def reflection_data(
     said: Sequence[Tailored],
     wrong: Mistakes,
     settings: ReflectionSettings,
+    *,
+    adds: int | None = None,
 ) -> Data:
     """One group per rationale: it is learned, and compared each epoch with one other and with one mistake.
 
@@ -55,6 +57,7 @@ def reflection_data(
         plain: the teacher's rationales that no mistake led to.
         said: feedback of all rounds so far; its right rationales are learned too.
         wrong: what the student last got wrong.
+        adds: of each round's feedback so many rationales at most that are not known yet; None: all.
 
     Raises:
         NothingKeptError: there is no rationale.
@@ -66,7 +69,7 @@ def reflection_data(
     refuse_dropped(right)
     if not right.rationales:
         raise NothingKeptError(f"{learner.shown}: no rationale is right, so there is nothing to learn from")
-    chosen = _without_copies(right.rationales)
+    chosen = _without_copies([(plain.rationales, None), *((one.kept, adds) for one in said)])
     by_question: dict[str, list[Example]] = {}
     for example in rationale_examples(context, learner, chosen):
         by_question.setdefault(example.problem_id, []).append(example)
@@ -105,12 +108,16 @@ def _report(
     )
 
 
-def reflection(settings: ReflectionSettings, data: Data) -> Parts:
-    """The loss of the triplets; none where nothing is compared."""
-    from limbeck.training.parts import Triplet
+def reflection(settings: ReflectionSettings, data: Data) -> Callable[[], Parts]:
+    """Cross-entropy, and the loss of the triplets where anything is compared."""
 
-    triplet = Triplet(settings.weight, settings.margin, pooling=settings.pooling)
-    return (triplet,) if has_triplets(data.train) else ()
+    def parts() -> Parts:
+        from limbeck.training.parts import Triplet
+
+        triplet = Triplet(settings.weight, settings.margin, pooling=settings.pooling)
+        return (*cross_entropy(), triplet) if has_triplets(data.train) else cross_entropy()
+
+    return parts
 
 
 def has_triplets(groups: Sequence[Group]) -> bool:
@@ -118,11 +125,18 @@ def has_triplets(groups: Sequence[Group]) -> bool:
     return any(len(group.examples) > 1 for group in groups)
 
 
-def _without_copies(some: Sequence[Rationale]) -> list[Rationale]:
-    """Of equal texts about a question the first: feedback on several mistakes may well be the same."""
+def _without_copies(sources: Iterable[tuple[Sequence[Rationale], int | None]]) -> list[Rationale]:
+    """Of equal texts about a question the first: feedback on several mistakes may well be the same.
+
+    Args:
+        sources: rationales, and how many new ones of them at most, those that come first; None: all.
+    """
     seen: dict[tuple[str, str], Rationale] = {}
-    for one in some:
-        seen.setdefault((one.problem_id, " ".join(one.reasoning.split())), one)
+    for some, most in sources:
+        before = len(seen)
+        for one in some:
+            if most is None or len(seen) < before + most:
+                seen.setdefault((one.problem_id, " ".join(one.reasoning.split())), one)
     return list(seen.values())
 
 
