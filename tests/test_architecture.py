@@ -33,6 +33,7 @@ FLOORS = [
         "selection",
         "rationale_files",
         "exam",
+        "knowledge",
         "training",
         "soft_labels",
         "published",

@@ -25,6 +25,7 @@ from limbeck.opening import (
 )
 
 if TYPE_CHECKING:
+    from limbeck.knowledge.building import Built
     from limbeck.lm.load import Dtype
     from limbeck.methods import Chosen
     from limbeck.recipe import Keep
@@ -375,6 +376,40 @@ def convert(model: Path | str, out: Path | str) -> Path:
         return Path(out)
     convert_folder(folder if folder.is_dir() else downloaded(str(model)), Path(out))
     return Path(out)
+
+
+def index(
+    corpus: Sequence[Path | str],
+    out: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    columns: Mapping[str, str] | None = None,
+    shard: int | None = None,
+) -> Built:
+    """Make a corpus searchable; goes on with an index that was begun.
+
+    Args:
+        corpus: its files, in order.
+        out: the folder of the index.
+        overrides: `name=value` texts for `knowledge.settings.IndexSettings`.
+        columns: what `knowledge.settings.CorpusSettings` says.
+        shard: passages of a shard; the usual number when None.
+
+    Raises:
+        RecipeError: a setting is unknown or wrong; others: see `knowledge.building.build`.
+    """
+    from limbeck.knowledge.building import SHARD, build
+    from limbeck.knowledge.settings import CorpusSettings, IndexSettings
+    from limbeck.recipe import checked
+
+    return build(
+        [str(path) for path in corpus],
+        Path(out),
+        checked(IndexSettings, {}, "--set ", overrides),
+        checked(CorpusSettings, columns or {}, "--"),
+        shard=shard or SHARD,
+        track=live_track(),
+    )
 
 
 def _refuse_filled(folder: Path) -> None:

@@ -294,6 +294,44 @@ def import_data(
 
 
 @app.command()
+def index(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CORPUS...",
+            help="JSONL, CSV, TSV or parquet files, a saved data set, or hf:NAME:SPLIT: docs/knowledge.md.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the index.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A setting of the index, such as k1=1.2; may be given often."
+        ),
+    ] = None,
+    id_column: Annotated[str, typer.Option("--id", help="Column of a document's id.")] = "id",
+    title: Annotated[str, typer.Option(help="Column of its title; may be missing.")] = "title",
+    text: Annotated[str, typer.Option(help="Column of its text.")] = "text",
+    bad_rows: Annotated[
+        Literal["refuse", "skip"], typer.Option(help="What to do with rows that cannot be used.")
+    ] = "refuse",
+    shard: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passages of a shard; only memory during the build depends on it."),
+    ] = None,
+) -> None:
+    """Make a corpus searchable: BM25 over its passages, read from the disk. Goes on where it was stopped."""
+    from limbeck import actions
+
+    columns = {"id": id_column, "title": title, "text": text, "bad_rows": bad_rows}
+    built = actions.index(corpus, out, overrides or (), columns=columns, shard=shard)
+    print(f"{built.passages:,} passages of {built.documents:,} documents, {built.words:,} words")
+    if built.left_out:
+        print(f"{built.left_out:,} rows left out: {out / 'left-out.jsonl'}")
+    print(f"index: {out}{' (it was there already)' if built.kept else ''}")
+
+
+@app.command()
 def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model's name or folder, or a student's folder.")

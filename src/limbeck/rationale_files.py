@@ -12,7 +12,7 @@ from limbeck.errors import DataError
 from limbeck.lm import Completion
 from limbeck.records import Also, Problem
 from limbeck.tasks.readers import read_rows
-from limbeck.tasks.rows import bad_rows, row_question, row_rationales, shortened
+from limbeck.tasks.rows import SKIP, bad_rows, row_question, row_rationales, shortened
 from limbeck.tasks.settings import FilesTask, TaskSettings
 
 THINKING = ("thinking", "reasoning_content", "reasoning")
@@ -78,7 +78,7 @@ def read_rationales(
             wrong.append(error)
     skips = isinstance(task, FilesTask) and task.bad_rows == "skip"
     if wrong and not (skips and read):
-        raise bad_rows(str(file), wrong, every=not read, skippable=isinstance(task, FilesTask))
+        raise bad_rows(str(file), wrong, every=not read, skip=SKIP if isinstance(task, FilesTask) else "")
     if left_out is not None:
         left_out += wrong
     return read

@@ -13,7 +13,7 @@ import difflib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, model_validator
@@ -28,6 +28,8 @@ from limbeck.settings import Name
 from limbeck.settings import Settings as Settings
 from limbeck.tasks.settings import OtherTask, PromptSettings, TaskSettings, own_name
 from limbeck.training.settings import TrainSettings
+
+S = TypeVar("S", bound=Settings)
 
 
 def _as_folder(name: str) -> str:
@@ -508,6 +510,26 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(old, dict) and isinstance(value, dict)
         merged[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
     return merged
+
+
+def checked(model: type[S], raw: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> S:
+    """Settings that are no part of a recipe.
+
+    Args:
+        raw: their values.
+        place: opens error texts.
+        overrides: `a.b=value` texts, laid over `raw`.
+
+    Raises:
+        RecipeError: an unknown key, a wrong type or value.
+    """
+    values = dict(raw)
+    for override in overrides:
+        _override(values, override)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{place}{complaint(error, model)}") from None
 
 
 def complaint(error: ValidationError, model: type[BaseModel]) -> str:

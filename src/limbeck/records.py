@@ -156,6 +156,34 @@ class Feedback(Record):
     origin: str = ""
 
 
+class Passage(Record):
+    """A piece of knowledge that a prompt may hold; `document` is the id of what it was cut from."""
+
+    id: str = Field(min_length=1)
+    title: str = ""
+    text: str
+    document: str = ""
+
+
+SilverQuery = Literal["rationale", "question", "question+rationale"]
+"""What silver passages are searched with."""
+
+
+class Silver(Record):
+    """The passages that support a rationale, best first: those that `query` finds, with their scores.
+
+    The rationale is the one of `Rationale` with these `problem_id`, `source` and `index`. Fewer passages
+    than were asked for: no others share a word with the query.
+    """
+
+    problem_id: str
+    source: str
+    index: int = Field(ge=0)
+    query: SilverQuery
+    passages: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
 class Demonstration(Record):
     """A question, with its options, and what shall be written to it: shown before the question asked."""
 

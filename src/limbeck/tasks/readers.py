@@ -269,20 +269,27 @@ def _tsv(file: Path, bad: Bad) -> Iterator[Placed]:
     return _csv(file, bad, "\t")
 
 
+PART = 1024
+"""Rows of a parquet file that are in memory at once."""
+
+
 def _parquet(file: Path, bad: Bad) -> Iterator[Placed]:
+    """A part of the file at a time: what it holds need not fit into memory."""
     import pyarrow
     import pyarrow.parquet
 
-    rows: list[Row] = []
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             names = table.schema_arrow.names
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise DataError(file, f"two columns are called {twice!r}; rename one")
-            for batch in table.iter_batches():
+            number = 0
+            for batch in table.iter_batches(batch_size=PART):
                 columns = [_values(file, name, batch.column(name)) for name in names]
-                rows += [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+                for cells in zip(*columns, strict=True):
+                    number += 1
+                    yield f"{file} record {number}", dict(zip(names, cells, strict=True))
     except (pyarrow.ArrowException, ArithmeticError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, MemoryError):
             raise
@@ -293,7 +300,6 @@ def _parquet(file: Path, bad: Bad) -> Iterator[Placed]:
                 file, f"not a readable parquet file ({first_line(error)}); write it again"
             ) from None
         raise DiskError(file, error) from error
-    return _numbered(str(file), rows)
 
 
 def _values(file: Path, name: str, column: Any) -> list[Any]:
@@ -307,10 +313,6 @@ def _values(file: Path, name: str, column: Any) -> list[Any]:
             file, f"the column {name!r} holds what cannot be read ({reason}); write it as text"
         ) from None
     return found
-
-
-def _numbered(name: str, rows: Iterable[Row]) -> Iterator[Placed]:
-    return ((f"{name} record {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def _saved(folder: Path) -> Iterator[Placed]:

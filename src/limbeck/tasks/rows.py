@@ -219,10 +219,14 @@ SHOWN = 20
 """Errors of a file that are shown at once."""
 
 
-def bad_rows(path: str, wrong: Sequence[DataError], *, every: bool, skippable: bool = True) -> DataError:
+SKIP = "set task.bad_rows to skip"
+"""How rows of a task's files that cannot be used are left out."""
+
+
+def bad_rows(path: str, wrong: Sequence[DataError], *, every: bool, skip: str = SKIP) -> DataError:
     """The error of a file with rows that cannot be used.
 
-    `every`: there are no others. `skippable`: the task has a setting to leave them out.
+    `every`: there are no others. `skip`: how to leave them out; "" where that cannot be.
     """
     first = wrong[0]
     if len(wrong) == 1:
@@ -230,8 +234,7 @@ def bad_rows(path: str, wrong: Sequence[DataError], *, every: bool, skippable: b
     if every and len({one.message for one in wrong}) == 1:  # a setting is wrong, not the rows
         return DataError(first.place, f"{first.message} (the same in all {len(wrong):,} rows)")
     more = [f"and {len(wrong) - SHOWN:,} more"] if len(wrong) > SHOWN else []
-    skip = ", or set task.bad_rows to skip" if skippable else ""
-    fix = "no other is there; check the columns" if every else f"fix them{skip}"
+    fix = "no other is there; check the columns" if every else f"fix them, or {skip}" if skip else "fix them"
     return BadRowsError(
         path,
         f"{len(wrong):,} rows cannot be used; {fix}:",

@@ -1,0 +1,14 @@
+"""What a student may read: passages of a corpus, how they are found, and which ones support a rationale.
+
+corpus.py      documents from the user's files, streamed
+splitting.py   documents into passages of so many words
+words.py       texts into the words that are searched
+texts.py       many texts in a file, read one by one
+shards.py      some passages and where each word occurs in them: a folder, whole or not at all
+weights.py     BM25: what a word's occurrence is worth
+building.py    `limbeck index`: shards, then the statistics of all of them, then weights
+search.py      what any engine answers: `Search`
+bm25.py        our own engine, over such an index
+silver.py      the passages that support a rationale
+quality.py     recall, hits, MRR, overlap
+"""

@@ -1,0 +1,254 @@
+"""Our own search engine: BM25 over an index on the disk.
+
+Scoring is bm25s's (`get_scores_from_ids`, one shard at a time); which passages are best is decided here. Of
+equal scores the passage comes first that is first in the corpus. So what is found does not depend on the
+batch, on threads, on the cut into shards, or on the backend of bm25s (numpy, or numba where it is installed).
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.errors import InputError
+from limbeck.knowledge import building, shards, weights
+from limbeck.knowledge.search import Hit
+from limbeck.knowledge.settings import IndexSettings
+from limbeck.knowledge.shards import Passages, mapped
+from limbeck.knowledge.texts import Texts
+from limbeck.knowledge.words import Words, bm25s
+from limbeck.records import Passage
+
+CHUNK = 64
+"""Queries that a thread takes at once."""
+
+Terms = NDArray[np.int32]
+"""A query as numbers of words in the index, in order and with repetitions, (n,)."""
+
+
+class Found(NamedTuple):
+    """The best passages for a query: their places in the corpus and their scores, (k,) each, best first."""
+
+    places: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+_NOTHING = Found(np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+def best(scores: NDArray[np.float32], k: int, above: float = 0.0) -> NDArray[np.int64]:
+    """The places of the k highest scores above a bound, highest first; of equal ones the first."""
+    places = np.flatnonzero(scores > above)
+    found = scores[places]
+    if len(places) > k:
+        bound = np.partition(found, len(found) - k)[len(found) - k]
+        keep = found > bound
+        keep[np.flatnonzero(found == bound)[: k - np.count_nonzero(keep)]] = True
+        places, found = places[keep], found[keep]
+    order: NDArray[np.int64] = places[np.argsort(-found, kind="stable")]
+    return order
+
+
+class _Shard:
+    """A part of the index: the passages from `first` on."""
+
+    def __init__(self, folder: Path, first: int, backend: str) -> None:
+        self.first = first
+        self.passages = Passages(folder)
+        self._terms: Terms = mapped(folder / shards.TERMS)
+        engine = bm25s().BM25.load(folder, mmap=True, load_vocab=False, backend=backend)
+        engine.scores |= {name: np.asarray(engine.scores[name]) for name in ("data", "indices", "indptr")}
+        engine.nonoccurrence_array = None  # of words that other shards have too: added at the end
+        self._engine = engine
+
+    def own(self, terms: Terms) -> Terms:
+        """The words of a query that the shard has, by its own numbers."""
+        places = np.searchsorted(self._terms, terms)
+        there = places < len(self._terms)
+        there[there] = self._terms[places[there]] == terms[there]
+        return places[there].astype(np.int32)
+
+    def find(self, terms: Terms, k: int, before: Found) -> Found:
+        """The best passages of this shard and of those before it."""
+        own = self.own(terms)
+        if not len(own):
+            return before
+        scores = self._engine.get_scores_from_ids(own)
+        above = float(before.scores[-1]) if len(before.scores) == k else 0.0
+        places = best(scores, k, above)
+        return _merged([before, Found(places + self.first, scores[places])], k)
+
+    def score(self, terms: Terms, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The scores of some of its passages, added up in the same order as those of all."""
+        data, owners, starts = (self._engine.scores[name] for name in ("data", "indices", "indptr"))
+        scores = np.zeros(len(places), np.float32)
+        for term in self.own(terms).tolist():
+            start, end = starts[term], starts[term + 1]
+            found = np.minimum(np.searchsorted(owners[start:end], places), end - start - 1)
+            scores += np.where(owners[start:end][found] == places, data[start:end][found], np.float32(0))
+        return scores
+
+
+def _merged(parts: Sequence[Found], k: int) -> Found:
+    """The best of several, which are in the order of the corpus."""
+    places = np.concatenate([part.places for part in parts])
+    scores = np.concatenate([part.scores for part in parts])
+    order = np.argsort(-scores, kind="stable")[:k]
+    return Found(places[order], scores[order])
+
+
+class Index:
+    """An index that was built; a `Search`.
+
+    Args:
+        folder: of `limbeck index`.
+        threads: at most so many work on a search; None: as many as there are cores.
+        backend: of bm25s: numpy, numba, or auto for numba where it is installed.
+        whole: read all files and compare their sums, not their sizes alone.
+
+    Raises:
+        InputError: there is no finished index, or a file of it is missing or damaged; a package is missing.
+    """
+
+    def __init__(
+        self, folder: Path | str, *, threads: int | None = None, backend: str = "auto", whole: bool = False
+    ) -> None:
+        self.folder = Path(folder)
+        state = building.opened(self.folder, whole=whole)
+        self.fingerprint: str = state["fingerprint"]
+        self.settings = IndexSettings.model_validate(state["plan"]["settings"])
+        self.threads = threads or os.cpu_count() or 1
+        self._words = Words.of(self.settings)
+        self._vocabulary = Texts(self.folder / building.VOCABULARY)
+        self._known: dict[str, int] = {}  # numbers of words that were looked up
+        self._frequencies = mapped(self.folder / building.FREQUENCIES)
+        self._shards: list[_Shard] = []
+        self._size = 0
+        for one in building.shard_folders(self.folder):
+            self._shards.append(_Shard(one, self._size, backend))
+            self._size += len(self._shards[-1].passages)
+        self._starts = [shard.first for shard in self._shards]
+
+    def __len__(self) -> int:
+        """How many passages there are."""
+        return self._size
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """The k best passages for each query, best first; fewer where no others share a word with it."""
+        found = self.find(queries, k)
+        return [
+            [Hit(self._id(place), score) for place, score in zip(*both, strict=True)]
+            for both in ((one.places.tolist(), one.scores.tolist()) for one in found)
+        ]
+
+    def find(self, queries: Sequence[str], k: int) -> list[Found]:
+        """As `search`, with places in the corpus in place of ids."""
+        if k < 1:
+            raise ValueError("k is below 1")
+        terms = self._terms(queries)
+        chunks = [terms[first : first + CHUNK] for first in range(0, len(terms), CHUNK)]
+        threads = min(self.threads, len(chunks) * len(self._shards))
+        if threads <= 1:
+            found = [one for chunk in chunks for one in self._find(chunk, k, self._shards)]
+        else:
+            groups = _groups(self._shards, -(-threads // len(chunks)))
+            with ThreadPoolExecutor(threads) as pool:
+                jobs = [[pool.submit(self._find, chunk, k, group) for group in groups] for chunk in chunks]
+                found = [
+                    _merged(parts, k)
+                    for row in jobs
+                    for parts in zip(*(job.result() for job in row), strict=True)
+                ]
+        return [
+            one._replace(scores=one.scores + self._absent(own)) for one, own in zip(found, terms, strict=True)
+        ]
+
+    def scores(self, queries: Sequence[str], passages: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The scores of the passages with the given ids, for each query its own list.
+
+        Raises:
+            InputError: there is no passage of an id.
+        """
+        return [
+            self._scores(terms, self._places(ids)).tolist()
+            for terms, ids in zip(self._terms(queries), passages, strict=True)
+        ]
+
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """The passages of these ids, in this order.
+
+        Raises:
+            InputError: there is no passage of an id.
+        """
+        return [self._passage(place) for place in self._places(ids).tolist()]
+
+    def _terms(self, queries: Sequence[str]) -> list[Terms]:
+        """Queries as numbers of words; those that no passage has are left out."""
+        found = []
+        for words in self._words.read(queries):
+            numbers = [self._number(word) for word in words]
+            found.append(np.array([number for number in numbers if number >= 0], np.int32))
+        return found
+
+    def _number(self, word: str) -> int:
+        number = self._known.get(word)
+        if number is None:
+            number = self._known[word] = self._vocabulary.sorted_place(word)
+        return number
+
+    def _find(self, queries: Sequence[Terms], k: int, among: Sequence[_Shard]) -> list[Found]:
+        found = [_NOTHING] * len(queries)
+        for shard in among:  # one after the other, so that what is read of each is read once
+            found = [shard.find(terms, k, one) for terms, one in zip(queries, found, strict=True)]
+        return found
+
+    def _absent(self, terms: Terms) -> np.float32:
+        """What a query gives to every passage."""
+        return np.float32(weights.absent(self.settings, self._frequencies[terms], self._size).sum())
+
+    def _scores(self, terms: Terms, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        scores = np.zeros(len(places), np.float32)
+        owners = np.searchsorted(self._starts, places, side="right") - 1
+        for number in np.unique(owners).tolist():
+            shard, own = self._shards[number], owners == number
+            scores[own] = shard.score(terms, places[own] - shard.first)
+        return scores + self._absent(terms)
+
+    def _owner(self, place: int) -> _Shard:
+        """The shard that a passage is in."""
+        return self._shards[bisect_right(self._starts, place) - 1]
+
+    def _id(self, place: int) -> str:
+        shard = self._owner(place)
+        return shard.passages.id(place - shard.first)
+
+    def _passage(self, place: int) -> Passage:
+        shard = self._owner(place)
+        return shard.passages[place - shard.first]
+
+    def _places(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Where passages are in the corpus, (n,)."""
+        found = np.full(len(ids), -1, np.int64)
+        for shard in self._shards:
+            missing = np.flatnonzero(found < 0)
+            if not len(missing):
+                break
+            there = np.array(shard.passages.places([ids[one] for one in missing.tolist()]), np.int64)
+            found[missing] = np.where(there < 0, -1, there + shard.first)
+        if (found < 0).any():
+            name = ids[int(np.flatnonzero(found < 0)[0])]
+            raise InputError(f"{self.folder}: holds no passage {name!r}; name the index it is from")
+        return found
+
+
+def _groups(among: Sequence[_Shard], number: int) -> list[Sequence[_Shard]]:
+    """Shards in so many groups, or fewer, in order."""
+    size = -(-len(among) // min(number, len(among)))
+    return [among[first : first + size] for first in range(0, len(among), size)]

@@ -1,0 +1,89 @@
+"""How well passages were found, where it is known which ones are relevant.
+
+recall@k    the share of a query's relevant passages that are among its first k, a mean over queries
+hit@k       the share of queries with at least one relevant passage among the first k
+MRR         1 / the rank of the first relevant passage, 0 where none was found, a mean over queries
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, NamedTuple
+
+from limbeck.statistics import mean_and_std, t_quantile
+
+AT = (1, 5, 10, 100)
+
+
+class Mean(NamedTuple):
+    """A mean over queries, and the 95% interval of that over other queries of the same kind (Student's t)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Of one engine over some queries; `recall` and `hit` by k."""
+
+    queries: int
+    recall: Mapping[int, Mean]
+    hit: Mapping[int, Mean]
+    mrr: Mean
+
+    def json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        said: dict[str, Any] = {"queries": self.queries}
+        said |= {f"recall@{k}": list(one) for k, one in self.recall.items()}
+        said |= {f"hit@{k}": list(one) for k, one in self.hit.items()}
+        return {**said, "mrr": list(self.mrr)}
+
+
+def recall(found: Sequence[str], relevant: Collection[str], k: int) -> float:
+    """The share of the relevant passages, of which there is one at least, among the first k found."""
+    return len(set(found[:k]) & set(relevant)) / len(set(relevant))
+
+
+def reciprocal_rank(found: Sequence[str], relevant: Collection[str]) -> float:
+    """1 / the rank of the first relevant passage; 0 where there is none."""
+    return next((1 / rank for rank, name in enumerate(found, start=1) if name in relevant), 0.0)
+
+
+def quality(
+    found: Sequence[Sequence[str]], relevant: Sequence[Collection[str]], at: Sequence[int] = AT
+) -> Quality:
+    """Of the passages found for each query, best first; each query has at least one relevant passage.
+
+    Args:
+        at: the k to report; so many were searched for.
+    """
+    recalls = {k: [recall(one, names, k) for one, names in zip(found, relevant, strict=True)] for k in at}
+    hits = {k: [float(value > 0) for value in values] for k, values in recalls.items()}
+    ranks = [reciprocal_rank(one, names) for one, names in zip(found, relevant, strict=True)]
+    return Quality(
+        len(found),
+        {k: _mean(values) for k, values in recalls.items()},
+        {k: _mean(values) for k, values in hits.items()},
+        _mean(ranks),
+    )
+
+
+def _mean(values: Sequence[float]) -> Mean:
+    if not values:
+        return Mean(0.0, 0.0, 0.0)
+    mean, deviation = mean_and_std(values)
+    if deviation is None:
+        return Mean(mean, mean, mean)
+    half = t_quantile(0.975, len(values) - 1) * deviation / sqrt(len(values))
+    return Mean(mean, mean - half, mean + half)
+
+
+def overlap(first: Sequence[Sequence[str]], second: Sequence[Sequence[str]]) -> float:
+    """The share of the first lists' passages that the second ones have too, a mean over lists with any."""
+    shares = [
+        len(set(one) & set(other)) / len(set(one)) for one, other in zip(first, second, strict=True) if one
+    ]
+    return sum(shares) / len(shares) if shares else 0.0

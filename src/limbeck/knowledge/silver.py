@@ -1,0 +1,106 @@
+"""The passages that support a rationale: those that it finds itself (KARD's silver passages).
+
+Each rationale has its own, because rationales of one question reason from different facts. With
+`query: question` all rationales of a question have the same ones: the baseline, and what a student can
+search with in an exam.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from limbeck.errors import DataError
+from limbeck.knowledge.quality import AT, overlap, quality
+from limbeck.knowledge.search import Search
+from limbeck.records import Problem, Rationale, Silver, SilverQuery
+
+
+def asked(problem: Problem) -> str:
+    """What is searched with where there is no rationale: the question and its options."""
+    return " ".join([problem.question, *problem.options])
+
+
+def query_of(problem: Problem, rationale: Rationale, query: SilverQuery) -> str:
+    """What silver passages are searched with; of a rationale without its closing answer."""
+    parts = {"question": [asked(problem)], "rationale": [rationale.reasoning]}
+    return " ".join(parts.get(query) or [asked(problem), rationale.reasoning])
+
+
+def silver(
+    search: Search,
+    problems: Iterable[Problem],
+    rationales: Sequence[Rationale],
+    *,
+    k: int = 1,
+    query: SilverQuery = "rationale",
+) -> list[Silver]:
+    """The k best passages for each rationale, in the order of the rationales.
+
+    Raises:
+        DataError: a rationale is about a problem that is not among `problems`.
+    """
+    known = {problem.id: problem for problem in problems}
+    queries = []
+    for one in rationales:
+        if one.problem_id not in known:
+            raise DataError(
+                f"problem {one.problem_id}", f"is not there, but {one.source} has a rationale of it"
+            )
+        queries.append(query_of(known[one.problem_id], one, query))
+    different = list(dict.fromkeys(queries))
+    found = dict(zip(different, search.search(different, k), strict=True))
+    return [
+        Silver(
+            problem_id=one.problem_id,
+            source=one.source,
+            index=one.index,
+            query=query,
+            passages=tuple(hit.passage for hit in found[text]),
+            scores=tuple(hit.score for hit in found[text]),
+        )
+        for one, text in zip(rationales, queries, strict=True)
+    ]
+
+
+def about_silver(
+    found: Sequence[Silver],
+    others: Sequence[Silver] = (),
+    relevant: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, Any]:
+    """What a report says of silver passages.
+
+    Args:
+        others: of the same rationales in the same order, by another query.
+        relevant: the passages that are known to support a problem, by its id.
+
+    Returns:
+        `rationales`, and `without` any passage; `passages`: different ones in all; `per_question`: different
+        ones of a question, a mean; `between_rationales`: the share of one rationale's passages that another
+        one of the same question has too; `with_others`: the same with `others`, rationale by rationale; and
+        with `relevant` the `quality` over the rationales of its problems.
+    """
+    by_question: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for one in found:
+        by_question[one.problem_id].append(one.passages)
+    different = [len({name for row in rows for name in row}) for rows in by_question.values()]
+    pairs = [pair for rows in by_question.values() for pair in combinations(rows, 2)]
+    said: dict[str, Any] = {
+        "rationales": len(found),
+        "without": sum(not one.passages for one in found),
+        "questions": len(by_question),
+        "passages": len({name for one in found for name in one.passages}),
+        "per_question": sum(different) / len(different) if different else 0.0,
+        "between_rationales": overlap([first for first, _ in pairs], [second for _, second in pairs]),
+    }
+    if others:
+        said["with_others"] = overlap([one.passages for one in found], [one.passages for one in others])
+    if relevant is not None:
+        judged = [one for one in found if one.problem_id in relevant]
+        names = [relevant[one.problem_id] for one in judged]
+        longest = max((len(one.passages) for one in found), default=0)
+        at = [k for k in AT if k <= longest]
+        said["quality"] = quality([one.passages for one in judged], names, at).json()
+    return said
