@@ -1,0 +1,102 @@
+"""Silver passages, per rationale, and what is said of them."""
+
+from pathlib import Path
+
+import pytest
+
+from limbeck.errors import DataError
+from limbeck.knowledge.bm25 import Index
+from limbeck.knowledge.building import build
+from limbeck.knowledge.quality import overlap, quality
+from limbeck.knowledge.settings import IndexSettings
+from limbeck.knowledge.silver import about_silver, query_of, silver
+from limbeck.records import Problem, Rationale
+from tests.knowledge.corpora import write
+
+FACTS = {
+    "owls": "Owls hunt at night and hear very well.",
+    "lamps": "A lamp needs electric current.",
+    "harbour": "The harbour of Bergen is free of ice in winter.",
+    "bergen": "Bergen lies in Norway.",
+}
+PROBLEMS = [
+    Problem(id="p1", question="Is Bergen warm?", answer="B", options=("yes", "an owl")),
+    Problem(id="p2", question="What lights a room?", answer="lamp"),
+]
+
+
+def rationale(problem: str, index: int, reasoning: str) -> Rationale:
+    completion = f"{reasoning} The answer is x."
+    return Rationale(
+        problem_id=problem,
+        source="t",
+        index=index,
+        completion=completion,
+        reasoning=reasoning,
+        answer="x",
+        correct=True,
+    )
+
+
+RATIONALES = [
+    rationale("p1", 0, "Ice does not close its harbour in winter."),
+    rationale("p2", 0, "Electric current is needed."),
+    rationale("p1", 1, "It is in Norway."),
+    rationale("p1", 2, "Zzz."),
+]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    rows = [{"id": name, "text": text} for name, text in FACTS.items()]
+    build([str(write(tmp_path / "c.jsonl", rows))], tmp_path / "i", IndexSettings())
+    return Index(tmp_path / "i")
+
+
+def test_each_rationale_has_its_own_passages(index: Index) -> None:
+    found = silver(index, PROBLEMS, RATIONALES, k=1)
+    assert [one.passages for one in found] == [("harbour",), ("lamps",), ("bergen",), ()]
+    assert [(one.problem_id, one.index) for one in found] == [("p1", 0), ("p2", 0), ("p1", 1), ("p1", 2)]
+    assert all(len(one.scores) == len(one.passages) for one in found)
+
+
+def test_by_question_all_rationales_of_a_question_have_the_same(index: Index) -> None:
+    """The question is searched with its options, as published."""
+    found = silver(index, PROBLEMS, RATIONALES, k=4, query="question")
+    assert {frozenset(one.passages) for one in found if one.problem_id == "p1"} == {
+        frozenset({"owls", "bergen", "harbour"})
+    }
+    assert found[1].passages == ()
+    both = query_of(PROBLEMS[0], RATIONALES[0], "question+rationale")
+    assert both == "Is Bergen warm? yes an owl Ice does not close its harbour in winter."
+
+
+def test_a_rationale_of_an_unknown_problem_is_refused(index: Index) -> None:
+    with pytest.raises(DataError, match="problem p9: is not there, but t has a rationale of it"):
+        silver(index, PROBLEMS, [rationale("p9", 0, "x")])
+
+
+def test_what_is_said_of_them(index: Index) -> None:
+    found = silver(index, PROBLEMS, RATIONALES, k=2)
+    others = silver(index, PROBLEMS, RATIONALES, k=2, query="question")
+    said = about_silver(found, others, {"p1": {"harbour", "bergen"}})
+    assert (said["rationales"], said["without"], said["questions"], said["passages"]) == (4, 1, 2, 3)
+    assert said["per_question"] == 1.5
+    assert said["quality"]["queries"] == 3
+    assert said["quality"]["recall@1"][0] == pytest.approx(1 / 3)  # one of two, one of two, none
+    assert said["quality"]["mrr"][0] == pytest.approx(2 / 3)
+    assert 0 <= said["with_others"] <= 1 and 0 <= said["between_rationales"] <= 1
+    assert about_silver([])["per_question"] == 0
+
+
+def test_measures_of_retrieval() -> None:
+    found = [["a", "b", "c"], ["x", "y"], []]
+    relevant = [{"b", "z"}, {"x"}, {"q"}]
+    said = quality(found, relevant, at=(1, 2, 5))
+    assert [said.recall[k].value for k in (1, 2, 5)] == pytest.approx([1 / 3, 0.5, 0.5])
+    assert [said.hit[k].value for k in (1, 2)] == pytest.approx([1 / 3, 2 / 3])
+    assert said.mrr.value == pytest.approx((0.5 + 1) / 3)
+    # Mean 0.5, deviation 0.5, n 3: 0.5 ± 4.3027 · 0.5 / √3.
+    assert (said.mrr.low, said.mrr.high) == pytest.approx((0.5 - 1.24207, 0.5 + 1.24207), abs=1e-4)
+    assert quality([["a"]], [{"a"}], at=(1,)).mrr == (1, 1, 1)
+    assert overlap([["a", "b"], ["c"], []], [["b"], ["c"], ["d"]]) == pytest.approx(0.75)
