@@ -14,12 +14,14 @@ SMALLEST = {
     "batches": "--small",
     "divergence": "--small",
     "exam": "--prompts 16",
+    "knowledge": "--passages 300 --queries 10",
     "leaks": "--learned 1000 --examined 200",
     "loss_memory": "--small",
     "mcc_kd": "--small",
     "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
     "real_base": "--small",
+    "retrieval": "--small",
     "step": "--small",
 }
 """Flags of each benchmark that make it a smoke test of seconds."""
@@ -28,11 +30,13 @@ SAID = {
     "batches": ["by length, corrected", "seconds  ratio"],
     "divergence": ["top-64 + tail", "64 tokens, 151936 logits each: memory"],
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
+    "knowledge": ["300 passages", "30 million", "questions    ours", "rationales   ours"],
     "leaks": ["stories", "flips"],
     "loss_memory": ["1024 tokens, 2048 logits each", "ours with divergence"],
     "mcc_kd": ["t5: an epoch", "llama: an epoch", "plain-by-length", "memory ratio  1.00", "apart by: loss"],
     "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped with", "bytes per token"],
     "real_base": ["grouped", "ours    ", "of the texts equal"],
+    "retrieval": ["generated: stop words", "en_plus, english, lucene", "question  ", "rationale, once"],
     "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],
 }
 """Words that a benchmark prints when it came to its end."""

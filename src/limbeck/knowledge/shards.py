@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.files import whole_binary_file
+from limbeck.files import whole_binary_file, whole_file
 from limbeck.knowledge.texts import Texts, TextsWriter
 from limbeck.knowledge.words import Counted, Words
 from limbeck.records import Passage, write_json
@@ -94,7 +94,8 @@ class ShardWriter:
         save(self._folder / HASHES, found[order])
         save(self._folder / PLACES, order.astype(np.int32))
         words = sorted(self._vocabulary)
-        write_json(self._folder / VOCABULARY, {word: number for number, word in enumerate(words)})
+        with whole_file(self._folder / VOCABULARY) as stream:
+            stream.write(json.dumps({word: number for number, word in enumerate(words)}, ensure_ascii=False))
         self._write_occurrences(words)
         length = sum(int(one.lengths.sum()) for one in self._counted)
         write_json(self._folder / ABOUT, {"passages": len(self.ids), "words": length, **about})
