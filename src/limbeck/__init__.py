@@ -12,7 +12,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck.actions import claims, collect, compare, convert, evaluate, export, extract, grade, run
+    from limbeck.actions import (
+        claims,
+        collect,
+        compare,
+        convert,
+        evaluate,
+        export,
+        extract,
+        grade,
+        index,
+        run,
+    )
     from limbeck.recipe import load_recipe
 
 __all__ = [
@@ -25,6 +36,7 @@ __all__ = [
     "export",
     "extract",
     "grade",
+    "index",
     "load_recipe",
     "run",
 ]

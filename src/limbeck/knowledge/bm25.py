@@ -29,6 +29,9 @@ from limbeck.records import Passage
 CHUNK = 64
 """Queries that a thread takes at once."""
 
+KNOWN = 1 << 20
+"""Words whose numbers are kept in memory."""
+
 Terms = NDArray[np.int32]
 """A query as numbers of words in the index, in order and with repetitions, (n,)."""
 
@@ -200,6 +203,8 @@ class Index:
     def _number(self, word: str) -> int:
         number = self._known.get(word)
         if number is None:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
             number = self._known[word] = self._vocabulary.sorted_place(word)
         return number
 
