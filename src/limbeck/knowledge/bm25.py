@@ -48,14 +48,17 @@ _NOTHING = Found(np.empty(0, np.int64), np.empty(0, np.float32))
 
 def best(scores: NDArray[np.float32], k: int, above: float = 0.0) -> NDArray[np.int64]:
     """The places of the k highest scores above a bound, highest first; of equal ones the first."""
-    places = np.flatnonzero(scores > above)
-    found = scores[places]
-    if len(places) > k:
-        bound = np.partition(found, len(found) - k)[len(found) - k]
-        keep = found > bound
-        keep[np.flatnonzero(found == bound)[: k - np.count_nonzero(keep)]] = True
-        places, found = places[keep], found[keep]
-    order: NDArray[np.int64] = places[np.argsort(-found, kind="stable")]
+    over = scores > above
+    number = int(np.count_nonzero(over))
+    if number > k:
+        few = scores[over] if 4 * number < len(scores) else scores  # both have the same k highest ones
+        bound = np.partition(few, len(few) - k)[len(few) - k]
+        places = np.flatnonzero(scores >= bound)
+        ties = np.flatnonzero(scores[places] == bound)
+        places = np.delete(places, ties[k - len(places) :]) if len(places) > k else places
+    else:
+        places = np.flatnonzero(over)
+    order: NDArray[np.int64] = places[np.argsort(-scores[places], kind="stable")]
     return order
 
 
