@@ -7,7 +7,6 @@ batch, on threads, on the cut into shards, or on the backend of bm25s (numpy, or
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +114,8 @@ class Index:
 
     Args:
         folder: of `limbeck index`.
-        threads: at most so many work on a search; None: as many as there are cores.
+        threads: at most so many work on a search. Python's lock lets only one of them add up scores, so more
+            than one saves waiting for a disk, not work.
         backend: of bm25s: numpy, numba, or auto for numba where it is installed.
         whole: read all files and compare their sums, not their sizes alone.
 
@@ -124,13 +124,13 @@ class Index:
     """
 
     def __init__(
-        self, folder: Path | str, *, threads: int | None = None, backend: str = "auto", whole: bool = False
+        self, folder: Path | str, *, threads: int = 1, backend: str = "auto", whole: bool = False
     ) -> None:
         self.folder = Path(folder)
         state = building.opened(self.folder, whole=whole)
         self.fingerprint: str = state["fingerprint"]
         self.settings = IndexSettings.model_validate(state["plan"]["settings"])
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads
         self._words = Words.of(self.settings)
         self._vocabulary = Texts(self.folder / building.VOCABULARY)
         self._known: dict[str, int] = {}  # numbers of words that were looked up
