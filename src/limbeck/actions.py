@@ -182,6 +182,7 @@ def evaluate(
     device: str = "auto",
     dtype: Dtype | None = None,
     stop: Sequence[str] | None = None,
+    knowledge: Path | str | None = None,
     replace: bool = False,
 ) -> Exam:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings.
@@ -193,6 +194,7 @@ def evaluate(
         direct: without reasoning; answers begin with the answer statement.
         dtype: of the weights; None: what the model's folder names, as in the exam of its run, or float32.
         stop: texts at which an answer ends; None: the recipe's `exam.stop`.
+        knowledge: the index that a student reads; None: the one it was trained with.
         replace: a finished exam in `out` may be replaced.
 
     Raises:
@@ -203,6 +205,7 @@ def evaluate(
     from limbeck import ranks
     from limbeck.exam import examine_model, write_exam
     from limbeck.exam_facts import ExamFacts
+    from limbeck.knowledge.reading import read_for
     from limbeck.lm import Sampling
     from limbeck.tasks.settings import task_kind
 
@@ -220,6 +223,7 @@ def evaluate(
     asked = problems_of(about.task, about.seed, split)[:limit]
     if ranks.main() and split != "train":
         tell_leaks(model_folder(str(model)), asked, split)
+    read = read_for(model_folder(str(model)), asked, None if knowledge is None else str(knowledge))
     predictions, summary, examined = examine_model(
         model_folder(str(model)),
         asked,
@@ -228,6 +232,7 @@ def evaluate(
         folder,
         form=form,
         direct=direct,
+        passages=read,
         device=device,
         dtype=dtype,
         max_rows=exam.batch_size,

@@ -72,6 +72,10 @@ DtypeName = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option("--dtype", help="Of the weights; as the model's folder says, or float32, when not given."),
 ]
+KnowledgeFolder = Annotated[
+    Path | None,
+    typer.Option("--knowledge", help="The index that a student reads; by default that of its training."),
+]
 StopTexts = Annotated[
     list[str] | None,
     typer.Option("--stop", metavar="TEXT", help="End the answer before this text; may be given often."),
@@ -351,6 +355,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dtype: DtypeName = None,
     stop: StopTexts = None,
+    knowledge: KnowledgeFolder = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a finished exam in --out.")] = False,
 ) -> None:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
@@ -370,6 +375,7 @@ def evaluate(
         device=device,
         dtype=dtype,
         stop=stop,
+        knowledge=knowledge,
         replace=replace,
     )
     if ranks.main():
@@ -467,14 +473,24 @@ def ask(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dtype: DtypeName = None,
     stop: StopTexts = None,
+    knowledge: KnowledgeFolder = None,
 ) -> None:
     """Ask a student one question and print its reasoning."""
     from limbeck.exam import answer_one
+    from limbeck.knowledge.reading import read_for
+    from limbeck.records import Problem
 
     if not question.strip() or any("\ud800" <= letter <= "\udfff" for letter in question):
         raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
     folder, stops = model_folder(model), stop or ()
-    print(answer_one(folder, question, max_tokens, form=form, device=device, dtype=dtype, stop=stops))
+    asked = Problem(id="question", question=question, answer="?")
+    found = read_for(folder, [asked], None if knowledge is None else str(knowledge))
+    read = found and found[asked.id]
+    print(
+        answer_one(
+            folder, question, max_tokens, form=form, device=device, dtype=dtype, stop=stops, passages=read
+        )
+    )
 
 
 packaged = typer.Typer(name="bases", invoke_without_command=True, help="Real models that come by a package.")

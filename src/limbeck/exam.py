@@ -215,6 +215,7 @@ def examine_model(
     *,
     form: str | None = None,
     direct: bool = False,
+    passages: Mapping[str, Sequence[str]] | None = None,
     device: str = "auto",
     dtype: Dtype | None = None,
     max_rows: int = 64,
@@ -227,6 +228,7 @@ def examine_model(
         folder: keeps whole chunks of completions until the exam is over, so that a killed one goes on;
             they are used for the same model, problems and settings alone.
         direct: without reasoning; answers begin with the answer statement.
+        passages: see `student_prompts`.
 
     Returns:
         Predictions, metrics, and what was examined.
@@ -241,7 +243,8 @@ def examine_model(
 
     asking = asking_of(model, form)
     loaded, used = _loaded(model, dtype, device)
-    prompts = student_prompts(loaded, asking, problems, sampling.max_tokens, direct=direct)
+    room = sampling.max_tokens
+    prompts = student_prompts(loaded, asking, problems, room, passages=passages, direct=direct)
     what = [_files_of(model), used, [asdict(one) for one in prompts], asdict(sampling), max_rows]
     asked = fingerprint(what)
     complete = Chunks(LocalModel(loaded, max_rows=max_rows), folder / f"{LOG}-{asked[:16]}")
@@ -276,6 +279,7 @@ def answer_one(
     device: str = "auto",
     dtype: Dtype | None = None,
     stop: Sequence[str] = (),
+    passages: Sequence[str] | None = None,
 ) -> str:
     """A model's greedy answer to one question, with its thinking inside `<think>` tags in front of it.
 
@@ -287,7 +291,8 @@ def answer_one(
     asking = asking_of(model, form)
     loaded, _ = _loaded(model, dtype, device)
     asked = Problem(id="question", question=question, answer="?")
-    prompts = student_prompts(loaded, asking, [asked], max_tokens)
+    known = None if passages is None else {asked.id: passages}
+    prompts = student_prompts(loaded, asking, [asked], max_tokens, passages=known)
     sampling = Sampling(max_tokens=max_tokens, stop=tuple(stop))
     said = next(iter(LocalModel(loaded)(prompts, sampling)))
     return whole(said.thinking, said.text)

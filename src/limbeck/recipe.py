@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationErro
 
 from limbeck.errors import RecipeError
 from limbeck.exam_facts import DIRECT
+from limbeck.knowledge.settings import KnowledgeSettings
 from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import Layers, LoraSettings, Reasoning, Stops
 from limbeck.protocol.settings import ClaimsSettings
@@ -311,6 +312,7 @@ class Recipe(Settings):
     task: TaskSettings
     teacher: TeacherSettings = OfflineTeacherSettings()
     rationales: RationaleSettings = RationaleSettings()
+    knowledge: KnowledgeSettings | None = Field(None, description="what students with `method: kard` read")
     mentors: Annotated[Mapping[Name, MentorSettings], AfterValidator(_are_different_folders)] = Field(
         default_factory=dict
     )

@@ -16,6 +16,22 @@ from limbeck.tasks.words import COLOURS, NAMES, OBJECTS, SHORT_NAMES, THINGS
 
 NAMES_OF_TASKS = list(GENERATED)
 
+ASKED = {
+    "eggs": "nests hold",
+    "speed": "from noon",
+    "weight": "How heavy",
+    "food": "herrings",
+    "price": "How much money",
+    "sleep": "at rest",
+}
+"""Which fact of the corpus a question about animals is after."""
+
+NUMBERS: dict[str, dict[str, int]] = {}
+for passage in GENERATED["animals"].corpus({"animals": 1000}):  # type: ignore[misc]
+    name, topic = passage.id.split("-")
+    (number,) = re.findall(r"[0-9]+", passage.text)
+    NUMBERS.setdefault(name, {})[topic] = int(number)
+
 
 def simulate(question: str) -> str:
     """Solve a question from its text alone, independently of the code that wrote it."""
@@ -34,6 +50,11 @@ def simulate(question: str) -> str:
         assert asked is not None
         letters = {text: letter for letter, text in re.findall(r"\((\w)\) (\w+ \w+)", question)}
         return letters[holds[asked[1]]]
+    if (animal := re.search("|".join(NUMBERS), question)) is not None:
+        name, count = animal[0], re.search(r"[2-5]", question)
+        (topic,) = [topic for topic, words in ASKED.items() if words in question]
+        assert count is not None
+        return str(int(count[0]) * NUMBERS[name][topic])
     value = 0
     for verb, amount in re.findall(
         r"(has|finds|buys|gets|loses|sells|gives away|doubles|triples) (\w+)", question

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.settings import Settings
 
@@ -14,6 +14,14 @@ StopWords = Literal[
     "none", "en", "en_plus", "de", "nl", "fr", "es", "pt", "it", "ru", "sv", "no", "zh", "tr", "ko", "da"
 ]
 """Lists of bm25s; `en` are the 33 of Lucene, `en_plus` those of NLTK."""
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+BUILT_IN = "built-in"
+"""The corpus that belongs to a built-in task."""
 
 
 class CorpusSettings(Settings):
@@ -46,4 +54,26 @@ class IndexSettings(Settings):
     def _goes_on(self) -> Self:
         if self.overlap and self.overlap >= self.words:
             raise ValueError("overlap is not smaller than words; passages would never come to an end")
+        return self
+
+
+class KnowledgeSettings(Settings):
+    """What a recipe's students may read. An index of a corpus, made in the run or before it."""
+
+    corpus: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+        (), description="files of the corpus (docs/knowledge.md), or built-in: that of the built-in task"
+    )
+    index: str | None = Field(
+        None, min_length=1, description="a folder of `limbeck index`, in place of corpus"
+    )
+    columns: CorpusSettings = CorpusSettings()
+    search: IndexSettings = IndexSettings()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.corpus) == (self.index is not None):
+            raise ValueError("names both corpus and index, or none of them; name one")
+        usual = KnowledgeSettings.model_construct(columns=CorpusSettings(), search=IndexSettings())
+        if self.index is not None and (self.columns, self.search) != (usual.columns, usual.search):
+            raise ValueError("index: was made with settings of its own; leave out columns and search")
         return self

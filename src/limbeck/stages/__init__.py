@@ -14,6 +14,8 @@ from limbeck.stages.feedback import (
     files_of,
     waits_for_feedback,
 )
+from limbeck.stages.grounded import Reader, grounded_data, reads_passages
+from limbeck.stages.knowledge import check_knowledge, found_passages, knowledge, silver_passages
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
 from limbeck.stages.mistakes import Mistakes, TrainExamSettings, mistakes
@@ -49,6 +51,7 @@ __all__ = [
     "Problems",
     "Question",
     "Rationales",
+    "Reader",
     "ReflectionSettings",
     "SoftLabelSettings",
     "Split",
@@ -60,6 +63,7 @@ __all__ = [
     "answer_examples",
     "by_problem",
     "check_feedback",
+    "check_knowledge",
     "completions_of",
     "cross_entropy",
     "examine",
@@ -67,8 +71,11 @@ __all__ = [
     "feedback",
     "file_inputs",
     "files_of",
+    "found_passages",
     "grade_completions",
+    "grounded_data",
     "is_trained",
+    "knowledge",
     "mentor",
     "mentor_rationales",
     "mistakes",
@@ -77,8 +84,10 @@ __all__ = [
     "rationale_data",
     "rationale_examples",
     "rationales",
+    "reads_passages",
     "reflection",
     "reflection_data",
+    "silver_passages",
     "singles",
     "soft_labels",
     "student",

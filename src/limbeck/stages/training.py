@@ -52,6 +52,8 @@ class Data:
         draw: how many examples of each role a group gives each epoch; None: all of them.
         settings: what else decides the training, for its plan.
         facts: what else `exam_facts` knows of the examples; asked for when somebody is trained on them.
+        passages: of the dev problems, for an exam on dev of one that reads passages, by the problem's id.
+        about: what else `limbeck.json` says, such as where passages come from.
     """
 
     train: Sequence[Group]
@@ -60,6 +62,8 @@ class Data:
     draw: Draw | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Callable[[], Mapping[str, Any]] = dict
+    passages: Mapping[str, Sequence[str]] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cross_entropy(weight: float = 1.0, smoothing: float = 0.0) -> Parts:
@@ -186,7 +190,7 @@ def _train(
             folder,
             seed=learner.seed,
             draw=data.draw,
-            dev_exam=partial(_dev_exam, context, loaded, learner.asking) if by_accuracy else None,
+            dev_exam=partial(_dev_exam, context, loaded, learner.asking, data) if by_accuracy else None,
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
             say=context.run.say,
         )
@@ -199,7 +203,7 @@ def _train(
         "dtype": settings.dtype,
         "max_tokens": context.recipe.exam.max_tokens,
     }
-    save(loaded, folder / "model", about=about | learner.asking.about())
+    save(loaded, folder / "model", about=about | learner.asking.about() | dict(data.about))
     if ranks.main():
         about_data = dict(data.facts())
         _report_choice(context, learner, about_data)
@@ -255,12 +259,14 @@ def rendered(
     return [replace(group, examples=tuple(text(group.examples))) for group in groups]
 
 
-def _dev_exam(context: Context, loaded: Loaded, asking: Asking, model: object) -> dict[str, float]:
+def _dev_exam(
+    context: Context, loaded: Loaded, asking: Asking, data: Data, model: object
+) -> dict[str, float]:
     """Greedy accuracy on the dev split of the model as it is now."""
     from limbeck.lm.local import LocalModel
 
     dev, exam = problems(context).dev, context.recipe.exam
-    prompts = student_prompts(loaded, asking, dev, exam.max_tokens)
+    prompts = student_prompts(loaded, asking, dev, exam.max_tokens, passages=data.passages)
     complete = LocalModel(loaded, max_rows=exam.batch_size)
     sampling = Sampling(max_tokens=exam.max_tokens, stop=exam.stop)
     _, summary = examine(complete, dev, context.kind, prompts, sampling)

@@ -61,8 +61,9 @@ def student_template(asking: Asking, tokenizer: Any, *, encoder_decoder: bool) -
 
 
 def message(pieces: Pieces) -> str:
-    """What a user sends for a prompt: the question, with its options below it."""
-    return f"{pieces.question}\n{pieces.options}" if pieces.options else pieces.question
+    """What a user sends for a prompt: the question, with its options and its passages below it."""
+    asked = f"{pieces.question}\n{pieces.options}" if pieces.options else pieces.question
+    return "\n\n".join([asked, *(["\n".join(pieces.passages)] if pieces.passages else [])])
 
 
 def differing(

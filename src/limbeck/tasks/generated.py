@@ -17,8 +17,8 @@ from typing import Literal
 
 from limbeck.errors import RecipeError, TeacherError
 from limbeck.lm import Completion, Prompt, Sampling
-from limbeck.records import Problem
-from limbeck.tasks import arithmetic, coin_flip, last_letters, shuffled_objects
+from limbeck.records import Passage, Problem
+from limbeck.tasks import animals, arithmetic, coin_flip, last_letters, shuffled_objects
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.checking import Checked, check
 from limbeck.tasks.feedback import Request, asks_for_feedback, reply, request_of
@@ -36,6 +36,7 @@ class Generated:
     Attributes:
         added: parameters that came after the task's first release. At their default they take no part
             in the seed, so that its problems stay what they were.
+        corpus: the passages that its answers are in, where they are not in its questions.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Generated:
     draw: Callable[[Random, Mapping[str, int]], Puzzle]
     read: Callable[[str], Puzzle | None]
     added: frozenset[str] = frozenset()
+    corpus: Callable[[Mapping[str, int]], Iterator[Passage]] | None = None
 
 
 GENERATED: dict[str, Generated] = {
@@ -87,6 +89,16 @@ GENERATED: dict[str, Generated] = {
             arithmetic.draw,
             arithmetic.read,
             frozenset({"largest"}),
+        ),
+        Generated(
+            "animals",
+            "number",
+            "how much of something have several made-up animals? a corpus says how much one has",
+            {"animals": 1000},
+            {"animals": (10, animals.MOST)},
+            animals.draw,
+            animals.read,
+            corpus=animals.corpus,
         ),
     )
 }

@@ -1,0 +1,122 @@
+"""What a saved student reads: which index, found by whom, how many passages; and those of a question.
+
+Its `limbeck.json` says it, so that `ask` and `evaluate` put together the prompts of its training. Where the
+index is not there, or is another one, the student is refused and not asked without.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import InputError, ModelError
+from limbeck.knowledge.search import Search
+from limbeck.knowledge.silver import asked
+from limbeck.records import Passage, Problem
+from limbeck.tasks.asking import ABOUT, KNOWLEDGE, about_model
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What `limbeck.json` says under `knowledge`.
+
+    Attributes:
+        index: the folder; a path within a run begins at the model's folder.
+        fingerprint: of the index that the student was trained with.
+        passages: in a prompt.
+    """
+
+    index: str
+    fingerprint: str
+    passages: int
+
+    def json(self) -> dict[str, Any]:
+        """As `limbeck.json` keeps it."""
+        return {KNOWLEDGE: {"index": self.index, "fingerprint": self.fingerprint, "passages": self.passages}}
+
+
+def reading_of(model: str | Path) -> Reading | None:
+    """What a model folder says that its student reads; None: nothing.
+
+    Raises:
+        ModelError: it needs knowledge and does not say which.
+    """
+    about = about_model(model)
+    if KNOWLEDGE not in about.get("needs", ()):
+        return None
+    said: Any = about.get(KNOWLEDGE)
+    try:
+        return Reading(str(said["index"]), str(said["fingerprint"]), int(said["passages"]))
+    except (TypeError, KeyError, ValueError):
+        raise ModelError(
+            f"{Path(model) / ABOUT}: needs knowledge, and does not say which; train it again"
+        ) from None
+
+
+def opened(model: str | Path, reading: Reading, elsewhere: str | None = None) -> Search:
+    """The index that a student reads.
+
+    Args:
+        model: its folder.
+        elsewhere: the folder of the same or of another index, which the user names.
+
+    Raises:
+        InputError: it is not there, or changed since the training.
+    """
+    from limbeck.knowledge.bm25 import Index
+
+    if elsewhere is not None:
+        return Index(Path(elsewhere).expanduser())
+    folder = Path(os.path.normpath(Path(model) / reading.index))
+    if not folder.is_dir():
+        raise InputError(
+            f"{model}: this student reads passages of {folder}, which is not there; name its index with "
+            "--knowledge FOLDER"
+        )
+    index = Index(folder)
+    if index.fingerprint != reading.fingerprint:
+        raise InputError(
+            f"{model}: this student was trained with another index than the one in {folder}; name one with "
+            "--knowledge FOLDER"
+        )
+    return index
+
+
+def texts(search: Search, found: Sequence[Sequence[str]], most: int) -> list[tuple[str, ...]]:
+    """The first passages of each list of ids, as prompts hold them."""
+    ids = list(dict.fromkeys(name for names in found for name in names[:most]))
+    known = dict(zip(ids, map(shown, search.passages(ids)), strict=True))
+    return [tuple(known[name] for name in names[:most]) for names in found]
+
+
+def shown(passage: Passage) -> str:
+    """A passage as a prompt holds it: its title, then its text, in one line."""
+    text = " ".join(passage.text.split())
+    return f"{passage.title}: {text}" if passage.title else text
+
+
+def passages_of(search: Search, problems: Iterable[Problem], most: int) -> Mapping[str, tuple[str, ...]]:
+    """The passages that each question finds, as prompts hold them, by the problem's id."""
+    some = list(problems)
+    hits = search.search([asked(problem) for problem in some], most)
+    found = texts(search, [[hit.passage for hit in own] for own in hits], most)
+    return {problem.id: own for problem, own in zip(some, found, strict=True)}
+
+
+def read_for(
+    model: str | Path, problems: Iterable[Problem], elsewhere: str | None = None
+) -> Mapping[str, tuple[str, ...]] | None:
+    """The passages of problems for a saved student; None: it reads none.
+
+    Raises:
+        InputError: its index is not there; or one is named and the student reads none.
+    """
+    reading = reading_of(model)
+    if reading is None:
+        if elsewhere is not None:
+            raise InputError(f"--knowledge: {model} reads no passages; leave it out")
+        return None
+    return passages_of(opened(model, reading, elsewhere), problems, reading.passages)

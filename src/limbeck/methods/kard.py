@@ -1,0 +1,88 @@
+"""KARD (NeurIPS 2023, arXiv 2305.18395): the story of the paper, with search in place of its reranker.
+
+1. The teacher writes rationales; those that end in the gold answer are kept.
+2. Each rationale finds the passages of a corpus that support it (BM25): the silver passages.
+3. The student learns question and passages -> rationale and answer.
+
+       L = Σ cross-entropy over target tokens / number of target tokens of the optimiser step
+
+4. In the exam the question finds its passages, and the student reads them.
+
+Deviations from the published code are in docs/papers.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from limbeck.errors import RecipeError
+from limbeck.methods import Method
+from limbeck.recipe import Choose, Recipe, Settings
+from limbeck.records import SilverQuery
+from limbeck.stages import (
+    Context,
+    Learner,
+    Reader,
+    check_knowledge,
+    examine,
+    found_passages,
+    grounded_data,
+    knowledge,
+    reads_passages,
+    train,
+)
+
+
+class KardSettings(Settings):
+    """The settings of KARD."""
+
+    passages: int = Field(1, ge=1, le=10, description="in a prompt, best first")
+    query: SilverQuery = Field("rationale", description="what finds the passages that are trained with")
+    learns: Literal["rationales", "answers"] = Field(
+        "rationales", description="answers: no reasoning (the paper's fine-tuning with knowledge)"
+    )
+    rationales: int = Field(1, ge=1, description="per problem")
+    choose: Choose = Field("first", description="which ones: first, random, diverse or similar")
+    find: Literal["question", "silver"] = Field(
+        "question",
+        description="what finds the passages of the exam; silver: the teacher's rationale (an upper bound)",
+    )
+
+
+def kard(context: Context, student: Learner, settings: KardSettings) -> None:
+    """Rationales -> their silver passages -> train on question and passages -> exam with what is found."""
+    base, reader = knowledge(context), reads_passages(student)
+    data = grounded_data(
+        context,
+        base,
+        reader,
+        per_problem=settings.rationales,
+        choose=settings.choose,
+        query=settings.query,
+        most=settings.passages,
+        reasons=settings.learns == "rationales",
+    )
+    trained = train(context, reader, data)
+    found = found_passages(context, base, "test", settings.passages, settings.find)
+    examine(context, Reader(trained, found))
+
+
+def check(recipe: Recipe, settings: KardSettings, place: str) -> None:
+    """Refuse what would fail after the rationales: a RecipeError names the setting."""
+    check_knowledge(recipe, place)
+    if settings.find == "silver" and recipe.teacher.kind == "given":
+        raise RecipeError(
+            f"{place}.settings.find: silver asks a teacher about test questions; name a teacher"
+        )
+
+
+METHOD = Method(
+    "each rationale finds a passage of a corpus; the student learns to reason from question and passage",
+    "KARD, arXiv 2305.18395",
+    KardSettings,
+    kard,
+    check=check,
+    plan=lambda own: own.model_copy(update={"find": "question"}),
+)

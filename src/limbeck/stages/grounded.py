@@ -1,0 +1,164 @@
+"""A student that reads (KARD, arXiv 2305.18395): how it is asked, what it learns, how it sits exams."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from limbeck.errors import RecipeError
+from limbeck.knowledge.reading import Reading, texts
+from limbeck.recipe import Choose
+from limbeck.records import Problem, SilverQuery
+from limbeck.stages.context import Context
+from limbeck.stages.knowledge import Knowledge, Passages, found_passages, silver_passages
+from limbeck.stages.learners import Learner, Trained
+from limbeck.stages.models import Opened, Question
+from limbeck.stages.others import Other
+from limbeck.stages.problems import Split, problems
+from limbeck.stages.rationales import Picked, rationales, refuse_dropped
+from limbeck.stages.training import Data
+from limbeck.tasks.asking import KNOWLEDGE
+from limbeck.tasks.prompts import FORMATS
+from limbeck.tasks.templates import Template
+from limbeck.training.groups import Group, singles
+
+READING = "{instruction}\n\n{examples}\n\n{question}\n{options}\n\n{passages}"
+"""How a student that reads is asked by default: passages behind the question, as published."""
+
+
+def grounded_data(
+    context: Context,
+    base: Knowledge,
+    learner: Learner,
+    *,
+    per_problem: int,
+    choose: Choose,
+    query: SilverQuery,
+    most: int,
+    reasons: bool = True,
+) -> Data:
+    """Examples of the teacher's rationales, each with the passages that it finds in its prompt.
+
+    Args:
+        per_problem, choose: of the rationales; see `Rationales.chosen`.
+        query: what finds the passages.
+        most: passages of a prompt.
+        reasons: False: the answer alone is learned.
+    """
+    train = rationales(context).chosen(per_problem, choose, seed=context.recipe.seed)
+    choice = learner.settings.train.choose
+    dev = rationales(context, "dev").chosen(per_problem) if choice == "dev-loss" else Picked((), {})
+    support = silver_passages(context, base, "train", query)
+    inputs = {**problems(context).inputs, **train.inputs, **dev.inputs, "silver": support.stage.fingerprint}
+    held_out: list[Group] = []
+    if dev.rationales:
+        of_dev = silver_passages(context, base, "dev", query)
+        inputs["silver of dev"] = of_dev.stage.fingerprint
+        held_out = _groups(context, base, learner, dev, of_dev.found, most, "dev", reasons=reasons)
+    found = found_passages(context, base, "dev", most) if choice == "dev-accuracy" else None
+    return Data(
+        _groups(context, base, learner, train, support.found, most, "train", reasons=reasons),
+        held_out,
+        {**inputs, **(found.inputs if found else {})},
+        settings={"passages": most},
+        facts=train.similarities,
+        passages=found.of if found else None,
+        about=reading(context, base, learner, most),
+    )
+
+
+def _groups(
+    context: Context,
+    base: Knowledge,
+    learner: Learner,
+    picked: Picked,
+    support: Mapping[tuple[str, str, int], tuple[str, ...]],
+    most: int,
+    split: Split,
+    *,
+    reasons: bool,
+) -> list[Group]:
+    """A group of each rationale."""
+    refuse_dropped(picked)
+    by_id = {problem.id: problem for problem in problems(context).of(split)}
+    ids = [support[one.problem_id, one.source, one.index] for one in picked.rationales]
+    held = texts(base.search(), ids, most)
+    examples = [
+        learner.asking.example(
+            by_id[one.problem_id].answered(one.answer),
+            one.reasoning if reasons else "",
+            passages,
+            thinking=one.thinking if reasons else "",
+        )
+        for one, passages in zip(picked.rationales, held, strict=True)
+    ]
+    return singles(examples)
+
+
+def reads_passages(student: Learner) -> Learner:
+    """The student as it is asked with passages.
+
+    Raises:
+        RecipeError: its template has no place for them.
+    """
+    asking, form = student.asking, FORMATS[student.asking.format]
+    template = READING + form.after_question if asking.template == form.template else asking.template
+    if "passages" not in Template.read(template, None).names:
+        raise RecipeError(f"students.{student.name}.prompt.template: has no place {{passages}}; add it")
+    return replace(student, asking=replace(asking, template=template, needs=(KNOWLEDGE,)))
+
+
+def reading(context: Context, base: Knowledge, student: Learner, most: int) -> dict[str, Any]:
+    """What the student's `limbeck.json` says that it reads."""
+    home = context.run.folder / student.place / "model"
+    inside = base.folder.is_relative_to(context.run.folder)
+    index = os.path.relpath(base.folder, home) if inside else str(base.folder.resolve())
+    return Reading(index, base.search().fingerprint, most).json()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A trained model with the passages of an exam's problems. It can be examined."""
+
+    model: Trained
+    passages: Passages
+    shared: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
+    begins: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def folder(self) -> str:
+        return self.model.folder
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return self.model.identity
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {**self.model.inputs, **self.passages.inputs}
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self.model.facts
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        return self.model.reads
+
+    def question(self, problem: Problem) -> Question:
+        asking = self.model.learner.asking
+        return Question(problem.id, problem.id, asking.pieces(problem, self.passages.of[problem.id]))
+
+    def asked_of(self, other: Other) -> None:
+        return None  # the corpus is that of the run's own task
+
+    def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
+        return self.model.open(folder, batch_size, max_tokens)

@@ -1,0 +1,280 @@
+"""The stages of knowledge: the index of a corpus, the passages of rationales, and those of questions.
+
+knowledge/             the index, where the recipe names a corpus
+silver/QUERY/          silver.jsonl: the passages of each rationale (KARD, arXiv 2305.18395)
+passages/SPLIT/        found.jsonl: the passages that each question finds
+passages/test-silver/  the same by the teacher's rationale of a test question, for an upper bound
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from limbeck.errors import RecipeError
+from limbeck.knowledge.reading import texts
+from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
+from limbeck.lm import Sampling
+from limbeck.recipe import Recipe
+from limbeck.records import (
+    Problem,
+    Rationale,
+    Record,
+    Silver,
+    SilverQuery,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+from limbeck.run_folder import Stage, path_fingerprint, plan
+from limbeck.stages.context import Context, once
+from limbeck.stages.problems import SUFFIX, Split, problems
+from limbeck.stages.rationales import grade_completions, rationales
+from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
+from limbeck.stages.writing import completions_of, write
+from limbeck.tasks.asking import KNOWLEDGE
+from limbeck.tasks.generated import built_in_task, settle_parameters
+from limbeck.tasks.settings import GeneratedTask
+
+if TYPE_CHECKING:
+    from limbeck.knowledge.search import Search
+
+VERSION = 1
+"""Raised by hand when this code finds other passages with the same settings."""
+
+STORED = 100
+"""Passages that are kept of each question; a prompt holds the first few of them."""
+
+SILVER = 10
+"""The same of each rationale."""
+
+Finder = Literal["question", "silver"]
+"""By what passages of the exam are found."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """An index, opened when something is searched."""
+
+    context: Context
+    folder: Path
+    fingerprint: str
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """As an input of later stages."""
+        return {KNOWLEDGE: self.fingerprint}
+
+    def search(self) -> Search:
+        """The engine."""
+
+        def make() -> Search:
+            from limbeck.knowledge.bm25 import Index
+
+            return Index(self.folder)
+
+        return once(self.context, f"search {self.folder}", make)
+
+
+def knowledge(context: Context) -> Knowledge:
+    """The recipe's knowledge: its index, built where the recipe names a corpus.
+
+    Raises:
+        RecipeError: the recipe names none.
+    """
+    return once(context, KNOWLEDGE, lambda: _knowledge(context))
+
+
+def check_knowledge(recipe: Recipe, place: str) -> None:
+    """Refuse a method that reads where the recipe has nothing to read.
+
+    Args:
+        place: opens the error's text.
+
+    Raises:
+        RecipeError: naming the setting.
+    """
+    task, settings = recipe.task, recipe.knowledge
+    if settings is None:
+        raise RecipeError(
+            f"{place}.method: it reads passages, and the recipe names none; add `knowledge: {{corpus: FILE}}`"
+        )
+    if settings.corpus == (BUILT_IN,):
+        known = isinstance(task, GeneratedTask) and built_in_task(task.name).corpus
+        if not known:
+            raise RecipeError("knowledge.corpus: built-in is that of task animals; name files of yours")
+
+
+def _knowledge(context: Context) -> Knowledge:
+    settings = context.recipe.knowledge
+    assert settings is not None, "`check_knowledge` saw to it"
+    from limbeck.knowledge.building import build, built
+
+    if settings.index is not None:
+        folder = Path(settings.index).expanduser()
+        return Knowledge(context, folder, built(folder).fingerprint)
+    of_task = settings.corpus == (BUILT_IN,)
+
+    def work(folder: Path) -> None:
+        files = list(settings.corpus)
+        columns = settings.columns
+        if of_task:
+            write_jsonl(folder / "corpus.jsonl", _built_in(context))
+            files, columns = [str(folder / "corpus.jsonl")], CorpusSettings()
+        made = build(files, folder / "index", settings.search, columns, track=context.track)
+        context.run.say(f"knowledge: {made.passages:,} passages of {made.documents:,} documents")
+
+    inputs = dict(problems(context).inputs) if of_task else _files(settings.corpus)
+    how = plan({"search": settings.search, "columns": settings.columns}, version=VERSION, built_in=of_task)
+    stage = context.run.stage(KNOWLEDGE, how, inputs, work)
+    return Knowledge(context, stage.folder / "index", stage.fingerprint)
+
+
+def _built_in(context: Context) -> Sequence[Record]:
+    task = context.recipe.task
+    assert isinstance(task, GeneratedTask)
+    about = built_in_task(task.name)
+    assert about.corpus is not None
+    return list(about.corpus(settle_parameters(about, task.parameters)))
+
+
+def _files(paths: Sequence[str]) -> dict[str, str]:
+    """Files of a corpus as inputs; a data set of the hub is known by its name."""
+    found = {}
+    for number, path in enumerate(paths):
+        local = Path(path).expanduser()
+        found[f"corpus {number}"] = path_fingerprint(local) if local.exists() else path
+    return found
+
+
+@dataclass(frozen=True)
+class Supported:
+    """The passages of rationales, best first."""
+
+    stage: Stage
+    found: Mapping[tuple[str, str, int], tuple[str, ...]]
+
+    def of(self, rationale: Rationale) -> tuple[str, ...]:
+        """Ids of the passages that support a rationale."""
+        return self.found[rationale.problem_id, rationale.source, rationale.index]
+
+
+def silver_passages(
+    context: Context, base: Knowledge, split: Split, query: SilverQuery = "rationale"
+) -> Supported:
+    """The passages that support each kept rationale of a split, by what is searched with."""
+    return once(context, f"silver {split} {query}", lambda: _silver_passages(context, base, split, query))
+
+
+def _silver_passages(context: Context, base: Knowledge, split: Split, query: SilverQuery) -> Supported:
+    from limbeck.knowledge.silver import about_silver, silver
+
+    given, asked = rationales(context, split), problems(context).of(split)
+    kept = [one for one in given.all if one.dropped is None]
+
+    def work(folder: Path) -> None:
+        found = silver(base.search(), asked, kept, k=SILVER, query=query)
+        others = silver(base.search(), asked, kept, k=SILVER, query="question")
+        write_jsonl(folder / "silver.jsonl", found)
+        said = about_silver(_first(found), _first(others))
+        write_json(folder / "audit.json", said)
+        context.run.say(
+            f"silver passages by {query}: {said['passages']:,} for {said['rationales']:,} rationales of "
+            f"{said['questions']:,} questions, {said['without']:,} rationales have none; the question alone "
+            f"finds {said.get('with_others', 0.0):.0%} of them first"
+        )
+
+    place = f"silver/{query}{SUFFIX[split]}"
+    stage = context.run.stage(
+        place, plan({"query": query}, version=VERSION, k=SILVER), {**given.inputs, **base.inputs}, work
+    )
+    found = read_jsonl(stage.folder / "silver.jsonl", Silver)
+    return Supported(stage, {(one.problem_id, one.source, one.index): one.passages for one in found})
+
+
+def _first(found: Sequence[Silver]) -> list[Silver]:
+    """The same with the best passage alone."""
+    return [one.model_copy(update={"passages": one.passages[:1], "scores": one.scores[:1]}) for one in found]
+
+
+class Found(Record):
+    """The passages that were found for a problem, best first."""
+
+    problem_id: str
+    passages: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Passages:
+    """The passages of a split's problems, as prompts hold them."""
+
+    stage: Stage
+    of: Mapping[str, tuple[str, ...]]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """As an input of later stages."""
+        return {"passages": self.stage.fingerprint}
+
+
+def found_passages(
+    context: Context, base: Knowledge, split: Literal["dev", "test"], most: int, by: Finder = "question"
+) -> Passages:
+    """The first passages that are found for each problem of a split.
+
+    Args:
+        most: in a prompt.
+        by: the question; or, for an upper bound, the teacher's rationale of it.
+    """
+    from limbeck.knowledge.silver import asked
+
+    some: list[Problem] = getattr(problems(context), split)
+    told = _told(context, some) if by == "silver" else None
+    inputs = {**problems(context).inputs, **base.inputs, **({"asked": told.fingerprint} if told else {})}
+
+    def work(folder: Path) -> None:
+        queries = _reasoning(context, told, some) if told else [asked(problem) for problem in some]
+        hits = base.search().search(queries, STORED)
+        write_jsonl(
+            folder / "found.jsonl",
+            (
+                Found(
+                    problem_id=problem.id,
+                    passages=tuple(hit.passage for hit in own),
+                    scores=tuple(hit.score for hit in own),
+                )
+                for problem, own in zip(some, hits, strict=True)
+            ),
+        )
+
+    place = f"passages/{split}" + ("" if by == "question" else f"-{by}")
+    stage = context.run.stage(place, plan({"by": by}, version=VERSION, k=STORED), inputs, work)
+    found = list(read_jsonl(stage.folder / "found.jsonl", Found))
+    held = texts(base.search(), [one.passages for one in found], most)
+    return Passages(stage, {one.problem_id: own for one, own in zip(found, held, strict=True)})
+
+
+def _told(context: Context, some: Sequence[Problem]) -> Stage:
+    """The teacher's rationales of test questions, for an upper bound alone; nobody is trained on them."""
+    model, recipe = TeacherModel(context), context.recipe
+    sampling = Sampling(max_tokens=recipe.rationales.max_tokens, seed=recipe.seed, stop=local_stops(recipe))
+    return write(
+        context,
+        "passages/asked-test",
+        model,
+        [model.question(problem) for problem in some],
+        sampling,
+        settings={"max_tokens": sampling.max_tokens, "seed": sampling.seed},
+        inputs=problems(context).inputs,
+    )
+
+
+def _reasoning(context: Context, told: Stage, some: Sequence[Problem]) -> list[str]:
+    """The reasoning that the teacher gave to each problem."""
+    name, reasoning = teacher_name(context.recipe), taken_as_rationale(context.recipe)
+    graded = grade_completions(context, some, completions_of(told), name, reasoning)
+    by_problem = {one.problem_id: one.reasoning for one in graded}
+    return [by_problem.get(problem.id, "") for problem in some]
