@@ -485,7 +485,7 @@ def ask(
     folder, stops = model_folder(model), stop or ()
     asked = Problem(id="question", question=question, answer="?")
     found = read_for(folder, [asked], None if knowledge is None else str(knowledge))
-    read = found and found[asked.id]
+    read = None if found is None else found[asked.id]
     print(
         answer_one(
             folder, question, max_tokens, form=form, device=device, dtype=dtype, stop=stops, passages=read
