@@ -54,17 +54,25 @@ def write_mistakes(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_facts(folder: Path) -> None:
+    """A corpus with a passage about each sum."""
+    rows = [{"id": str(n), "text": f"She has {n} + 2 = {n + 2} apples."} for n in range(1, 8)]
+    (folder / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_method_trains_it(family: str, tmp_path: Path, limbeck: Limbeck) -> None:
     model, tokenizer = tiny_model(family)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     write_mistakes(tmp_path)
+    write_facts(tmp_path)
     students = "\n".join(
         f"  {name}: {{method: {name}, settings: {SETTINGS.get(name, '{}').replace('%s', str(tmp_path))}}}"
         for name in built_in()
     )
     learners = f"""
+knowledge: {{corpus: {tmp_path}/facts.jsonl}}
 mentors: {{whole: {{model: {tmp_path}/model, train: &two {{steps: 2, batch_size: 2, max_length: 120}}}}}}
 student: {{model: {tmp_path}/model, train: *two}}
 students:

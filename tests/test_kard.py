@@ -1,0 +1,153 @@
+"""KARD from a recipe: passages by rationale for training, by question for the exam, and who reads what."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.knowledge.bm25 import Index
+from limbeck.knowledge.reading import passages_of, shown
+from limbeck.records import Problem, read_jsonl
+
+Limbeck = Callable[..., Any]
+Rows = list[dict[str, Any]]
+
+RECIPE = """
+name: reads
+task: {name: animals, train: 30, dev: 4, test: 8, parameters: {animals: 40}}
+knowledge: {corpus: built-in}
+teacher: {kind: offline, exam: false, wrong_answer: 0.2}
+rationales: {per_problem: 2}
+student:
+  method: kard
+  model: tiny-causal-xs
+  settings: {passages: 2, rationales: 2}
+  train: {epochs: 1, choose: dev-accuracy}
+exam: {max_tokens: 24, direct: true}
+"""
+
+
+def rows(path: Path) -> Rows:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def without_numbers(text: str) -> str:
+    return re.sub("[0-9]+", "N", text).lower()
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("r.yaml").write_text(RECIPE)
+    return Path("r.yaml")
+
+
+def test_a_student_reads_what_its_rationale_found_and_then_what_its_question_finds(
+    limbeck: Limbeck, recipe: Path
+) -> None:
+    ran = limbeck("run", recipe)
+    assert ran.status == 0, ran.err
+    run = Path("runs/reads")
+    index = Index(run / "knowledge/index")
+    corpus = {passage["id"]: passage for passage in rows(run / "knowledge/corpus.jsonl")}
+    assert len(index) == len(corpus) == 240
+
+    rationales = {
+        (one["problem_id"], one["source"], one["index"]): one for one in rows(run / "rationales/graded.jsonl")
+    }
+    silver = {
+        (one["problem_id"], one["source"], one["index"]): one["passages"]
+        for one in rows(run / "silver/rationale/silver.jsonl")
+    }
+    assert silver.keys() == {key for key, one in rationales.items() if one["dropped"] is None}
+    for key, found in silver.items():
+        fact = without_numbers(corpus[found[0]]["text"].split(". ")[0])
+        assert fact in without_numbers(rationales[key]["reasoning"]), "its own fact, right or wrong"
+
+    examples = rows(run / "students/kard/seed0/examples.jsonl")
+    assert len(examples) == len(silver)
+    questions = {one["id"]: one["question"] for one in rows(run / "problems/train.jsonl")}
+    texts = {name: shown(index.passages([name])[0]) for found in silver.values() for name in found[:2]}
+    prompts = {
+        f"{questions[key[0]]}\n\n{texts[found[0]]}\n{texts[found[1]]}\n" for key, found in silver.items()
+    }
+    assert {one["prompt"] for one in examples} == prompts, "the question, then its passages in their order"
+
+    test = list(read_jsonl(run / "problems/test.jsonl", Problem))
+    found = {one["problem_id"]: one["passages"] for one in rows(run / "passages/test/found.jsonl")}
+    read = passages_of(index, test, 2)
+    assert {key: tuple(shown(one) for one in index.passages(own[:2])) for key, own in found.items()} == read
+    check_outside(limbeck, recipe, run, test)
+
+
+def check_outside(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem]) -> None:
+    """The saved student is asked with the passages of its index, or not at all."""
+    student = run / "students/kard/seed0"
+    of_run = rows(student / "exam/predictions.jsonl")
+    ran = limbeck("evaluate", student / "model", "--task", recipe, "--out", "again")
+    assert ran.status == 0 and rows(Path("again/predictions.jsonl")) == of_run
+    ran = limbeck("evaluate", student / "model", "--task", recipe, "--out", "at-once", "--direct")
+    assert rows(Path("at-once/predictions.jsonl")) == rows(student / "exam-direct/predictions.jsonl")
+    asked = limbeck("ask", student, test[0].question, "--max-tokens", 24)
+    assert asked.out.rstrip("\n") == of_run[0]["completion"].rstrip("\n")
+
+    shutil.move(str(run / "knowledge/index"), "elsewhere")
+    refused = limbeck("ask", student, test[0].question)
+    assert refused.status == 2 and "--knowledge" in refused.err and not refused.out
+    asked = limbeck("ask", student, test[0].question, "--max-tokens", 24, "--knowledge", "elsewhere")
+    assert asked.out.rstrip("\n") == of_run[0]["completion"].rstrip("\n")
+
+
+def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, recipe: Path) -> None:
+    assert limbeck("run", recipe, "--until", "knowledge").status == 0
+    shutil.move("runs/reads/knowledge/index", "facts")
+    students = "{silver: {settings: {find: silver}}, answers: {settings: {learns: answers, query: question}}}"
+    more = (
+        "--set",
+        f"students={students}",
+        "--set",
+        "exam.direct=false",
+        "--set",
+        "knowledge={index: facts}",
+    )
+    ran = limbeck("run", recipe, "--out", "other", *more, "--set", "student.train.choose=last")
+    assert ran.status == 0, ran.err
+    run, index = Path("other"), Index("facts")
+    by_question = {one["problem_id"]: one["passages"] for one in rows(run / "silver/question/silver.jsonl")}
+    problems = list(read_jsonl(run / "problems/train.jsonl", Problem))
+    read = passages_of(index, problems, 1)
+    assert all(shown(index.passages(own[:1])[0]) == read[key][0] for key, own in by_question.items())
+    answers = rows(run / "students/answers/seed0/examples.jsonl")
+    assert {one["completion"] for one in answers} == {
+        f"The answer is {one.answer}." for one in problems if one.id in by_question
+    }
+    best = {one["problem_id"]: one["passages"][0] for one in rows(run / "passages/test-silver/found.jsonl")}
+    teacher = {one["problem_id"]: one["text"] for one in rows(run / "passages/asked-test/completions.jsonl")}
+    for key, name in best.items():
+        fact = without_numbers(index.passages([name])[0].text.split(". ")[0])
+        assert fact in without_numbers(teacher[key]), "an upper bound finds the fact itself"
+    plain = limbeck("ask", run / "students/answers/seed0", "How?", "--knowledge", "nowhere")
+    assert plain.status == 2 and "nowhere" in plain.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("knowledge=null", "the recipe names none; add `knowledge: {corpus: FILE}`"),
+        ("task={name: coin-flip}", "knowledge.corpus: built-in is that of task animals"),
+        ("knowledge={corpus: built-in, index: x}", "names both corpus and index"),
+        ("knowledge={index: nowhere}", "nowhere: is no index"),
+        ("knowledge={corpus: nowhere.jsonl}", "nowhere.jsonl"),
+        ('student.prompt={template: "{question}\\n"}', "has no place {passages}"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(limbeck: Limbeck, recipe: Path, setting: str, text: str) -> None:
+    ran = limbeck("run", recipe, "--set", setting)
+    assert ran.status == 2 and text in ran.err, ran.err
+    assert "students/" not in ran.err, "before anybody is trained"
