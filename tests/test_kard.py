@@ -151,3 +151,4 @@ def test_what_cannot_be_read_is_refused(limbeck: Limbeck, recipe: Path, setting:
     ran = limbeck("run", recipe, "--set", setting)
     assert ran.status == 2 and text in ran.err, ran.err
     assert "students/" not in ran.err, "before anybody is trained"
+    assert "{" in text or "rationales: started" not in ran.err

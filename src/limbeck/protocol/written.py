@@ -24,6 +24,7 @@ from limbeck.protocol.settings import ClaimsSettings
 from limbeck.recipe import GivenTeacherSettings, LocalTeacherSettings, Recipe
 from limbeck.records import write_json
 from limbeck.run_folder import fingerprint, git_revision, path_fingerprint, read_json, versions
+from limbeck.stages.knowledge import knowledge_fingerprints
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.preflight import check_kind, check_models
 from limbeck.stages.rationales import file_inputs
@@ -127,6 +128,7 @@ def _named(recipe: Recipe) -> dict[str, str]:
     for other in recipe.exam.also:
         prints = other_fingerprint(other)
         found |= {f"exam.also.{own_name(other)}.{split}": print_ for split, print_ in prints.items()}
+    found |= {f"knowledge.{part}": print_ for part, print_ in knowledge_fingerprints(recipe).items()}
     for place, examples in shown.items():
         path = locate(examples.file)[0] if examples and examples.file else None
         if path and path.is_file():

@@ -8,6 +8,7 @@ from limbeck.errors import RecipeError
 from limbeck.records import Problem
 from limbeck.stages.asking import asking_learner, asking_teacher
 from limbeck.stages.context import Context
+from limbeck.stages.knowledge import knowledge_fingerprints
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import check_file
 
@@ -39,6 +40,7 @@ def check(context: Context) -> None:
             asking_learner(context, learner, place)
     if recipe.teacher.kind != "given":
         asking_teacher(context)  # reads its demonstrations
+    knowledge_fingerprints(recipe)  # is it there?
     files = [one.file for one in recipe.mentors.values()]
     files += [recipe.teacher.file] if recipe.teacher.kind == "given" else []
     for file in files:

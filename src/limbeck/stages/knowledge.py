@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from limbeck.errors import RecipeError
+from limbeck.errors import DataError, RecipeError
 from limbeck.knowledge.reading import texts
 from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
 from limbeck.lm import Sampling
@@ -36,6 +36,7 @@ from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale
 from limbeck.stages.writing import completions_of, write
 from limbeck.tasks.asking import KNOWLEDGE
 from limbeck.tasks.generated import built_in_task, settle_parameters
+from limbeck.tasks.readers import locate
 from limbeck.tasks.settings import GeneratedTask
 
 if TYPE_CHECKING:
@@ -140,12 +141,33 @@ def _built_in(context: Context) -> Sequence[Record]:
     return list(about.corpus(settle_parameters(about, task.parameters)))
 
 
+def knowledge_fingerprints(recipe: Recipe) -> dict[str, str]:
+    """What the recipe's `knowledge` names, by its content; {}: nothing, or the corpus of the task.
+
+    Raises:
+        DataError, InputError: it is not there.
+    """
+    from limbeck.knowledge.building import built
+
+    settings = recipe.knowledge
+    if settings is None or settings.corpus == (BUILT_IN,):
+        return {}
+    if settings.index is not None:
+        return {"index": built(Path(settings.index).expanduser()).fingerprint}
+    return _files(settings.corpus)
+
+
 def _files(paths: Sequence[str]) -> dict[str, str]:
     """Files of a corpus as inputs; a data set of the hub is known by its name."""
     found = {}
     for number, path in enumerate(paths):
-        local = Path(path).expanduser()
-        found[f"corpus {number}"] = path_fingerprint(local) if local.exists() else path
+        if path.startswith("hf:"):
+            found[f"corpus {number}"] = path
+        else:
+            file, part = locate(path)
+            if not file.exists():
+                raise DataError(path, "there is no such file; check knowledge.corpus")
+            found[f"corpus {number}"] = path_fingerprint(file) + (f"#{part}" if part else "")
     return found
 
 
