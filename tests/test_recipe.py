@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from limbeck.errors import RecipeError
+from limbeck.lm import Sampling
 from limbeck.methods import resolve_methods
 from limbeck.methods.tailored import TailoredSettings
-from limbeck.recipe import check_recipe, load_recipe, read_yaml
+from limbeck.recipe import ExamSettings, check_recipe, load_recipe, read_yaml
 from limbeck.tasks.settings import FilesTask
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
@@ -274,3 +275,10 @@ def test_null_means_absent(recipe: Path) -> None:
     for absent in ("mentor: null\n", "mentors: null\n", "mentor: null\nmentors: null\n"):
         recipe.write_text(MINIMAL + absent)
         assert load_recipe(recipe).mentors == {}
+
+
+def test_votes_are_drawn_as_the_exam_says_and_greedy_answers_are_not_drawn() -> None:
+    """KARD's exam: five samples of the 50 likeliest tokens, and of those with 95 % of the probability."""
+    published = ExamSettings(votes=5, temperature=1.0, top_k=50, top_p=0.95, max_tokens=1024)
+    assert published.sampling(3) == Sampling(5, 1.0, 0.95, 50, 1024, 3)
+    assert published.model_copy(update={"votes": 1}).sampling(3) == Sampling(max_tokens=1024, seed=3)

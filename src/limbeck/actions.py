@@ -206,19 +206,15 @@ def evaluate(
     from limbeck.exam import examine_model, write_exam
     from limbeck.exam_facts import ExamFacts
     from limbeck.knowledge.reading import read_for
-    from limbeck.lm import Sampling
     from limbeck.tasks.settings import task_kind
 
     about, folder = about_task(str(task), overrides), Path(out)
-    exam, count = about.exam, votes or about.exam.votes
+    exam = about.exam if votes is None else about.exam.model_copy(update={"votes": votes})
+    exam = exam if stop is None else exam.model_copy(update={"stop": tuple(stop)})
     if ranks.main():
         _refuse_taken(folder, replace=replace)
     ranks.barrier()
-    temperature = exam.temperature if count > 1 else 0.0
-    stops = exam.stop if stop is None else tuple(stop)
-    sampling = Sampling(
-        n=count, temperature=temperature, max_tokens=exam.max_tokens, seed=about.seed, stop=stops
-    )
+    sampling = exam.sampling(about.seed)
     kind = task_kind(about.task)
     asked = problems_of(about.task, about.seed, split)[:limit]
     if ranks.main() and split != "train":

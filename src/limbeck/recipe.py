@@ -9,6 +9,7 @@ recipe over another one, so that a variation only says what differs.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationErro
 from limbeck.errors import RecipeError
 from limbeck.exam_facts import DIRECT
 from limbeck.knowledge.settings import KnowledgeSettings
+from limbeck.lm import Sampling
 from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import Layers, LoraSettings, Reasoning, Stops
 from limbeck.protocol.settings import ClaimsSettings
@@ -193,6 +195,10 @@ class ExamSettings(Settings):
     max_tokens: int = Field(256, ge=1, le=1_000_000, description="new tokens per answer")
     votes: int = Field(1, ge=1, le=1000, description="1 is greedy; more is the majority of sampled answers")
     temperature: float = Field(0.7, gt=0, description="of the votes; not used by greedy exams")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="of the votes: the likeliest tokens with this probability"
+    )
+    top_k: int = Field(0, ge=0, description="of the votes: so many of the likeliest tokens; 0: all")
     batch_size: int = Field(64, ge=1, description="completions generated side by side")
     stop: Stops = Field((), description="texts at which students and mentors stop; not part of the answer")
     direct: bool = Field(
@@ -201,6 +207,14 @@ class ExamSettings(Settings):
     also: tuple[OtherTask, ...] = Field(
         (), description="other tasks whose test split everybody is examined on too (docs/data.md)"
     )
+
+    def sampling(self, seed: int) -> Sampling:
+        """How answers are written: greedily, or drawn for a vote."""
+        sampling = Sampling(max_tokens=self.max_tokens, seed=seed, stop=self.stop)
+        if self.votes == 1:
+            return sampling
+        drawn = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
+        return dataclasses.replace(sampling, n=self.votes, **drawn)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

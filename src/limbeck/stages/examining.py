@@ -12,7 +12,6 @@ from limbeck import ranks
 from limbeck.exam import examine as run_exam
 from limbeck.exam import write_exam
 from limbeck.exam_facts import DIRECT, ExamFacts
-from limbeck.lm import Sampling
 from limbeck.recipe import ExamSettings
 from limbeck.records import Problem
 from limbeck.run_folder import Stage, plan, read_json
@@ -85,17 +84,12 @@ def accuracy(context: Context, model: Model, split: str) -> float:
 
 def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, place: str) -> Stage:
     """The stage of one exam."""
-    sampling = Sampling(
-        exam.votes,
-        exam.temperature if exam.votes > 1 else 0.0,
-        max_tokens=exam.max_tokens,
-        seed=context.recipe.seed,
-        stop=exam.stop,
-    )
+    sampling = exam.sampling(context.recipe.seed)
     usual = ExamSettings()
     exam = exam.model_copy(update={"also": usual.also, "direct": asked.direct})
-    if exam.votes == 1:  # greedy: the temperature decides nothing
-        exam = exam.model_copy(update={"temperature": usual.temperature})
+    if exam.votes == 1:  # greedy: nothing is drawn
+        greedy = {name: getattr(usual, name) for name in ("temperature", "top_p", "top_k")}
+        exam = exam.model_copy(update=greedy)
 
     def work(folder: Path) -> None:
         opened = model.open(folder, exam.batch_size, exam.max_tokens)
