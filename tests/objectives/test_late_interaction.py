@@ -65,7 +65,7 @@ def test_value_and_gradient(dtype):
 
 @pytest.mark.parametrize("nonsense", [0.0, 1e4, torch.inf, torch.nan])
 def test_padding_never_wins(nonsense):
-    """The published code multiplies padding by 0, so that it is the largest where all products are negative."""
+    """Padding of product 0 would be the largest where all real products are negative."""
     questions, questions_mask, passages, passages_mask = pairs()
     questions, passages = -questions.abs(), passages.abs()  # every product is negative
     expected, *_ = reference(questions, questions_mask, passages, passages_mask)

@@ -1,4 +1,4 @@
-"""Listwise losses: value and gradient against plain float64 loops; candidates that are not there never count."""
+"""Listwise losses: value and gradient against plain float64 loops; only real candidates count."""
 
 import doctest
 import math

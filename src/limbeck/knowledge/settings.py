@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,4 +46,51 @@ class IndexSettings(Settings):
     def _goes_on(self) -> Self:
         if self.overlap and self.overlap >= self.words:
             raise ValueError("overlap is not smaller than words; passages would never come to an end")
+        return self
+
+
+Temperature = (
+    Annotated[float, Field(gt=0)] | tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+)
+"""Fixed, or the first and the last one of a training."""
+
+
+class EncoderSettings(Settings):
+    """A late-interaction encoder made of an ordinary one; a ColBERT checkpoint has its own of these."""
+
+    dimensions: int = Field(
+        128, ge=0, description="numbers of a token's state, by a projection; 0: as many as the encoder gives"
+    )
+    question_tokens: int = Field(256, ge=2, description="a longer question is cut at its end")
+    passage_tokens: int = Field(512, ge=2, description="a longer passage is cut at its end")
+
+
+class RankingSettings(Settings):
+    """What a reranker learns from; candidates are KARD's (arXiv 2305.18395).
+
+    Each epoch a rationale gives `from_rationale` random passages of the `top` that it finds itself, and
+    `from_question` of those that its question finds, all with their scores for the rationale.
+    """
+
+    top: int = Field(32, ge=1, description="passages that are searched for, by rationale and by question")
+    from_rationale: int = Field(4, ge=0, description="of those found by the rationale, each epoch")
+    from_question: int = Field(4, ge=0, description="of those found by the question, each epoch")
+    loss: Literal["kl", "best"] = Field(
+        "kl",
+        description="kl: the divergence from BM25's softmax, as in the paper; best: cross-entropy on the "
+        "best candidate, as in the published code unless it is told otherwise",
+    )
+    tau_targets: Temperature = Field(
+        (5.0, 1.0), description="temperature of BM25's scores; a pair is annealed from first to last"
+    )
+    tau_scores: Temperature = Field(
+        0.5, description="temperature of the reranker's own scores, in both losses; or a pair"
+    )
+
+    @model_validator(mode="after")
+    def _has_two(self) -> Self:
+        if self.from_rationale + self.from_question < 2:
+            raise ValueError("from_rationale and from_question are below 2 together; one cannot be ranked")
+        if max(self.from_rationale, self.from_question) > self.top:
+            raise ValueError("top is below from_rationale or from_question; raise it")
         return self

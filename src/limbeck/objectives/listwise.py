@@ -35,9 +35,7 @@ def listwise_kl(
     return (log_p_QN.exp() * (log_p_QN - log_q_QN)).masked_fill(~mask_QN, 0.0).sum(-1)
 
 
-def best_cross_entropy(
-    scores_QN: Tensor, targets_QN: Tensor, mask_QN: Tensor, tau_scores: float
-) -> Tensor:
+def best_cross_entropy(scores_QN: Tensor, targets_QN: Tensor, mask_QN: Tensor, tau_scores: float) -> Tensor:
     """−log softmax(s / τ₂) of the candidate with the highest target, in nats, (Q,), float32.
 
     Source: the default of KARD's published code, which the paper does not describe. Deviation: candidates
@@ -67,7 +65,7 @@ def _log_softmax(scores_QN: Tensor, mask_QN: Tensor, tau: float) -> Tensor:
 
 
 def annealed(first: float, last: float, progress: float) -> float:
-    """A temperature on its way from `first` to `last`: first + (last − first) · α, α = 2 / (1 + e^(−10p)) − 1.
+    """A temperature on its way: first + (last − first) · α, with α = 2 / (1 + e^(−10p)) − 1.
 
     Source: α is that of KARD's published code, where it made both temperatures negative from p = 5.1 % on.
     Here it is between two given values, so above 0 wherever these are.
