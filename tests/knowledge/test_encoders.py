@@ -45,6 +45,14 @@ def test_the_seed_decides() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_use_does_not_change_the_fingerprint() -> None:
+    """The library leaves the last cut and padding in the tokenizer."""
+    encoder = tiny()
+    before = encoder.fingerprint()
+    encoder.passages(PASSAGES), encoder.question("owl"), encoder(PASSAGES, "document")
+    assert encoder.fingerprint() == before
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     """By us, and by the library alone: an ordinary folder of its own."""
     sentence_transformers = pytest.importorskip("sentence_transformers")

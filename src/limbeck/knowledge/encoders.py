@@ -122,10 +122,7 @@ class Encoder:
             whole.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         configs = [one.get_config_dict() for one in self.model if hasattr(one, "get_config_dict")]
         whole.update(json.dumps([configs, self.model.prompts], sort_keys=True, default=str).encode())
-        tokenizer = self.model.tokenizer
-        backend = getattr(tokenizer, "backend_tokenizer", None)  # a slow tokenizer has none
-        words = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-        whole.update(words.encode())
+        whole.update(json.dumps(_content(self.model.tokenizer), sort_keys=True).encode())
         return whole.hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -136,6 +133,14 @@ class Encoder:
         """
         with whole_folder(folder) as partial, quiet():
             self.model.save_pretrained(str(partial), create_model_card=False)
+
+
+def _content(tokenizer: Any) -> Any:
+    """What a tokenizer does, without what its last call left in it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # a slow tokenizer has none
+    if backend is None:
+        return tokenizer.get_vocab()
+    return {**json.loads(backend.to_str()), "truncation": None, "padding": None}
 
 
 def load_encoder(
