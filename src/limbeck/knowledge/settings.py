@@ -6,7 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from limbeck.lm.settings import LoraSettings
 from limbeck.settings import Settings
+from limbeck.training.settings import TrainSettings
 
 Variant = Literal["lucene", "robertson", "atire", "bm25l", "bm25+"]
 
@@ -57,6 +59,70 @@ class IndexSettings(Settings):
         return self
 
 
+Temperature = (
+    Annotated[float, Field(gt=0)] | tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+)
+"""Fixed, or the first and the last one of a training."""
+
+
+class EncoderSettings(Settings):
+    """A late-interaction encoder made of an ordinary one; a ColBERT checkpoint has its own of these."""
+
+    dimensions: int = Field(
+        128, ge=0, description="numbers of a token's state, by a projection; 0: as many as the encoder gives"
+    )
+    question_tokens: int = Field(256, ge=2, description="a longer question is cut at its end")
+    passage_tokens: int = Field(512, ge=2, description="a longer passage is cut at its end")
+
+
+class RankingSettings(Settings):
+    """What a reranker learns from; candidates are KARD's (arXiv 2305.18395).
+
+    Each epoch a rationale gives `from_rationale` random passages of the `top` that it finds itself, and
+    `from_question` of those that its question finds, all with their scores for the rationale.
+    """
+
+    top: int = Field(32, ge=1, description="passages that are searched for, by rationale and by question")
+    from_rationale: int = Field(4, ge=0, description="of those found by the rationale, each epoch")
+    from_question: int = Field(4, ge=0, description="of those found by the question, each epoch")
+    loss: Literal["kl", "best"] = Field(
+        "kl",
+        description="kl: the divergence from BM25's softmax, as in the paper; best: cross-entropy on the "
+        "best candidate, as in the published code unless it is told otherwise",
+    )
+    tau_targets: Temperature = Field(
+        (5.0, 1.0), description="temperature of BM25's scores; a pair is annealed from first to last"
+    )
+    tau_scores: Temperature = Field(
+        0.5, description="temperature of the reranker's own scores, in both losses; or a pair"
+    )
+
+    @model_validator(mode="after")
+    def _has_two(self) -> Self:
+        if self.from_rationale + self.from_question < 2:
+            raise ValueError("from_rationale and from_question are below 2 together; one cannot be ranked")
+        if max(self.from_rationale, self.from_question) > self.top:
+            raise ValueError("top is below from_rationale or from_question; raise it")
+        return self
+
+
+class RerankerSettings(Settings):
+    """A reranker that is trained in the run: from the question alone it ranks as the rationale finds."""
+
+    model: str = Field(
+        "all-minilm-l6-v2",
+        description="an encoder, or a ColBERT checkpoint: a name, a folder, a base of `limbeck bases`, or "
+        "tiny-encoder from scratch",
+    )
+    encoder: EncoderSettings = EncoderSettings()
+    ranking: RankingSettings = RankingSettings()
+    train: TrainSettings = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, warmup=0.05)
+    lora: LoraSettings | None = Field(None, description="train an adapter, which is folded in at the end")
+    candidates: int = Field(100, ge=1, description="passages that the question finds, and that are ranked")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description='"auto", "cpu" or "cuda"')
+
+
 class KnowledgeSettings(Settings):
     """What a recipe's students may read. An index of a corpus, made in the run or before it."""
 
@@ -68,6 +134,7 @@ class KnowledgeSettings(Settings):
     )
     columns: CorpusSettings = CorpusSettings()
     search: IndexSettings = IndexSettings()
+    reranker: RerankerSettings = RerankerSettings()
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

@@ -18,14 +18,13 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from limbeck import ranks, sealed
 from limbeck.errors import RecipeError, TrainingError
 from limbeck.files import sync, whole_file
-from limbeck.training.sampler import GroupSampler
 
 MARKER = "complete.json"
 
@@ -126,6 +125,19 @@ def history_row(entry: dict[str, Any]) -> dict[str, float] | None:
     return row | dev if dev else None
 
 
+class Epochs(Protocol):
+    """What knows the epochs of a training, such as `sampler.GroupSampler`."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch it is."""
+        ...
+
+
 class Keeper(TrainerCallback):  # type: ignore[misc]
     """Writes the marker and the history, removes old checkpoints, reports the progress.
 
@@ -140,7 +152,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self,
         history: Path,
         fingerprint: str,
-        sampler: GroupSampler,
+        sampler: Epochs,
         progress: Callable[[int, int, float], None] | None,
     ) -> None:
         self.history = history

@@ -1,0 +1,112 @@
+"""What a reranker learns from: for each rationale a list of passages, scored as the rationale finds them.
+
+A pool is what the searches gave, once: the passages that the rationale finds and those that its question
+finds, all with their scores for the *rationale*. Each epoch draws a few of them. So the reranker, which
+sees the question alone, learns to prefer what the rationale would find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pydantic import Field
+
+from limbeck.errors import DataError
+from limbeck.knowledge.search import Search
+from limbeck.knowledge.settings import RankingSettings
+from limbeck.knowledge.silver import asked, query_of
+from limbeck.records import Problem, Rationale, Record
+
+
+class Pool(Record):
+    """Candidates of a rationale: `passages` with their scores for it.
+
+    The first `by_rationale` of them are what the rationale found, best first; `by_question` are the places
+    of what the question found, best first too.
+    """
+
+    problem_id: str
+    source: str
+    index: int = Field(ge=0)
+    question: str
+    passages: tuple[str, ...]
+    scores: tuple[float, ...]
+    by_rationale: int = Field(ge=0)
+    by_question: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """Which rationale it is of."""
+        return f"{self.problem_id}\n{self.source}\n{self.index}"
+
+
+class Candidates(NamedTuple):
+    """What is drawn of a pool: passages and their scores for the rationale."""
+
+    passages: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+def pools(
+    search: Search, problems: Iterable[Problem], rationales: Sequence[Rationale], top: int
+) -> list[Pool]:
+    """The pool of each rationale, in their order.
+
+    Raises:
+        DataError: a rationale is about a problem that is not among `problems`.
+    """
+    known = {problem.id: problem for problem in problems}
+    for one in rationales:
+        if one.problem_id not in known:
+            raise DataError(
+                f"problem {one.problem_id}", f"is not there, but {one.source} has a rationale of it"
+            )
+    questions = [asked(known[one.problem_id]) for one in rationales]
+    queries = [query_of(known[one.problem_id], one, "rationale") for one in rationales]
+    by_question, by_rationale = _found(search, questions, top), _found(search, queries, top)
+    passages = [
+        list(dict.fromkeys(first + second)) for first, second in zip(by_rationale, by_question, strict=True)
+    ]
+    scores = search.scores(queries, passages)
+    return [
+        Pool(
+            problem_id=one.problem_id,
+            source=one.source,
+            index=one.index,
+            question=question,
+            passages=tuple(names),
+            scores=tuple(worth),
+            by_rationale=len(first),
+            by_question=tuple(names.index(name) for name in second),
+        )
+        for one, question, names, worth, first, second in zip(
+            rationales, questions, passages, scores, by_rationale, by_question, strict=True
+        )
+    ]
+
+
+def _found(search: Search, queries: Sequence[str], top: int) -> list[list[str]]:
+    """The passages that each query finds; the same query is asked once."""
+    different = list(dict.fromkeys(queries))
+    found = dict(zip(different, search.search(different, top), strict=True))
+    return [[hit.passage for hit in found[query]] for query in queries]
+
+
+def draw(pool: Pool, settings: RankingSettings, seed: int, epoch: int) -> Candidates:
+    """The candidates of an epoch; they follow from the pool, the settings, the seed and the epoch alone.
+
+    First of what the rationale found, then of what the question found and was not drawn yet; fewer where
+    there are not so many.
+    """
+    text = f"{seed}\n{epoch}\n{pool.key}"
+    chance = random.Random(int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass")).digest()))
+    places = _some(chance, range(pool.by_rationale), settings.from_rationale)
+    places += _some(chance, [one for one in pool.by_question if one not in places], settings.from_question)
+    return Candidates(tuple(pool.passages[one] for one in places), tuple(pool.scores[one] for one in places))
+
+
+def _some(chance: random.Random, places: Sequence[int], number: int) -> list[int]:
+    return chance.sample(places, min(number, len(places)))
