@@ -183,6 +183,7 @@ def evaluate(
     dtype: Dtype | None = None,
     stop: Sequence[str] | None = None,
     knowledge: Path | str | None = None,
+    reranker: Path | str | None = None,
     replace: bool = False,
 ) -> Exam:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings.
@@ -195,6 +196,7 @@ def evaluate(
         dtype: of the weights; None: what the model's folder names, as in the exam of its run, or float32.
         stop: texts at which an answer ends; None: the recipe's `exam.stop`.
         knowledge: the index that a student reads; None: the one it was trained with.
+        reranker: what ranks its passages, or "none"; None: as in its run.
         replace: a finished exam in `out` may be replaced.
 
     Raises:
@@ -219,7 +221,8 @@ def evaluate(
     asked = problems_of(about.task, about.seed, split)[:limit]
     if ranks.main() and split != "train":
         tell_leaks(model_folder(str(model)), asked, split)
-    read = read_for(model_folder(str(model)), asked, None if knowledge is None else str(knowledge))
+    places = [None if one is None else str(one) for one in (knowledge, reranker)]
+    read = read_for(model_folder(str(model)), asked, *places)
     predictions, summary, examined = examine_model(
         model_folder(str(model)),
         asked,

@@ -76,6 +76,10 @@ KnowledgeFolder = Annotated[
     Path | None,
     typer.Option("--knowledge", help="The index that a student reads; by default that of its training."),
 ]
+RerankerFolder = Annotated[
+    str | None,
+    typer.Option("--reranker", help="What ranks its passages, or none; by default as in its run."),
+]
 StopTexts = Annotated[
     list[str] | None,
     typer.Option("--stop", metavar="TEXT", help="End the answer before this text; may be given often."),
@@ -356,6 +360,7 @@ def evaluate(
     dtype: DtypeName = None,
     stop: StopTexts = None,
     knowledge: KnowledgeFolder = None,
+    reranker: RerankerFolder = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a finished exam in --out.")] = False,
 ) -> None:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
@@ -376,6 +381,7 @@ def evaluate(
         dtype=dtype,
         stop=stop,
         knowledge=knowledge,
+        reranker=reranker,
         replace=replace,
     )
     if ranks.main():
@@ -474,6 +480,7 @@ def ask(
     dtype: DtypeName = None,
     stop: StopTexts = None,
     knowledge: KnowledgeFolder = None,
+    reranker: RerankerFolder = None,
 ) -> None:
     """Ask a student one question and print its reasoning."""
     from limbeck.exam import answer_one
@@ -484,7 +491,7 @@ def ask(
         raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
     folder, stops = model_folder(model), stop or ()
     asked = Problem(id="question", question=question, answer="?")
-    found = read_for(folder, [asked], None if knowledge is None else str(knowledge))
+    found = read_for(folder, [asked], None if knowledge is None else str(knowledge), reranker)
     read = None if found is None else found[asked.id]
     print(
         answer_one(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,19 @@ class Reading:
         index: the folder; a path within a run begins at the model's folder.
         fingerprint: of the index that the student was trained with.
         passages: in a prompt.
+        reranker: its folder, as that of the index; "": none.
+        candidates: how many passages it ranks.
     """
 
     index: str
     fingerprint: str
     passages: int
+    reranker: str = ""
+    candidates: int = 100
 
     def json(self) -> dict[str, Any]:
         """As `limbeck.json` keeps it."""
-        return {KNOWLEDGE: {"index": self.index, "fingerprint": self.fingerprint, "passages": self.passages}}
+        return {KNOWLEDGE: asdict(self)}
 
 
 def reading_of(model: str | Path) -> Reading | None:
@@ -49,28 +53,55 @@ def reading_of(model: str | Path) -> Reading | None:
         return None
     said: Any = about.get(KNOWLEDGE)
     try:
-        return Reading(str(said["index"]), str(said["fingerprint"]), int(said["passages"]))
+        first = str(said["index"]), str(said["fingerprint"]), int(said["passages"])
+        return Reading(*first, str(said["reranker"]), int(said["candidates"]))
     except (TypeError, KeyError, ValueError):
         raise ModelError(
             f"{Path(model) / ABOUT}: needs knowledge, and does not say which; train it again"
         ) from None
 
 
-def opened(model: str | Path, reading: Reading, elsewhere: str | None = None) -> Search:
-    """The index that a student reads.
+def opened(
+    model: str | Path, reading: Reading, elsewhere: str | None = None, reranker: str | None = None
+) -> Search:
+    """What a student's passages are found by: its index, and its reranker where it has one.
 
     Args:
         model: its folder.
         elsewhere: the folder of the same or of another index, which the user names.
+        reranker: the folder of another reranker, or "none".
 
     Raises:
         InputError: it is not there, or changed since the training.
     """
+    index = _index(model, reading, elsewhere)
+    wanted = _inside(model, reading.reranker) if reranker is None and reading.reranker else reranker
+    if wanted in (None, "none"):
+        return index
+    folder = Path(str(wanted)).expanduser()
+    if not folder.is_dir():
+        raise InputError(
+            f"{model}: this student's passages are ranked by {folder}, which is not there; name its reranker "
+            "with --reranker FOLDER, or none"
+        )
+    from limbeck.knowledge.encoders import load_encoder
+    from limbeck.knowledge.rerank import Reranked
+    from limbeck.knowledge.states import Fresh
+
+    return Reranked(index, Fresh(load_encoder(folder), index), reading.candidates)
+
+
+def _inside(model: str | Path, place: str) -> Path:
+    """A folder that a model's folder names from where it is."""
+    return Path(os.path.normpath(Path(model) / place))
+
+
+def _index(model: str | Path, reading: Reading, elsewhere: str | None) -> Search:
     from limbeck.knowledge.bm25 import Index
 
     if elsewhere is not None:
         return Index(Path(elsewhere).expanduser())
-    folder = Path(os.path.normpath(Path(model) / reading.index))
+    folder = _inside(model, reading.index)
     if not folder.is_dir():
         raise InputError(
             f"{model}: this student reads passages of {folder}, which is not there; name its index with "
@@ -107,7 +138,10 @@ def passages_of(search: Search, problems: Iterable[Problem], most: int) -> Mappi
 
 
 def read_for(
-    model: str | Path, problems: Iterable[Problem], elsewhere: str | None = None
+    model: str | Path,
+    problems: Iterable[Problem],
+    elsewhere: str | None = None,
+    reranker: str | None = None,
 ) -> Mapping[str, tuple[str, ...]] | None:
     """The passages of problems for a saved student; None: it reads none.
 
@@ -116,7 +150,8 @@ def read_for(
     """
     reading = reading_of(model)
     if reading is None:
-        if elsewhere is not None:
-            raise InputError(f"--knowledge: {model} reads no passages; leave it out")
+        for name, given in (("--knowledge", elsewhere), ("--reranker", reranker)):
+            if given is not None:
+                raise InputError(f"{name}: {model} reads no passages; leave it out")
         return None
-    return passages_of(opened(model, reading, elsewhere), problems, reading.passages)
+    return passages_of(opened(model, reading, elsewhere, reranker), problems, reading.passages)

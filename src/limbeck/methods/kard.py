@@ -1,4 +1,4 @@
-"""KARD (NeurIPS 2023, arXiv 2305.18395): the story of the paper, with search in place of its reranker.
+"""KARD (NeurIPS 2023, arXiv 2305.18395): the story of the paper.
 
 1. The teacher writes rationales; those that end in the gold answer are kept.
 2. Each rationale finds the passages of a corpus that support it (BM25): the silver passages.
@@ -6,7 +6,8 @@
 
        L = Σ cross-entropy over target tokens / number of target tokens of the optimiser step
 
-4. In the exam the question finds its passages, and the student reads them.
+4. A reranker learns, from the question alone, to rank passages as BM25 does for the rationale.
+5. In the exam the question finds passages, the reranker puts the best first, and the student reads them.
 
 Deviations from the published code are in docs/papers.md.
 """
@@ -23,6 +24,7 @@ from limbeck.recipe import Choose, Recipe, Settings
 from limbeck.records import SilverQuery
 from limbeck.stages import (
     Context,
+    Finder,
     Learner,
     Reader,
     check_knowledge,
@@ -45,9 +47,10 @@ class KardSettings(Settings):
     )
     rationales: int = Field(1, ge=1, description="per problem")
     choose: Choose = Field("first", description="which ones: first, random, diverse or similar")
-    find: Literal["question", "silver"] = Field(
+    find: Finder = Field(
         "question",
-        description="what finds the passages of the exam; silver: the teacher's rationale (an upper bound)",
+        description="what finds the passages of the exam: the question; the question, and then the reranker; "
+        "silver: the teacher's rationale, an upper bound",
     )
 
 
@@ -63,6 +66,7 @@ def kard(context: Context, student: Learner, settings: KardSettings) -> None:
         query=settings.query,
         most=settings.passages,
         reasons=settings.learns == "rationales",
+        find=settings.find,
     )
     trained = train(context, reader, data)
     found = found_passages(context, base, "test", settings.passages, settings.find)
@@ -84,5 +88,4 @@ METHOD = Method(
     KardSettings,
     kard,
     check=check,
-    plan=lambda own: own.model_copy(update={"find": "question"}),
 )

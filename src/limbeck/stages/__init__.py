@@ -15,11 +15,12 @@ from limbeck.stages.feedback import (
     waits_for_feedback,
 )
 from limbeck.stages.grounded import Reader, grounded_data, reads_passages
-from limbeck.stages.knowledge import check_knowledge, found_passages, knowledge, silver_passages
+from limbeck.stages.knowledge import check_knowledge, knowledge, silver_passages
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
 from limbeck.stages.mistakes import Mistakes, TrainExamSettings, mistakes
 from limbeck.stages.models import Model, Question
+from limbeck.stages.passages import Finder, found_passages
 from limbeck.stages.problems import Problems, Split, problems
 from limbeck.stages.rationales import (
     Picked,
@@ -43,6 +44,7 @@ __all__ = [
     "Data",
     "Draw",
     "FeedbackSettings",
+    "Finder",
     "Group",
     "Learner",
     "Mistakes",

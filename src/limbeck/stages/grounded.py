@@ -13,12 +13,14 @@ from limbeck.knowledge.reading import Reading, texts
 from limbeck.recipe import Choose
 from limbeck.records import Problem, SilverQuery
 from limbeck.stages.context import Context
-from limbeck.stages.knowledge import Knowledge, Passages, found_passages, silver_passages
+from limbeck.stages.knowledge import Knowledge, silver_passages
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.models import Opened, Question
 from limbeck.stages.others import Other
+from limbeck.stages.passages import Finder, Passages, found_passages
 from limbeck.stages.problems import Split, problems
 from limbeck.stages.rationales import Picked, rationales, refuse_dropped
+from limbeck.stages.reranker import reranker
 from limbeck.stages.training import Data
 from limbeck.tasks.asking import KNOWLEDGE
 from limbeck.tasks.prompts import FORMATS
@@ -39,6 +41,7 @@ def grounded_data(
     query: SilverQuery,
     most: int,
     reasons: bool = True,
+    find: Finder = "question",
 ) -> Data:
     """Examples of the teacher's rationales, each with the passages that it finds in its prompt.
 
@@ -47,6 +50,7 @@ def grounded_data(
         query: what finds the passages.
         most: passages of a prompt.
         reasons: False: the answer alone is learned.
+        find: what the saved student's passages are found by, and those of dev.
     """
     train = rationales(context).chosen(per_problem, choose, seed=context.recipe.seed)
     choice = learner.settings.train.choose
@@ -58,7 +62,7 @@ def grounded_data(
         of_dev = silver_passages(context, base, "dev", query)
         inputs["silver of dev"] = of_dev.stage.fingerprint
         held_out = _groups(context, base, learner, dev, of_dev.found, most, "dev", reasons=reasons)
-    found = found_passages(context, base, "dev", most) if choice == "dev-accuracy" else None
+    found = found_passages(context, base, "dev", most, _able(find)) if choice == "dev-accuracy" else None
     return Data(
         _groups(context, base, learner, train, support.found, most, "train", reasons=reasons),
         held_out,
@@ -66,8 +70,13 @@ def grounded_data(
         settings={"passages": most},
         facts=train.similarities,
         passages=found.of if found else None,
-        about=reading(context, base, learner, most),
+        about=reading(context, base, learner, most, find),
     )
+
+
+def _able(find: Finder) -> Finder:
+    """Nobody has rationales of dev questions that a student could search with."""
+    return "question" if find == "silver" else find
 
 
 def _groups(
@@ -111,12 +120,20 @@ def reads_passages(student: Learner) -> Learner:
     return replace(student, asking=replace(asking, template=template, needs=(KNOWLEDGE,)))
 
 
-def reading(context: Context, base: Knowledge, student: Learner, most: int) -> dict[str, Any]:
+def reading(
+    context: Context, base: Knowledge, student: Learner, most: int, find: Finder = "question"
+) -> dict[str, Any]:
     """What the student's `limbeck.json` says that it reads."""
-    home = context.run.folder / student.place / "model"
-    inside = base.folder.is_relative_to(context.run.folder)
-    index = os.path.relpath(base.folder, home) if inside else str(base.folder.resolve())
-    return Reading(index, base.search().fingerprint, most).json()
+    home, run = context.run.folder / student.place / "model", context.run.folder
+
+    def place(folder: Path) -> str:
+        return os.path.relpath(folder, home) if folder.is_relative_to(run) else str(folder.resolve())
+
+    said = Reading(place(base.folder), base.search().fingerprint, most)
+    if find == "reranker":
+        ranker = reranker(context, base)
+        said = replace(said, reranker=place(ranker.model), candidates=ranker.settings.candidates)
+    return said.json()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
-"""The stages of knowledge: the index of a corpus, the passages of rationales, and those of questions.
+"""The stages of knowledge: the index of a corpus, and the passages that support rationales.
 
 knowledge/             the index, where the recipe names a corpus
 silver/QUERY/          silver.jsonl: the passages of each rationale (KARD, arXiv 2305.18395)
-passages/SPLIT/        found.jsonl: the passages that each question finds
-passages/test-silver/  the same by the teacher's rationale of a test question, for an upper bound
 """
 
 from __future__ import annotations
@@ -11,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from limbeck.errors import DataError, RecipeError
-from limbeck.knowledge.reading import texts
 from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
-from limbeck.lm import Sampling
 from limbeck.recipe import Recipe
 from limbeck.records import (
-    Problem,
     Rationale,
     Record,
     Silver,
@@ -31,9 +26,7 @@ from limbeck.records import (
 from limbeck.run_folder import Stage, path_fingerprint, plan
 from limbeck.stages.context import Context, once
 from limbeck.stages.problems import SUFFIX, Split, problems
-from limbeck.stages.rationales import grade_completions, rationales
-from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
-from limbeck.stages.writing import completions_of, write
+from limbeck.stages.rationales import rationales
 from limbeck.tasks.asking import KNOWLEDGE
 from limbeck.tasks.generated import built_in_task, settle_parameters
 from limbeck.tasks.readers import locate
@@ -45,14 +38,8 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised by hand when this code finds other passages with the same settings."""
 
-STORED = 100
-"""Passages that are kept of each question; a prompt holds the first few of them."""
-
 SILVER = 10
-"""The same of each rationale."""
-
-Finder = Literal["question", "silver"]
-"""By what passages of the exam are found."""
+"""Passages that are kept of each rationale; a prompt holds the first few of them."""
 
 
 @dataclass(frozen=True)
@@ -219,84 +206,3 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
 def _first(found: Sequence[Silver]) -> list[Silver]:
     """The same with the best passage alone."""
     return [one.model_copy(update={"passages": one.passages[:1], "scores": one.scores[:1]}) for one in found]
-
-
-class Found(Record):
-    """The passages that were found for a problem, best first."""
-
-    problem_id: str
-    passages: tuple[str, ...]
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Passages:
-    """The passages of a split's problems, as prompts hold them."""
-
-    stage: Stage
-    of: Mapping[str, tuple[str, ...]]
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """As an input of later stages."""
-        return {"passages": self.stage.fingerprint}
-
-
-def found_passages(
-    context: Context, base: Knowledge, split: Literal["dev", "test"], most: int, by: Finder = "question"
-) -> Passages:
-    """The first passages that are found for each problem of a split.
-
-    Args:
-        most: in a prompt.
-        by: the question; or, for an upper bound, the teacher's rationale of it.
-    """
-    from limbeck.knowledge.silver import asked
-
-    some: list[Problem] = getattr(problems(context), split)
-    told = _told(context, some) if by == "silver" else None
-    inputs = {**problems(context).inputs, **base.inputs, **({"asked": told.fingerprint} if told else {})}
-
-    def work(folder: Path) -> None:
-        queries = _reasoning(context, told, some) if told else [asked(problem) for problem in some]
-        hits = base.search().search(queries, STORED)
-        write_jsonl(
-            folder / "found.jsonl",
-            (
-                Found(
-                    problem_id=problem.id,
-                    passages=tuple(hit.passage for hit in own),
-                    scores=tuple(hit.score for hit in own),
-                )
-                for problem, own in zip(some, hits, strict=True)
-            ),
-        )
-
-    place = f"passages/{split}" + ("" if by == "question" else f"-{by}")
-    stage = context.run.stage(place, plan({"by": by}, version=VERSION, k=STORED), inputs, work)
-    found = list(read_jsonl(stage.folder / "found.jsonl", Found))
-    held = texts(base.search(), [one.passages for one in found], most)
-    return Passages(stage, {one.problem_id: own for one, own in zip(found, held, strict=True)})
-
-
-def _told(context: Context, some: Sequence[Problem]) -> Stage:
-    """The teacher's rationales of test questions, for an upper bound alone; nobody is trained on them."""
-    model, recipe = TeacherModel(context), context.recipe
-    sampling = Sampling(max_tokens=recipe.rationales.max_tokens, seed=recipe.seed, stop=local_stops(recipe))
-    return write(
-        context,
-        "passages/asked-test",
-        model,
-        [model.question(problem) for problem in some],
-        sampling,
-        settings={"max_tokens": sampling.max_tokens, "seed": sampling.seed},
-        inputs=problems(context).inputs,
-    )
-
-
-def _reasoning(context: Context, told: Stage, some: Sequence[Problem]) -> list[str]:
-    """The reasoning that the teacher gave to each problem."""
-    name, reasoning = teacher_name(context.recipe), taken_as_rationale(context.recipe)
-    graded = grade_completions(context, some, completions_of(told), name, reasoning)
-    by_problem = {one.problem_id: one.reasoning for one in graded}
-    return [by_problem.get(problem.id, "") for problem in some]

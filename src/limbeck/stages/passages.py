@@ -1,0 +1,117 @@
+"""The stages of the passages that are found for questions.
+
+passages/SPLIT/           found.jsonl: those that each question finds
+passages/SPLIT-reranker/  the same, ranked by the run's reranker
+passages/test-silver/     by the teacher's rationale of a test question, for an upper bound
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from limbeck.knowledge.reading import texts
+from limbeck.knowledge.search import Hit
+from limbeck.knowledge.silver import asked
+from limbeck.lm import Sampling
+from limbeck.records import Problem, Record, read_jsonl, write_jsonl
+from limbeck.run_folder import Stage, plan
+from limbeck.stages.context import Context
+from limbeck.stages.knowledge import Knowledge
+from limbeck.stages.problems import problems
+from limbeck.stages.rationales import grade_completions
+from limbeck.stages.reranker import reranker
+from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
+from limbeck.stages.writing import completions_of, write
+
+VERSION = 1
+"""Raised by hand when this code finds other passages with the same settings."""
+
+STORED = 100
+"""Passages that are kept of each question; a prompt holds the first few of them."""
+
+Finder = Literal["question", "reranker", "silver"]
+"""By what passages of the exam are found: the question; it and then the reranker; the teacher's rationale."""
+
+
+class Found(Record):
+    """The passages that were found for a problem, best first."""
+
+    problem_id: str
+    passages: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    @classmethod
+    def of(cls, problem: Problem, hits: Sequence[Hit]) -> Found:
+        found, scores = [hit.passage for hit in hits], [hit.score for hit in hits]
+        return cls(problem_id=problem.id, passages=tuple(found), scores=tuple(scores))
+
+
+@dataclass(frozen=True)
+class Passages:
+    """The passages of a split's problems, as prompts hold them."""
+
+    stage: Stage
+    of: Mapping[str, tuple[str, ...]]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """As an input of later stages."""
+        return {"passages": self.stage.fingerprint}
+
+
+def found_passages(
+    context: Context, base: Knowledge, split: Literal["dev", "test"], most: int, by: Finder = "question"
+) -> Passages:
+    """The first passages that are found for each problem of a split.
+
+    Args:
+        most: in a prompt.
+        by: see `Finder`.
+    """
+    some: list[Problem] = getattr(problems(context), split)
+    told = _told(context, some) if by == "silver" else None
+    ranker = reranker(context, base) if by == "reranker" else None
+    inputs = {**problems(context).inputs, **base.inputs, **({"asked": told.fingerprint} if told else {})}
+    settings: dict[str, Any] = {"by": by}
+    if ranker:
+        inputs["reranker"] = ranker.stage.fingerprint
+        settings["candidates"] = ranker.settings.candidates
+
+    def work(folder: Path) -> None:
+        queries = _reasoning(context, told, some) if told else [asked(problem) for problem in some]
+        search = ranker.search(base, folder / "states", queries, context.track) if ranker else base.search()
+        hits = search.search(queries, STORED)
+        write_jsonl(folder / "found.jsonl", map(Found.of, some, hits))
+
+    place = f"passages/{split}" + ("" if by == "question" else f"-{by}")
+    reads = [ranker.model] if ranker else []
+    stage = context.run.stage(place, plan(settings, version=VERSION, k=STORED), inputs, work, reads=reads)
+    found = list(read_jsonl(stage.folder / "found.jsonl", Found))
+    held = texts(base.search(), [one.passages for one in found], most)
+    return Passages(stage, {one.problem_id: own for one, own in zip(found, held, strict=True)})
+
+
+def _told(context: Context, some: Sequence[Problem]) -> Stage:
+    """The teacher's rationales of test questions, for an upper bound alone; nobody is trained on them."""
+    model, recipe = TeacherModel(context), context.recipe
+    sampling = Sampling(max_tokens=recipe.rationales.max_tokens, seed=recipe.seed, stop=local_stops(recipe))
+    return write(
+        context,
+        "passages/asked-test",
+        model,
+        [model.question(problem) for problem in some],
+        sampling,
+        settings={"max_tokens": sampling.max_tokens, "seed": sampling.seed},
+        inputs=problems(context).inputs,
+    )
+
+
+def _reasoning(context: Context, told: Stage, some: Sequence[Problem]) -> list[str]:
+    """The reasoning that the teacher gave to each problem."""
+    name, reasoning = teacher_name(context.recipe), taken_as_rationale(context.recipe)
+    graded = grade_completions(context, some, completions_of(told), name, reasoning)
+    by_problem = {one.problem_id: one.reasoning for one in graded}
+    return [by_problem.get(problem.id, "") for problem in some]
