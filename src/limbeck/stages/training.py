@@ -381,4 +381,5 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
         "epochs": round(done.epochs, 4),
         "tokens": done.tokens,
         "train_seconds": round(done.seconds, 1),
+        **done.shared.facts(),
     }
