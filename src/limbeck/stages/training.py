@@ -188,7 +188,7 @@ def _train(
             draw=data.draw,
             dev_exam=partial(_dev_exam, context, loaded, learner.asking) if by_accuracy else None,
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
-            say=context.run.say,
+            say=lambda line: context.run.say(f"{learner.shown}: {line}"),
         )
     _report_too_long(context, learner, data, done)
     if compares:
