@@ -20,6 +20,7 @@ SMALLEST = {
     "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
     "real_base": "--small",
+    "shared_prompts": "--small --padded",
     "step": "--small",
 }
 """Flags of each benchmark that make it a smoke test of seconds."""
@@ -33,6 +34,7 @@ SAID = {
     "mcc_kd": ["t5: an epoch", "llama: an epoch", "plain-by-length", "memory ratio  1.00", "apart by: loss"],
     "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped with", "bytes per token"],
     "real_base": ["grouped", "ours    ", "of the texts equal"],
+    "shared_prompts": ["llama demonstrations", "t5    svamp", "memory ratio", "auto on", "apart by: loss"],
     "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],
 }
 """Words that a benchmark prints when it came to its end."""
