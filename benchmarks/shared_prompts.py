@@ -42,7 +42,7 @@ from limbeck.training.collate import Batch, Row, collate
 from limbeck.training.shared_prompts import WORTH, gain, tokens_of, work_of
 
 LENGTHS = {"svamp": (45, 50), "gsm8k": (75, 130), "strategyqa": (30, 90), "demonstrations": (600, 130)}
-SMALL_LENGTHS = {"svamp": (12, 6), "demonstrations": (60, 6)}
+SMALL_LENGTHS = {"demonstrations": (60, 6)}
 K = (2, 3, 6, 10)
 SIDES = ("separate", "shared")
 WANTED = {2: 1.5, 6: 2.2}
@@ -161,7 +161,7 @@ def report(cell: Cell) -> bool:
     faster = seconds["separate"] / seconds["shared"]
     smaller = memory["separate"] / max(memory["shared"], 1e-9)
     both = cell.kind == "t5"
-    expected = gain(tokens_of(groups_of(cell), encoder_decoder=both), work_of(model_of(cell)))
+    expected = gain(tokens_of(groups_of(cell), encoder_decoder=both, batches=1), work_of(model_of(cell)))
     shares = expected >= WORTH
     print(
         f"{cell.kind:6}{cell.lengths:15}{'equal' if cell.equal else 'padded':7} K {cell.k:2}"

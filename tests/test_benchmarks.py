@@ -34,7 +34,13 @@ SAID = {
     "mcc_kd": ["t5: an epoch", "llama: an epoch", "plain-by-length", "memory ratio  1.00", "apart by: loss"],
     "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped with", "bytes per token"],
     "real_base": ["grouped", "ours    ", "of the texts equal"],
-    "shared_prompts": ["llama demonstrations", "t5    svamp", "memory ratio", "auto on", "apart by: loss"],
+    "shared_prompts": [
+        "llama demonstrations",
+        "t5    demonstrations",
+        "memory ratio",
+        "auto on",
+        "apart by: loss",
+    ],
     "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],
 }
 """Words that a benchmark prints when it came to its end."""

@@ -28,6 +28,12 @@ def test_documented_examples():
     assert doctest.testmod(module).failed == 0
 
 
+@pytest.fixture(autouse=True)
+def no_cost_of_a_pass(monkeypatch):
+    """In models this small it is all that a second pass costs; see the tests of the arithmetic."""
+    monkeypatch.setattr(module, "LAYER", 0.0)
+
+
 def text(draw, words):
     return " ".join(f"w{draw.randrange(40)}" for _ in range(words))
 
@@ -69,18 +75,36 @@ MEASURED = {
 }
 """Prompt and completion -> how many times faster steps of 2 to 10 rows per prompt were, on one CPU thread:
 toy models of 20 million weights with 32,000 words, half of whose work is the head."""
-SIZES = {"llama": Work(9.8e6, 0, 9.8e6, 10.2e6), "t5": Work(4.7e6, 0.8e6, 5.5e6, 8.2e6)}
+SIZES = {
+    "llama": Work(9.8e6, 0, 9.8e6, 10.2e6, 8 * module.LAYER),
+    "t5": Work(4.7e6, 0.8e6, 5.5e6, 8.2e6),
+}
 
 
 def test_the_arithmetic_agrees_with_what_was_measured():
     ratios = []
     for (kind, prompt, completion), measured in MEASURED.items():
+        n = 1 if prompt == 600 else 2  # questions in a step
         for k, was in zip(K, measured, strict=True):
-            counts = Tokens(k * prompt, prompt, k * completion, k * completion)
+            counts = Tokens(n * k * prompt, n * prompt, n * k * completion, n * k * completion, 1)
             ratios.append(gain(counts, SIZES[kind]) / was)
     assert sum(abs(ratio - 1) < 0.15 for ratio in ratios) >= 29
     assert max(ratios) < 1.09, "where it promises too much, `auto` may make a training slower"
     assert min(ratios) > 0.7
+
+
+TINY = Work(160_192, 0, 160_192, 22_720, 3 * module.LAYER)
+"""`tiny-causal-xs`."""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "k", "questions", "measured"),
+    [(60, 6, 2, 1, 0.69), (60, 10, 2, 8, 1.37), (100, 40, 3, 8, 1.60), (200, 60, 3, 4, 1.53)],
+)
+def test_a_second_pass_is_not_free_in_a_tiny_model(prompt, completion, k, questions, measured):
+    rows = questions * k
+    counts = Tokens(rows * prompt, questions * prompt, rows * completion, rows * completion, 1)
+    assert gain(counts, TINY) == pytest.approx(measured, rel=0.2)
 
 
 def test_where_nothing_is_shared_nothing_is_gained():
@@ -101,14 +125,16 @@ def test_tokens_are_counted_by_hand():
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_work_is_the_size_of_the_weights(make_model, lora):
+def test_work_is_the_size_of_the_weights(make_model, lora, monkeypatch):
     """Llama of the tests: tied, 2 layers of 16 × (16 + 8 + 8 + 16 + 3 · 24), and norms."""
+    monkeypatch.setattr(module, "LAYER", 7)
     layers = 2 * 16 * (16 + 8 + 8 + 16 + 3 * 24)
     work = work_of(make_model("llama", lora=lora))
-    assert (work.again, work.scored) == (0, 16 * len(WORDS))
+    assert (work.again, work.scored, work.batch) == (0, 16 * len(WORDS), 14)
     assert layers <= work.prompt == work.completion <= layers * (1.2 if lora else 1.03)
     attention, inner = 4 * 16 * 16, 2 * 16 * 24
     seq2seq = work_of(make_model("t5", lora=lora))
+    assert seq2seq.batch == 0, "its encoder and its decoder run once as ever"
     assert seq2seq.prompt == pytest.approx(2 * (attention + inner), rel=0.3 if lora else 0.05)
     assert seq2seq.completion + seq2seq.again == pytest.approx(
         2 * (2 * attention + inner), rel=0.3 if lora else 0.05
@@ -180,6 +206,16 @@ def test_auto_is_about_what_is_drawn(fit, make_model):
         Group(one.key, tuple(e.model_copy(update={"role": ""}) for e in one.examples)) for one in questions()
     ]
     assert not fit(make_model("llama"), groups, draw=Draw({"": 1}), epochs=1).shared.shared
+
+
+def test_auto_counts_the_batches(fit, make_model, tmp_path, monkeypatch):
+    """A question alone in its micro-batch is not worth a second pass, many together are."""
+    monkeypatch.setattr(module, "LAYER", 1e6)
+    found = [
+        fit(make_model("llama"), questions(), epochs=1, batch_size=n, folder=tmp_path / str(n)).shared
+        for n in (1, 8)
+    ]
+    assert [one.shared for one in found] == [False, True] and found[0].gain < 1
 
 
 def falls_back(fit, make_model, tmp_path, trainable, why, model_of=None, **settings):

@@ -32,6 +32,10 @@ PRICE = 1.05
 """What two passes in place of one, and copied keys and values, cost more than the arithmetic knows: with it
 the gain of most of 32 measured cells (docs/architecture.md) is within 15 % of what was measured."""
 
+LAYER = 8e6
+"""What a second pass costs by itself, for each layer, in weights that a token is multiplied with: about 2 ms
+of one CPU thread. It counts in models of a million weights with a few rows in a batch."""
+
 CLOSE = {torch.float64: 1e-4, torch.float32: 1e-4}
 """Largest distance of both gradients, as a share of their norm. Rounding makes 1e-6 of it in float32, also in
 models of many layers hardly 1e-5; what was found wrong made 0.3 to 2."""
@@ -48,12 +52,14 @@ class Tokens:
         different: the same where rows of a group that share one count it once.
         completions: of all that is no prompt.
         scored: of which logits are made.
+        batches: micro-batches, each of which begins a second pass.
     """
 
     prompts: int
     different: int
     completions: int
     scored: int
+    batches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +72,14 @@ class Work:
             its own keys and values of them.
         completion: a token of a completion.
         scored: a token of which logits are made.
+        batch: what a second pass costs by itself, however few its tokens are.
     """
 
     prompt: float
     again: float
     completion: float
     scored: float
+    batch: float = 0.0
 
 
 def gain(tokens: Tokens, work: Work) -> float:
@@ -85,10 +93,11 @@ def gain(tokens: Tokens, work: Work) -> float:
     """
     kept = work.again * tokens.prompts + work.completion * tokens.completions + work.scored * tokens.scored
     separate, shared = (work.prompt * count + kept for count in (tokens.prompts, tokens.different))
+    shared += work.batch * tokens.batches
     return separate / (shared * PRICE) if shared else 1.0
 
 
-def tokens_of(groups: Iterable[Sequence[Row]], *, encoder_decoder: bool) -> Tokens:
+def tokens_of(groups: Iterable[Sequence[Row]], *, encoder_decoder: bool, batches: int = 0) -> Tokens:
     """The counts of groups of rows."""
     prompts = different = completions = scored = 0
     for rows in groups:
@@ -97,7 +106,8 @@ def tokens_of(groups: Iterable[Sequence[Row]], *, encoder_decoder: bool) -> Toke
         different += sum(map(len, set(own)))
         completions += sum(len(row.labels if encoder_decoder else row.input_ids) for row in rows)
         scored += sum(len(row.labels) - row.labels.count(IGNORED) for row in rows if row.scored)
-    return Tokens(prompts, different, completions - (0 if encoder_decoder else prompts), scored)
+    completions -= 0 if encoder_decoder else prompts
+    return Tokens(prompts, different, completions, scored, batches)
 
 
 def work_of(model: nn.Module) -> Work:
@@ -111,7 +121,8 @@ def work_of(model: nn.Module) -> Work:
     size = _size(inner, elsewhere)
     head = float(head_weight(inner).numel())
     if not is_encoder_decoder(inner):
-        return Work(size, 0.0, size, head)
+        layers = getattr(inner.config, "num_hidden_layers", 1)
+        return Work(size, 0.0, size, head, LAYER * layers)
     encoder = _size(inner.get_encoder(), elsewhere)  # type: ignore[operator]
     decoder = size - encoder
     return Work(encoder, decoder / 8, decoder * 7 / 8, head)
@@ -161,7 +172,8 @@ def _decided(model: nn.Module, feed: Feed, settings: TrainSettings, parts: Parts
     if auto and all(len(group.rows) == 1 for group in feed.groups):
         return Verdict(False)
     drawn = [[feed.groups[g].rows[n] for n in feed.drawn(g, 0)] for g in range(len(feed.groups))]
-    found = gain(tokens_of(drawn, encoder_decoder=both), work_of(model))
+    batches = sum(len(step) for step in feed.sampler.steps(0)) * feed.sampler.sharing.members
+    found = gain(tokens_of(drawn, encoder_decoder=both, batches=batches), work_of(model))
     if auto and found < WORTH:
         return Verdict(False, found)
     apart = None
