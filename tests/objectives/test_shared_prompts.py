@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from limbeck.errors import ModelError
 from limbeck.objectives.align import align_batch, run
+from limbeck.objectives.shared_prompts import CannotShareError
 from limbeck.training.collate import Row, collate
 from limbeck.training.parts import CrossEntropy, SpanKL, Triplet, loss
 
@@ -185,7 +185,7 @@ def test_the_model_is_left_as_it_was(model):
 def test_a_model_that_goes_around_its_decoder_is_refused(model, monkeypatch):
     _, shared = both_batches(model)
     monkeypatch.setattr(model, "get_decoder", lambda: torch.nn.Identity())
-    with pytest.raises(ModelError, match="called its Identity 0 times in one forward"):
+    with pytest.raises(CannotShareError, match="called its Identity 0 times in one forward"):
         gradient(model, shared)
 
 

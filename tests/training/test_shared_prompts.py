@@ -313,6 +313,12 @@ def test_a_model_that_cannot_read_behind_a_prompt(fit, make_model, tmp_path, tra
     falls_back(fit, make_model, tmp_path, trainable, "cannot read behind a prompt", mamba)
 
 
+def test_a_model_that_goes_around_its_decoder(fit, make_model, tmp_path, trainable, monkeypatch):
+    kind = type(make_model("llama"))
+    monkeypatch.setattr(kind, "get_decoder", lambda self: torch.nn.Identity())
+    falls_back(fit, make_model, tmp_path, trainable, "called its Identity 0 times in one forward")
+
+
 def test_an_error_of_ours_is_not_hidden(fit, make_model, monkeypatch):
     def broken(*given):
         raise AssertionError("of ours")

@@ -26,7 +26,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from limbeck.errors import ModelError
+
+class CannotShareError(RuntimeError):
+    """A model's forward does not use its encoder or decoder as expected."""
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def computed_once(model: nn.Module, batch: Mapping[str, Any]) -> Iterator[None]:
             `begins` (B,), the tokens of each row's prompt, and `widths`, P and C.
 
     Raises:
-        ModelError: (at the end) the model did not call its encoder or decoder exactly once.
+        CannotShareError: (at the end) the model did not call its encoder or decoder exactly once.
     """
     both = bool(model.config.is_encoder_decoder)  # type: ignore[union-attr]
     part: nn.Module = model.get_encoder() if both else model.get_decoder()  # type: ignore[operator]
@@ -61,7 +63,7 @@ def computed_once(model: nn.Module, batch: Mapping[str, Any]) -> Iterator[None]:
         if own is not None:
             part.forward = own
     if len(calls) != 1:
-        raise ModelError(
+        raise CannotShareError(
             f"{type(model).__name__} called its {type(part).__name__} {len(calls)} times in one forward, so "
             "prompts cannot be shared; set train.share_prompts to false"
         )

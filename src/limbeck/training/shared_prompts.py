@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import ranks
-from limbeck.errors import ModelError, RecipeError, is_explainable
+from limbeck.errors import RecipeError, is_explainable
 from limbeck.lm.local import position_limit
 from limbeck.objectives.align import IGNORED, head_weight, is_encoder_decoder, unwrap
+from limbeck.objectives.shared_prompts import CannotShareError
 from limbeck.training.collate import Batch, Row, RowGroup, collate
 from limbeck.training.feed import Feed
 from limbeck.training.parts import CrossEntropy, Parts, RouterPart, loss
@@ -250,7 +251,7 @@ def _unequal(
                 return "its dropout would be drawn once for all rows of a prompt", None
             apart = distance(model, separate, shared)
         except Exception as error:
-            if not (is_explainable(error) or isinstance(error, ModelError)):
+            if not (is_explainable(error) or isinstance(error, CannotShareError)):
                 raise
             problem = str(error).partition("\n")[0]
             return f"the model cannot read behind a prompt ({type(error).__name__}: {problem})", None
