@@ -22,7 +22,9 @@ SMALLEST = {
     " --student tiny-causal-xs",
     "real_base": "--small",
     "retrieval": "--small",
+    "shared_prompts": "--small --padded",
     "step": "--small",
+    "tailored": "--small",
 }
 """Flags of each benchmark that make it a smoke test of seconds."""
 
@@ -37,7 +39,15 @@ SAID = {
     "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped with", "bytes per token"],
     "real_base": ["grouped", "ours    ", "of the texts equal"],
     "retrieval": ["generated: stop words", "en_plus, english, lucene", "question  ", "rationale, once"],
+    "shared_prompts": [
+        "llama demonstrations",
+        "t5    demonstrations",
+        "memory ratio",
+        "auto on",
+        "apart by: loss",
+    ],
     "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],
+    "tailored": ["llama: an epoch", "published", "ours-bare", "memory ratio  1.00", "apart by: loss"],
 }
 """Words that a benchmark prints when it came to its end."""
 

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from limbeck.knowledge.bm25 import Index
+from limbeck.knowledge.encoders import load_encoder
 from limbeck.knowledge.reading import passages_of, shown
+from limbeck.knowledge.rerank import Reranked
+from limbeck.knowledge.states import Fresh
 from limbeck.records import Problem, read_jsonl
 
 Limbeck = Callable[..., Any]
@@ -21,7 +24,9 @@ Rows = list[dict[str, Any]]
 RECIPE = """
 name: reads
 task: {name: animals, train: 30, dev: 4, test: 8, parameters: {animals: 40}}
-knowledge: {corpus: built-in}
+knowledge:
+  corpus: built-in
+  reranker: {model: tiny-encoder, candidates: 20, encoder: {dimensions: 16}, train: {epochs: 1}}
 teacher: {kind: offline, exam: false, wrong_answer: 0.2}
 rationales: {per_problem: 2}
 student:
@@ -29,6 +34,9 @@ student:
   model: tiny-causal-xs
   settings: {passages: 2, rationales: 2}
   train: {epochs: 1, choose: dev-accuracy}
+students:
+  kard: {}
+  ranked: {settings: {find: reranker}, train: {choose: last}}
 exam: {max_tokens: 24, direct: true}
 """
 
@@ -94,6 +102,7 @@ def check_outside(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem]
     assert ran.status == 0 and rows(Path("again/predictions.jsonl")) == of_run
     ran = limbeck("evaluate", student / "model", "--task", recipe, "--out", "at-once", "--direct")
     assert rows(Path("at-once/predictions.jsonl")) == rows(student / "exam-direct/predictions.jsonl")
+    check_ranked(limbeck, recipe, run, test)
     asked = limbeck("ask", student, test[0].question, "--max-tokens", 24)
     assert asked.out.rstrip("\n") == of_run[0]["completion"].rstrip("\n")
 
@@ -102,6 +111,27 @@ def check_outside(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem]
     assert refused.status == 2 and "--knowledge" in refused.err and not refused.out
     asked = limbeck("ask", student, test[0].question, "--max-tokens", 24, "--knowledge", "elsewhere")
     assert asked.out.rstrip("\n") == of_run[0]["completion"].rstrip("\n")
+
+
+def check_ranked(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem]) -> None:
+    """Passages that a reranker put in order are read in that order, and by `evaluate` too."""
+    student, index = run / "students/ranked/seed0", Index(run / "knowledge/index")
+    ranker = Reranked(index, Fresh(load_encoder(run / "reranker/model"), index), 20)
+    hits = ranker.search([problem.question for problem in test], 20)
+    ranked = {one["problem_id"]: one["passages"] for one in rows(run / "passages/test-reranker/found.jsonl")}
+    assert ranked == {
+        problem.id: [hit.passage for hit in own] for problem, own in zip(test, hits, strict=True)
+    }
+    assert ranked != {one["problem_id"]: one["passages"] for one in rows(run / "passages/test/found.jsonl")}
+    ran = limbeck("evaluate", student / "model", "--task", recipe, "--out", "ranked")
+    assert ran.status == 0 and rows(Path("ranked/predictions.jsonl")) == rows(
+        student / "exam/predictions.jsonl"
+    )
+    shutil.move(str(run / "reranker/model"), "ranker")
+    refused = limbeck("ask", student, test[0].question)
+    assert refused.status == 2 and "--reranker FOLDER, or none" in refused.err
+    named = [limbeck("ask", student, test[0].question, "--reranker", one) for one in ("ranker", "none")]
+    assert [one.status for one in named] == [0, 0]
 
 
 def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, recipe: Path) -> None:

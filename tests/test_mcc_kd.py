@@ -25,6 +25,7 @@ student: {model: tiny-causal-xs, train: {epochs: 2, batch_size: 4, learning_rate
 students:
   pulled:  {method: mcc-kd, settings: {rationales: 3, span_weight: 1}}
   control: {method: mcc-kd, settings: {rationales: 3, span_weight: 0}}
+  shared:  {method: mcc-kd, settings: {rationales: 3, span_weight: 1}, train: {share_prompts: true}}
 exam: {max_tokens: 12}
 """
 
@@ -66,6 +67,14 @@ def test_the_control_sees_the_same_pairs_and_only_alpha_differs(
     assert first["span_divergence"] > 0 and "span_divergence" not in same
     steps = [json.loads((one / "training.json").read_text()) for one in (pulled, control)]
     assert steps[0]["tokens"] == steps[1]["tokens"] < 2 * sum_tokens(examples), "two of three, not all three"
+
+    once = out / "students" / "shared" / "seed0"
+    for line, separate in zip(lines(once / "history.jsonl"), ours, strict=True):
+        assert line["loss"] == pytest.approx(separate["loss"], rel=1e-3), "prompts computed once: the same"
+    said = json.loads((once / "training.json").read_text())["share_prompts"]
+    assert said["shared"] and said["apart"] < 1e-5
+    assert f"shared (seed 0): train.share_prompts: {said['because']}" in answer.err
+    assert not any("share_prompts" in step for step in steps), "there is not enough to gain for auto"
 
 
 def naive_similarity(rationales: list[dict[str, Any]], texts: set[str]) -> float:

@@ -30,7 +30,7 @@ student:
 students:
   cot: {method: finetune-cot, settings: {rationales: 2}}
   kd: {method: mentor-kd, settings: {mentor_rationales: 0}, train: {accumulate: 2, epochs: 2}}
-  mcc: {method: mcc-kd, settings: {rationales: 3}, train: {accumulate: 2, epochs: 7}}
+  mcc: {method: mcc-kd, settings: {rationales: 3}, train: {accumulate: 2, epochs: 7, share_prompts: true}}
 exam: {max_tokens: 24, batch_size: 4}
 """
 

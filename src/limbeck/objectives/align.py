@@ -19,13 +19,15 @@ says that the head is one product and nothing more.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from limbeck.objectives.shared_prompts import computed_once
 
 IGNORED = -100
 """The label of a token that is not scored (prompt, padding)."""
@@ -186,6 +188,7 @@ def run(
     *,
     withhold: bool = False,
     states: Collection[Pooling] = (),
+    share: bool = False,
 ) -> Pass:
     """Run the model once on a batch.
 
@@ -196,6 +199,7 @@ def run(
         places_M: where predictors are (see `Scored.places`, `Spans`), any order, or none.
         withhold: give the rows that enter the head in place of logits; allowed where `plain_head` holds.
         states: which are wanted. An encoder-decoder's decoder then reads one token more.
+        share: compute a prompt that rows have in common once (see `shared_prompts`); the result is the same.
 
     Raises:
         RuntimeError: the model does not make its logits by one call of its output embeddings.
@@ -216,7 +220,8 @@ def run(
             f"labels {tuple(labels_BT.shape)} for inputs {tuple(batch['input_ids'].shape)}: "
             "the batch was made for an encoder-decoder, and the model is decoder-only"
         )
-    with only_places(inner, places_M, width, reads, withhold=withhold) as calls:
+    once = computed_once(inner, batch) if share else nullcontext()
+    with only_places(inner, places_M, width, reads, withhold=withhold) as calls, once:
         output = model(**inputs, use_cache=False)
     logits_1NV: Tensor = output.logits
     _check_calls(inner, calls, logits_1NV, 0 if withhold else len(places_M))

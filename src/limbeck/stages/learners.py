@@ -181,7 +181,9 @@ class Trained:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {**self.learner.facts, **self.counted}
+        counted = dict(self.counted)
+        counted.pop("share_prompts", None)  # how it was trained, not what
+        return {**self.learner.facts, **counted}
 
     @property
     def reads(self) -> tuple[Path, ...]:

@@ -192,7 +192,7 @@ def _train(
             draw=data.draw,
             dev_exam=partial(_dev_exam, context, loaded, learner.asking, data) if by_accuracy else None,
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
-            say=context.run.say,
+            say=lambda line: context.run.say(f"{learner.shown}: {line}"),
         )
     _report_too_long(context, learner, data, done)
     if compares:
@@ -387,4 +387,5 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
         "epochs": round(done.epochs, 4),
         "tokens": done.tokens,
         "train_seconds": round(done.seconds, 1),
+        **done.shared.facts(),
     }

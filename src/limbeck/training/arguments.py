@@ -121,12 +121,13 @@ def fingerprint(
     """Identifies a training, so that none goes on from another's checkpoint.
 
     It knows the trained parameters' names, shapes and types, not their values, and the parts' names
-    and weights, not what they compute. The number of processes is not in it.
+    and weights, not what they compute. The number of processes is not in it, nor whether prompts are computed
+    once: both change nothing but roundings.
     """
     trained = [(n, list(p.shape), str(p.dtype)) for n, p in model.named_parameters() if p.requires_grad]
     weights = [(part.name, part.weight) for part in parts]
     plain = [
-        settings.model_dump(mode="json"),
+        settings.model_dump(mode="json", exclude={"share_prompts"}),
         seed,
         weights,
         sorted(draw.items()),

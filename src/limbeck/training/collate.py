@@ -37,6 +37,9 @@ Batch = dict[str, Any]
     label_weights              float32 like `labels`, absent where all weigh 1
     expected                   (B,) float32, with corrected batches only: what a row adds to the count
                                of a token loss in place of its own tokens (see `corrections`)
+    owners, prompts, widths    only where prompts are computed once: which different prompt each row has
+                               (B,), the first row of each (Q,), and the tokens of the longest prompt and of
+                               the longest rest of a row, two numbers
 """
 
 NO_KEY = (0, 0)
@@ -76,6 +79,11 @@ class Row:
     def begin(self) -> int:
         """Where in `labels` the completion begins."""
         return self.prompt or next((n for n, label in enumerate(self.labels) if label != IGNORED), 0)
+
+    def prompt_ids(self, *, encoder_decoder: bool) -> tuple[int, ...]:
+        """What rows must have in common to share it: all that the encoder reads, or what is in front of the
+        completion. An empty prompt gives the completion's first token, which nothing predicts."""
+        return tuple(self.input_ids if encoder_decoder else self.input_ids[: max(self.begin, 1)])
 
 
 def _key(input_ids: list[int], labels: list[int]) -> tuple[int, int]:
@@ -328,6 +336,7 @@ def collate(
     groups: Sequence[int] | None = None,
     factors: Sequence[float] | None = None,
     expected: float = 0.0,
+    prompts: Sequence[tuple[int, ...]] | None = None,
 ) -> Batch:
     """Pad rows on the right to the longest of them.
 
@@ -338,9 +347,11 @@ def collate(
         groups: which group of the batch each row belongs to; None: every row is its own.
         factors: multiply the weights of each row's tokens by this (see `corrections`); None: by 1.
         expected: with `factors`, what each scored row adds to the count of a token loss.
+        prompts: of every row; equal ones are computed once. None: every row computes its own.
     """
     if not rows:
-        empty = collate([Row("", [pad], [IGNORED], scored=False)], pad)
+        own = None if prompts is None else [(pad,)]
+        empty = collate([Row("", [pad], [IGNORED], scored=False)], pad, prompts=own)
         return {**empty, "keys": torch.tensor([NO_KEY], dtype=torch.long)}
     batch: Batch = {
         "input_ids": _padded([row.input_ids for row in rows], pad, torch.long),
@@ -359,7 +370,20 @@ def collate(
         batch["label_weights"] = weights if factors is None else weights * torch.tensor(factors)[:, None]
     if factors is not None:
         batch["expected"] = torch.tensor([expected * row.scored for row in rows])
+    if prompts is not None:
+        batch |= _shared(rows, prompts)
     return batch
+
+
+def _shared(rows: Sequence[Row], prompts: Sequence[tuple[int, ...]]) -> Batch:
+    """Which rows have which prompt; see `Batch`."""
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    rest = max(len(row.input_ids) - len(prompt) for row, prompt in zip(rows, prompts, strict=True))
+    return {
+        "owners": torch.tensor([numbers[prompt] for prompt in prompts], dtype=torch.long),
+        "prompts": torch.tensor([prompts.index(prompt) for prompt in numbers], dtype=torch.long),
+        "widths": (max(map(len, prompts)), max(rest, 1)),
+    }
 
 
 def _padded(values: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:

@@ -27,6 +27,7 @@ class Feed:
         encoder_decoder: whether `labels` are other tokens than `input_ids`.
         draw: what a group gives; with the sampler's seed and the epoch.
         correction: of batches by length, or None.
+        share: compute a prompt that rows of a micro-batch have in common once.
     """
 
     groups: Sequence[RowGroup]
@@ -35,6 +36,7 @@ class Feed:
     encoder_decoder: bool
     draw: Draw = ALL
     correction: Correction | None = None
+    share: bool = False
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -44,13 +46,16 @@ class Feed:
         drawn = [self.drawn(group, epoch) for group in groups]
         rows = [self.groups[g].rows[n] for g, chosen in zip(groups, drawn, strict=True) for n in chosen]
         owners = [owner for owner, chosen in enumerate(drawn) for _ in chosen]
+        both = self.encoder_decoder
+        prompts = [row.prompt_ids(encoder_decoder=both) for row in rows] if self.share else None
         if self.correction is None:
-            return collate(rows, self.pad, groups=owners)
+            return collate(rows, self.pad, groups=owners, prompts=prompts)
         factors = self.correction.factors
         return collate(
             rows,
             self.pad,
             groups=owners,
+            prompts=prompts,
             factors=[factors[g][n] for g, chosen in zip(groups, drawn, strict=True) for n in chosen],
             expected=self.correction.expected,
         )

@@ -331,7 +331,8 @@ def loss(
     terms = {part.name: rows.term(part, batch, part.weight * scales[part.name]) for part in rows.parts}
     plain = _is_plain(model)
     states = {part.pooling for part in parts if isinstance(part, StatePart)}
-    found = run(model, batch, rows.places_M, withhold=plain or not terms, states=states)
+    shares = "owners" in batch
+    found = run(model, batch, rows.places_M, withhold=plain or not terms, states=states, share=shares)
     total, sums = _of_terms(terms, found, head_weight(model) if plain else None)
     for part in parts:
         if isinstance(part, StatePart):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from limbeck.settings import Settings
 
@@ -69,6 +69,12 @@ class TrainSettings(Settings):
         "takes bf16 where it learns the same and is faster",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    share_prompts: bool | Literal["auto"] = Field(
+        "auto",
+        description="compute a prompt once for the rows of a micro-batch that share it, with the same "
+        "gradients; auto where it is 1.2 times faster by arithmetic, and possible: without dropout, "
+        "gradient_checkpointing and a router loss",
+    )
     prompt_weight: float = Field(
         0.0,
         ge=0,
@@ -80,3 +86,12 @@ class TrainSettings(Settings):
     checkpoints: Annotated[int, Field(ge=1)] | Literal["epoch"] = Field(
         "epoch", description="when to evaluate on dev and save: once per epoch, or this often in the run"
     )
+
+    @model_validator(mode="after")
+    def _one_saves_memory(self) -> Self:
+        if self.share_prompts is True and self.gradient_checkpointing:
+            raise ValueError(
+                "share_prompts: true does not go with gradient_checkpointing, which forgets the keys and "
+                "values of the prompt; set one of them to false"
+            )
+        return self

@@ -16,7 +16,7 @@ import errno
 import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -42,6 +42,7 @@ from limbeck.training.groups import ALL, Draw, Group
 from limbeck.training.parts import Part, Parts, loss, weighted, with_router
 from limbeck.training.sampler import Sharing
 from limbeck.training.settings import TrainSettings
+from limbeck.training.shared_prompts import Verdict, decided
 
 DevExam = Callable[[nn.Module], Mapping[str, float]]
 """Examines the model (in evaluation mode, without gradients) on dev; gives at least "accuracy"."""
@@ -266,6 +267,7 @@ class Training:
         dropped: groups left out because every example of theirs was too long.
         without_span: examples whose `answer_span` could not be found among their tokens.
         pairs: what a divergence between the answers of two rationales could compare.
+        shared: whether prompts were computed once for the rows that share them, and why.
     """
 
     steps: int
@@ -279,6 +281,7 @@ class Training:
     dropped: list[Group]
     without_span: int
     pairs: Pairs
+    shared: Verdict
 
 
 def train(
@@ -316,7 +319,8 @@ def train(
         dev_exam: its results are in the history as `dev_<name>`.
         progress: called after every optimiser step with (step, steps, loss).
         corrected: False leaves the tokens of `batches: by-length` as they weigh by themselves.
-        say: on rank 0, gets a line where a checkpoint is damaged and another one is taken.
+        say: on rank 0, gets a line where a checkpoint is damaged and another one is taken, and where prompts
+            are computed once, or would be if it were possible.
 
     Raises:
         RecipeError: settings that contradict each other, the model, the ranks or the examples.
@@ -344,6 +348,10 @@ def train(
         about: Any = {"draw": draw, "seed": seed, "pad": padding(tokenizer), "encoder_decoder": both}
         feed = train_feed(found.groups, settings, sharing, corrected=corrected, **about)
         held_out = dev_feed(dev.groups, settings, **about)
+        shared = decided(model, feed, settings, parts)
+        feed = replace(feed, share=shared.shared)
+        if shared.because and ranks.main():
+            say(f"train.share_prompts: {shared.because}")
         per_epoch = feed.sampler.steps_per_epoch
         set_steps(args, settings, per_epoch, evaluate=bool(dev.groups or dev_exam))
         splits = [found.groups, dev.groups]
@@ -368,6 +376,7 @@ def train(
         dropped=found.dropped,
         without_span=found.without_span,
         pairs=pairs_in(found.groups),
+        shared=shared,
     )
 
 
