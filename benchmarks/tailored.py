@@ -4,8 +4,8 @@
 
 A toy Llama of `step.py` with 32,000 words; 240 right rationales, each with another one of its question and a
 mistake, 8 of them a step. Questions have about 70 tokens, rationales and mistakes about 100, and in front of
-every question stand the same demonstrations of 350 tokens. Loss: cross-entropy of the right rationale, tokens
-of its prompt weighing .1, + 0.5 · max(0, cos(a, n) − cos(a, p) + 1) of last states. The sides:
+every question stand the same demonstrations of 350 tokens. Loss: cross-entropy of the right rationale, its
+prompt weighing .1, + 0.5 · max(0, cos(a, n) − cos(a, p) + 1) of last states. The sides:
 
     published        one forward of prompt and rationale; the prompt again, without gradient, into a cache; three
                      forwards behind copies of it, of rationale, other rationale and mistake; logits
