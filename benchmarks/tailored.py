@@ -7,8 +7,8 @@ mistake, 8 of them a step. Questions have about 70 tokens, rationales and mistak
 every question stand the same demonstrations of 350 tokens. Loss: cross-entropy of the right rationale, its
 prompt weighing .1, + 0.5 · max(0, cos(a, n) − cos(a, p) + 1) of last states. The sides:
 
-    published        one forward of prompt and rationale; the prompt again, without gradient, into a cache; three
-                     forwards behind copies of it, of rationale, other rationale and mistake; logits
+    published        one forward of prompt and rationale; the prompt again, without gradient, into a cache;
+                     three forwards behind copies of it, of rationale, other rationale and mistake; logits
                      everywhere. The mathematics is put right: masks and positions, a mean by the weights,
                      mistakes with their own ending. No gradient goes through the cached prompt, as published
     plain            `transformers.Trainer`: the three rows of 8 groups in one forward, padded to the longest,
