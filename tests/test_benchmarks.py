@@ -21,6 +21,7 @@ SMALLEST = {
     "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
     "real_base": "--small",
+    "rerank": "--small --questions 20 --train 20 --epochs 1 --rows late,late-128-trained,bi-trained",
     "retrieval": "--small",
     "step": "--small",
 }
@@ -37,6 +38,7 @@ SAID = {
     "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped with", "bytes per token"],
     "real_base": ["grouped", "ours    ", "of the texts equal"],
     "retrieval": ["generated: stop words", "en_plus, english, lucene", "question  ", "rationale, once"],
+    "rerank": ["20 questions with 20 rationales", "to BM25", "late-128-trained", "bi-trained"],
     "step": ["t5: an epoch", "llama: an epoch", "grouped-both", "memory ratio  1.00"],
 }
 """Words that a benchmark prints when it came to its end."""
