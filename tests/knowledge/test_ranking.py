@@ -231,3 +231,10 @@ def test_a_loss_that_is_not_finite_ends_it(index: Index, tmp_path: Path) -> None
 def test_texts_are_what_is_searched(index: Index) -> None:
     item = Lists(some_pools(1), index, RANKING, TRAIN, 1, 1)[0]
     assert item["passages"][0] in {searched(one) for one in index.passages(some_pools(1)[0].passages)}
+
+
+def test_done_it_gives_the_same_weights_again(index: Index, tmp_path: Path) -> None:
+    """A stage that was killed between training and saving."""
+    once, history = trained(index, tmp_path)
+    again, same = trained(index, tmp_path)
+    assert again.fingerprint() == once.fingerprint() and same == history

@@ -11,4 +11,10 @@ search.py      what any engine answers: `Search`
 bm25.py        our own engine, over such an index
 silver.py      the passages that support a rationale
 quality.py     recall, hits, MRR, overlap
+encoders.py    late-interaction encoders: a state for each token of a text
+candidates.py  what a reranker learns from: lists of passages, scored for a rationale
+scoring.py     how it scores them in training
+ranking.py     its training
+states.py      the states of passages, on the disk
+rerank.py      a search whose best passages are put in order by a reranker
 """

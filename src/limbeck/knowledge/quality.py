@@ -65,13 +65,14 @@ def quality(
     ranks = [reciprocal_rank(one, names) for one, names in zip(found, relevant, strict=True)]
     return Quality(
         len(found),
-        {k: _mean(values) for k, values in recalls.items()},
-        {k: _mean(values) for k, values in hits.items()},
-        _mean(ranks),
+        {k: mean_over(values) for k, values in recalls.items()},
+        {k: mean_over(values) for k, values in hits.items()},
+        mean_over(ranks),
     )
 
 
-def _mean(values: Sequence[float]) -> Mean:
+def mean_over(values: Sequence[float]) -> Mean:
+    """The mean of one value for each query, or of paired differences; of none it is 0."""
     if not values:
         return Mean(0.0, 0.0, 0.0)
     mean, deviation = mean_and_std(values)
