@@ -167,6 +167,12 @@ def test_what_is_refused(tmp_path: Path, damage: str) -> None:
         load_encoder(folder, device="cpu")
 
 
+def test_a_passage_without_tokens_is_refused() -> None:
+    """It could be compared with nothing; this tokenizer puts no token of its own around a text."""
+    with pytest.raises(ModelError, match="leaves no token of the passage ''"):
+        tiny().passages(["the owl", ""])
+
+
 def test_tiny_ones_need_texts_and_a_known_size() -> None:
     with pytest.raises(ModelError, match="needs texts"):
         load_encoder("tiny-encoder", device="cpu")

@@ -98,10 +98,11 @@ class Encoder:
         found = self.model.encode_document(
             list(texts), batch_size=AT_ONCE, show_progress_bar=False, convert_to_numpy=True
         )
-        if empty := next((text for text, one in zip(texts, found, strict=True) if not len(one)), None):
-            raise ModelError(
-                f"{self.name}: leaves no token of the passage {empty[:80]!r}; take another encoder"
-            )
+        for text, one in zip(texts, found, strict=True):
+            if not len(one):
+                raise ModelError(
+                    f"{self.name}: leaves no token of the passage {text[:80]!r}; take another encoder"
+                )
         return [one.astype(np.float16) for one in found]
 
     @property
