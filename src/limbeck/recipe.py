@@ -17,11 +17,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from limbeck.errors import RecipeError
 from limbeck.exam_facts import DIRECT
-from limbeck.knowledge.settings import KnowledgeSettings
+from limbeck.knowledge.settings import CorpusSettings, EncoderSettings, IndexSettings, RankingSettings
 from limbeck.lm import Sampling
 from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import Layers, LoraSettings, Reasoning, Stops
@@ -315,6 +323,50 @@ class MentorSettings(LearnerSettings):
     @model_validator(mode="after")
     def _all_is_all(self) -> Self:
         _refuse_all_that_agree(self.keep, self.agreement)
+        return self
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class RerankerSettings(Settings):
+    """A reranker that is trained in the run: from the question alone it ranks as the rationale finds."""
+
+    model: str = Field(
+        "all-minilm-l6-v2",
+        description="an encoder, or a ColBERT checkpoint: a name, a folder, a base of `limbeck bases`, or "
+        "tiny-encoder from scratch",
+    )
+    encoder: EncoderSettings = EncoderSettings()
+    ranking: RankingSettings = RankingSettings()
+    train: TrainSettings = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, warmup=0.05)
+    lora: LoraSettings | None = Field(None, description="train an adapter, which is folded in at the end")
+    candidates: int = Field(100, ge=1, description="passages that the question finds, and that are ranked")
+    seed: int = Field(0, ge=0)
+    device: Device = Field("auto", description="as of learners")
+
+
+class KnowledgeSettings(Settings):
+    """What a recipe's students may read. An index of a corpus, made in the run or before it."""
+
+    corpus: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+        (), description="files of the corpus (docs/knowledge.md), or built-in: that of the built-in task"
+    )
+    index: str | None = Field(
+        None, min_length=1, description="a folder of `limbeck index`, in place of corpus"
+    )
+    columns: CorpusSettings = CorpusSettings()
+    search: IndexSettings = IndexSettings()
+    reranker: RerankerSettings = RerankerSettings()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.corpus) == (self.index is not None):
+            raise ValueError("names both corpus and index, or none of them; name one")
+        usual = KnowledgeSettings.model_construct(columns=CorpusSettings(), search=IndexSettings())
+        if self.index is not None and (self.columns, self.search) != (usual.columns, usual.search):
+            raise ValueError("index: was made with settings of its own; leave out columns and search")
         return self
 
 

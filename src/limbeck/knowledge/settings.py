@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from limbeck.lm.settings import LoraSettings
 from limbeck.settings import Settings
-from limbeck.training.settings import TrainSettings
 
 Variant = Literal["lucene", "robertson", "atire", "bm25l", "bm25+"]
 
@@ -16,10 +14,6 @@ StopWords = Literal[
     "none", "en", "en_plus", "de", "nl", "fr", "es", "pt", "it", "ru", "sv", "no", "zh", "tr", "ko", "da"
 ]
 """Lists of bm25s; `en` are the 33 of Lucene, `en_plus` those of NLTK."""
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
 
 
 BUILT_IN = "built-in"
@@ -103,44 +97,4 @@ class RankingSettings(Settings):
             raise ValueError("from_rationale and from_question are below 2 together; one cannot be ranked")
         if max(self.from_rationale, self.from_question) > self.top:
             raise ValueError("top is below from_rationale or from_question; raise it")
-        return self
-
-
-class RerankerSettings(Settings):
-    """A reranker that is trained in the run: from the question alone it ranks as the rationale finds."""
-
-    model: str = Field(
-        "all-minilm-l6-v2",
-        description="an encoder, or a ColBERT checkpoint: a name, a folder, a base of `limbeck bases`, or "
-        "tiny-encoder from scratch",
-    )
-    encoder: EncoderSettings = EncoderSettings()
-    ranking: RankingSettings = RankingSettings()
-    train: TrainSettings = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, warmup=0.05)
-    lora: LoraSettings | None = Field(None, description="train an adapter, which is folded in at the end")
-    candidates: int = Field(100, ge=1, description="passages that the question finds, and that are ranked")
-    seed: int = Field(0, ge=0)
-    device: str = Field("auto", description='"auto", "cpu" or "cuda"')
-
-
-class KnowledgeSettings(Settings):
-    """What a recipe's students may read. An index of a corpus, made in the run or before it."""
-
-    corpus: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
-        (), description="files of the corpus (docs/knowledge.md), or built-in: that of the built-in task"
-    )
-    index: str | None = Field(
-        None, min_length=1, description="a folder of `limbeck index`, in place of corpus"
-    )
-    columns: CorpusSettings = CorpusSettings()
-    search: IndexSettings = IndexSettings()
-    reranker: RerankerSettings = RerankerSettings()
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if bool(self.corpus) == (self.index is not None):
-            raise ValueError("names both corpus and index, or none of them; name one")
-        usual = KnowledgeSettings.model_construct(columns=CorpusSettings(), search=IndexSettings())
-        if self.index is not None and (self.columns, self.search) != (usual.columns, usual.search):
-            raise ValueError("index: was made with settings of its own; leave out columns and search")
         return self

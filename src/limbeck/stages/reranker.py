@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from limbeck import ranks
 from limbeck.knowledge.search import Search
-from limbeck.knowledge.settings import RerankerSettings
 from limbeck.progress import Track
+from limbeck.recipe import RerankerSettings
 from limbeck.records import write_json, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context, once
