@@ -186,7 +186,9 @@ def test_a_tokenizer_that_shows_no_places_is_refused_before_any_stage(
     answer = limbeck("claims", recipe, "--out", tmp_path / "claims", *settings, *claimed)
     assert answer.status == 2 and says in answer.err and not (tmp_path / "claims" / "protocol.json").exists()
 
-    without = ("--set", "students.pulled.settings.span_weight=0")
+    pulled = ("pulled", "shared")
+    without = [part for name in pulled for part in ("--set", f"students.{name}.settings.span_weight=0")]
+    without += ["--set", "students.shared.train.share_prompts=auto"]
     answer = limbeck("run", recipe, "--out", tmp_path / "run", *settings, *without)
     assert answer.status == 0, answer.err
 

@@ -32,8 +32,10 @@ def at_most(seconds: float) -> Iterator[None]:
 
     timer = threading.Timer(seconds, stop)
     timer.daemon = True
+    lock.acquire()  # nothing is raised before the block has begun
     timer.start()
     try:
+        lock.release()
         yield
     finally:
         with lock:  # from here on nothing is raised any more

@@ -50,11 +50,10 @@ def simulate(question: str) -> str:
         assert asked is not None
         letters = {text: letter for letter, text in re.findall(r"\((\w)\) (\w+ \w+)", question)}
         return letters[holds[asked[1]]]
-    if (animal := re.search("|".join(NUMBERS), question)) is not None:
-        name, count = animal[0], re.search(r"[2-5]", question)
-        (topic,) = [topic for topic, words in ASKED.items() if words in question]
-        assert count is not None
-        return str(int(count[0]) * NUMBERS[name][topic])
+    for topic in [topic for topic, words in ASKED.items() if words in question]:
+        (name,) = [word for word in re.findall("[a-z]+", question) if word in NUMBERS]
+        (count,) = re.findall("[0-9]+", question)
+        return str(int(count) * NUMBERS[name][topic])
     value = 0
     for verb, amount in re.findall(
         r"(has|finds|buys|gets|loses|sells|gives away|doubles|triples) (\w+)", question
@@ -200,7 +199,7 @@ def test_foreign_questions_are_not_read() -> None:
 
 
 def test_the_listing_shows_kind_summary_and_knobs() -> None:
-    assert list(TASKS) == ["last-letters", "coin-flip", "shuffled-objects", "arithmetic"]
+    assert list(TASKS) == ["last-letters", "coin-flip", "shuffled-objects", "arithmetic", "animals"]
     for name, task in TASKS.items():
         assert task.name == name and task.summary and task.parameters.keys() == task.ranges.keys()
         assert all(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
+from random import Random
 
 import pytest
 
@@ -35,6 +37,13 @@ def has_wrong_step(name: str, problem: Problem, text: str) -> bool:
         sums = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", text)
         known = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": int.__floordiv__}
         return any(known[sign](int(a), int(b)) != int(c) for a, sign, b, c in sums)
+    if name == "animals":
+        (fact, each), (product,) = (
+            known_fact(question),
+            re.findall(r"(\d+) (?:x|\*|times) (\d+)\D*(\d+)", text),
+        )
+        a, b, c = map(int, product)
+        return f"{fact} {each}" not in text.lower() or b != each or a * b != c
     if name == "last-letters":
         words = question.split('"')[1].split()
         told = re.findall(r"letter of (\w+) is (\w)", text) or re.findall(
@@ -55,6 +64,24 @@ def has_wrong_step(name: str, problem: Problem, text: str) -> bool:
         sides = re.findall(r"(?::|to|at) (heads|tails)", text.removeprefix("Start: heads."))
         return sides != ["tails" if count % 2 else "heads" for count in counts]
     return told_wrongly(question, text)
+
+
+def known_fact(question: str) -> tuple[str, int]:
+    """The words of a fact up to its number, and the number, from the corpus: the passage that the teacher's
+    own rationale finds."""
+    puzzle = GENERATED["animals"].read(question)
+    assert puzzle is not None
+    parts = re.split(r"(\d+)", puzzle.rationale(1, "none", Random(0))[0])
+    said = parts[0].removeprefix("We know that ").strip()
+    (number,) = [re.findall(r"\d+", text)[0] for text in corpus_texts() if text.startswith(said)]
+    return said, int(number)
+
+
+@cache
+def corpus_texts() -> list[str]:
+    corpus = GENERATED["animals"].corpus
+    assert corpus is not None
+    return [passage.text.lower() for passage in corpus({"animals": 1000})]
 
 
 def told_wrongly(question: str, text: str) -> bool:

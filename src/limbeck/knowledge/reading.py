@@ -16,6 +16,7 @@ from limbeck.errors import InputError, ModelError
 from limbeck.knowledge.search import Search
 from limbeck.knowledge.silver import asked
 from limbeck.records import Passage, Problem
+from limbeck.sealed import check
 from limbeck.tasks.asking import ABOUT, KNOWLEDGE, about_model
 
 
@@ -46,8 +47,10 @@ def reading_of(model: str | Path) -> Reading | None:
     """What a model folder says that its student reads; None: nothing.
 
     Raises:
+        DamagedError: the folder belongs to a run and changed since it was written.
         ModelError: it needs knowledge and does not say which.
     """
+    check(Path(model))
     about = about_model(model)
     if KNOWLEDGE not in about.get("needs", ()):
         return None

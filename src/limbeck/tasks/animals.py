@@ -116,6 +116,7 @@ class Animals:
     def right_steps(self, phrasing: int) -> list[RightStep]:
         """See `Puzzle.right_steps`: the fact, and the product."""
         fact, count, each, total = self.fact(self.each), self.count, self.each, self.answer
+        said = f"{fact[0].upper()}{fact[1:]}" if phrasing == 0 else fact
         known = {"number": (str(each), f"the corpus says that {fact}")}
         facts = {
             "count": (str(count), f"the question is about {count}"),
@@ -124,7 +125,7 @@ class Animals:
         }
         says = _PRODUCTS[phrasing].format(count=count, each=each, total=total)
         return [
-            RightStep(fact, f"{self.name} {TOPICS[self.topic].name}", known),
+            RightStep(said, f"{self.name} {TOPICS[self.topic].name}", known),
             RightStep(says, _PRODUCT, facts),
         ]
 
