@@ -127,6 +127,10 @@ def check_ranked(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem])
     assert ran.status == 0 and rows(Path("ranked/predictions.jsonl")) == rows(
         student / "exam/predictions.jsonl"
     )
+    assert not (run / "passages/test-reranker/states").exists(), "nobody reads them again"
+    assert limbeck("export", student, "--out", "copy").status == 0
+    there, copied = (limbeck("ask", one, test[0].question, "--max-tokens", 24) for one in (student, "copy"))
+    assert copied.status == 0 and copied.out == there.out, copied.err
     shutil.move(str(run / "reranker/model"), "ranker")
     refused = limbeck("ask", student, test[0].question)
     assert refused.status == 2 and "--reranker FOLDER, or none" in refused.err
@@ -173,6 +177,7 @@ def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, reci
         ("task={name: coin-flip}", "knowledge.corpus: built-in is that of task animals"),
         ("knowledge={corpus: built-in, index: x}", "names both corpus and index"),
         ("knowledge={index: nowhere}", "nowhere: is no index"),
+        ('knowledge={corpus: ""}', "knowledge.corpus"),
         ("knowledge={corpus: nowhere.jsonl}", "nowhere.jsonl"),
         ('student.prompt={template: "{question}\\n"}', "has no place {passages}"),
     ],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -429,11 +430,13 @@ def export(model: Path | str, out: Path | str) -> Path:
         DamagedError: the model belongs to a run and changed since it was written.
     """
     from limbeck import ranks, sealed
+    from limbeck.knowledge.reading import elsewhere
     from limbeck.lm.saving import export as export_folder
 
     folder = Path(out)
     sealed.check(Path(model_folder(str(model))))
     if ranks.main():
         _refuse_filled(folder)
-    export_folder(Path(model_folder(str(model))), folder)
+    source = Path(model_folder(str(model)))
+    export_folder(source, folder, about=partial(elsewhere, source=source))
     return folder

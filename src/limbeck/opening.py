@@ -95,7 +95,7 @@ def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]
     if any(one.train.precision == "auto" for one in recipe.learners.values()):
         places.add("precision")
     if recipe.knowledge:
-        places |= {"knowledge", "silver", "passages"}
+        places |= {"knowledge", "silver", "passages", "reranker"}
     if head in learners:
         known = ", ".join(f"{head}/{one}" for one in learners[head]) or "none"
         if not name and len(learners[head]) > 1:  # stages of others come up between them

@@ -350,7 +350,7 @@ class RerankerSettings(Settings):
 class KnowledgeSettings(Settings):
     """What a recipe's students may read. An index of a corpus, made in the run or before it."""
 
-    corpus: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    corpus: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_list)] = Field(
         (), description="files of the corpus (docs/knowledge.md), or built-in: that of the built-in task"
     )
     index: str | None = Field(

@@ -65,28 +65,31 @@ def reading_of(model: str | Path) -> Reading | None:
 
 
 def opened(
-    model: str | Path, reading: Reading, elsewhere: str | None = None, reranker: str | None = None
+    model: str | Path, reading: Reading, other: str | None = None, reranker: str | None = None
 ) -> Search:
     """What a student's passages are found by: its index, and its reranker where it has one.
 
     Args:
         model: its folder.
-        elsewhere: the folder of the same or of another index, which the user names.
+        other: the folder of the same or of another index, which the user names.
         reranker: the folder of another reranker, or "none".
 
     Raises:
         InputError: it is not there, or changed since the training.
     """
-    index = _index(model, reading, elsewhere)
+    index = _index(model, reading, other)
     wanted = _inside(model, reading.reranker) if reranker is None and reading.reranker else reranker
     if wanted in (None, "none"):
         return index
     folder = Path(str(wanted)).expanduser()
+    if not folder.is_dir() and reranker is not None:
+        raise InputError(f"--reranker {reranker}: no such folder; name one of a reranker, or none")
     if not folder.is_dir():
         raise InputError(
             f"{model}: this student's passages are ranked by {folder}, which is not there; name its reranker "
             "with --reranker FOLDER, or none"
         )
+    check(folder)
     from limbeck.knowledge.encoders import load_encoder
     from limbeck.knowledge.rerank import Reranked
     from limbeck.knowledge.states import Fresh
@@ -94,16 +97,27 @@ def opened(
     return Reranked(index, Fresh(load_encoder(folder), index), reading.candidates)
 
 
+def elsewhere(about: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """What `limbeck.json` says, for a copy of the model's folder in another place: with whole paths."""
+    said: Any = about.get(KNOWLEDGE)
+    if not isinstance(said, dict):
+        return dict(about)
+    places = {
+        name: str(_inside(source.resolve(), said[name])) for name in ("index", "reranker") if said.get(name)
+    }
+    return {**about, KNOWLEDGE: said | places}
+
+
 def _inside(model: str | Path, place: str) -> Path:
     """A folder that a model's folder names from where it is."""
     return Path(os.path.normpath(Path(model) / place))
 
 
-def _index(model: str | Path, reading: Reading, elsewhere: str | None) -> Search:
+def _index(model: str | Path, reading: Reading, other: str | None) -> Search:
     from limbeck.knowledge.bm25 import Index
 
-    if elsewhere is not None:
-        return Index(Path(elsewhere).expanduser())
+    if other is not None:
+        return Index(Path(other).expanduser())
     folder = _inside(model, reading.index)
     if not folder.is_dir():
         raise InputError(
@@ -143,7 +157,7 @@ def passages_of(search: Search, problems: Iterable[Problem], most: int) -> Mappi
 def read_for(
     model: str | Path,
     problems: Iterable[Problem],
-    elsewhere: str | None = None,
+    other: str | None = None,
     reranker: str | None = None,
 ) -> Mapping[str, tuple[str, ...]] | None:
     """The passages of problems for a saved student; None: it reads none.
@@ -153,8 +167,8 @@ def read_for(
     """
     reading = reading_of(model)
     if reading is None:
-        for name, given in (("--knowledge", elsewhere), ("--reranker", reranker)):
+        for name, given in (("--knowledge", other), ("--reranker", reranker)):
             if given is not None:
                 raise InputError(f"{name}: {model} reads no passages; leave it out")
         return None
-    return passages_of(opened(model, reading, elsewhere, reranker), problems, reading.passages)
+    return passages_of(opened(model, reading, other, reranker), problems, reading.passages)

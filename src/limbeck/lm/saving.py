@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,21 +75,28 @@ def merged(loaded: Loaded) -> Loaded:
         return replace(loaded, model=loaded.model.merge_and_unload(), lora=False, base="")
 
 
-def export(folder: Path, out: Path, *, dtype: Dtype | None = None) -> None:
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    dtype: Dtype | None = None,
+    about: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> None:
     """Write a saved adapter with its base model as one ordinary model folder.
 
     Args:
         folder: of the adapter, or of a whole model, which is then copied.
         out: the new folder.
         dtype: of the weights; None: what `limbeck.json` names, or else float32.
+        about: what the copy's `limbeck.json` says, from the folder's own.
 
     Raises:
         ModelError: not a model folder, its base model cannot be found, or its `limbeck.json` is damaged.
         DiskError: `out` cannot be written.
     """
-    about = about_model(folder)
-    found = load(folder, dtype=dtype or about.get("dtype", "float32"), device="cpu")
-    save(found, out, about=about or None)
+    said = about_model(folder)
+    found = load(folder, dtype=dtype or said.get("dtype", "float32"), device="cpu")
+    save(found, out, about=about(said) if said else None)
 
 
 def _greedy(loaded: Loaded, about: Mapping[str, object] | None) -> GenerationConfig:

@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import Field
 
 from limbeck.errors import RecipeError
-from limbeck.methods import Method
+from limbeck.methods import Method, Uses
 from limbeck.recipe import Choose, Recipe, Settings
 from limbeck.records import SilverQuery
 from limbeck.stages import (
@@ -68,9 +68,10 @@ def kard(context: Context, student: Learner, settings: KardSettings) -> None:
         reasons=settings.learns == "rationales",
         find=settings.find,
     )
-    trained = train(context, reader, data)
     found = found_passages(context, base, "test", settings.passages, settings.find)
-    examine(context, Reader(trained, found))
+    examine(context, Reader(train(context, reader, data), found))
+    if context.recipe.exam.also:
+        context.run.say(f"{student.shown}: reads about its own task alone, so it sits no exam of another one")
 
 
 def check(recipe: Recipe, settings: KardSettings, place: str) -> None:
@@ -87,5 +88,6 @@ METHOD = Method(
     "KARD, arXiv 2305.18395",
     KardSettings,
     kard,
+    uses=lambda own: Uses(asks=own.find == "silver", reasons=own.learns == "rationales"),
     check=check,
 )

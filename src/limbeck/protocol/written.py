@@ -124,6 +124,8 @@ def _named(recipe: Recipe) -> dict[str, str]:
         shown["teacher"] = recipe.teacher.prompt.examples
     if isinstance(recipe.teacher, LocalTeacherSettings):
         models["teacher"] = recipe.teacher.model
+    if recipe.knowledge:
+        models["knowledge.reranker"] = recipe.knowledge.reranker.model
     found = {name: print_ for name, file in files.items() for print_ in file_inputs(file).values()}
     for other in recipe.exam.also:
         prints = other_fingerprint(other)

@@ -78,7 +78,8 @@ def _without_later_rounds(places: list[Place]) -> list[Place]:
     last = {
         (place.side[:3], place.facts.seed): place.facts.after_round
         for place in places
-        if place.finished and place.facts.round is None and place.facts.after_round is not None
+        if place.finished and not (place.other or place.stale)
+        if place.facts.round is None and place.facts.after_round is not None
     }
     return [
         place

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from limbeck.errors import RecipeError
 from limbeck.knowledge.reading import Reading, texts
-from limbeck.recipe import Choose
+from limbeck.recipe import Choose, RerankerSettings
 from limbeck.records import Problem, SilverQuery
 from limbeck.stages.context import Context
 from limbeck.stages.knowledge import Knowledge, silver_passages
@@ -67,11 +67,19 @@ def grounded_data(
         _groups(context, base, learner, train, support.found, most, "train", reasons=reasons),
         held_out,
         {**inputs, **(found.inputs if found else {})},
-        settings={"passages": most},
+        settings={"passages": most, **_ranked(context, find)},
         facts=train.similarities,
         passages=found.of if found else None,
         about=reading(context, base, learner, most, find),
     )
+
+
+def _ranked(context: Context, find: Finder) -> dict[str, int]:
+    """How many passages the reranker ranks, for the plan; {}: as many as usual, or there is none."""
+    knowledge = context.recipe.knowledge
+    wanted = knowledge.reranker.candidates if knowledge and find == "reranker" else None
+    usual = RerankerSettings().candidates
+    return {} if wanted in (None, usual) else {"candidates": int(wanted or usual)}
 
 
 def _able(find: Finder) -> Finder:

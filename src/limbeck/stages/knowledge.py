@@ -15,7 +15,6 @@ from limbeck.errors import DataError, RecipeError
 from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
 from limbeck.recipe import Recipe
 from limbeck.records import (
-    Rationale,
     Record,
     Silver,
     SilverQuery,
@@ -106,7 +105,7 @@ def _knowledge(context: Context) -> Knowledge:
     of_task = settings.corpus == (BUILT_IN,)
 
     def work(folder: Path) -> None:
-        files = list(settings.corpus)
+        files = [one if one.startswith("hf:") else str(Path(one).expanduser()) for one in settings.corpus]
         columns = settings.columns
         if of_task:
             write_jsonl(folder / "corpus.jsonl", _built_in(context))
@@ -151,7 +150,7 @@ def _files(paths: Sequence[str]) -> dict[str, str]:
         if path.startswith("hf:"):
             found[f"corpus {number}"] = path
         else:
-            file, part = locate(path)
+            file, part = locate(str(Path(path).expanduser()))
             if not file.exists():
                 raise DataError(path, "there is no such file; check knowledge.corpus")
             found[f"corpus {number}"] = path_fingerprint(file) + (f"#{part}" if part else "")
@@ -164,10 +163,6 @@ class Supported:
 
     stage: Stage
     found: Mapping[tuple[str, str, int], tuple[str, ...]]
-
-    def of(self, rationale: Rationale) -> tuple[str, ...]:
-        """Ids of the passages that support a rationale."""
-        return self.found[rationale.problem_id, rationale.source, rationale.index]
 
 
 def silver_passages(

@@ -7,6 +7,7 @@ passages/test-silver/     by the teacher's rationale of a test question, for an 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,19 +73,26 @@ def found_passages(
         by: see `Finder`.
     """
     some: list[Problem] = getattr(problems(context), split)
-    told = _told(context, some) if by == "silver" else None
+    replies = _asked_test(context, some) if by == "silver" else None
     ranker = reranker(context, base) if by == "reranker" else None
-    inputs = {**problems(context).inputs, **base.inputs, **({"asked": told.fingerprint} if told else {})}
+    inputs = {
+        **problems(context).inputs,
+        **base.inputs,
+        **({"asked": replies.fingerprint} if replies else {}),
+    }
     settings: dict[str, Any] = {"by": by}
+    if replies and (reasoning := taken_as_rationale(context.recipe)) != "both":
+        settings["reasoning"] = reasoning
     if ranker:
         inputs["reranker"] = ranker.stage.fingerprint
         settings["candidates"] = ranker.settings.candidates
 
     def work(folder: Path) -> None:
-        queries = _reasoning(context, told, some) if told else [asked(problem) for problem in some]
+        queries = _reasoning(context, replies, some) if replies else [asked(problem) for problem in some]
         search = ranker.search(base, folder / "states", queries, context.track) if ranker else base.search()
         hits = search.search(queries, STORED)
         write_jsonl(folder / "found.jsonl", map(Found.of, some, hits))
+        shutil.rmtree(folder / "states", ignore_errors=True)
 
     place = f"passages/{split}" + ("" if by == "question" else f"-{by}")
     reads = [ranker.model] if ranker else []
@@ -94,7 +102,7 @@ def found_passages(
     return Passages(stage, {one.problem_id: own for one, own in zip(found, held, strict=True)})
 
 
-def _told(context: Context, some: Sequence[Problem]) -> Stage:
+def _asked_test(context: Context, some: Sequence[Problem]) -> Stage:
     """The teacher's rationales of test questions, for an upper bound alone; nobody is trained on them."""
     model, recipe = TeacherModel(context), context.recipe
     sampling = Sampling(max_tokens=recipe.rationales.max_tokens, seed=recipe.seed, stop=local_stops(recipe))
@@ -109,9 +117,9 @@ def _told(context: Context, some: Sequence[Problem]) -> Stage:
     )
 
 
-def _reasoning(context: Context, told: Stage, some: Sequence[Problem]) -> list[str]:
+def _reasoning(context: Context, replies: Stage, some: Sequence[Problem]) -> list[str]:
     """The reasoning that the teacher gave to each problem."""
     name, reasoning = teacher_name(context.recipe), taken_as_rationale(context.recipe)
-    graded = grade_completions(context, some, completions_of(told), name, reasoning)
+    graded = grade_completions(context, some, completions_of(replies), name, reasoning)
     by_problem = {one.problem_id: one.reasoning for one in graded}
     return [by_problem.get(problem.id, "") for problem in some]

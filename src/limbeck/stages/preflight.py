@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from limbeck.errors import DiskError, InputError, ModelError, RecipeError
+from limbeck.exam_facts import DIRECT
 from limbeck.lm import names
 from limbeck.lm.settings import Layers, LoraSettings
 from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe, load_recipe
@@ -152,7 +153,9 @@ def _is_done(context: Context, folder: Path) -> bool:
 
 def _has_sat(context: Context, folder: Path) -> bool:
     """Whether a model was trained, or examined without that."""
-    return _is_done(context, folder) or all(_is_done(context, exam) for exam in _exams(context, folder))
+    direct = [folder / f"exam-{DIRECT}"] if context.recipe.exam.direct else []
+    exams = [*_exams(context, folder), *direct]
+    return _is_done(context, folder) or all(_is_done(context, exam) for exam in exams)
 
 
 def _exams(context: Context, folder: Path) -> list[Path]:
@@ -168,7 +171,7 @@ def _check_teacher(context: Context, asking: Iterable[str]) -> None:
     asked = [folder / "collected", *(_exams(context, folder / "teacher") if teacher.exam else [])]
     for name in asking:
         seeds = [folder / "students" / name / f"seed{seed}" for seed in context.recipe.students[name].seeds]
-        asked += [exam for seed in seeds for exam in _exams(context, seed)]
+        asked += [seed / "exam" for seed in seeds]
     if all(_is_done(context, one) for one in asked):
         return
     if isinstance(teacher, ApiTeacherSettings):
