@@ -102,7 +102,7 @@ def test_a_passage_without_tokens_scores_nothing():
     assert gradient.isfinite().all() and not gradient[1].any()
 
 
-def test_the_librarys_scores_are_the_same():
+def test_the_library_scores_are_the_same():
     similarity = pytest.importorskip("sentence_transformers.util.similarity")
     questions, questions_mask, passages, passages_mask = pairs()
     theirs = similarity.maxsim_pairwise(questions, passages, a_mask=questions_mask, b_mask=passages_mask)

@@ -101,7 +101,7 @@ def test_equal_distributions_have_no_divergence():
     torch.testing.assert_close(found, torch.zeros(5), atol=1e-5, rtol=0)
 
 
-def test_the_librarys_loss_is_the_same_but_for_its_scale():
+def test_the_library_loss_is_the_same_but_for_its_scale():
     """It multiplies by the square of τ₂, which an annealed τ₂ would make a hidden schedule of the rate."""
     scores, targets, _ = lists()
     mask = torch.ones_like(scores, dtype=torch.bool)
