@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from limbeck.errors import DataError
 from limbeck.knowledge.search import Search
 from limbeck.knowledge.settings import RankingSettings
-from limbeck.knowledge.silver import asked, query_of
+from limbeck.knowledge.silver import asked, found_by, problems_of, query_of
 from limbeck.records import Problem, Rationale, Record
 
 
@@ -58,15 +57,13 @@ def pools(
     Raises:
         DataError: a rationale is about a problem that is not among `problems`.
     """
-    known = {problem.id: problem for problem in problems}
-    for one in rationales:
-        if one.problem_id not in known:
-            raise DataError(
-                f"problem {one.problem_id}", f"is not there, but {one.source} has a rationale of it"
-            )
-    questions = [asked(known[one.problem_id]) for one in rationales]
-    queries = [query_of(known[one.problem_id], one, "rationale") for one in rationales]
-    by_question, by_rationale = _found(search, questions, top), _found(search, queries, top)
+    abouts = problems_of(rationales, problems)
+    questions = [asked(problem) for problem in abouts]
+    queries = [query_of(problem, one, "rationale") for problem, one in zip(abouts, rationales, strict=True)]
+    by_question, by_rationale = (
+        [[hit.passage for hit in hits] for hits in found_by(search, texts, top)]
+        for texts in (questions, queries)
+    )
     passages = [
         list(dict.fromkeys(first + second)) for first, second in zip(by_rationale, by_question, strict=True)
     ]
@@ -86,13 +83,6 @@ def pools(
             rationales, questions, passages, scores, by_rationale, by_question, strict=True
         )
     ]
-
-
-def _found(search: Search, queries: Sequence[str], top: int) -> list[list[str]]:
-    """The passages that each query finds; the same query is asked once."""
-    different = list(dict.fromkeys(queries))
-    found = dict(zip(different, search.search(different, top), strict=True))
-    return [[hit.passage for hit in found[query]] for query in queries]
 
 
 def draw(pool: Pool, settings: RankingSettings, seed: int, epoch: int) -> Candidates:

@@ -14,7 +14,7 @@ from typing import Any
 
 from limbeck.errors import DataError
 from limbeck.knowledge.quality import AT, overlap, quality
-from limbeck.knowledge.search import Search
+from limbeck.knowledge.search import Hit, Search
 from limbeck.records import Problem, Rationale, Silver, SilverQuery
 
 
@@ -27,6 +27,29 @@ def query_of(problem: Problem, rationale: Rationale, query: SilverQuery) -> str:
     """What silver passages are searched with; of a rationale without its closing answer."""
     parts = {"question": [asked(problem)], "rationale": [rationale.reasoning]}
     return " ".join(parts.get(query) or [asked(problem), rationale.reasoning])
+
+
+def problems_of(rationales: Iterable[Rationale], problems: Iterable[Problem]) -> list[Problem]:
+    """The problem that each rationale is about.
+
+    Raises:
+        DataError: it is not among `problems`.
+    """
+    known, found = {problem.id: problem for problem in problems}, []
+    for one in rationales:
+        if one.problem_id not in known:
+            raise DataError(
+                f"problem {one.problem_id}", f"is not there, but {one.source} has a rationale of it"
+            )
+        found.append(known[one.problem_id])
+    return found
+
+
+def found_by(search: Search, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    """The k best passages for each query; the same query is asked once."""
+    different = list(dict.fromkeys(queries))
+    found = dict(zip(different, search.search(different, k), strict=True))
+    return [found[query] for query in queries]
 
 
 def silver(
@@ -42,26 +65,18 @@ def silver(
     Raises:
         DataError: a rationale is about a problem that is not among `problems`.
     """
-    known = {problem.id: problem for problem in problems}
-    queries = []
-    for one in rationales:
-        if one.problem_id not in known:
-            raise DataError(
-                f"problem {one.problem_id}", f"is not there, but {one.source} has a rationale of it"
-            )
-        queries.append(query_of(known[one.problem_id], one, query))
-    different = list(dict.fromkeys(queries))
-    found = dict(zip(different, search.search(different, k), strict=True))
+    abouts = problems_of(rationales, problems)
+    queries = [query_of(problem, one, query) for problem, one in zip(abouts, rationales, strict=True)]
     return [
         Silver(
             problem_id=one.problem_id,
             source=one.source,
             index=one.index,
             query=query,
-            passages=tuple(hit.passage for hit in found[text]),
-            scores=tuple(hit.score for hit in found[text]),
+            passages=tuple(hit.passage for hit in hits),
+            scores=tuple(hit.score for hit in hits),
         )
-        for one, text in zip(rationales, queries, strict=True)
+        for one, hits in zip(rationales, found_by(search, queries, k), strict=True)
     ]
 
 
