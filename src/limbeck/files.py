@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from limbeck.errors import DiskError, InputError, RunInUseError
 
 BLOCK = 1 << 16
@@ -321,3 +323,28 @@ def _end_of_lines(stream: IO[bytes], size: int) -> int:
             return start + found + 1
         stop = start
     return 0
+
+
+@contextmanager
+def held(lock: Path, in_use: str) -> Iterator[None]:
+    """Hold a lock; its folder is made.
+
+    Args:
+        in_use: the error's text where another process holds it.
+
+    Raises:
+        RunInUseError: another process holds it.
+        DiskError: the folder cannot be written.
+    """
+    found = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        found.acquire(timeout=0)
+    except Timeout:
+        raise RunInUseError(in_use) from None
+    except OSError as error:
+        raise DiskError(lock.parent, error) from error
+    try:
+        yield
+    finally:
+        found.release()

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from limbeck import sealed
-from limbeck.errors import DataError, DiskError, InputError, RunInUseError
-from limbeck.files import refuse_special, whole_folder
+from limbeck.errors import DataError, InputError
+from limbeck.files import held, refuse_special, whole_folder
 from limbeck.knowledge import shards, weights
 from limbeck.knowledge.corpus import Corpus, Document
 from limbeck.knowledge.settings import CorpusSettings, IndexSettings
@@ -173,18 +172,8 @@ def _locked(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder}: is a file; name another folder with --out")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LOCK).is_file():
         raise InputError(f"{folder}: holds other files and is no index; name another folder with --out")
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunInUseError(f"{folder}: another process builds this index; wait for it") from None
-    except OSError as error:
-        raise DiskError(folder, error) from error
-    try:
+    with held(folder / LOCK, f"{folder}: another process builds this index; wait for it"):
         yield
-    finally:
-        lock.release()
 
 
 def _finished(folder: Path, plan: Mapping[str, Any]) -> bool:

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from limbeck import sealed
-from limbeck.errors import DiskError, InputError, RunInUseError
-from limbeck.files import whole_folder
+from limbeck.errors import InputError
+from limbeck.files import held, whole_folder
 from limbeck.knowledge.encoders import Encoder
 from limbeck.knowledge.search import Search
 from limbeck.knowledge.shards import mapped, save, searched
@@ -135,15 +134,8 @@ class Kept:
             RunInUseError: another process does so. DiskError: the folder cannot be written.
         """
         wanted = list(dict.fromkeys(ids))
-        lock = FileLock(self.folder / LOCK)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunInUseError(f"{self.folder}: another process keeps states here; wait for it") from None
-        except OSError as error:
-            raise DiskError(self.folder, error) from error
-        try:
+        in_use = f"{self.folder}: another process keeps states here; wait for it"
+        with held(self.folder / LOCK, in_use):
             self._refuse_other()
             sealed.write(self.folder / STATE, self._plan)
             self._read()
@@ -154,8 +146,6 @@ class Kept:
                     self._write(missing[first : first + AT_ONCE])
                 advance(len(missing))
             return len(missing)
-        finally:
-            lock.release()
 
     def _kept(self, name: str) -> NDArray[np.float16]:
         part, row = self._places[name]

@@ -11,9 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from limbeck.errors import DiskError, LimbeckError, RunInUseError
+from limbeck.errors import DiskError, LimbeckError
+from limbeck.files import held
 from limbeck.protocol.written import FILE, Planned, Protocol, check_code
 from limbeck.records import write_json
 from limbeck.run_folder import path_fingerprint, read_json
@@ -41,19 +40,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunInUseError: another process holds it.
     """
-    lock = FileLock(folder / "claims.lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        message = f"{folder}: another process runs this protocol; wait for it or name another --out"
-        raise RunInUseError(message) from None
-    except OSError as error:
-        raise DiskError(folder, error) from error
-    try:
+    message = f"{folder}: another process runs this protocol; wait for it or name another --out"
+    with held(folder / "claims.lock", message):
         yield
-    finally:
-        lock.release()
 
 
 def run_all(protocol: Protocol, processes: int, say: Callable[[str], None]) -> None:
