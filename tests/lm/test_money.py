@@ -296,9 +296,9 @@ def test_a_key_is_taken_out_before_the_text_is_cut(
 
 
 @pytest.mark.parametrize("key", [KEY, "sk-Plain-0123456789AbcdefghijKlmnopqrstuvwxyz"])
-def test_a_key_is_known_in_any_case_and_in_base64(key: str) -> None:
+def test_a_key_is_known_in_any_case_in_base64_and_in_hexadecimal_digits(key: str) -> None:
     hide = hiding(key)
-    for quoted in (key.upper(), key.lower()):
+    for quoted in (key.upper(), key.lower(), key.encode().hex().upper()):
         assert hide(f"no such token {quoted}!") == "no such token [key]!"
     for user in ("", "a:", "user:", "me:"):
         line = hide(base64.b64encode(f"{user}{key}".encode()).decode())

@@ -234,6 +234,14 @@ def test_a_chat_template_with_nested_loops_is_refused_within_seconds(folder: Pat
     assert time.monotonic() - clock < 10
 
 
+@pytest.mark.parametrize("template", ["{{ 9**9**9**9 }}", "{% set n = 10 ** messages %}"])
+def test_a_chat_template_with_powers_is_refused_before_it_is_compiled(folder: Path, template: str) -> None:
+    tokenizer = load(folder, device="cpu").tokenizer
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match="chat template computes powers"):
+        Asking("chat").text(tokenizer, Asking("chat").pieces(Problem(id="p", question="q?", answer="1")))
+
+
 # --- pickles ------------
 
 
@@ -436,7 +444,7 @@ def test_mps_is_a_device_that_this_machine_does_not_have(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{{ 1 / 0 }}", "{{ messages + 1 }}", "{{ range(10 ** 9) }}", "{{ messages[9].x }}", "{% for %}"],
+    ["{{ 1 / 0 }}", "{{ messages + 1 }}", "{{ range(1000000000) }}", "{{ messages[9].x }}", "{% for %}"],
 )
 def test_whatever_a_chat_template_raises_is_one_sentence(folder: Path, template: str) -> None:
     tokenizer = load(folder, device="cpu").tokenizer

@@ -21,7 +21,8 @@ def hiding(secret: str) -> Hide:
     """A function that replaces every piece of the key in a text by "[key]".
 
     The key is known in all forms that come up in error texts: as it is, inside JSON and Python strings
-    (with its quotes and backslashes escaped, also twice), in URLs, in HTML and in base64, in capitals or not.
+    (with its quotes and backslashes escaped, also twice), in URLs, in HTML, in base64 and in hexadecimal
+    digits, in capitals or not.
     Text first, cut afterwards: a piece of a key that was cut in two is still a piece.
     """
     forms = {
@@ -30,6 +31,7 @@ def hiding(secret: str) -> Hide:
         quote(secret, safe=""),
         quote_plus(secret),
         html.escape(secret),
+        secret.encode().hex(),
     }
     for _ in range(2):
         forms |= {_inside(json.dumps(form)) for form in forms} | {_inside(repr(form)) for form in forms}

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 
 from limbeck.errors import ModelError, RecipeError, first_line, is_explainable
 from limbeck.lm.written import whole
@@ -176,6 +177,9 @@ def chat(tokenizer: ChatTokenizer, turns: Sequence[str], system: str = "") -> st
     """
     if tokenizer.chat_template is None:
         raise ModelError("format: this model's tokenizer has no chat template; use format plain")
+    found = tokenizer.chat_template
+    if any(map(_computes_powers, [found] if isinstance(found, str) else found.values())):
+        raise ModelError("format: this model's chat template computes powers (**); use format plain")
     try:
         with at_most(TEMPLATE_S):
             text = _with_system(tokenizer, [turn.strip() for turn in turns], system.strip())
@@ -192,6 +196,15 @@ def chat(tokenizer: ChatTokenizer, turns: Sequence[str], system: str = "") -> st
     if start and tokenizer("", verbose=False)["input_ids"][:1] == [tokenizer.bos_token_id]:
         return text.removeprefix(start)
     return text
+
+
+@cache
+def _computes_powers(template: str) -> bool:
+    """`9**9**9` is one step, which no clock stops; Jinja takes it when it compiles the template."""
+    try:
+        return any(token == "**" for _, kind, token in Environment().lex(template) if kind == "operator")
+    except TemplateError:
+        return False  # broken; rendering it says how
 
 
 def _with_system(tokenizer: ChatTokenizer, turns: Sequence[str], system: str) -> str:
