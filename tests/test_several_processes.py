@@ -18,28 +18,43 @@ from safetensors.torch import load_file
 
 Limbeck = Callable[..., Any]
 
-RECIPE = """
+MCC = "{method: mcc-kd, settings: {rationales: 3}, train: {accumulate: 2, epochs: 7, share_prompts: true}}"
+
+RECIPE = f"""
 name: shared
-task: {name: coin-flip, train: 48, dev: 0, test: 12, parameters: {people: 2}}
-teacher: {kind: offline, wrong_answer: 0.2, exam: false}
-rationales: {per_problem: 3}
-mentor: {model: tiny-causal-xs, train: {epochs: 1}, exam: false}
+task: {{name: coin-flip, train: 48, dev: 0, test: 12, parameters: {{people: 2}}}}
+teacher: {{kind: offline, wrong_answer: 0.2, exam: false}}
+rationales: {{per_problem: 3}}
+mentor: {{model: tiny-causal-xs, train: {{epochs: 1}}, exam: false}}
 student:
   model: tiny-causal-xs
-  train: {learning_rate: 1.0e-3, batch_size: 8, epochs: 4, checkpoints: 12}
+  train: {{learning_rate: 1.0e-3, batch_size: 8, epochs: 4, checkpoints: 12}}
 students:
-  cot: {method: finetune-cot, settings: {rationales: 2}}
-  kd: {method: mentor-kd, settings: {mentor_rationales: 0}, train: {accumulate: 2, epochs: 2}}
-  mcc: {method: mcc-kd, settings: {rationales: 3}, train: {accumulate: 2, epochs: 7, share_prompts: true}}
-exam: {max_tokens: 24, batch_size: 4}
+  cot: {{method: finetune-cot, settings: {{rationales: 2}}}}
+  kd: {{method: mentor-kd, settings: {{mentor_rationales: 0}}, train: {{accumulate: 2, epochs: 2}}}}
+  mcc: {MCC}
+exam: {{max_tokens: 24, batch_size: 4}}
 """
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "shared.yaml"
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "shared.yaml"
     path.write_text(RECIPE)
     return path
+
+
+@pytest.fixture(scope="module")
+def one(recipe: Path) -> Path:
+    """The run of one process that nobody killed."""
+    run(1, "run", recipe, "--out", recipe.parent / "one")
+    return recipe.parent / "one"
+
+
+@pytest.fixture(scope="module")
+def two(recipe: Path) -> tuple[Path, list[tuple[int, str, str]]]:
+    """The run of two processes that nobody killed, and what they printed."""
+    return recipe.parent / "two", run(2, "run", recipe, "--out", recipe.parent / "two")
 
 
 def start(world: int, *arguments: object) -> list[subprocess.Popen[str]]:
@@ -111,19 +126,21 @@ def assert_equal(one: Path, two: Path, trained: Sequence[str] = ALL) -> None:
             assert exams[0] == exams[1]
 
 
-def test_two_processes_make_what_one_makes(recipe: Path, tmp_path: Path) -> None:
-    run(1, "run", recipe, "--out", tmp_path / "one")
-    (_, out, err), (_, other_out, other_err) = run(2, "run", recipe, "--out", tmp_path / "two")
-    assert_equal(tmp_path / "one", tmp_path / "two")
+def test_two_processes_make_what_one_makes(
+    recipe: Path, one: Path, two: tuple[Path, list[tuple[int, str, str]]]
+) -> None:
+    folder, ((_, out, err), (_, other_out, other_err)) = two
+    assert_equal(one, folder)
+    history = (folder / "students/mcc/seed0/history.jsonl").read_text().splitlines()
+    assert len(history) > 20 and all(json.loads(line)["span_divergence"] > 0 for line in history)
     assert "report: " in out and other_out == "", "rank 0 alone prints"
     assert "started" in err and "started" not in other_err
-    again = run(1, "run", recipe, "--out", tmp_path / "two")
+    again = run(1, "run", recipe, "--out", folder)
     assert "started" not in again[0][2], "one process finds done what two have made"
 
 
-def test_kills_of_each_and_of_both(recipe: Path, tmp_path: Path) -> None:
+def test_kills_of_each_and_of_both(recipe: Path, one: Path, tmp_path: Path) -> None:
     """Killed in training: rank 0, rank 1, both; then finished by one process."""
-    run(1, "run", recipe, "--out", tmp_path / "calm")
     out = tmp_path / "killed"
     for victims in ((0,), (1,), (0, 1)):
         processes = start(2, "run", recipe, "--out", out)
@@ -134,48 +151,47 @@ def test_kills_of_each_and_of_both(recipe: Path, tmp_path: Path) -> None:
         statuses = [status for status, *_ in finish(processes)]
         assert all(statuses), "no rank that is left over claims success"
     run(1, "run", recipe, "--out", out)
-    assert_equal(tmp_path / "calm", out)
+    assert_equal(one, out)
     assert "going on where it stopped" in (out / "run.log").read_text()
 
 
-MCC = "students={mcc: {method: mcc-kd, settings: {rationales: 3}, train: {accumulate: 2, epochs: 7}}}"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def test_mcc_kd_under_torchrun_goes_on_after_a_kill(recipe: Path, tmp_path: Path) -> None:
+def test_mcc_kd_under_torchrun_goes_on_after_a_kill(
+    recipe: Path, one: Path, two: tuple[Path, list[tuple[int, str, str]]], tmp_path: Path
+) -> None:
     """Launcher and ranks get SIGKILL in the middle of training; the same command ends what they began."""
     source = str(Path(__file__).parents[1] / "src")
     about = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
 
-    def launched(out: Path) -> subprocess.Popen[str]:
-        command = [*TORCHRUN, "-m", "limbeck", "run", recipe, "--out", out, "--set", MCC]
+    def launched() -> subprocess.Popen[str]:
+        command = [*TORCHRUN, "-m", "limbeck", "run", recipe, "--out", tmp_path]
+        command += ["--set", f"students={{mcc: {MCC}}}"]
         return subprocess.Popen(
             [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=about
         )
 
     mcc = "students/mcc/seed0"
-    begun = launched(tmp_path / "killed")
-    wait_for_checkpoint(tmp_path / "killed" / mcc, [begun])
+    begun = launched()
+    wait_for_checkpoint(tmp_path / mcc, [begun])
     everybody = [psutil.Process(begun.pid), *psutil.Process(begun.pid).children(recursive=True)]
-    for one in everybody:  # the launcher first, so that it ends nobody in another manner
-        one.kill()
+    for process in everybody:  # the launcher first, so that it ends nobody in another manner
+        process.kill()
     begun.communicate(timeout=30)
     assert len(everybody) > 2
-    while not all(is_over(one) for one in everybody):
+    while not all(is_over(process) for process in everybody):
         time.sleep(0.02)
-    assert not (tmp_path / "killed" / mcc / "training.json").exists(), "killed before it was over"
+    assert not (tmp_path / mcc / "training.json").exists(), "killed before it was over"
 
-    for out in ("killed", "calm"):
-        ((status, _, err),) = finish([launched(tmp_path / out)])
-        assert status == 0, err
-    run(1, "run", recipe, "--out", tmp_path / "one", "--set", MCC)
-    assert "going on where it stopped" in (tmp_path / "killed" / "run.log").read_text()
-    assert losses(tmp_path / "killed" / mcc) == losses(tmp_path / "calm" / mcc)
-    ours, theirs = weights(tmp_path / "killed" / mcc), weights(tmp_path / "calm" / mcc)
+    ((status, _, err),) = finish([launched()])
+    assert status == 0, err
+    assert "going on where it stopped" in (tmp_path / "run.log").read_text()
+    calm, _ = two
+    assert losses(tmp_path / mcc) == losses(calm / mcc)
+    ours, theirs = weights(tmp_path / mcc), weights(calm / mcc)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs), "bit for bit"
-    assert_equal(tmp_path / "killed", tmp_path / "one", [mcc])
-    history = (tmp_path / "one" / mcc / "history.jsonl").read_text().splitlines()
-    assert all(json.loads(line)["span_divergence"] > 0 for line in history)
+    assert_equal(tmp_path, one, [mcc])
 
 
 def is_over(process: psutil.Process) -> bool:
