@@ -105,7 +105,7 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
 
         def story() -> Path:
             prepare(context, chosen, trains=False)
-            return stages.rationales(context).stage.folder
+            return stages.graded_rationales(context).stage.folder
 
         return tell(context, story)
 

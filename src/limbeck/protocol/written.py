@@ -193,7 +193,7 @@ def planned(recipe: Recipe, claims: ClaimsSettings) -> list[Planned]:
             name = f"draw{draw + 1}-mentor{mentor + 1}"
             raw = recipe.model_dump(mode="json")
             raw.update(name=f"{recipe.name}-{name}", seed=recipe.seed + draw, claims=None)
-            for one in raw["mentors"].values():
+            for one in [*raw["mentors"].values(), *filter(None, [raw["verifier"]])]:
                 one["seed"] += number
             for one in raw["students"].values():
                 begin = one["seeds"][0] + first
@@ -225,6 +225,7 @@ def _checked(recipe: Recipe, place: str, untrained: Collection[str] = ()) -> Cla
             )
     most = claims.problem_draws * claims.mentors * claims.students
     seeds = [recipe.seed, *(one.seed for one in recipe.mentors.values())]
+    seeds += [recipe.verifier.seed] if recipe.verifier else []
     seeds += [one.seeds[0] for one in recipe.students.values()]
     if max(seeds) + most >= 2**32:
         raise RecipeError(f"{place}: seed: {max(seeds)} leaves no room for {most} seeds after it; lower it")

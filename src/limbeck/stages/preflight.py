@@ -50,6 +50,9 @@ def preflight(context: Context, uses: Mapping[str, Uses], *, trains: bool = True
         check_kind(recipe)
     learners = list(_learners(context))
     untrained = {f"students.{name}" for name, used in uses.items() if not used.trains}
+    if recipe.verifier and not recipe.verifier.folds:
+        untrained.add("verifier")
+    by_place = {f"students.{name}": used for name, used in uses.items()}
     for place, learner, _ in learners:
         _check_learner(place, learner, trains=place not in untrained)
     _check_teacher(context, [name for name, used in uses.items() if used.asks])
@@ -60,10 +63,15 @@ def preflight(context: Context, uses: Mapping[str, Uses], *, trains: bool = True
         left = [folder for folder in folders if changed or not _has_sat(context, folder)]
         if left and trains:
             model = _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
+            if place == "verifier" and place in untrained and is_from_scratch(learner.model):
+                raise ModelError(
+                    f"verifier.model: {learner.model} is made from scratch, and folds: 0 trains nobody; "
+                    "name a model that was trained, or take 2 folds"
+                )
             if place in untrained:
                 continue
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
-            used = uses.get(place.removeprefix("students."), Uses())
+            used = by_place.get(place, Uses())
             whole = once * used.models * len(left)
             saved += whole - min(whole, sum(map(_size, left)))
             moments = 2 if learner.train.optimizer == "adamw" else 0
@@ -111,8 +119,11 @@ def check_models(recipe: Recipe, compared: Collection[str] = ()) -> None:
 
 
 def _learners(context: Context) -> Iterable[tuple[str, LearnerSettings, list[Path]]]:
-    """(place in the recipe, settings, folders of the trained models) of mentors and students."""
+    """(place in the recipe, settings, folders of the trained models) of verifier, mentors and students."""
     recipe, folder = context.recipe, context.run.folder
+    if recipe.verifier:
+        models = [folder / "verifier" / f"fold{number + 1}" for number in range(recipe.verifier.folds)]
+        yield "verifier", recipe.verifier, models or [folder / "verified"]
     for name, mentor in recipe.mentors.items():
         yield f"mentors.{name}", mentor, [folder / "mentors" / name]
     for name, student in recipe.students.items():
@@ -132,10 +143,17 @@ def _changed(place: str, now: Recipe, former: Recipe) -> bool:
     """Whether what a learner is trained on, or how, is no longer what the folder's recipe says."""
     role, _, name = place.partition(".")
     shared = [
-        (one.seed, one.task, one.rationales, teacher_identity(one), getattr(one.teacher, "prompt", None))
+        (
+            one.seed,
+            one.task,
+            one.rationales,
+            teacher_identity(one),
+            getattr(one.teacher, "prompt", None),
+            one.verifier,
+        )
         for one in (now, former)
     ]
-    own = [getattr(one, role).get(name) for one in (now, former)]
+    own = [getattr(one, role).get(name) if name else one.verifier for one in (now, former)]
     mentors = [one.mentors if role == "students" else {} for one in (now, former)]
     return any(pair[0] != pair[1] for pair in (shared, own, mentors))
 
