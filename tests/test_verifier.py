@@ -1,4 +1,4 @@
-"""The verifier: rationales that lead no model to the answer are dropped, and nobody judges what it learned."""
+"""The verifier: rationales that lead no model to the answer are dropped; no model judges what it learned."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def check_who_reads_them(run: Path, after: dict[str, Any], log: str) -> None:
 
 
 def check_again(limbeck: Limbeck, recipe: Path, run: Path, judged: int) -> None:
-    """A finished run stays; another verifier judges the same rationales; one that is only asked needs no fold."""
+    """A finished run stays; a model that is only asked judges the same ones; `collect` trains nobody."""
     again = limbeck("run", recipe)
     assert again.status == 0 and ": started" not in again.err
     student = run / "verifier/fold1/model"
