@@ -223,7 +223,7 @@ def evaluate(
     if ranks.main() and split != "train":
         tell_leaks(model_folder(str(model)), asked, split)
     places = [None if one is None else str(one) for one in (knowledge, reranker)]
-    read = read_for(model_folder(str(model)), asked, *places)
+    read = read_for(model_folder(str(model)), asked, *places, device=device, track=live_track())
     predictions, summary, examined = examine_model(
         model_folder(str(model)),
         asked,

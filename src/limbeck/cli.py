@@ -491,7 +491,8 @@ def ask(
         raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
     folder, stops = model_folder(model), stop or ()
     asked = Problem(id="question", question=question, answer="?")
-    found = read_for(folder, [asked], None if knowledge is None else str(knowledge), reranker)
+    index = None if knowledge is None else str(knowledge)
+    found = read_for(folder, [asked], index, reranker, device=device)
     read = None if found is None else found[asked.id]
     print(
         answer_one(

@@ -26,7 +26,7 @@ from limbeck.records import write_json
 from limbeck.run_folder import fingerprint, git_revision, path_fingerprint, read_json, versions
 from limbeck.stages.knowledge import knowledge_fingerprints
 from limbeck.stages.model_inputs import model_inputs
-from limbeck.stages.preflight import check_kind, check_models
+from limbeck.stages.preflight import check_kind, check_models, check_reading
 from limbeck.stages.rationales import file_inputs
 from limbeck.tasks.others import load_other, other_fingerprint
 from limbeck.tasks.readers import locate
@@ -95,6 +95,7 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
         _refuse_other(folder)
         check_kind(recipe)
         compared = [name for name, one in chosen.items() if one.uses.answer_places]
+        check_reading(recipe, [one.uses for one in chosen.values()])
         check_models(recipe, compared)  # what cannot be trained or drawn must not become a protocol
         for draw in range(claims.problem_draws):
             load_splits(recipe.task, recipe.seed + draw)

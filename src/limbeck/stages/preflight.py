@@ -57,6 +57,8 @@ def preflight(context: Context, uses: Mapping[str, Uses], *, trains: bool = True
         _check_learner(place, learner, trains=place not in untrained)
     _check_teacher(context, [name for name, used in uses.items() if used.asks])
     former = _former(context)
+    if trains:
+        check_reading(recipe, _still_to_read(context, uses, former))
     saved = training = 0
     for place, learner, folders in learners:
         changed = former is not None and _changed(place, recipe, former)
@@ -100,6 +102,46 @@ def _is_graded(context: Context, *, trains: bool) -> bool:
     exams = [exam for folders in students for folder in folders for exam in _exams(context, folder)]
     folders = exams if trains else [context.run.folder / "rationales"]
     return bool(folders) and all(_is_done(context, folder) for folder in folders)
+
+
+def check_reading(recipe: Recipe, uses: Iterable[Uses]) -> None:
+    """Refuse a search or a reranker that cannot be made; needs no run folder, so protocols use it too.
+
+    Args:
+        uses: of the students' methods.
+
+    Raises:
+        RecipeError, ModelError, InputError: naming the setting or the package.
+    """
+    settings, uses = recipe.knowledge, list(uses)
+    if settings is None or not any(used.reads for used in uses):
+        return
+    from limbeck.knowledge.words import check_words
+
+    try:
+        check_words(settings.search if settings.corpus else None)
+    except RecipeError as error:
+        raise RecipeError(f"knowledge.search.{error}") from None
+    if any(used.ranks for used in uses):
+        from limbeck.knowledge.encoders import check_encoder
+
+        _check_device("knowledge.reranker", settings.reranker.device)
+        try:
+            check_encoder(settings.reranker.model)
+        except ModelError as error:
+            raise ModelError(f"knowledge.reranker.model: {error}") from error
+
+
+def _still_to_read(context: Context, uses: Mapping[str, Uses], former: Recipe | None) -> list[Uses]:
+    """What the methods of students need that did not sit their exam."""
+    recipe, folder = context.recipe, context.run.folder
+    found = []
+    for name, used in uses.items():
+        seeds = [folder / "students" / name / f"seed{seed}" for seed in recipe.students[name].seeds]
+        sat = all(_is_done(context, one) for seed in seeds for one in (seed, seed / "exam"))
+        if not sat or former is None or _changed(f"students.{name}", recipe, former):
+            found.append(used)
+    return found
 
 
 def check_models(recipe: Recipe, compared: Collection[str] = ()) -> None:
@@ -150,6 +192,7 @@ def _changed(place: str, now: Recipe, former: Recipe) -> bool:
             teacher_identity(one),
             getattr(one.teacher, "prompt", None),
             one.verifier,
+            one.knowledge,
         )
         for one in (now, former)
     ]
