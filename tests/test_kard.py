@@ -208,7 +208,7 @@ RANKED = ("--set", "students={ranked: {settings: {find: reranker}, train: {choos
         ("knowledge.reranker.model=no/where/here", "knowledge.reranker.model: no/where/here: no such folder"),
         (
             "knowledge.reranker.model=tiny-encoder-xxl",
-            "knowledge.reranker.model: tiny-encoder-xxl: no such size",
+            "reranker.model: tiny-encoder-xxl: no such size",
         ),
         ("knowledge.reranker.device=mps", "knowledge.reranker.device: mps is not there"),
     ],

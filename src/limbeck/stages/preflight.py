@@ -18,6 +18,7 @@ from limbeck.lm import names
 from limbeck.lm.settings import Layers, LoraSettings
 from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe, load_recipe
 from limbeck.stages.context import Context
+from limbeck.stages.knowledge import check_there
 from limbeck.stages.pairs import check_chat, check_pair, check_places, is_from_scratch, tokenizer_of
 from limbeck.stages.teacher import teacher_identity
 from limbeck.tasks.settings import own_name, task_kind
@@ -118,6 +119,7 @@ def check_reading(recipe: Recipe, uses: Iterable[Uses]) -> None:
         return
     from limbeck.knowledge.words import check_words
 
+    check_there(settings)
     try:
         check_words(settings.search if settings.corpus else None)
     except RecipeError as error:
