@@ -237,5 +237,7 @@ def test_packages_are_looked_for_before_the_first_stage(
     ran = limbeck("run", recipe, *RANKED)
     assert ran.status == 2 and "run pip install 'limbeck[knowledge]'" in ran.err, ran.err
     assert ": started" not in ran.err
-    plain = limbeck("run", recipe, "--set", "students={a: {method: answers-only}}", "--until", "problems")
+    other = ("student.method=answers-only", "student.settings={}", "students={a: {}}")
+    options = [part for one in other for part in ("--set", one)]
+    plain = limbeck("run", recipe, *options, "--until", "problems")
     assert plain.status == 0, "who reads nothing needs nothing"
