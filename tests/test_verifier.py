@@ -32,8 +32,9 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def name(one: dict[str, Any]) -> str:
-    return f"{one['problem_id']}/{one['source']}/{one['index']}"
+def by_name(path: Path) -> dict[str, dict[str, Any]]:
+    """Rationales by what the verifier is asked under: problem and place."""
+    return {f"{one['problem_id']}/{place}": one for place, one in enumerate(rows(path))}
 
 
 @pytest.fixture
@@ -47,8 +48,7 @@ def test_rationales_are_judged_by_models_that_did_not_learn_them(limbeck: Limbec
     ran = limbeck("run", recipe)
     assert ran.status == 0, ran.err
     run = Path("runs/judged")
-    before = {name(one): one for one in rows(run / "rationales/graded.jsonl")}
-    after = {name(one): one for one in rows(run / "verified/graded.jsonl")}
+    before, after = by_name(run / "rationales/graded.jsonl"), by_name(run / "verified/graded.jsonl")
     assert before.keys() == after.keys() and any(one["dropped"] for one in before.values())
     kept = {own for own, one in before.items() if one["dropped"] is None}
     gold = {one["id"]: one["answer"] for one in rows(run / "problems/train.jsonl")}

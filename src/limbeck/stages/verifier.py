@@ -43,8 +43,8 @@ TRAINED = "{question}\n{options}\n\n{rationale}"
 ASKED = "{question}\n{options}\n\n{rationale}\n\n{instruction}"
 """What prompts hold by default, of a verifier that is trained, and of one that is not."""
 
-Key = tuple[str, str, int]
-"""A rationale: its problem, source and index."""
+Shown = Mapping[int, str]
+"""What the verifier sees of a rationale, by its place among all."""
 
 
 def verified(context: Context, given: Rationales, split: Split) -> Rationales:
@@ -59,14 +59,23 @@ def verified(context: Context, given: Rationales, split: Split) -> Rationales:
     assert settings is not None, "`rationales` saw to it"
     asked = problems(context).of(split)
     by_id = {problem.id: problem for problem in asked}
-    shown = {key_of(one): _shown(context, by_id, one) for one in given.all if one.dropped is None}
+    shown = {
+        place: without_closing(by_id[one.problem_id], context.kind, one)
+        for place, one in enumerate(given.all)
+        if one.dropped is None
+    }
     answers = list(_answers(context, settings, given, split, shown))
     rule = context.recipe.rationales
 
     def work(folder: Path) -> None:
         said = {raw.prompt_id: Completion.kept(raw) for stage in answers for raw in completions_of(stage)}
-        marked = [_judged(context, by_id, one, shown, said) for one in given.all]
-        why = Counter(one.dropped for one in marked if key_of(one) in shown)
+        marked = [
+            one
+            if place not in shown
+            else _judged(context, by_id[one.problem_id], one, said.get(_name(one, place)))
+            for place, one in enumerate(given.all)
+        ]
+        why = Counter(marked[place].dropped for place in shown)
         counts = {"judged by the verifier": len(shown), "verified": why[None]}
         before = read_json(given.stage.folder / "audit.json") or {}
         now = audit(marked, asked, context.kind, conditions(context, rule)[1])
@@ -86,36 +95,22 @@ def verified(context: Context, given: Rationales, split: Split) -> Rationales:
     return Rationales(stage, given.label, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
 
 
-def key_of(one: Rationale) -> Key:
-    """What it is known by."""
-    return one.problem_id, one.source, one.index
+def _judged(context: Context, problem: Problem, one: Rationale, said: Completion | None) -> Rationale:
+    """The rationale, dropped where the verifier's answer is not the one that it should lead to.
 
-
-def _shown(context: Context, by_id: Mapping[str, Problem], one: Rationale) -> str:
-    return without_closing(by_id[one.problem_id], context.kind, one)
-
-
-def _judged(
-    context: Context,
-    by_id: Mapping[str, Problem],
-    one: Rationale,
-    shown: Mapping[Key, str],
-    said: Mapping[str, Completion],
-) -> Rationale:
-    """The rationale, dropped where the verifier's answer is not the one that it should lead to."""
-    if one.dropped is not None:
-        return one
-    if not shown[key_of(one)]:
+    Args:
+        said: None: there was nothing to show besides the closing answer.
+    """
+    if said is None:
         return one.model_copy(update={"dropped": EMPTY})
-    problem = by_id[one.problem_id].answered(one.answer)
-    found = graded(problem, context.kind, said[_name(one)], "verifier")
+    found = graded(problem.answered(one.answer), context.kind, said, "verifier")
     why = NOT_READ if found.answer is None else None if found.correct else NOT_REACHED
     return one.model_copy(update={"dropped": why})
 
 
-def _name(one: Rationale) -> str:
+def _name(one: Rationale, place: int) -> str:
     """The id of what the verifier is asked about a rationale."""
-    return f"{one.problem_id}/{one.source}/{one.index}"
+    return f"{one.problem_id}/{place}"
 
 
 def _answers(
@@ -123,10 +118,10 @@ def _answers(
     settings: VerifierSettings,
     given: Rationales,
     split: Split,
-    shown: Mapping[Key, str],
+    shown: Shown,
 ) -> Iterator[Stage]:
     """The stages of what verifiers answer: one of each part of the problems, or one of all of them."""
-    kept = [one for one in given.all if shown.get(key_of(one))]
+    kept = [place for place, text in shown.items() if text]
     if not settings.folds:
         learner = _learner(context, settings, "asked")
         yield _asked(context, Untrained(learner), "verifier", kept, given, split, shown)
@@ -137,7 +132,7 @@ def _answers(
         yield _asked(context, model, "verifier/fold1", kept, given, split, shown)
         return
     for number in range(1, settings.folds + 1):
-        own = [one for one in kept if part[one.problem_id] == number]
+        own = [place for place in kept if part[given.all[place].problem_id] == number]
         if own:
             model = _trained(context, settings, part, number)
             yield _asked(context, model, f"verifier/fold{number}", own, given, split, shown)
@@ -160,7 +155,8 @@ def _train(context: Context, settings: VerifierSettings, part: Mapping[str, int]
     examples: list[Example] = []
     for one in given.all:
         if one.dropped is None and part[one.problem_id] != number:
-            problem, text = by_id[one.problem_id].answered(one.answer), _shown(context, by_id, one)
+            problem = by_id[one.problem_id].answered(one.answer)
+            text = without_closing(problem, context.kind, one)
             examples += [learner.asking.example(problem, "", **{RATIONALE: text})] if text else []
     if not examples:
         raise RecipeError(
@@ -196,24 +192,20 @@ def _asked(
     context: Context,
     model: Trained | Untrained,
     place: str,
-    some: Sequence[Rationale],
+    some: Sequence[int],
     given: Rationales,
     split: Split,
-    shown: Mapping[Key, str],
+    shown: Shown,
 ) -> Stage:
     """The stage of a verifier's answers, greedy ones that begin with the answer statement."""
     settings = context.recipe.verifier
     assert settings is not None
     by_id = {problem.id: problem for problem in problems(context).of(split)}
-    questions = [
-        Question(
-            _name(one),
-            one.problem_id,
-            model.learner.asking.pieces(by_id[one.problem_id], **{RATIONALE: shown[key_of(one)]}),
-            direct=True,
-        )
-        for one in some
-    ]
+    questions = []
+    for number in some:
+        one = given.all[number]
+        pieces = model.learner.asking.pieces(by_id[one.problem_id], **{RATIONALE: shown[number]})
+        questions.append(Question(_name(one, number), one.problem_id, pieces, direct=True))
     how: dict[str, Any] = {"max_tokens": settings.max_tokens, "split": split}
     return write(
         context,
