@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from limbeck.errors import LimbeckError
 from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.encoders import load_encoder
-from limbeck.knowledge.reading import passages_of, shown
+from limbeck.knowledge.reading import passages_of, read_for, shown
 from limbeck.knowledge.rerank import Reranked
 from limbeck.knowledge.states import Fresh
 from limbeck.records import Problem, read_jsonl
@@ -128,6 +130,13 @@ def check_ranked(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem])
         student / "exam/predictions.jsonl"
     )
     assert not (run / "passages/test-reranker/states").exists(), "nobody reads them again"
+    with pytest.raises(LimbeckError, match="tpu"):
+        read_for(student / "model", test, device="tpu")
+    facts = [
+        json.loads((run / f"students/{name}/seed0/exam/metrics.json").read_text())
+        for name in ("kard", "ranked")
+    ]
+    assert [(one["passages"], one["found_by"]) for one in facts] == [(2, "question"), (2, "reranker")]
     assert limbeck("export", student, "--out", "copy").status == 0
     there, copied = (limbeck("ask", one, test[0].question, "--max-tokens", 24) for one in (student, "copy"))
     assert copied.status == 0 and copied.out == there.out, copied.err
@@ -187,3 +196,48 @@ def test_what_cannot_be_read_is_refused(limbeck: Limbeck, recipe: Path, setting:
     assert ran.status == 2 and text in ran.err, ran.err
     assert "students/" not in ran.err, "before anybody is trained"
     assert "{" in text or "rationales: started" not in ran.err
+
+
+RANKED = ("--set", "students={ranked: {settings: {find: reranker}, train: {choose: last}}}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("knowledge.search.stemmer=klingon", "knowledge.search.stemmer: there is no 'klingon'"),
+        ("knowledge.reranker.model=no/where/here", "knowledge.reranker.model: no/where/here: no such folder"),
+        (
+            "knowledge.reranker.model=tiny-encoder-xxl",
+            "reranker.model: tiny-encoder-xxl: no such size",
+        ),
+        ("knowledge.reranker.device=mps", "knowledge.reranker.device: mps is not there"),
+    ],
+)
+def test_what_can_search_or_rank_nothing_is_refused_before_the_first_stage(
+    limbeck: Limbeck, recipe: Path, setting: str, text: str
+) -> None:
+    ran = limbeck("run", recipe, *RANKED, "--set", setting)
+    assert ran.status == 2 and text in ran.err, ran.err
+    assert ": started" not in ran.err
+    claims = (
+        "--set",
+        "students={a: {settings: {find: reranker}}, b: {}}",
+        "--set",
+        "claims={compare: [[a, b]]}",
+    )
+    protocol = limbeck("claims", recipe, *claims, "--set", setting, "--out", "claims")
+    assert protocol.status == 2 and text in protocol.err and not Path("claims/protocol.json").exists()
+
+
+@pytest.mark.parametrize("package", ["bm25s", "Stemmer", "sentence_transformers"])
+def test_packages_are_looked_for_before_the_first_stage(
+    limbeck: Limbeck, recipe: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    ran = limbeck("run", recipe, *RANKED)
+    assert ran.status == 2 and "run pip install 'limbeck[knowledge]'" in ran.err, ran.err
+    assert ": started" not in ran.err
+    other = ("student.method=answers-only", "student.settings={}", "students={a: {}}")
+    options = [part for one in other for part in ("--set", one)]
+    plain = limbeck("run", recipe, *options, "--until", "problems")
+    assert plain.status == 0, "who reads nothing needs nothing"

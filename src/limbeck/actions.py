@@ -105,7 +105,7 @@ def collect(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -
 
         def story() -> Path:
             prepare(context, chosen, trains=False)
-            return stages.rationales(context).stage.folder
+            return stages.graded_rationales(context).stage.folder
 
         return tell(context, story)
 
@@ -223,7 +223,7 @@ def evaluate(
     if ranks.main() and split != "train":
         tell_leaks(model_folder(str(model)), asked, split)
     places = [None if one is None else str(one) for one in (knowledge, reranker)]
-    read = read_for(model_folder(str(model)), asked, *places)
+    read = read_for(model_folder(str(model)), asked, *places, device=device, track=live_track())
     predictions, summary, examined = examine_model(
         model_folder(str(model)),
         asked,

@@ -258,8 +258,8 @@ def import_data(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="Format of the published files: mentor-kd, mcc-kd, learn-from-committee or tailored; see "
-            "docs/data.md.",
+            help="Format of the published files: mentor-kd, mcc-kd, kard, learn-from-committee or tailored; "
+            "see docs/data.md.",
         ),
     ],
     paths: Annotated[
@@ -285,7 +285,7 @@ def import_data(
     ] = None,
     leaks: Annotated[
         Literal["refuse", "drop"],
-        typer.Option(help="What to do with mistakes and rationales of questions that test=FILE asks."),
+        typer.Option(help="What to do with mistakes and rationales of questions of the exam (test=FILE)."),
     ] = "refuse",
     unknown: Annotated[
         Literal["refuse", "drop"],
@@ -491,7 +491,8 @@ def ask(
         raise InputError("QUESTION: is empty or not UTF-8 text; write the question in quotes")
     folder, stops = model_folder(model), stop or ()
     asked = Problem(id="question", question=question, answer="?")
-    found = read_for(folder, [asked], None if knowledge is None else str(knowledge), reranker)
+    index = None if knowledge is None else str(knowledge)
+    found = read_for(folder, [asked], index, reranker, device=device)
     read = None if found is None else found[asked.id]
     print(
         answer_one(

@@ -66,6 +66,10 @@ class ExamFacts(Record):
         allow_inf_nan=False,
         description="dollars paid to an endpoint: for the answers it was trained on, or (a teacher) its exam",
     )
+    passages: int | None = Field(None, ge=1, description="that its prompts hold; null: it reads none")
+    found_by: str | None = Field(
+        None, description="what found them: question, reranker (behind the question) or silver; null: none"
+    )
     split: str = Field(description="of the problems asked: train, dev or test")
     task: str = Field(description="the task's name")
     kind: str = Field(description="of the answers: number, choice, text, yes-no")

@@ -94,6 +94,8 @@ def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]
     }
     if any(one.train.precision == "auto" for one in recipe.learners.values()):
         places.add("precision")
+    if recipe.verifier:
+        places |= {"verifier", "verified", "verified-dev"}
     if recipe.knowledge:
         places |= {"knowledge", "silver", "passages", "reranker"}
     if head in learners:
@@ -137,6 +139,8 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     mentors = context.recipe.mentors.keys() if context.recipe.students else set()
     idle = sorted(mentors - {used.mentor for used in uses.values()})
     undecided = untrained | {f"mentors.{name}" for name in idle}
+    if context.recipe.verifier and not context.recipe.verifier.folds:
+        undecided.add("verifier")
     context = settled(context, undecided, known=True)
     preflight(context, uses, trains=trains)
     read_others(context)

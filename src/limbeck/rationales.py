@@ -32,6 +32,8 @@ EMPTY = "no reasoning before the answer"
 DUPLICATE = "duplicate"
 DUPLICATE_OF_TEACHER = "duplicate of the teacher's"
 FALSE_EQUATION = "false equation"
+NOT_REACHED = "the verifier comes to another answer"
+NOT_READ = "the verifier comes to no answer"
 
 
 def collect(
@@ -155,6 +157,15 @@ def reasoning_of(thinking: str, argued: str, which: Reasoning) -> str:
     if not thinking or which == "answer":
         return argued
     return f"{thinking}\n\n{argued}" if argued and which == "both" else thinking
+
+
+def without_closing(problem: Problem, kind: AnswerKind, rationale: Rationale) -> str:
+    """The reasoning without any statement that closes it, that of its thinking too."""
+    thinking, whole = rationale.thinking.strip(), rationale.reasoning
+    begun = thinking if whole.startswith(thinking) else ""
+    pieces = [begun, whole.removeprefix(begun).strip()]
+    alone = [grade_answer(problem, kind, piece).reasoning for piece in pieces if piece]
+    return "\n\n".join(filter(None, alone))
 
 
 def mark_dropped(

@@ -24,6 +24,7 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -37,7 +38,10 @@ from limbeck.protocol.settings import ClaimsSettings
 from limbeck.safe_yaml import parse, read_yaml
 from limbeck.settings import Name
 from limbeck.settings import Settings as Settings
+from limbeck.tasks.asking import RATIONALE
+from limbeck.tasks.explaining import PLACES as EXPLAINING
 from limbeck.tasks.settings import OtherTask, PromptSettings, TaskSettings, own_name
+from limbeck.tasks.templates import Template
 from limbeck.training.settings import TrainSettings
 
 S = TypeVar("S", bound=Settings)
@@ -157,6 +161,27 @@ def rules_of(keep: Keep, agreement: AgreementSettings | None) -> tuple[GoldRule,
     return keep, None if keep == "all" else agreement
 
 
+class ExplainSettings(Settings):
+    """How the teacher is shown a gold answer, to explain it."""
+
+    template: str | None = Field(
+        None, description="text with the places {question} {options} {gold} {instruction}; null: ours"
+    )
+    instruction: str | None = Field(None, description="what the teacher shall write; null: ours")
+
+    @field_validator("template")
+    @classmethod
+    def _is_read(cls, template: str | None) -> str | None:
+        if template is not None and "gold" not in Template.read(template, EXPLAINING).names:
+            raise ValueError("has no place {gold}; write where the gold answer goes")
+        return template
+
+
+def _yes_or_no(value: object) -> object:
+    """`explain_gold: true` takes everything at its default."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class RationaleSettings(Settings):
     """How many rationales are collected per problem, and which are kept."""
 
@@ -166,6 +191,9 @@ class RationaleSettings(Settings):
     temperature: float = Field(0.7, ge=0, description="0 is greedy and allows one per problem")
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, ge=1, le=1_000_000, description="new tokens per rationale")
+    explain_gold: Annotated[ExplainSettings | None, BeforeValidator(_yes_or_no)] = Field(
+        None, description="true: the teacher is shown the gold answer and explains it; or how it is asked"
+    )
     keep: Keep = Field(
         "correct",
         description='"unless-wrong" keeps rationales that name no answer explicitly; "agreement" needs no '
@@ -268,6 +296,49 @@ class LearnerSettings(Settings):
     @model_validator(mode="after")
     def _template_fits(self) -> Self:
         self.prompt.check_format(self.format)
+        return self
+
+
+class VerifierSettings(LearnerSettings):
+    """A model that reads question and rationale: a rationale that does not lead it to gold is dropped."""
+
+    folds: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="parts that the problems are cut into; rationales of each are judged by a model that is "
+        "trained on those of the others. 0: the model is asked as it comes, and trained on nothing",
+    )
+    template: str | None = Field(
+        None, description="text with the places {question} {options} {rationale} {instruction}; null: ours"
+    )
+    instruction: str | None = Field(
+        None, description="what to do; null: nothing for a model that is trained, else to answer"
+    )
+    max_tokens: int = Field(32, ge=1, le=1_000_000, description="new tokens of its answer")
+    batch_size: int = Field(64, ge=1, description="rationales judged side by side")
+    seed: Seed = 0
+
+    @field_validator("template")
+    @classmethod
+    def _is_read(cls, template: str | None) -> str | None:
+        places = ("instruction", "question", "options", RATIONALE)
+        if template is not None and RATIONALE not in Template.read(template, places).names:
+            raise ValueError("has no place {rationale}; write where it goes")
+        return template
+
+    @model_validator(mode="after")
+    def _judges_what_it_was_not_trained_on(self) -> Self:
+        if self.folds == 1:
+            raise ValueError("folds: 1 would judge what it was trained on; take 2 or more, or 0")
+        if self.folds == 0 and (self.lora or self.train != TrainSettings()):
+            raise ValueError("folds: 0 trains nobody; leave out train and lora, or take 2 folds")
+        if self.train.choose != "last":
+            raise ValueError("train.choose: there are no dev examples of a verifier; leave it out")
+        if self.prompt != PromptSettings():
+            raise ValueError("prompt: has no place for a rationale; write template and instruction instead")
+        if self.template is not None and self.format != "chat" and not self.template[-1:].isspace():
+            raise ValueError("template: must end in a line break or a space, because the answer follows it")
         return self
 
 
@@ -379,6 +450,7 @@ class Recipe(Settings):
     teacher: TeacherSettings = OfflineTeacherSettings()
     rationales: RationaleSettings = RationaleSettings()
     knowledge: KnowledgeSettings | None = Field(None, description="what students with `method: kard` read")
+    verifier: VerifierSettings | None = Field(None, description="what judges the teacher's rationales")
     mentors: Annotated[Mapping[Name, MentorSettings], AfterValidator(_are_different_folders)] = Field(
         default_factory=dict
     )
@@ -448,6 +520,16 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _gold_can_be_explained(self) -> Self:
+        if self.rationales.explain_gold is None:
+            return self
+        if self.teacher.kind == "given":
+            raise ValueError("rationales.explain_gold: asks a teacher, and there is none; leave it out")
+        if self.task.source == "files" and self.task.gold == "optional":
+            raise ValueError("rationales.explain_gold: by task.gold: optional some gold answers are missing")
+        return self
+
+    @model_validator(mode="after")
     def _teacher_has_examples(self) -> Self:
         asked = None if self.teacher.kind == "given" else self.teacher.prompt.examples
         given = self.task.source == "files" and self.task.columns.rationale is not None
@@ -460,9 +542,10 @@ class Recipe(Settings):
 
     @property
     def learners(self) -> dict[str, LearnerSettings]:
-        """Who is trained, by place: `mentors.NAME` and `students.NAME`."""
+        """Who is trained, by place: `verifier`, `mentors.NAME` and `students.NAME`."""
+        verifier: dict[str, LearnerSettings] = {"verifier": self.verifier} if self.verifier else {}
         mentors: dict[str, LearnerSettings] = {f"mentors.{name}": one for name, one in self.mentors.items()}
-        return mentors | {f"students.{name}": one for name, one in self.students.items()}
+        return verifier | mentors | {f"students.{name}": one for name, one in self.students.items()}
 
     def to_yaml(self) -> str:
         """The resolved recipe; loading it again gives an equal one."""

@@ -18,6 +18,8 @@ class Uses:
         models: how many models a student's training leaves in its folder, such as one for each round.
         asks: the teacher is asked for more than plain rationales.
         files: that its settings name; a protocol of claims holds their hashes.
+        reads: the student reads passages of the recipe's `knowledge`.
+        ranks: and the run's reranker chooses them.
         pauses: words of `--until` at which the story ends by itself, see `Run.ends_at`.
     """
 
@@ -28,5 +30,7 @@ class Uses:
     trains: bool = True
     models: int = 1
     asks: bool = False
+    reads: bool = False
+    ranks: bool = False
     files: tuple[str, ...] = ()
     pauses: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from limbeck.errors import InputError, RunInUseError
 from limbeck.knowledge import states as module
 from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.building import build
-from limbeck.knowledge.rerank import Reranked
+from limbeck.knowledge.rerank import Reranked, ranked_for
 from limbeck.knowledge.search import Search
 from limbeck.knowledge.settings import IndexSettings
 from limbeck.knowledge.shards import searched
@@ -110,6 +110,22 @@ def test_passages_that_are_not_kept_are_encoded_and_not_kept(index, encoder, tmp
     np.testing.assert_allclose(mixed.states.astype(float), fresh.states.astype(float), atol=2e-3)
     assert kept.of([]).states.shape == (0, 16)
     assert kept.fill(IDS) == 20 and kept.fill(IDS) == 0 and len(kept) == 50
+
+
+def test_for_some_questions_each_passage_is_encoded_once(index, tmp_path, monkeypatch) -> None:
+    """What another encoder left half done in the folder is no obstacle: nobody else reads it."""
+    encoder, states = tiny(2), tmp_path / "states"
+    Kept(states, tiny(1), index).fill(IDS[:5])
+    encoded, plain = [], encoder.passages
+    monkeypatch.setattr(encoder, "passages", lambda texts: encoded.extend(texts) or plain(texts))
+    found = ranked_for(QUESTIONS, index, encoder, states, 10).search(QUESTIONS, 10)
+    hits = index.search(QUESTIONS, 10)
+    assert len(encoded) == len({hit.passage for own in hits for hit in own})
+    fresh = Reranked(index, Fresh(encoder, index), 10).search(QUESTIONS, 10)
+    assert [[hit.passage for hit in own] for own in found] == [[hit.passage for hit in own] for own in fresh]
+    encoded.clear()
+    ranked_for(QUESTIONS, index, encoder, states, 10)
+    assert not encoded, "its own states are used again"
 
 
 def fill_and_be_killed(kept: Kept) -> None:

@@ -31,7 +31,7 @@ from limbeck.lm.load import device_of, explained, quiet
 from limbeck.lm.local import positions_of
 from limbeck.lm.pickles import refuse_pickles
 from limbeck.lm.tiny import build_tokenizer, seeded
-from limbeck.lm.tiny_encoder import build_encoder, is_tiny_encoder
+from limbeck.lm.tiny_encoder import build_encoder, is_tiny_encoder, size_of
 
 SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
@@ -179,6 +179,22 @@ def load_encoder(
             with explained(place, "the encoder"):
                 model = _late_interaction(place) if _is_one(place) else _made(place, settings)
     return Encoder(model.float().to(target).eval(), name)
+
+
+def check_encoder(name: str) -> None:
+    """Refuse what `load_encoder` would refuse, before anything is made for it; an ordinary encoder is read.
+
+    Raises:
+        ModelError, InputError: as `load_encoder`.
+    """
+    library()
+    if is_tiny_encoder(name) and not Path(name).exists():
+        size_of(name)
+        return
+    with quiet():
+        place = _place(name)
+        _refuse_unsafe(place)
+        _refuse_incomplete(place)
 
 
 def _from_scratch(name: str, settings: EncoderSettings, seed: int, texts: Iterable[str] | None) -> Any:

@@ -7,6 +7,7 @@ index is not there, or is another one, the student is refused and not asked with
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from limbeck.errors import InputError, ModelError
 from limbeck.knowledge.search import Search
 from limbeck.knowledge.silver import asked
+from limbeck.progress import SILENT, Track
 from limbeck.records import Passage, Problem
 from limbeck.sealed import check
 from limbeck.tasks.asking import ABOUT, KNOWLEDGE, about_model
@@ -64,23 +66,18 @@ def reading_of(model: str | Path) -> Reading | None:
         ) from None
 
 
-def opened(
-    model: str | Path, reading: Reading, other: str | None = None, reranker: str | None = None
-) -> Search:
-    """What a student's passages are found by: its index, and its reranker where it has one.
+def _ranker(model: str | Path, reading: Reading, reranker: str | None) -> Path | None:
+    """The folder of what ranks a student's passages; None: nothing does.
 
     Args:
-        model: its folder.
-        other: the folder of the same or of another index, which the user names.
-        reranker: the folder of another reranker, or "none".
+        reranker: the folder of another one, or "none".
 
     Raises:
-        InputError: it is not there, or changed since the training.
+        InputError: it is not there. DamagedError: it changed since it was written.
     """
-    index = _index(model, reading, other)
     wanted = _inside(model, reading.reranker) if reranker is None and reading.reranker else reranker
     if wanted in (None, "none"):
-        return index
+        return None
     folder = Path(str(wanted)).expanduser()
     if not folder.is_dir() and reranker is not None:
         raise InputError(f"--reranker {reranker}: no such folder; name one of a reranker, or none")
@@ -90,11 +87,7 @@ def opened(
             "with --reranker FOLDER, or none"
         )
     check(folder)
-    from limbeck.knowledge.encoders import load_encoder
-    from limbeck.knowledge.rerank import Reranked
-    from limbeck.knowledge.states import Fresh
-
-    return Reranked(index, Fresh(load_encoder(folder), index), reading.candidates)
+    return folder
 
 
 def elsewhere(about: Mapping[str, Any], source: Path) -> dict[str, Any]:
@@ -159,11 +152,20 @@ def read_for(
     problems: Iterable[Problem],
     other: str | None = None,
     reranker: str | None = None,
+    *,
+    device: str = "auto",
+    track: Track = SILENT,
 ) -> Mapping[str, tuple[str, ...]] | None:
     """The passages of problems for a saved student; None: it reads none.
 
+    Args:
+        model: its folder.
+        other: the folder of the same or of another index, which the user names.
+        reranker: the folder of another reranker, or "none".
+        device: of the reranker; it encodes every passage once, whatever the number of problems.
+
     Raises:
-        InputError: its index is not there; or one is named and the student reads none.
+        InputError: its index or reranker is not there; or one is named and the student reads none.
     """
     reading = reading_of(model)
     if reading is None:
@@ -171,4 +173,13 @@ def read_for(
             if given is not None:
                 raise InputError(f"{name}: {model} reads no passages; leave it out")
         return None
-    return passages_of(opened(model, reading, other, reranker), problems, reading.passages)
+    index, ranker, some = _index(model, reading, other), _ranker(model, reading, reranker), list(problems)
+    if ranker is None:
+        return passages_of(index, some, reading.passages)
+    from limbeck.knowledge.encoders import load_encoder
+    from limbeck.knowledge.rerank import ranked_for
+
+    encoder, questions = load_encoder(ranker, device=device), [asked(problem) for problem in some]
+    with tempfile.TemporaryDirectory() as states:
+        search = ranked_for(questions, index, encoder, Path(states) / "states", reading.candidates, track)
+        return passages_of(search, some, reading.passages)

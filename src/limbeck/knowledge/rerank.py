@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from limbeck.knowledge.encoders import Encoder
 from limbeck.knowledge.search import Hit, Search
-from limbeck.knowledge.states import Found, PassageStates
+from limbeck.knowledge.states import Found, Kept, PassageStates
+from limbeck.progress import SILENT, Track
 from limbeck.records import Passage
 
 VERSION = 1
@@ -73,6 +77,27 @@ class Reranked:
         if not ids:
             return np.empty(0, np.float32)
         return maxsim_of(self._states.encoder.question(query), self._states.of(ids))
+
+
+def ranked_for(
+    questions: Sequence[str],
+    search: Search,
+    encoder: Encoder,
+    states: Path,
+    candidates: int,
+    track: Track = SILENT,
+) -> Reranked:
+    """Another search, ranked for these questions: the states of all that they find are computed once.
+
+    Args:
+        states: a folder for them; what another encoder left there is removed.
+    """
+    if not Kept.fits(states, encoder, search):
+        shutil.rmtree(states)
+    kept = Kept(states, encoder, search)
+    hits = search.search(questions, candidates)
+    kept.fill(dict.fromkeys(hit.passage for own in hits for hit in own), track)
+    return Reranked(search, kept, candidates)
 
 
 def maxsim_of(question: NDArray[np.float32], found: Found) -> NDArray[np.float32]:

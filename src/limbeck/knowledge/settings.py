@@ -82,7 +82,7 @@ class RankingSettings(Settings):
     loss: Literal["kl", "best"] = Field(
         "kl",
         description="kl: the divergence from BM25's softmax, as in the paper; best: cross-entropy on the "
-        "best candidate, as in the published code unless it is told otherwise",
+        "best candidate, as in the published code without --loss_type kl",
     )
     tau_targets: Temperature = Field(
         (5.0, 1.0), description="temperature of BM25's scores; a pair is annealed from first to last"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,16 @@ class Found(NamedTuple):
 
     states: NDArray[np.float16]
     lengths: NDArray[np.int64]
+
+
+def _plan(encoder: Encoder, search: Search) -> dict[str, Any]:
+    """What decides states."""
+    return {
+        "version": VERSION,
+        "encoder": encoder.fingerprint(),
+        "index": search.fingerprint,
+        "dimensions": encoder.dimensions,
+    }
 
 
 class PassageStates(Protocol):
@@ -94,17 +104,20 @@ class Kept:
         self.folder = folder
         self.encoder = encoder
         self._fresh = Fresh(encoder, search)
-        self._plan = {
-            "version": VERSION,
-            "encoder": encoder.fingerprint(),
-            "index": search.fingerprint,
-            "dimensions": encoder.dimensions,
-        }
+        self._plan = _plan(encoder, search)
         self._refuse_other()
         self._places: dict[str, tuple[int, int]] = {}
         self._states: list[NDArray[np.float16]] = []
         self._ends: list[NDArray[np.int64]] = []
         self._read()
+
+    @staticmethod
+    def fits(folder: Path, encoder: Encoder, search: Search) -> bool:
+        """Whether a folder is new, or holds states of this encoder and this index."""
+        state = sealed.read(folder / STATE)
+        if state is None:
+            return not (folder / STATE).exists() and not (folder / PARTS).exists()
+        return all(state.get(name) == value for name, value in _plan(encoder, search).items())
 
     def __len__(self) -> int:
         """Of how many passages states are there."""

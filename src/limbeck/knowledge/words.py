@@ -112,6 +112,22 @@ _LISTS = {
 }
 
 
+def check_words(settings: IndexSettings | None) -> None:
+    """Refuse packages that are missing, and a stemmer that does not exist, before a corpus is read.
+
+    Args:
+        settings: None: those of an index that is there.
+
+    Raises:
+        InputError, RecipeError: as `Words`.
+    """
+    if settings is None:
+        bm25s()
+        _needed("Stemmer")
+    else:
+        Words.of(settings)
+
+
 def stop_words(settings: IndexSettings) -> tuple[str, ...]:
     """The words themselves: an index keeps them, because the lists of a library may change."""
     if not isinstance(settings.stop_words, str):

@@ -26,6 +26,19 @@ def is_tiny_encoder(name: str) -> bool:
     return name == KIND or name.startswith(f"{KIND}-")
 
 
+def size_of(name: str) -> Size:
+    """The size that a name asks for.
+
+    Raises:
+        ModelError: an unknown one.
+    """
+    size = name.removeprefix(KIND).removeprefix("-") or "s"
+    if size not in SIZES:
+        known = ", ".join(f"{KIND}-{size}" for size in SIZES)
+        raise ModelError(f"{name}: no such size; choose one of {known}")
+    return SIZES[size]
+
+
 def build_encoder(name: str, tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
     """A new encoder for `tokenizer`, drawn from `seed` alone; the global generator is left as it was.
 
@@ -37,11 +50,7 @@ def build_encoder(name: str, tokenizer: PreTrainedTokenizerFast, seed: int) -> A
     Raises:
         ModelError: an unknown size.
     """
-    size = name.removeprefix(KIND).removeprefix("-") or "s"
-    if size not in SIZES:
-        known = ", ".join(f"{KIND}-{size}" for size in SIZES)
-        raise ModelError(f"{name}: no such size; choose one of {known}")
-    shape = SIZES[size]
+    shape = size_of(name)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.width,

@@ -65,7 +65,7 @@ def _log_softmax(scores_QN: Tensor, mask_QN: Tensor, tau: float) -> Tensor:
 
 
 def annealed(first: float, last: float, progress: float) -> float:
-    """A temperature on its way: first + (last − first) · α, with α = 2 / (1 + e^(−10p)) − 1.
+    """A temperature between two: first + (last − first) · α, with α = 2 / (1 + e^(−10p)) − 1.
 
     Source: α is that of KARD's published code, where it made both temperatures negative from p = 5.1 % on.
     Here it is between two given values, so above 0 wherever these are.

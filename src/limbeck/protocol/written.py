@@ -26,7 +26,7 @@ from limbeck.records import write_json
 from limbeck.run_folder import fingerprint, git_revision, path_fingerprint, read_json, versions
 from limbeck.stages.knowledge import knowledge_fingerprints
 from limbeck.stages.model_inputs import model_inputs
-from limbeck.stages.preflight import check_kind, check_models
+from limbeck.stages.preflight import check_kind, check_models, check_reading
 from limbeck.stages.rationales import file_inputs
 from limbeck.tasks.others import load_other, other_fingerprint
 from limbeck.tasks.readers import locate
@@ -95,6 +95,7 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
         _refuse_other(folder)
         check_kind(recipe)
         compared = [name for name, one in chosen.items() if one.uses.answer_places]
+        check_reading(recipe, [one.uses for one in chosen.values()])
         check_models(recipe, compared)  # what cannot be trained or drawn must not become a protocol
         for draw in range(claims.problem_draws):
             load_splits(recipe.task, recipe.seed + draw)
@@ -193,7 +194,7 @@ def planned(recipe: Recipe, claims: ClaimsSettings) -> list[Planned]:
             name = f"draw{draw + 1}-mentor{mentor + 1}"
             raw = recipe.model_dump(mode="json")
             raw.update(name=f"{recipe.name}-{name}", seed=recipe.seed + draw, claims=None)
-            for one in raw["mentors"].values():
+            for one in [*raw["mentors"].values(), *filter(None, [raw["verifier"]])]:
                 one["seed"] += number
             for one in raw["students"].values():
                 begin = one["seeds"][0] + first
@@ -225,6 +226,7 @@ def _checked(recipe: Recipe, place: str, untrained: Collection[str] = ()) -> Cla
             )
     most = claims.problem_draws * claims.mentors * claims.students
     seeds = [recipe.seed, *(one.seed for one in recipe.mentors.values())]
+    seeds += [recipe.verifier.seed] if recipe.verifier else []
     seeds += [one.seeds[0] for one in recipe.students.values()]
     if max(seeds) + most >= 2**32:
         raise RecipeError(f"{place}: seed: {max(seeds)} leaves no room for {most} seeds after it; lower it")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from limbeck.errors import RecipeError
-from limbeck.published import learn_from_committee, mcc_kd, mentor_kd, tailored
+from limbeck.published import kard, learn_from_committee, mcc_kd, mentor_kd, tailored
 from limbeck.published.found import Found, Request
 
 Read = Callable[[Sequence[str], Request], Found]
@@ -17,13 +17,14 @@ Read = Callable[[Sequence[str], Request], Found]
 class Format:
     """What `limbeck import` can read, and where it was published.
 
-    `of_mistakes`: its texts name questions that other files ask.
+    `of_mistakes`: its texts name questions that other files ask. `leaves_out`: what leaks can be left out.
     """
 
     summary: str
     paper: str
     read: Read
     of_mistakes: bool = False
+    leaves_out: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -36,6 +37,12 @@ FORMATS: dict[str, Format] = {
         "questions and several rationales of each, as the repository of MCC-KD publishes them",
         "MCC-KD, arXiv 2310.14747",
         mcc_kd.read,
+    ),
+    "kard": Format(
+        "questions and explanations of their answers, as the scripts of KARD read and make them",
+        "KARD, arXiv 2305.18395",
+        kard.read,
+        leaves_out=True,
     ),
     "learn-from-committee": Format(
         "a student's mistakes, with the feedback and the rationales of three teachers, as the repository "
@@ -81,6 +88,7 @@ def read(name: str, paths: Sequence[str], request: Request) -> Found:
         )
         if value != usual
     ]
-    if said and not form.of_mistakes:
+    said = [option for option in said if not (form.of_mistakes or (form.leaves_out and option == "--leaks"))]
+    if said:
         raise RecipeError(f"{said[0]}: {name} holds no mistakes of a student; remove it")
     return form.read(paths, request)

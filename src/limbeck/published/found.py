@@ -81,7 +81,8 @@ class Given:
     """A published text and what its authors say of it.
 
     `chain` None: it is null in the data. `stated` is the answer next to it ("": none),
-    `whole` the text as it was written, with that answer, which is what gets graded.
+    `whole` the text as it was written, with that answer, which is what gets graded. `truncated`: it was
+    cut off at a limit of tokens.
     """
 
     problem: Problem
@@ -91,6 +92,7 @@ class Given:
     whole: str
     flagged: bool | None
     origin: str
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ def _graded(found: Found, given: Sequence[Given]) -> list[_Verdict]:
             continue
         index = counts[one.problem.id, one.source]
         counts[one.problem.id, one.source] += 1
-        completion = Completion(one.problem.id, index, one.whole)
+        completion = Completion(one.problem.id, index, one.whole, truncated=one.truncated)
         (rationale,) = grade([one.problem], found.kind, [completion], one.source)
         verdicts.append(_Verdict(one, rationale.model_copy(update={"origin": one.origin})))
     return verdicts
@@ -217,6 +219,7 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
         "golds set aside": [asdict(one) for one in found.set_aside],
         "questions": _questions(found),
         "files": files,
+        **({"options": "options"} if any(one.options for one in (*found.train, *found.test)) else {}),
     }
 
 

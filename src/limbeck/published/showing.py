@@ -53,7 +53,7 @@ def show_import(summary: dict[str, Any], out: Path) -> None:
         "name": summary["task"],
         "kind": summary["kind"],
         **{split: str(out / f"{split}.jsonl") for split in splits},
-        "columns": {"id": "id"},
+        "columns": {"id": "id", **({"options": summary["options"]} if "options" in summary else {})},
         **leaking,
     }
     print("task:", yaml.safe_dump(task, default_flow_style=True, sort_keys=False, width=1000).strip())

@@ -100,7 +100,7 @@ def run_views(paths: Sequence[Path]) -> list[RunView]:
 
 def _audits(run: Path) -> list[Block]:
     """What became of the data, the teacher's rationales and every mentor's, and what its soft labels take."""
-    blocks = audit_blocks(run / "rationales" / "audit.json") + _left_out(run, "problems")
+    blocks = audit_blocks(_teachers(run) / "audit.json") + _left_out(run, "problems")
     for task in other_tasks(read_recipe(run)):
         blocks += _left_out(run, f"also/{task}", f" of {task}")
     for name in _mentors(run):
@@ -128,9 +128,16 @@ def _left_out(run: Path, stage: str, whose: str = "") -> list[Block]:
 
 def _graded(run: Path) -> dict[str, tuple[Path, Path]]:
     """The folders of graded rationales by who wrote them, each with the folder of the problems."""
-    places = {"teacher": run / "rationales"}
+    places = {"teacher": _teachers(run)}
     places |= {f"mentor {name}": run / "mentors" / name / "rationales" for name in _mentors(run)}
     return {name: (folder, run / "problems") for name, folder in places.items()}
+
+
+def _teachers(run: Path) -> Path:
+    """The folder of the teacher's rationales, after the verifier judged them where the recipe has one."""
+    judged = run / "verified"
+    there = read_recipe(run).get("verifier") and (judged / "graded.jsonl").is_file()
+    return judged if there else run / "rationales"
 
 
 def _mentors(run: Path) -> list[str]:

@@ -48,10 +48,10 @@ def changed(context: Context, place: str, learner: LearnerSettings) -> Context:
     """The same run with other settings of a learner.
 
     Args:
-        place: `students.NAME` or `mentors.NAME`.
+        place: `students.NAME`, `mentors.NAME` or `verifier`.
     """
     role, _, name = place.partition(".")
-    learners = {**getattr(context.recipe, role), name: learner}
+    learners = {**getattr(context.recipe, role), name: learner} if name else learner
     return replace(context, recipe=context.recipe.model_copy(update={role: learners}))
 
 

@@ -35,10 +35,17 @@ from limbeck.stages.mistakes import MISTAKES, Kind, Mistakes, TrainExamSettings
 from limbeck.stages.models import Question
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import Rationales, file_inputs
-from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
+from limbeck.stages.teacher import (
+    TeacherModel,
+    local_stops,
+    taken_as_rationale,
+    teacher_name,
+    teacher_system,
+)
 from limbeck.stages.writing import RawCompletion, completions_of, write
 from limbeck.tasks import feedback as prompt
 from limbeck.tasks.asking import Asking
+from limbeck.tasks.prompts import gold_of
 from limbeck.tasks.templates import Template
 
 VERSION = 3
@@ -249,27 +256,13 @@ def _teacher(context: Context, settings: FeedbackSettings) -> TeacherModel:
     template = settings.template or prompt.TEMPLATE
     named = "instruction" in Template.read(template, prompt.PLACES).names
     own = (usual if named else "") if wanted is None else wanted
-    return TeacherModel(context, asking=Asking("plain", template, own, _system(context)))
-
-
-def _system(context: Context) -> str:
-    """The system prompt that the recipe gives its teacher."""
-    teacher = context.recipe.teacher
-    return "" if teacher.kind == "given" else teacher.prompt.system or ""
+    return TeacherModel(context, asking=Asking("plain", template, own, teacher_system(context.recipe)))
 
 
 def _pieces(model: TeacherModel, problem: Problem, mistake: Mistake, settings: FeedbackSettings) -> Pieces:
     if settings.kind == "again":
         return model.asking_now.pieces(problem)
     return model.asking_now.pieces(problem, mistake=mistake.completion.strip(), gold=gold_of(problem))
-
-
-def gold_of(problem: Problem) -> str:
-    """The gold answer as a teacher is shown it: of a choice its letter and its text."""
-    place = ord(problem.gold) - ord("A") if len(problem.gold) == 1 else -1
-    if problem.options and 0 <= place < len(problem.options):
-        return f"({problem.gold}) {problem.options[place]}"
-    return problem.gold
 
 
 def _asked(

@@ -172,7 +172,7 @@ class Reader:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return self.model.facts
+        return {**self.model.facts, "passages": self.passages.most, "found_by": self.passages.by}
 
     @property
     def reads(self) -> Sequence[Path]:

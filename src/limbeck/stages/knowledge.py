@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.errors import DataError, RecipeError
 from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
-from limbeck.recipe import Recipe
+from limbeck.recipe import KnowledgeSettings, Recipe
 from limbeck.records import (
     Record,
     Silver,
@@ -143,6 +143,29 @@ def knowledge_fingerprints(recipe: Recipe) -> dict[str, str]:
     return _files(settings.corpus)
 
 
+def check_there(settings: KnowledgeSettings) -> None:
+    """Refuse files of a corpus that are not there, or a folder that is no index; no corpus is read.
+
+    Raises:
+        DataError, InputError: naming it.
+    """
+    from limbeck.knowledge.building import built
+
+    if settings.index is not None:
+        built(Path(settings.index).expanduser())
+    for path in settings.corpus:
+        if path != BUILT_IN and not path.startswith("hf:"):
+            _file(path)
+
+
+def _file(path: str) -> tuple[Path, str]:
+    """A file of a corpus, and the key in it."""
+    file, part = locate(str(Path(path).expanduser()))
+    if not file.exists():
+        raise DataError(path, "there is no such file; check knowledge.corpus")
+    return file, part
+
+
 def _files(paths: Sequence[str]) -> dict[str, str]:
     """Files of a corpus as inputs; a data set of the hub is known by its name."""
     found = {}
@@ -150,9 +173,7 @@ def _files(paths: Sequence[str]) -> dict[str, str]:
         if path.startswith("hf:"):
             found[f"corpus {number}"] = path
         else:
-            file, part = locate(str(Path(path).expanduser()))
-            if not file.exists():
-                raise DataError(path, "there is no such file; check knowledge.corpus")
+            file, part = _file(path)
             found[f"corpus {number}"] = path_fingerprint(file) + (f"#{part}" if part else "")
     return found
 

@@ -65,12 +65,16 @@ class Learner:
     @property
     def place(self) -> str:
         """Its folder in the run."""
+        if self.role == "verifier":
+            return f"verifier/{self.name}"
         folder = f"{self.role}s/{self.name}" + ("" if self.role == "mentor" else f"/seed{self.seed}")
         return folder if self.round is None else f"{folder}/round{self.round}"
 
     @property
     def shown(self) -> str:
         """What progress lines and tables call it."""
+        if self.role == "verifier":
+            return f"verifier {self.name}"
         name = self.name if self.role != "mentor" or self.name == "mentor" else f"mentor {self.name}"
         return name if self.role == "mentor" else f"{name} (seed {self.seed})"
 

@@ -52,10 +52,12 @@ class Found(Record):
 
 @dataclass(frozen=True)
 class Passages:
-    """The passages of a split's problems, as prompts hold them."""
+    """The passages of a split's problems, as prompts hold them: so many at most, found by whom."""
 
     stage: Stage
     of: Mapping[str, tuple[str, ...]]
+    most: int
+    by: Finder
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -99,7 +101,8 @@ def found_passages(
     stage = context.run.stage(place, plan(settings, version=VERSION, k=STORED), inputs, work, reads=reads)
     found = list(read_jsonl(stage.folder / "found.jsonl", Found))
     held = texts(base.search(), [one.passages for one in found], most)
-    return Passages(stage, {one.problem_id: own for one, own in zip(found, held, strict=True)})
+    of = {one.problem_id: own for one, own in zip(found, held, strict=True)}
+    return Passages(stage, of, most, by)
 
 
 def _asked_test(context: Context, some: Sequence[Problem]) -> Stage:

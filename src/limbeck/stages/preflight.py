@@ -18,6 +18,7 @@ from limbeck.lm import names
 from limbeck.lm.settings import Layers, LoraSettings
 from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe, load_recipe
 from limbeck.stages.context import Context
+from limbeck.stages.knowledge import check_there
 from limbeck.stages.pairs import check_chat, check_pair, check_places, is_from_scratch, tokenizer_of
 from limbeck.stages.teacher import teacher_identity
 from limbeck.tasks.settings import own_name, task_kind
@@ -50,20 +51,30 @@ def preflight(context: Context, uses: Mapping[str, Uses], *, trains: bool = True
         check_kind(recipe)
     learners = list(_learners(context))
     untrained = {f"students.{name}" for name, used in uses.items() if not used.trains}
+    if recipe.verifier and not recipe.verifier.folds:
+        untrained.add("verifier")
+    by_place = {f"students.{name}": used for name, used in uses.items()}
     for place, learner, _ in learners:
         _check_learner(place, learner, trains=place not in untrained)
     _check_teacher(context, [name for name, used in uses.items() if used.asks])
     former = _former(context)
+    if trains:
+        check_reading(recipe, _still_to_read(context, uses, former))
     saved = training = 0
     for place, learner, folders in learners:
         changed = former is not None and _changed(place, recipe, former)
         left = [folder for folder in folders if changed or not _has_sat(context, folder)]
         if left and trains:
             model = _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
+            if place == "verifier" and place in untrained and is_from_scratch(learner.model):
+                raise ModelError(
+                    f"verifier.model: {learner.model} is made from scratch, and folds: 0 trains nobody; "
+                    "name a model that was trained, or take 2 folds"
+                )
             if place in untrained:
                 continue
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
-            used = uses.get(place.removeprefix("students."), Uses())
+            used = by_place.get(place, Uses())
             whole = once * used.models * len(left)
             saved += whole - min(whole, sum(map(_size, left)))
             moments = 2 if learner.train.optimizer == "adamw" else 0
@@ -94,6 +105,47 @@ def _is_graded(context: Context, *, trains: bool) -> bool:
     return bool(folders) and all(_is_done(context, folder) for folder in folders)
 
 
+def check_reading(recipe: Recipe, uses: Iterable[Uses]) -> None:
+    """Refuse a search or a reranker that cannot be made; needs no run folder, so protocols use it too.
+
+    Args:
+        uses: of the students' methods.
+
+    Raises:
+        RecipeError, ModelError, InputError: naming the setting or the package.
+    """
+    settings, uses = recipe.knowledge, list(uses)
+    if settings is None or not any(used.reads for used in uses):
+        return
+    from limbeck.knowledge.words import check_words
+
+    check_there(settings)
+    try:
+        check_words(settings.search if settings.corpus else None)
+    except RecipeError as error:
+        raise RecipeError(f"knowledge.search.{error}") from None
+    if any(used.ranks for used in uses):
+        from limbeck.knowledge.encoders import check_encoder
+
+        _check_device("knowledge.reranker", settings.reranker.device)
+        try:
+            check_encoder(settings.reranker.model)
+        except ModelError as error:
+            raise ModelError(f"knowledge.reranker.model: {error}") from error
+
+
+def _still_to_read(context: Context, uses: Mapping[str, Uses], former: Recipe | None) -> list[Uses]:
+    """What the methods of students need that did not sit their exam."""
+    recipe, folder = context.recipe, context.run.folder
+    found = []
+    for name, used in uses.items():
+        seeds = [folder / "students" / name / f"seed{seed}" for seed in recipe.students[name].seeds]
+        sat = all(_is_done(context, one) for seed in seeds for one in (seed, seed / "exam"))
+        if not sat or former is None or _changed(f"students.{name}", recipe, former):
+            found.append(used)
+    return found
+
+
 def check_models(recipe: Recipe, compared: Collection[str] = ()) -> None:
     """Refuse models that no run of the recipe could train; needs no run folder, so protocols use it too.
 
@@ -111,8 +163,11 @@ def check_models(recipe: Recipe, compared: Collection[str] = ()) -> None:
 
 
 def _learners(context: Context) -> Iterable[tuple[str, LearnerSettings, list[Path]]]:
-    """(place in the recipe, settings, folders of the trained models) of mentors and students."""
+    """(place in the recipe, settings, folders of the trained models) of verifier, mentors and students."""
     recipe, folder = context.recipe, context.run.folder
+    if recipe.verifier:
+        models = [folder / "verifier" / f"fold{number + 1}" for number in range(recipe.verifier.folds)]
+        yield "verifier", recipe.verifier, models or [folder / "verified"]
     for name, mentor in recipe.mentors.items():
         yield f"mentors.{name}", mentor, [folder / "mentors" / name]
     for name, student in recipe.students.items():
@@ -132,10 +187,18 @@ def _changed(place: str, now: Recipe, former: Recipe) -> bool:
     """Whether what a learner is trained on, or how, is no longer what the folder's recipe says."""
     role, _, name = place.partition(".")
     shared = [
-        (one.seed, one.task, one.rationales, teacher_identity(one), getattr(one.teacher, "prompt", None))
+        (
+            one.seed,
+            one.task,
+            one.rationales,
+            teacher_identity(one),
+            getattr(one.teacher, "prompt", None),
+            one.verifier,
+            one.knowledge,
+        )
         for one in (now, former)
     ]
-    own = [getattr(one, role).get(name) for one in (now, former)]
+    own = [getattr(one, role).get(name) if name else one.verifier for one in (now, former)]
     mentors = [one.mentors if role == "students" else {} for one in (now, former)]
     return any(pair[0] != pair[1] for pair in (shared, own, mentors))
 

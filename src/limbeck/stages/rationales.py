@@ -27,6 +27,7 @@ from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json,
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
 from limbeck.selection import select, similarity
 from limbeck.stages.context import Context, once
+from limbeck.stages.explaining import explaining_teacher, to_explain
 from limbeck.stages.leaks import check_stated
 from limbeck.stages.learners import Learner
 from limbeck.stages.problems import LEFT_OUT, SUFFIX, Split, problems, write_left_out
@@ -37,6 +38,10 @@ from limbeck.training.groups import Draw, Group, singles
 
 VERSION = 5
 """Raised by hand when this code grades the same completions differently."""
+
+
+SHOWS_GOLD = "the teacher was shown the gold answers"
+"""In an audit."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class Rationales:
 def collected(context: Context, split: Split) -> Stage:
     """The teacher's completions, as they came; `memory/` keeps what was paid for beyond this stage."""
     recipe, wanted = context.recipe, context.recipe.rationales
-    model = TeacherModel(context)
+    shown = wanted.explain_gold
+    model = TeacherModel(context) if shown is None else explaining_teacher(context, shown)
     sampling = Sampling(
         wanted.per_problem,
         wanted.temperature,
@@ -117,8 +123,10 @@ def collected(context: Context, split: Split) -> Stage:
         "max_tokens": wanted.max_tokens,
         "split": split,
         "seed": recipe.seed,
+        **({"shows_gold": True} if shown else {}),
     }
-    questions = [model.question(problem) for problem in problems(context).of(split)]
+    asked = problems(context).of(split)
+    questions = [to_explain(model, one) if shown else model.question(one) for one in asked]
     inputs = problems(context).inputs
     return write(
         context, "collected" + SUFFIX[split], model, questions, sampling, settings=settings, inputs=inputs
@@ -126,7 +134,7 @@ def collected(context: Context, split: Split) -> Stage:
 
 
 def rationales(context: Context, split: Split = "train", share: float = 1.0) -> Rationales:
-    """Graded rationales of a split, with their audit.
+    """Graded rationales of a split, with their audit; where the recipe has a verifier, after it judged them.
 
     Those of dev are asked for only when a checkpoint is chosen by dev loss, in
     stages of their own, so that they change nothing for other students.
@@ -135,11 +143,25 @@ def rationales(context: Context, split: Split = "train", share: float = 1.0) -> 
         share: of the training problems whose rationales are returned (Mentor-KD's
             low-resource setting); a smaller share is a part of every larger one.
     """
-    found = once(context, f"rationales of {split}", lambda: _rationales(context, split))
+    found = once(context, f"rationales of {split}", lambda: _judged(context, split))
     if share == 1 or split == "dev":
         return found
     some = share_of(problems(context).train, share, context.recipe.seed)
     return Rationales(found.stage, found.label, [one for one in found.all if one.problem_id in some])
+
+
+def graded_rationales(context: Context, split: Split = "train") -> Rationales:
+    """The same as they were graded; none is dropped because of the recipe's verifier."""
+    return once(context, f"graded rationales of {split}", lambda: _rationales(context, split))
+
+
+def _judged(context: Context, split: Split) -> Rationales:
+    given = graded_rationales(context, split)
+    if context.recipe.verifier is None:
+        return given
+    from limbeck.stages.verifier import verified  # which trains on graded ones
+
+    return verified(context, given, split)
 
 
 def _rationales(context: Context, split: Split) -> Rationales:
@@ -169,7 +191,8 @@ def _rationales(context: Context, split: Split) -> Rationales:
             found, keep=keep, agreement=agreement, drop_false_equations=rule.drop_false_equations
         )
         write_jsonl(folder / "graded.jsonl", marked)
-        write_json(folder / "audit.json", audit(marked, asked, context.kind, agreement) | left_out)
+        shown = {SHOWS_GOLD: "yes"} if source and rule.explain_gold else {}
+        write_json(folder / "audit.json", audit(marked, asked, context.kind, agreement) | shown | left_out)
         report_unfinished(context, teacher_name(recipe), marked, "rationales.max_tokens")
         if not any(one.dropped is None for one in marked):
             raise NothingKeptError(

@@ -55,16 +55,11 @@ class Reranker:
         """The base's best passages, ranked by this.
 
         Args:
-            states: a folder for the states of all that the questions find, computed once.
+            states: see `ranked_for`.
         """
-        from limbeck.knowledge.rerank import Reranked
-        from limbeck.knowledge.states import Kept
+        from limbeck.knowledge.rerank import ranked_for
 
-        first, encoder = base.search(), self.encoder()
-        kept = Kept(states, encoder, first)
-        hits = first.search(questions, self.settings.candidates)
-        kept.fill(dict.fromkeys(hit.passage for own in hits for hit in own), track)
-        return Reranked(first, kept, self.settings.candidates)
+        return ranked_for(questions, base.search(), self.encoder(), states, self.settings.candidates, track)
 
 
 def reranker(context: Context, base: Knowledge) -> Reranker:

@@ -289,6 +289,11 @@ def taken_as_rationale(recipe: Recipe) -> Reasoning:
     return "both" if isinstance(recipe.teacher, OfflineTeacherSettings) else recipe.teacher.reasoning
 
 
+def teacher_system(recipe: Recipe) -> str:
+    """The system prompt that the recipe gives its teacher, for what is asked besides plain rationales."""
+    return "" if recipe.teacher.kind == "given" else recipe.teacher.prompt.system or ""
+
+
 def teacher_name(recipe: Recipe) -> str:
     """What records call the teacher."""
     teacher = recipe.teacher

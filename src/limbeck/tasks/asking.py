@@ -44,7 +44,10 @@ BASE_TEMPLATE = "base_chat_template"
 KNOWLEDGE = "knowledge"
 """A need: passages come with every question."""
 
-NEEDS = (KNOWLEDGE,)
+RATIONALE = "rationale"
+"""A need, and the place that it fills: a rationale comes with every question (a verifier's)."""
+
+NEEDS = (KNOWLEDGE, RATIONALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Asking:
         instruction, system: "": none.
         demonstrations: to choose from; a problem is never shown its own.
         shots: how many are shown, the first that fit; None: all.
-        needs: what must come with every problem; "knowledge": passages.
+        needs: what must come with every problem; "knowledge": passages; "rationale": one to be judged.
         thinks: it reasons inside `<think>` tags, and its answer is behind them.
 
     Raises:
@@ -97,11 +100,16 @@ class Asking:
             cue, more: what fills places of the template beyond the usual ones.
 
         Raises:
-            InputError: knowledge is needed and was not looked for.
+            InputError: knowledge is needed and was not looked for, or a rationale and there is none.
         """
         if passages is None and KNOWLEDGE in self.needs:
             raise InputError(
                 f"problem {problem.id}: this model needs knowledge with every question; give it passages"
+            )
+        if RATIONALE in self.needs and RATIONALE not in more:
+            raise InputError(
+                f"problem {problem.id}: this model is a verifier, and reads a rationale with every question; "
+                "name a student"
             )
         apart, whole = "options" in self._layout.names, question_with_options(problem)
         others = without_asked(self.demonstrations, (problem.question, whole))
@@ -123,11 +131,13 @@ class Asking:
         *,
         role: str = "",
         thinking: str = "",
+        **more: str,
     ) -> Example:
         """A training example: the problem's prompt, and reasoning with the *gold* answer, or that alone.
 
         Args:
             thinking: see `completion_of`.
+            more: see `pieces`.
 
         Raises:
             InputError: as `pieces`; the problem has no gold answer.
@@ -137,7 +147,7 @@ class Asking:
         end = len(completion) - len(form.after_answer)
         return Example(
             problem_id=problem.id,
-            prompt=self.pieces(problem, passages),
+            prompt=self.pieces(problem, passages, **more),
             completion=completion,
             answer_span=(end - len(problem.gold), end),
             role=role,
@@ -305,7 +315,7 @@ class Asking:
         if not right or not prompt["template"]:
             raise ModelError(f"{place}: prompt holds no text or number where one is needed; {fix}")
         try:
-            Template.read(prompt["template"], PLACES)
+            Template.read(prompt["template"], (*PLACES, *(RATIONALE for need in needs if need == RATIONALE)))
             shown = tuple(Demonstration.model_validate(one) for one in prompt["demonstrations"])
             template, instruction, system = texts
             return cls(form, template, instruction, system, shown, shots, tuple(needs), thinks)

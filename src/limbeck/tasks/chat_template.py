@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from limbeck.records import Pieces
-from limbeck.tasks.asking import BASE_TEMPLATE, Asking
+from limbeck.tasks.asking import BASE_TEMPLATE, RATIONALE, Asking
 
 QUESTION = "\ue000question\ue000"
 """Put in a question's place to find what is around it; from Unicode's private area, so in no prompt."""
@@ -61,9 +61,10 @@ def student_template(asking: Asking, tokenizer: Any, *, encoder_decoder: bool) -
 
 
 def message(pieces: Pieces) -> str:
-    """What a user sends for a prompt: the question, with its options and its passages below it."""
+    """What a user sends for a prompt: the question, with its options, passages and rationale below it."""
     asked = f"{pieces.question}\n{pieces.options}" if pieces.options else pieces.question
-    return "\n\n".join([asked, *(["\n".join(pieces.passages)] if pieces.passages else [])])
+    below = ["\n".join(pieces.passages), pieces.more.get(RATIONALE, "")]
+    return "\n\n".join([asked, *filter(None, below)])
 
 
 def differing(
@@ -102,6 +103,7 @@ def _around(asking: Asking, tokenizer: Any, question: str) -> tuple[str, str]:
         question=question,
         instruction=asking.instruction,
         examples=asking.demonstrations[: asking.shots],
+        more={RATIONALE: ""} if RATIONALE in asking.needs else {},
     )
     before, _, after = asking.text(tokenizer, pieces).partition(QUESTION)
     return before, after

@@ -190,6 +190,9 @@ def _shown(parameters: Mapping[str, int]) -> str:
 class OfflineTeacher:
     """A teacher that needs no network: it solves the puzzle and writes a rationale, or feedback on a mistake.
 
+    Shown the gold answer (a prompt whose pieces hold `gold`), it always ends in it: what would spoil the
+    answer is then a wrong step like the others.
+
     Feedback is asked for by a prompt whose pieces hold a mistake (`Prompt.pieces`), or that was made with
     `feedback.TEMPLATE`. It names the first wrong step; the solution is in the student's phrasing, and errs
     at the same rates as a rationale. What else a prompt asks is refused.
@@ -232,6 +235,7 @@ class OfflineTeacher:
         """
         for prompt in prompts:
             request = _requested(prompt)
+            explains = prompt.pieces is not None and prompt.pieces.more.keys() == {"gold"}
             puzzle = self.task.read(request.question if request else prompt.text)
             if puzzle is None:
                 raise TeacherError(
@@ -240,10 +244,17 @@ class OfflineTeacher:
                 )
             checked = check(puzzle, self.task.kind, request.mistake) if request else None
             for index in range(sampling.n):
-                yield self._complete(prompt.id, puzzle, checked, index, sampling)
+                yield self._complete(prompt.id, puzzle, checked, index, sampling, explains=explains)
 
     def _complete(
-        self, prompt_id: str, puzzle: Puzzle, checked: Checked | None, index: int, sampling: Sampling
+        self,
+        prompt_id: str,
+        puzzle: Puzzle,
+        checked: Checked | None,
+        index: int,
+        sampling: Sampling,
+        *,
+        explains: bool,
     ) -> Completion:
         """A rationale; where a student's text was checked, feedback on it."""
         greedy = sampling.temperature == 0
@@ -253,7 +264,7 @@ class OfflineTeacher:
         chance = rng.random()
         slip: Slip = "none"
         if chance < self.wrong_answer:
-            slip = "answer"
+            slip = "step" if explains else "answer"
         elif chance < self.wrong_answer + self.wrong_step:
             slip = "step"
         reasoning, answer = puzzle.rationale(checked.phrasing if checked else phrasing, slip, rng)
@@ -272,7 +283,7 @@ def _requested(prompt: Prompt) -> Request | None:
     pieces, more = prompt.pieces, prompt.pieces.more if prompt.pieces else {}
     if pieces and "mistake" in more and more.keys() <= {"mistake", "gold"}:
         return Request(pieces.question, more["mistake"])
-    if more:
+    if more and more.keys() != {"gold"}:
         places = ", ".join(f"{{{name}}}" for name in sorted(more))
         raise TeacherError(
             f"prompt {prompt.id}: the offline teacher writes rationales and feedback on mistakes, and cannot "

@@ -152,6 +152,14 @@ def question_with_options(problem: Problem) -> str:
     return f"{problem.question}\n{options}" if options else problem.question
 
 
+def gold_of(problem: Problem) -> str:
+    """The gold answer as a teacher is shown it: of a choice its letter and its text."""
+    place = ord(problem.gold) - ord("A") if len(problem.gold) == 1 else -1
+    if problem.options and 0 <= place < len(problem.options):
+        return f"({problem.gold}) {problem.options[place]}"
+    return problem.gold
+
+
 def teacher_instruction(kind: AnswerKind, labels: Sequence[str] = ()) -> str:
     """To reason step by step and to close with "The answer is X."; `labels` are those of kind label."""
     return (

@@ -1,8 +1,8 @@
 """Whether a training computes a prompt once for the rows that share it: `train.share_prompts`.
 
 Three questions, in this order: is it worth it, by arithmetic on token counts; is it possible, by what the
-training and the model are; and is it the same, by the gradients of one question computed both ways. `auto`
-takes a no for an answer, `true` refuses the training.
+training and the model are; and is it the same, by the gradients of one question with and without sharing.
+`auto` takes a no for an answer, `true` refuses the training.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def probe_rows(groups: Sequence[RowGroup], *, encoder_decoder: bool) -> list[Row
 def _unequal(
     model: nn.Module, rows: Sequence[Row], pad: int, *, encoder_decoder: bool
 ) -> tuple[str, float | None]:
-    """Why both ways are not the same function, or ""; and how far their gradients are apart."""
+    """Why sharing makes another function, or ""; and how far the gradients with and without are apart."""
     rows = [replace(row, scored=True, weights=None) for row in rows]
     separate = collate(rows, pad)
     shared = collate(rows, pad, prompts=[row.prompt_ids(encoder_decoder=encoder_decoder) for row in rows])
