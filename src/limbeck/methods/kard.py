@@ -88,6 +88,6 @@ METHOD = Method(
     "KARD, arXiv 2305.18395",
     KardSettings,
     kard,
-    uses=lambda own: Uses(asks=own.find == "silver", reasons=own.learns == "rationales"),
+    uses=lambda own: Uses(asks=own.find == "silver", reasons=own.learns == "rationales", rows=own.rationales),
     check=check,
 )
