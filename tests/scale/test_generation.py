@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from limbeck.lm import Prompt, Sampling
+from limbeck.lm import Prompt
 from limbeck.lm.load import Loaded
 from limbeck.lm.local import TOKEN_BUDGET, DecoderOnly, EncoderDecoder, batches, prompt_ids
 from limbeck.lm.local import Row as Asked
