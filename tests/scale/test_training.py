@@ -97,6 +97,7 @@ CASES: dict[str, dict[str, Any]] = {
     "adapter on 16 bits": {"lora": LORA, "dtype": "bfloat16"},
     "autocast": {"precision": "bf16"},
     "checkpointing": {"checkpointing": True},
+    "checkpointing on 16 bits": {"lora": LORA, "dtype": "bfloat16", "checkpointing": True},
     "gradient descent": {"kind": "sgd"},
 }
 

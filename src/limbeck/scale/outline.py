@@ -123,7 +123,7 @@ def _makes_chunks(model: Any, config: Any) -> bool:
     head = linear_head(model)
     text = config.get_text_config(decoder=True)
     changed = [getattr(text, name, None) for name in ("final_logit_softcapping", "logit_scale")]
-    return head is not None and head.bias is None and not any(changed)
+    return head is not None and getattr(head, "bias", None) is None and not any(changed)
 
 
 def _stack(half: Any, model: Any) -> Stack:

@@ -5,7 +5,8 @@
     activations = kept + copies + head + working
     kept        tokens · (linear · bytes + norm · 4) + layers · tokens · seen · (1 + scores · heads) · 4:
                 linear and norm are of all layers, and seen are the tokens that a row's attentions look at;
-                with gradient checkpointing layers · tokens · hidden · 4, and all that one layer keeps
+                with gradient checkpointing layers · tokens · hidden · (bytes of a weight), and all that one
+                layer keeps
     copies      under autocast: every matrix once more in 16 bits
     head        a chunk of logits, three blocks of it, rows and their gradients, and the head's own gradient:
                 only rows of completions go through the head
@@ -114,7 +115,7 @@ def activations(
         tokens = batch.rows * length
         whole = _kept(stack, tokens, length + before, number) + adapter * tokens // len(model.stacks)
         if checkpointing:
-            whole = stack.layers * tokens * stack.hidden * FLOAT32 + whole // max(stack.layers, 1)
+            whole = stack.layers * tokens * stack.hidden * BYTES[dtype] + whole // max(stack.layers, 1)
         kept += whole
         working = max(working, 3 * tokens * stack.widest * number)
         before = length
