@@ -38,10 +38,11 @@ FLOORS = [
         "soft_labels",
         "published",
         "report",
+        "scale",
     },
     {"stages"},
     {"methods"},
-    {"opening", "protocol", "actions", "cli", "__main__"},
+    {"opening", "dry_run", "protocol", "actions", "cli", "__main__"},
 ]
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -20,6 +20,7 @@ from limbeck.opening import (
     open_context,
     prepare,
     problems_of,
+    stories,
     tell,
     tell_leaks,
     to_stderr,
@@ -53,27 +54,29 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
     return folder
 
 
-def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool) -> None:
-    from limbeck import stages
-    from limbeck.stages.teacher import examine_teacher
+def dry_run(
+    recipe: Path | str, overrides: Sequence[str] = (), *, probe: bool = True, **request: Any
+) -> dict[str, Any]:
+    """What `run` with the same arguments will do and take; it writes nothing and asks no teacher.
 
+    Args:
+        recipe: a YAML file.
+        overrides: `a.b=value` texts.
+        probe: take three steps of every training on this machine, to say how long it will take.
+        request: see `opening.Request`: out, until, again.
+
+    Returns:
+        Stages, the teacher's price, models, disk, as JSON values (docs/architecture.md).
+    """
+    from limbeck.dry_run import dry_run as look
+
+    return look(Path(recipe), overrides, Request(**request), probe=probe)
+
+
+def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool) -> None:
     context = prepare(context, chosen)
-    examine_teacher(context)
-    for name, student in context.recipe.students.items():
-        for seed in student.seeds:
-            method = chosen[name]
-            learner = stages.student(
-                context,
-                name,
-                seed,
-                method.plan,
-                source=method.method.source,
-                reasons=method.uses.reasons,
-            )
-            method.method.story(context, learner, method.settings)
-    if not context.recipe.students:
-        for name in context.recipe.mentors:
-            stages.examine_mentor(context, name)
+    for story in stories(context, chosen):
+        story()
     if report:
         _report(context.run.folder)
 

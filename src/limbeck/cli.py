@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -156,12 +156,27 @@ def run(
     release: Release = False,
     until: Until = None,
     again: Again = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it will do and take; do nothing and ask no teacher.")
+    ] = False,
+    probe: Annotated[
+        bool, typer.Option(help="Of --dry-run: time three steps of every training; not: no weights are read.")
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Of --dry-run: print JSON instead of tables.")] = False,
     page: Annotated[bool, typer.Option("--report/--no-report", hidden=True)] = True,
 ) -> None:
     """Everything from problems to exams, and a report. Goes on where it was stopped."""
     from limbeck import actions, ranks, report
     from limbeck.report import console
 
+    if dry:
+        found = actions.dry_run(
+            recipe, overrides or (), probe=probe, out=out, until=until, again=tuple(again or ())
+        )
+        _print_plan(found, json=json)
+        return
+    if json or not probe:
+        raise InputError(f"{'--json' if json else '--no-probe'}: is of --dry-run; add that, or leave it out")
     folder = actions.run(
         recipe,
         overrides or (),
@@ -176,6 +191,17 @@ def run(
     if page and ranks.main() and until is None and (folder / "report.html").exists():
         console.print_results([folder], report.contestants([folder]), None)
         print(f"report: {folder / 'report.html'}")
+
+
+def _print_plan(found: dict[str, Any], *, json: bool) -> None:
+    if json:
+        from json import dumps
+
+        print(dumps(found, indent=1))
+        return
+    from limbeck.dry_run.showing import print_plan
+
+    print_plan(found)
 
 
 @app.command()

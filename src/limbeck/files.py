@@ -104,6 +104,11 @@ PARTIAL = ".partial"
 """How the name of a file ends that is not whole yet."""
 
 
+def existing_parent(path: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(one for one in (path.absolute(), *path.absolute().parents) if one.is_dir())
+
+
 def remove_partial(folder: Path) -> None:
     """Remove the files in a folder, itself alone, that a killed process did not finish."""
     for path in folder.glob(f".*{PARTIAL}"):

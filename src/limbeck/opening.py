@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -66,7 +67,7 @@ def open_context(
     from limbeck.stages.teacher import make_teacher
 
     recipe, chosen = resolve_methods(load_recipe(path, overrides, trains=trains), str(path), path.parent)
-    _check_until(request.until, recipe, chosen)
+    check_until(request.until, recipe, chosen)
     folder = Path(request.out or Path("runs") / recipe.name)
     again = (request.again,) if isinstance(request.again, str) else request.again
     with open_run(folder, recipe.name, to_stderr, until=request.until, again=again) as opened:
@@ -77,7 +78,7 @@ def open_context(
         yield Context(opened, recipe, teacher, track), chosen
 
 
-def _check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]) -> None:
+def check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen]) -> None:
     """Refuse a stage that cannot come up, before everything is run and paid in vain.
 
     Raises:
@@ -159,6 +160,28 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     }
     context.run.describe(recipe.to_yaml(), facts)
     return context
+
+
+def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Callable[[], None]]:
+    """What is done after `prepare`, in order: the teacher's exam, then every student's method; without any
+    student the mentors'."""
+    from limbeck import stages
+    from limbeck.stages.teacher import examine_teacher
+
+    def student(name: str, seed: int) -> None:
+        method, uses = chosen[name].method, chosen[name].uses
+        learner = stages.student(
+            context, name, seed, chosen[name].plan, source=method.source, reasons=uses.reasons
+        )
+        method.story(context, learner, chosen[name].settings)
+
+    yield partial(examine_teacher, context)
+    for name, settings in context.recipe.students.items():
+        for seed in settings.seeds:
+            yield partial(student, name, seed)
+    if not context.recipe.students:
+        for name in context.recipe.mentors:
+            yield partial(stages.examine_mentor, context, name)
 
 
 def to_stderr(line: str) -> None:

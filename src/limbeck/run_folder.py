@@ -171,6 +171,23 @@ class Stage:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a stage is before it comes up: see `Run.look`.
+
+    Attributes:
+        state: done, begun or to do.
+        folder: where its files are, which may be in `old/`.
+        id: the fingerprint that later stages build on.
+        why: it runs again, or where it comes from; "" where there is nothing to say.
+    """
+
+    state: str
+    folder: Path
+    id: str
+    why: str = ""
+
+
 class Reached(Exception):
     """The stage after which the run was asked to end is done. `open_run` makes a good end of it."""
 
@@ -412,25 +429,60 @@ class Run:
             return False
         return any(_below(name, wanted) for wanted in self._again)
 
+    def look(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> Look:
+        """What `stage` with the same arguments would find and begin with; nothing is changed."""
+        folder, mark = self.folder / name, _mark(name, plan, inputs)
+        state = _read_state(folder)
+        if state and self.is_again(name):
+            times = state.get("again", 0) + 1
+            return Look("to do", folder, fingerprint([mark, times]), "asked for by --again")
+        _, why = self._unfit(name, state, plan, inputs, mark)
+        if state is None or why:
+            kept = self._newest(name, plan, inputs, mark)
+            if kept is None:
+                return Look("to do", folder, mark, why)
+            folder, state, why = kept, _read_state(kept), "comes back from old/"
+        assert state is not None
+        if old_runs.is_old(state):
+            state = old_runs.converted(state, plan.json(), inputs, mark)
+        if state["state"] != "done":
+            return Look("begun", folder, state["id"], why)
+        self._contents[state["id"]] = sealed.content(state)
+        return Look("done", folder, state["id"], why)
+
+    def _unfit(
+        self,
+        name: str,
+        state: Mapping[str, Any] | None,
+        plan: Plan,
+        inputs: Mapping[str, str],
+        mark: str,
+    ) -> tuple[str, str]:
+        """Why what is in a stage's folder is not its result, "" if it is or nothing is there; and what it is
+        in `old/`: damaged, unknown, or "" for another result."""
+        folder = self.folder / name
+        if state is None:
+            if folder.exists() and (sealed.files(folder) or (folder / STAGE).exists()):
+                what = "its stage.json is damaged" if (folder / STAGE).exists() else "it has no stage.json"
+                return UNKNOWN, what
+            return "", ""
+        if not _fits(state, mark, plan, inputs):
+            return "", _difference(state, plan, inputs)
+        if state["state"] == "done" and (wrong := sealed.damage(folder, state)):
+            return DAMAGED, wrong
+        return "", self._other_input(state, inputs) if state["state"] == "done" else ""
+
     def _make_room(self, name: str, plan: Plan, inputs: Mapping[str, str], mark: str) -> None:
         """Move a folder of another fingerprint or a damaged one to `old/`; bring a matching one back."""
         folder = self.folder / name
         state = _read_state(folder)
-        if state is None:
-            if folder.exists() and (sealed.files(folder) or (folder / STAGE).exists()):
-                what = "its stage.json is damaged" if (folder / STAGE).exists() else "it has no stage.json"
-                self._set_aside(name, UNKNOWN)
-                self.say(f"{name}: runs again, because {what}; what was there is in old/")
-        elif not _fits(state, mark, plan, inputs):
+        kind, why = self._unfit(name, state, plan, inputs, mark)
+        if why and kind:
+            self._set_aside(name, kind)
+            self.say(f"{name}: runs again, because {why}; what was there is in old/")
+        elif why and state:
             self._retire(name, state["fingerprint"][:12])
-            reason = _difference(state, plan, inputs)
-            self.say(f"{name}: runs again, because {reason}; the former result is in old/")
-        elif state["state"] == "done" and (wrong := sealed.damage(folder, state)):
-            self._set_aside(name, DAMAGED)
-            self.say(f"{name}: runs again, because {wrong}; what was there is in old/")
-        elif state["state"] == "done" and (other := self._other_input(state, inputs)):
-            self._retire(name, state["fingerprint"][:12])
-            self.say(f"{name}: runs again, because {other}; the former result is in old/")
+            self.say(f"{name}: runs again, because {why}; the former result is in old/")
         if not (folder / STAGE).exists():
             self._bring_back(name, plan, inputs, mark)
         state = _read_state(folder)
@@ -571,7 +623,7 @@ def _opened(folder: Path, recipe_name: str, say: Callable[[str], None]) -> Itera
     if not ranks.main():
         yield _silent
         return
-    _refuse_foreign(folder, recipe_name)
+    refuse_foreign(folder, recipe_name)
     with _lock(folder) as log:
 
         def say_and_log(line: str) -> None:
@@ -583,7 +635,7 @@ def _opened(folder: Path, recipe_name: str, say: Callable[[str], None]) -> Itera
         yield say_and_log
 
 
-def _refuse_foreign(folder: Path, recipe_name: str) -> None:
+def refuse_foreign(folder: Path, recipe_name: str) -> None:
     """Leave alone what is not a run folder, and the run of another recipe."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder with --out")

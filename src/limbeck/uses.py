@@ -15,6 +15,8 @@ class Uses:
         answer_places: answers are found again among their tokens, so the tokenizer must show places.
         reasons: the student learns to reason, so that demonstrations for it hold rationales.
         trains: False where nobody is trained.
+        rows: training examples of a problem that an epoch reads, at most; for estimates alone.
+        together: whether these are one group.
         models: how many models a student's training leaves in its folder, such as one for each round.
         asks: the teacher is asked for more than plain rationales.
         files: that its settings name; a protocol of claims holds their hashes.
@@ -28,6 +30,8 @@ class Uses:
     answer_places: bool = False
     reasons: bool = True
     trains: bool = True
+    rows: int = 1
+    together: bool = False
     models: int = 1
     asks: bool = False
     reads: bool = False

@@ -157,7 +157,11 @@ def read_config(name_or_path: str | Path) -> Any:
 
 
 def parameters_of(
-    name_or_path: str | Path, lora: LoraSettings | None = None, layers: Layers | None = None
+    name_or_path: str | Path,
+    lora: LoraSettings | None = None,
+    layers: Layers | None = None,
+    *,
+    weights: bool = True,
 ) -> int:
     """How many parameters a model has, with those of an adapter's base.
 
@@ -167,17 +171,46 @@ def parameters_of(
     Args:
         lora: an adapter that the model is to get; looked at, not counted.
         layers: those it is to keep; only they are counted.
+        weights: False where config.json is enough, and weights need not be there.
 
     Raises:
         DamagedError: as `load`.
         ModelError: no such model, a broken folder, not a model that writes text, weights that are pickles
             or incomplete; an adapter that does not fit.
     """
+    model = empty(name_or_path, layers, weights=weights)
+    count: int = sum(parameter.numel() for parameter in model.parameters())
+    if lora is not None:
+        adapted(model, lora, str(name_or_path))
+    return count
+
+
+def empty(
+    name_or_path: str | Path,
+    layers: Layers | None = None,
+    *,
+    texts: Iterable[str] = ("",),
+    weights: bool = True,
+) -> Any:
+    """A model as `load` would give it, without its weights: on the meta device, as its config and the sizes
+    of its tensors say. A saved adapter is folded in.
+
+    Args:
+        texts: what a model from scratch makes its tokenizer from. It is made whole.
+        weights: False where config.json is enough, and weights need not be there.
+
+    Raises:
+        DamagedError, ModelError: as `parameters_of`.
+    """
     name = str(name_or_path)
     if is_tiny(name) and not Path(name).exists():
-        model, _ = _from_scratch(name, None, ("",), 0, torch.float32)
-        return _counted(model, lora, layers, name)
-    place = _place(name)
+        model, _ = _from_scratch(name, None, texts, 0, torch.float32)
+    else:
+        model = _empty(_place(name), weights=weights)
+    return model if layers is None else with_layers(model, layers, name)
+
+
+def _empty(place: Path | str, *, weights: bool) -> Any:
     _refuse_damaged(place)
     if isinstance(place, Path) and (place / ADAPTER).exists():
         refuse_pickles(place)
@@ -185,26 +218,33 @@ def parameters_of(
         _refuse_damaged(place)
     config = read_config(place)
     kind = architecture_of(place, config)
-    if isinstance(place, Path):
+    if isinstance(place, Path) and weights:
         refuse_pickles(place)
         if not any(place.glob("*.safetensors")):
             raise ModelError(f"{place}: there are no weights (*.safetensors); give a complete model folder")
         with quiet():
-            model = weights_of(place, kind, config, device_map="meta")
-    else:
-        with quiet(), explained(place, "config.json"), torch.device("meta"):
-            model = kind.from_config(config)
-    return _counted(model, lora, layers, name)
+            return weights_of(place, kind, config, device_map="meta")
+    with quiet(), explained(place, "config.json"), torch.device("meta"):
+        return kind.from_config(config)
 
 
-def _counted(model: Any, lora: LoraSettings | None, layers: Layers | None, name: str) -> int:
-    """How many parameters it has; `lora` and `layers` must fit it and change it."""
-    if layers is not None:
-        model = with_layers(model, layers, name)
-    count: int = sum(parameter.numel() for parameter in model.parameters())
-    if lora is not None:
-        _add_lora(model, lora, 0, name)
-    return count
+def adapted(model: Any, lora: LoraSettings, name: str) -> Any:
+    """peft's wrapper with a new adapter around a model of `empty`.
+
+    Raises:
+        ModelError: it does not fit.
+    """
+    with torch.device(model.device):
+        return _add_lora(model, lora, 0, name)
+
+
+def fit_embeddings(model: Any, tokenizer: Any, name: str) -> None:
+    """Give a model of `empty` the row that `load` adds for a padding token of its own.
+
+    Raises:
+        ModelError: the tokenizer has other tokens without a row.
+    """
+    _fit_embeddings(name, model, tokenizer)
 
 
 def _refuse_damaged(place: Path | str) -> None:

@@ -32,6 +32,9 @@ from limbeck.lm.written import CLOSE, OPEN, cut, read_written, thinks_still
 DROP_SHARE = 0.05
 """Finished rows are dropped once they are this share of a batch: each drop copies the caches."""
 
+TOKEN_BUDGET = 65_536
+"""Prompt and new tokens of a batch at most, with padding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -67,7 +70,7 @@ class LocalModel:
         ModelError: the model gives no cache whose rows can be dropped (Mamba, RWKV).
     """
 
-    def __init__(self, loaded: Loaded, *, max_rows: int = 64, token_budget: int = 65_536) -> None:
+    def __init__(self, loaded: Loaded, *, max_rows: int = 64, token_budget: int = TOKEN_BUDGET) -> None:
         self.loaded = loaded
         self.max_rows = max_rows
         self.token_budget = token_budget

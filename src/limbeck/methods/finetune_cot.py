@@ -15,7 +15,7 @@ from functools import partial
 
 from pydantic import Field
 
-from limbeck.methods import Method
+from limbeck.methods import Method, Uses
 from limbeck.recipe import Choose, Settings
 from limbeck.stages import (
     Context,
@@ -61,4 +61,5 @@ METHOD = Method(
     "Fine-tune-CoT, arXiv 2212.10071",
     FinetuneCotSettings,
     finetune_cot,
+    uses=lambda settings: Uses(rows=settings.rationales),
 )

@@ -93,6 +93,7 @@ METHOD = Method(
         reasons=own.learns == "rationales",
         reads=True,
         ranks=own.find == "reranker",
+        rows=own.rationales,
     ),
     check=check,
 )

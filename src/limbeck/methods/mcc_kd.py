@@ -73,7 +73,8 @@ def mcc_kd(context: Context, student: Learner, settings: MccKdSettings) -> None:
 
 def uses(settings: MccKdSettings) -> Uses:
     """The places of answers, where answers are compared."""
-    return Uses(answer_places=settings.rationales > 1 and settings.span_weight > 0)
+    compares = settings.rationales > 1 and settings.span_weight > 0
+    return Uses(answer_places=compares, rows=min(settings.rationales, 2), together=True)
 
 
 METHOD = Method(

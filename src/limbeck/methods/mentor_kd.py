@@ -110,7 +110,8 @@ def pick(context: Context, student: Learner, settings: MentorKdSettings, split: 
 
 def uses(settings: MentorKdSettings) -> Uses:
     """The mentor, and its distributions unless their weight is 0."""
-    return Uses(mentor=settings.mentor, soft_labels=settings.kl_weight > 0)
+    rows = settings.teacher_rationales + settings.mentor_rationales
+    return Uses(mentor=settings.mentor, soft_labels=settings.kl_weight > 0, rows=rows)
 
 
 def check(recipe: Recipe, settings: MentorKdSettings, place: str) -> None:

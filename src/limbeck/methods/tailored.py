@@ -135,7 +135,8 @@ def uses(own: TailoredSettings) -> Uses:
     """What these settings need."""
     models, asks = own.rounds + (own.begin == "rationales"), own.feedback.kind != "given" and own.rounds > 0
     files = files_of(own.train_exam, own.feedback, own.rounds)
-    return Uses(trains=models > 0, models=models, asks=asks, files=files, pauses=("mistakes",))
+    rows = max(own.rationales, 1)
+    return Uses(trains=models > 0, models=models, asks=asks, files=files, pauses=("mistakes",), rows=rows)
 
 
 METHOD = Method(

@@ -2,20 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from limbeck.errors import DamagedError
 from limbeck.progress import SILENT, Track
 from limbeck.recipe import LearnerSettings, Recipe
-from limbeck.run_folder import Run
+from limbeck.run_folder import Plan, Stage
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.settings import task_kind, task_labels
 
 if TYPE_CHECKING:
+    from limbeck.lm import Sampling
+    from limbeck.stages.learners import Learner, Trained
+    from limbeck.stages.models import Model, Question
     from limbeck.stages.teacher import Teacher
+    from limbeck.stages.training import Data
 
 M = TypeVar("M")
+
+
+class Stages(Protocol):
+    """What stages ask of a run: `run_folder.Run`, or one that only looks (`dry_run.looking`)."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def say(self) -> Callable[[str], None]: ...
+    def stage(
+        self,
+        name: str,
+        plan: Plan,
+        inputs: Mapping[str, str],
+        work: Callable[[Path], None],
+        *,
+        everyone: bool = False,
+        reads: Sequence[Path] = (),
+    ) -> Stage: ...
+    def is_done(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> bool: ...
+    def is_again(self, name: str) -> bool: ...
+    def ends_at(self, word: str) -> bool: ...
+    def verify(self, paths: Sequence[Path]) -> None: ...
+    def put_aside(self, damaged: DamagedError) -> None: ...
+    def describe(self, recipe_yaml: str, facts: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTraining:
+    """A training whose examples are known; see `stages.training.train`."""
+
+    learner: Learner
+    data: Data
+    start: Trained | None
+    tokenizer: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWriting:
+    """What a model is asked in a stage: questions, each `sampling.n` times; `rows` are written at once."""
+
+    place: str
+    model: Model
+    questions: Sequence[Question]
+    sampling: Sampling
+    rows: int
+
+
+@dataclass
+class Planned:
+    """What a dry run hears of work that comes up, whether it is done or not."""
+
+    trainings: dict[str, PlannedTraining] = field(default_factory=dict)
+    writings: dict[str, PlannedWriting] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -25,13 +85,15 @@ class Context:
     Attributes:
         teacher: sets the recipe's teacher up at the first call and gives the same one afterwards.
         memo: what stages have read already, see `once`.
+        planned: of a dry run, hears of trainings and of what is asked.
     """
 
-    run: Run
+    run: Stages
     recipe: Recipe
     teacher: Callable[[], Teacher]
     track: Track = SILENT
     memo: dict[str, Any] = field(default_factory=dict)
+    planned: Planned | None = None
 
     @property
     def kind(self) -> AnswerKind:

@@ -15,7 +15,7 @@ from limbeck.exam_facts import DIRECT, ExamFacts
 from limbeck.recipe import ExamSettings
 from limbeck.records import Problem
 from limbeck.run_folder import Stage, plan, read_json
-from limbeck.stages.context import Context
+from limbeck.stages.context import Context, PlannedWriting
 from limbeck.stages.leaks import not_trained_on
 from limbeck.stages.models import Model
 from limbeck.stages.others import Other, others
@@ -116,6 +116,9 @@ def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, plac
         if ranks.main():
             write_exam(folder, predictions, summary, _facts(model, asked, summary["cost_usd"]))
 
+    if context.planned is not None:
+        wanted = [replace(model.question(problem), direct=asked.direct) for problem in asked.problems]
+        context.planned.writings[place] = PlannedWriting(place, model, wanted, sampling, exam.batch_size)
     more: dict[str, Any] = {} if asked.split == "test" else {"split": asked.split}
     return context.run.stage(
         place,

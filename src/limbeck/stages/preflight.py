@@ -32,12 +32,21 @@ CHECKPOINTS = 2
 """Whole checkpoints that are on the disk at the same time while a model is trained."""
 
 
-def preflight(context: Context, uses: Mapping[str, Uses], *, trains: bool = True) -> None:
+def preflight(
+    context: Context,
+    uses: Mapping[str, Uses],
+    *,
+    trains: bool = True,
+    weights: bool = True,
+    room: bool = True,
+) -> None:
     """Refuse what would fail later.
 
     Args:
         uses: of the students' methods, by the student's name.
         trains: False where only the teacher is asked; then a model of the hub need not be there yet.
+        weights: False where a model's config.json is enough: nobody loads it now.
+        room: whether too little room on the disk is refused.
 
     Raises:
         RecipeError, ModelError, InputError: naming the learner or the teacher and the setting.
@@ -56,7 +65,7 @@ def preflight(context: Context, uses: Mapping[str, Uses], *, trains: bool = True
     by_place = {f"students.{name}": used for name, used in uses.items()}
     for place, learner, _ in learners:
         _check_learner(place, learner, trains=place not in untrained)
-    _check_teacher(context, [name for name, used in uses.items() if used.asks])
+    _check_teacher(context, [name for name, used in uses.items() if used.asks], weights=weights)
     former = _former(context)
     if trains:
         check_reading(recipe, _still_to_read(context, uses, former))
@@ -65,7 +74,9 @@ def preflight(context: Context, uses: Mapping[str, Uses], *, trains: bool = True
         changed = former is not None and _changed(place, recipe, former)
         left = [folder for folder in folders if changed or not _has_sat(context, folder)]
         if left and trains:
-            model = _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
+            model = _check_model(
+                f"{place}.model", learner.model, learner.lora, learner.layers, weights=weights
+            )
             if place == "verifier" and place in untrained and is_from_scratch(learner.model):
                 raise ModelError(
                     f"verifier.model: {learner.model} is made from scratch, and folds: 0 trains nobody; "
@@ -84,7 +95,8 @@ def preflight(context: Context, uses: Mapping[str, Uses], *, trains: bool = True
             check_pair(recipe.students[student], recipe.mentors[used.mentor], f"students.{student}")
         if used.answer_places:
             check_places(recipe.students[student], f"students.{student}")
-    _check_room(context.run.folder, saved + training)
+    if room:
+        _check_room(context.run.folder, saved + training)
 
 
 def check_kind(recipe: Recipe) -> None:
@@ -226,7 +238,7 @@ def _exams(context: Context, folder: Path) -> list[Path]:
     return [folder / "exam", *(folder / f"exam-{own_name(one)}" for one in context.recipe.exam.also)]
 
 
-def _check_teacher(context: Context, asking: Iterable[str]) -> None:
+def _check_teacher(context: Context, asking: Iterable[str], *, weights: bool) -> None:
     """`asking`: students whose methods ask it for more than plain rationales."""
     teacher, folder = context.recipe.teacher, context.run.folder
     if not isinstance(teacher, ApiTeacherSettings | LocalTeacherSettings):
@@ -247,7 +259,7 @@ def _check_teacher(context: Context, asking: Iterable[str]) -> None:
         raise ModelError(
             f"teacher.model: {teacher.model} is made from scratch; name a model that was trained"
         )
-    _check_model("teacher.model", teacher.model)
+    _check_model("teacher.model", teacher.model, weights=weights)
 
 
 def _check_learner(place: str, learner: LearnerSettings, *, trains: bool = True) -> None:
@@ -285,9 +297,16 @@ def _check_name(place: str, name: str) -> None:
 
 
 def _check_model(
-    place: str, name: str, lora: LoraSettings | None = None, layers: Layers | None = None
+    place: str,
+    name: str,
+    lora: LoraSettings | None = None,
+    layers: Layers | None = None,
+    *,
+    weights: bool = True,
 ) -> int:
     """Read a model's config and tokenizer, and what weights there are; return how many (0: a tiny one).
+
+    Without `weights` the config alone; the tokenizer need not be there either.
 
     Raises:
         ModelError: naming the setting.
@@ -297,8 +316,8 @@ def _check_model(
     from limbeck.lm.load import ADAPTER, parameters_of
 
     try:
-        count = parameters_of(name, lora, layers)
-        if is_from_scratch(name):
+        count = parameters_of(name, lora, layers, weights=weights)
+        if is_from_scratch(name) or not weights:
             return 0
         own = Path(name).expanduser()
         borrowed = (own / ADAPTER).is_file() and not (own / "tokenizer_config.json").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -286,7 +287,7 @@ def grade_file(
         for one in ours
         if one.source == source
     ]
-    listed = (folder / LEFT_OUT).relative_to(context.run.folder)
+    listed = Path(os.path.relpath(folder / LEFT_OUT, context.run.folder))
     return rationales, left_out_facts(left_out, listed.as_posix())
 
 

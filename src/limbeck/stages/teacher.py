@@ -197,10 +197,10 @@ def _offline(
     own = settings.model_dump(mode="json", exclude={"exam", "prompt"})
     key = own | {"task": recipe.task.name, "seed": recipe.seed}
     remembered = Remembered(offline, memory, key=key, say=say)
-    return Teacher(offline.name, _plain, lambda folder: remembered)
+    return Teacher(offline.name, plain_prompt, lambda folder: remembered)
 
 
-def _plain(asking: Asking, question: Question) -> Prompt:
+def plain_prompt(asking: Asking, question: Question) -> Prompt:
     """Text, with a system prompt of its own, as endpoints take them; its pieces for the offline teacher."""
     text = asking.plain(question.pieces)
     own = question.id, question.problem_id
@@ -243,7 +243,7 @@ def _api(
     def account() -> list[str]:
         return [f"{plain.model}: this run's memory holds {remembered.ledger}"]
 
-    return Teacher(plain.model, _plain, lambda folder: remembered, agree, account)
+    return Teacher(plain.model, plain_prompt, lambda folder: remembered, agree, account)
 
 
 def _consent() -> None:

@@ -16,7 +16,7 @@ from limbeck.lm import Sampling
 from limbeck.lm.written import apart, opens_thinking
 from limbeck.records import Example, write_json, write_jsonl
 from limbeck.run_folder import Plan, read_json
-from limbeck.stages.context import Context
+from limbeck.stages.context import Context, PlannedTraining
 from limbeck.stages.leaks import without_leaks
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.model_inputs import model_inputs
@@ -97,6 +97,8 @@ def train(
             "dataclasses.replace(student, round=0), then round=1 with start="
         )
     context.memo[place] = True
+    if context.planned is not None:
+        context.planned.trainings[learner.place] = PlannedTraining(learner, data, start, tokenizer)
     settings, inputs = _planned(context, learner, data, start)
 
     def work(folder: Path) -> None:

@@ -15,7 +15,7 @@ from limbeck.lm import Completion, Sampling
 from limbeck.rationales import collect
 from limbeck.records import Record, read_jsonl, write_jsonl
 from limbeck.run_folder import Stage, plan
-from limbeck.stages.context import Context
+from limbeck.stages.context import Context, PlannedWriting
 from limbeck.stages.models import Model, Question
 
 VERSION = 1
@@ -79,6 +79,8 @@ def write(
             write_jsonl(folder / COMPLETIONS, raw)
             remove_logs(folder)
 
+    if context.planned is not None:
+        context.planned.writings[place] = PlannedWriting(place, model, questions, sampling, batch_size)
     return context.run.stage(
         place,
         plan(settings, version=VERSION, **model.identity, **more),

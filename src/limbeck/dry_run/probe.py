@@ -1,0 +1,78 @@
+"""Three real steps of a training on this machine, which say how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+
+from limbeck.dry_run.reading import Reading
+from limbeck.recipe import LearnerSettings
+from limbeck.training.collate import Batch, collate
+from limbeck.training.parts import CrossEntropy, loss
+
+STEPS = 3
+"""Timed, after one that is not."""
+
+
+def seconds_per_step(model: Any, reading: Reading, learner: LearnerSettings) -> float:
+    """Mean seconds of three optimiser steps with the sizes of this training; they change the weights.
+
+    The loss is the cross-entropy alone: what a method adds is small, but for a mentor that is asked live.
+
+    Args:
+        model: on the device where it is.
+        reading: whose first epoch the steps are of: a small one, a middling one and a large one.
+    """
+    steps = _typical([[reading.rows(micro) for micro in step] for step in reading.feed.sampler.steps(0)])
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.SGD(trained, lr=1e-6)
+        if learner.train.optimizer == "sgd"
+        else torch.optim.AdamW(trained, lr=1e-6, fused=True)
+    )
+    model.train()
+    if learner.train.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    part, both = CrossEntropy(), reading.feed.encoder_decoder
+    lower = (
+        torch.autocast(model.device.type, torch.bfloat16)
+        if learner.train.precision == "bf16"
+        else nullcontext()
+    )
+
+    def take(batches: Sequence[Batch]) -> float:
+        start = time.perf_counter()
+        counts = {part.name: sum(part.count(batch, encoder_decoder=both) for batch in batches)}
+        for batch in batches:
+            with lower:
+                total, _ = loss((part,), model, batch, counts)  # type: ignore[arg-type]
+            total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        total.item()  # waits for the device
+        return time.perf_counter() - start
+
+    found = []
+    for rows in [steps[-1], *steps]:
+        batches = [collate(some, reading.feed.pad) for some in rows if some]
+        found.append(take([send_to_device(batch, model.device) for batch in batches]))
+    return sum(found[1:]) / len(steps)
+
+
+def _typical(steps: Sequence[Any]) -> list[Any]:
+    """Steps at one, three and five sixths of all by size; the same again where there are fewer."""
+
+    def size(step: Sequence[Sequence[Any]]) -> int:
+        return sum(
+            len(micro) * max(len(row.input_ids) + len(row.labels) for row in micro) for micro in step if micro
+        )
+
+    ordered = sorted(steps, key=size)
+    return [ordered[len(ordered) * (2 * n + 1) // (2 * STEPS)] for n in range(STEPS)]

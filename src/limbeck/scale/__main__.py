@@ -1,0 +1,5 @@
+"""`python -m limbeck.scale`."""
+
+from limbeck.scale.tables import main
+
+main()

@@ -1,0 +1,212 @@
+"""`limbeck run --dry-run`: says what a run will do and take, and does nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.files import digest
+from limbeck.lm.cost import TEMPLATE_TOKENS
+
+from .lm.families import tiny_model
+
+Limbeck = Callable[..., Any]
+
+RECIPE = """
+name: x
+task: {name: coin-flip, train: 12, dev: 0, test: 4, parameters: {people: 2}}
+rationales: {per_problem: 2, max_tokens: 40}
+students:
+  plain: {method: answers-only, model: tiny-causal-xs, train: {epochs: 2}}
+  cot: {method: finetune-cot, model: tiny-causal-xs, settings: {rationales: 2}, train: {epochs: 2}}
+exam: {max_tokens: 24}
+"""
+MENTOR = (
+    RECIPE
+    + """
+mentor: {model: tiny-causal-xs, train: {epochs: 1}, writes: {per_problem: 1, max_tokens: 24}}
+"""
+)
+API = "{kind: api, base_url: 'http://127.0.0.1:9', model: m, exam: false,"
+API += " prices: {usd_per_million_input: 2, usd_per_million_output: 10}}"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def looked(limbeck: Limbeck, recipe: Path, *more: object) -> dict[str, Any]:
+    """What a dry run prints as JSON, after which the run folder is as it was."""
+    out = recipe.parent / "run"
+    before = files(out)
+    answer = limbeck("run", recipe, "--dry-run", "--json", "--out", out, *more)
+    assert answer.status == 0, answer.err
+    assert files(out) == before, "a dry run wrote into the run folder"
+    found: dict[str, Any] = json.loads(answer.out)
+    return found
+
+
+def files(folder: Path) -> dict[str, tuple[str, int]] | None:
+    """Every file with its content and its time; None: there is no such folder."""
+    if not folder.exists():
+        return None
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (digest(path), path.stat().st_mtime_ns) for path in found}
+
+
+def states(found: dict[str, Any]) -> dict[str, str]:
+    return {one["stage"]: one["state"] for one in found["stages"]}
+
+
+def learner(found: dict[str, Any], place: str) -> dict[str, Any]:
+    one: dict[str, Any] = next(one for one in found["learners"] if one["place"] == place)
+    return one
+
+
+def test_before_and_after_a_run(limbeck: Limbeck, recipe: Path) -> None:
+    """Nothing is there: what needs no teacher is exact, the rest says that it is an estimate. All is there:
+    everything is done, and the counts are those of the training."""
+    out = recipe.parent / "run"
+    before = looked(limbeck, recipe)
+    assert set(states(before).values()) == {"to do"} and not out.exists()
+    expected = {"problems", "collected", "rationales", "teacher/exam"}
+    expected |= {f"students/{name}/seed0{end}" for name in ("plain", "cot") for end in ("", "/exam")}
+    assert states(before).keys() == expected
+    plain, cot = (learner(before, f"students.{name}") for name in ("plain", "cot"))
+    assert plain["estimates"] == [] and "rationales are not there yet" in cot["estimates"][0]
+    assert plain["seconds"] == pytest.approx(plain["seconds_per_step"] * plain["steps"]) and plain["fits"]
+    assert cot["examples"] == 24 and cot["batch"]["lengths"][0] <= 512
+
+    assert limbeck("run", recipe, "--out", out).status == 0
+    after = looked(limbeck, recipe)
+    assert states(after).keys() == expected and set(states(after).values()) == {"done"}
+    for name, early in (("plain", plain), ("cot", cot)):
+        told = json.loads((out / "students" / name / "seed0" / "training.json").read_text())
+        one = learner(after, f"students.{name}")
+        assert one["estimates"] == [] and one["left"] == 0 and "seconds" not in one
+        assert one["parameters"] == told["parameters"] and one["trained"] == told["trained_parameters"]
+        assert (one["examples"], one["steps"], one["tokens"]) == (
+            told["training_examples"],
+            told["steps"],
+            told["tokens"],
+        )
+        assert one["saved"] == 4 * told["parameters"]
+        assert early["steps"] >= one["steps"] and early["tokens"] >= one["tokens"]
+    assert (plain["steps"], plain["tokens"]) == tuple(
+        learner(after, "students.plain")[key] for key in ("steps", "tokens")
+    )
+    assert after["disk"]["needed"] == 0 < before["disk"]["needed"]
+
+    changed = looked(limbeck, recipe, "--no-probe", "--set", "students.cot.train.epochs=3")
+    assert states(changed)["students/cot/seed0"] == "to do" and states(changed)["rationales"] == "done"
+    why = {one["stage"]: one["why"] for one in changed["stages"]}
+    assert why["students/cot/seed0"] == "train.epochs changed from 2 to 3"
+    assert states(changed)["students/cot/seed0/exam"] == "to do"
+    assert learner(changed, "students.cot")["estimates"] == []  # the rationales are there
+    assert learner(changed, "students.cot")["steps"] == 3 * learner(after, "students.cot")["steps"] // 2
+
+    again = looked(limbeck, recipe, "--no-probe", "--again", "students/plain/seed0")
+    assert states(again)["students/plain/seed0"] == states(again)["students/plain/seed0/exam"] == "to do"
+
+    graded = out / "rationales" / "graded.jsonl"
+    graded.write_bytes(graded.read_bytes() + b"\n")
+    damaged = looked(limbeck, recipe, "--no-probe")
+    assert states(damaged)["rationales"] == "to do" and states(damaged)["collected"] == "done"
+    assert learner(damaged, "students.cot")["estimates"] == []  # graded again, elsewhere
+
+
+def test_a_mentor_and_its_soft_labels(limbeck: Limbeck, recipe: Path) -> None:
+    """Soft labels are counted to the byte once the mentor has written; before, none is forgotten."""
+    own = "{mentor_rationales: 1, teacher_rationales: 2}"
+    recipe.write_text(MENTOR.replace("finetune-cot", "mentor-kd").replace("{rationales: 2}", own))
+    out = recipe.parent / "run"
+    found = looked(limbeck, recipe, "--no-probe")
+    assert {"mentors/mentor", "mentors/mentor/exam", "mentors/mentor/rationales"} <= states(found).keys()
+    student, mentor = learner(found, "students.cot"), learner(found, "mentors.mentor")
+    assert "seconds" not in mentor and mentor["writing"]["rows"] == 64
+    early = student["soft_labels"]
+    assert student["examples"] == 36 and early["tokens"] == 36 * 40
+    assert found["disk"]["soft_labels"] == early["bytes"] > 36 * 40 * 64 * 4
+
+    assert limbeck("run", recipe, "--out", out, "--until", "mentors/mentor/rationales").status == 0
+    later = looked(limbeck, recipe, "--no-probe")
+    done = states(later)
+    assert done["mentors/mentor/rationales"] == "done" and done["students/cot/seed0"] == "to do"
+    assert any(name.startswith("mentors/mentor/soft-labels/top-k-") for name in done)
+    exact = learner(later, "students.cot")
+    assert exact["estimates"] == [] and exact["soft_labels"]["tokens"] < early["tokens"]
+    assert limbeck("run", recipe, "--out", out).status == 0
+    (manifest,) = (
+        json.loads(path.read_text()) for path in out.glob("mentors/*/soft-labels/*/*/manifest.json")
+    )
+    assert exact["soft_labels"] == {"tokens": manifest["tokens"], "bytes": manifest["bytes"]}
+    assert set(states(looked(limbeck, recipe, "--no-probe")).values()) == {"done"}
+
+
+def test_the_price_is_the_one_that_a_run_tells(limbeck: Limbeck, recipe: Path) -> None:
+    found = looked(limbeck, recipe, "--no-probe", "--set", f"teacher={API}")
+    (one,) = found["teacher"]
+    assert one["stage"] == "collected" and one["requests"] == 24 and one["usd_expected"] is None
+    assert one["max_output_tokens"] == 24 * 40
+    least = (24 * TEMPLATE_TOKENS * 2 + 24 * 40 * 10) / 1e6
+    assert least < one["usd_at_most"] < 4 * least
+    run = limbeck("run", recipe, "--out", recipe.parent / "real", "--set", f"teacher={API}")
+    assert run.status == 2 and one["says"] in run.err  # nobody agreed to it
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "students.cot.model=gogle/flan-t5",
+        "students.cot.settings.rationals=1",
+        "students.cot.device=mps",
+        "task.train=no-such-file.json",
+        "students.cot.train.choose=dev-loss",
+        "teacher={kind: api, base_url: 'http://127.0.0.1:9', model: m, key_env: NO_SUCH_KEY_HERE}",
+    ],
+)
+def test_what_a_run_refuses_is_refused_in_the_same_words(
+    limbeck: Limbeck, recipe: Path, override: str
+) -> None:
+    out = recipe.parent / "run"
+    dry = limbeck("run", recipe, "--dry-run", "--out", out, "--set", override)
+    assert not out.exists()
+    real = limbeck("run", recipe, "--out", out, "--set", override)
+    assert dry.status == real.status == 2
+    assert dry.err.splitlines()[-1] == real.err.splitlines()[-1]
+
+
+def test_a_model_without_weights_at_hand(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """Its config is enough, unless three steps are to be taken."""
+    model, _ = tiny_model("llama-2")
+    model.config.save_pretrained(tmp_path / "model")
+    override = ("--set", f"students.plain.model={tmp_path / 'model'}")
+    answer = limbeck("run", recipe, "--dry-run", "--out", tmp_path / "run", *override)
+    assert answer.status == 2 and "there are no weights" in answer.err
+    found = learner(looked(limbeck, recipe, "--no-probe", *override), "students.plain")
+    assert found["parameters"] == sum(one.numel() for one in model.parameters())
+    assert any("four characters count as a token" in why for why in found["estimates"])
+
+
+def test_tables_and_where_a_run_ends(limbeck: Limbeck, recipe: Path) -> None:
+    answer = limbeck(
+        "run", recipe, "--dry-run", "--no-probe", "--until", "rationales", "--out", recipe.parent / "o"
+    )
+    assert answer.status == 0
+    assert "rationales" in answer.out and "students/cot/seed0" not in answer.out
+    assert (
+        "students.cot: tiny-causal-xs" in answer.out and "not timed" in answer.out and "disk: " in answer.out
+    )
+
+
+@pytest.mark.parametrize("option", ["--json", "--no-probe"])
+def test_options_of_a_dry_run_alone(limbeck: Limbeck, recipe: Path, option: str) -> None:
+    answer = limbeck("run", recipe, option, "--out", recipe.parent / "run")
+    assert answer.status == 2 and f"{option}: is of --dry-run" in answer.err
