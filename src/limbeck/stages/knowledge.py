@@ -58,9 +58,9 @@ class Knowledge:
         """The engine."""
 
         def make() -> Search:
-            from limbeck.knowledge.bm25 import Index
+            from limbeck.knowledge.engines import opened
 
-            return Index(self.folder)
+            return opened(self.folder)
 
         return once(self.context, f"search {self.folder}", make)
 
@@ -111,10 +111,15 @@ def _knowledge(context: Context) -> Knowledge:
             write_jsonl(folder / "corpus.jsonl", _built_in(context))
             files, columns = [str(folder / "corpus.jsonl")], CorpusSettings()
         made = build(files, folder / "index", settings.search, columns, track=context.track)
+        if settings.engine.milvus:
+            from limbeck.knowledge.milvus import move
+
+            made = move(folder / "index", settings.engine.milvus, context.track)
         context.run.say(f"knowledge: {made.passages:,} passages of {made.documents:,} documents")
 
     inputs = dict(problems(context).inputs) if of_task else _files(settings.corpus)
-    how = plan({"search": settings.search, "columns": settings.columns}, version=VERSION, built_in=of_task)
+    said = {"search": settings.search, "columns": settings.columns, "engine": settings.engine}
+    how = plan(said, version=VERSION, built_in=of_task)
     stage = context.run.stage(KNOWLEDGE, how, inputs, work)
     return Knowledge(context, stage.folder / "index", stage.fingerprint)
 
@@ -136,6 +141,10 @@ def knowledge_fingerprints(recipe: Recipe) -> dict[str, str]:
     from limbeck.knowledge.building import built
 
     settings = recipe.knowledge
+    if settings is not None and settings.engine.milvus:
+        from limbeck.knowledge.milvus import library
+
+        library()
     if settings is None or settings.corpus == (BUILT_IN,):
         return {}
     if settings.index is not None:
