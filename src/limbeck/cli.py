@@ -436,7 +436,8 @@ def compare(
 
         pairs = report.comparison_rows(report.compare(found, baseline))
         also = report.other_rows(runs, baseline)
-        more = {"also": also} if also else {}
+        retrieval = report.retrieval_rows(found)
+        more = {**({"retrieval": retrieval} if retrieval else {}), **({"also": also} if also else {})}
         print(dumps({"results": report.results_rows(found), "pairs": pairs, **more}, indent=1))
         return
     console.print_results(runs, found, baseline)

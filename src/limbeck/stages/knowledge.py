@@ -2,6 +2,7 @@
 
 knowledge/             the index, where the recipe names a corpus
 silver/QUERY/          silver.jsonl: the passages of each rationale (KARD, arXiv 2305.18395)
+                       asked.jsonl: what the questions find; texts.jsonl: some passages, for the report
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from limbeck.errors import DataError, RecipeError
 from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
 from limbeck.recipe import Recipe
 from limbeck.records import (
+    Found,
+    Problem,
     Record,
     Silver,
     SilverQuery,
@@ -32,13 +35,20 @@ from limbeck.tasks.readers import locate
 from limbeck.tasks.settings import GeneratedTask
 
 if TYPE_CHECKING:
-    from limbeck.knowledge.search import Search
+    from limbeck.knowledge.search import Hit, Search
 
 VERSION = 1
 """Raised by hand when this code finds other passages with the same settings."""
 
 SILVER = 10
 """Passages that are kept of each rationale; a prompt holds the first few of them."""
+
+
+STORED = 100
+"""Passages that are kept of each question; a prompt holds the first few of them."""
+
+SHOWN = 5
+"""Passages of a question, or of a rationale, whose texts the report shows."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +199,17 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
 
     def work(folder: Path) -> None:
         found = silver(base.search(), asked, kept, k=SILVER, query=query)
-        others = silver(base.search(), asked, kept, k=SILVER, query="question")
+        others = silver(base.search(), asked, kept, k=STORED, query="question")
         write_jsonl(folder / "silver.jsonl", found)
+        by_question = {one.problem_id: one for one in others}
+        write_jsonl(
+            folder / "asked.jsonl",
+            (
+                Found(problem_id=one.problem_id, passages=one.passages, scores=one.scores)
+                for one in by_question.values()
+            ),
+        )
+        write_texts(folder, base, [one.passages for one in (*found, *by_question.values())])
         said = about_silver(_first(found), _first(others))
         write_json(folder / "audit.json", said)
         context.run.say(
@@ -205,6 +224,18 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
     )
     found = read_jsonl(stage.folder / "silver.jsonl", Silver)
     return Supported(stage, {(one.problem_id, one.source, one.index): one.passages for one in found})
+
+
+def found_for(problem: Problem, hits: Sequence[Hit]) -> Found:
+    """What a problem's question found."""
+    found, scores = tuple(hit.passage for hit in hits), tuple(hit.score for hit in hits)
+    return Found(problem_id=problem.id, passages=found, scores=scores)
+
+
+def write_texts(folder: Path, base: Knowledge, found: Sequence[Sequence[str]]) -> None:
+    """The first passages of each list, so that the report needs no index."""
+    ids = list(dict.fromkeys(name for names in found for name in names[:SHOWN]))
+    write_jsonl(folder / "texts.jsonl", base.search().passages(ids))
 
 
 def _first(found: Sequence[Silver]) -> list[Silver]:
