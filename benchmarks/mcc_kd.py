@@ -32,7 +32,6 @@ one is missed, or if a side makes another loss or gradient.
 
 from __future__ import annotations
 
-import argparse
 import random
 import subprocess
 import sys
@@ -42,7 +41,7 @@ from typing import Any
 
 import step
 import torch
-from step import SMALL, WHOLE, Scale, model_of
+from step import SMALL, Scale, model_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, pad
 from transformers import Trainer, TrainingArguments
@@ -270,35 +269,8 @@ def profile(side: str, kind: str, scale: Scale) -> None:
     batch = collated(side, kind, batches[len(batches) // 2], scale)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(side, kind, scale, folder)
-        step.step(trainer, batch)
-        with torch.profiler.profile() as found:
-            step.step(trainer, batch)
-    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=40))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--small", action="store_true", help="a smoke test: few and short pairs")
-    parser.add_argument("--kind", choices=("t5", "llama"), help="one of the two alone")
-    parser.add_argument(
-        "--profile", nargs=2, metavar=("SIDE", "KIND"), help="only print where a step's time goes"
-    )
-    parser.add_argument("--memory", nargs=2, metavar=("SIDE", "KIND"), help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    scale = SMALL if chosen.small else WHOLE
-    torch.set_num_threads(1)
-    if chosen.memory:
-        print(added_memory(*chosen.memory, scale))
-        return 0
-    if chosen.profile:
-        profile(*chosen.profile, scale)
-        return 0
-    again = [sys.executable, __file__, *(["--small"] if chosen.small else [])]
-    kinds = [chosen.kind] if chosen.kind else ["t5", "llama"]
-    missed = [line for kind in kinds for line in report(kind, scale, again)]
-    print("\n".join(missed), file=sys.stderr)
-    return 1 if missed else 0
+        step.profiled(trainer, batch)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(step.command(__file__, __doc__ or "", ("t5", "llama"), report, added_memory, profile))

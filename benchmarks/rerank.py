@@ -78,6 +78,8 @@ ROWS = (
     "cross-trained",
 )
 
+Training = tuple[Index, list[Pool], RankingSettings, TrainSettings, Path]
+
 Rank = Callable[[str, list[str]], list[str]]
 """Puts passages, by id, in order for a question."""
 
@@ -147,22 +149,18 @@ def late(trial: Trial, name: str) -> Rank:
         ranking = RANKING.model_copy(
             update={"tau_scores": TAU["late"], "loss": "best" if name == "late-best" else "kl"}
         )
-        train_reranker(
-            encoder,
-            trial.index,
-            trial.learned,
-            ranking,
-            trial.train,
-            trial.out / name,
-            seed=SEED,
-            progress=said(name),
-        )
+        train_reranker(encoder, *training(trial, name, ranking), seed=SEED, progress=said(name))
         encoder.save(place)
     kept = Kept(trial.out / name / "states", encoder, trial.index)
     found = trial.index.search(list(trial.questions.values()), CANDIDATES)
     kept.fill(sorted({hit.passage for hits in found for hit in hits}))
     reranked = Reranked(trial.index, kept, CANDIDATES)
     return lambda question, ids: [hit.passage for hit in reranked.search([question], CANDIDATES)[0]]
+
+
+def training(trial: Trial, name: str, ranking: RankingSettings) -> Training:
+    """What all rows are trained with."""
+    return trial.index, trial.learned, ranking, trial.train, trial.out / name
 
 
 def other(trial: Trial, name: str) -> Rank:
@@ -172,17 +170,8 @@ def other(trial: Trial, name: str) -> Rank:
         scorer = {"bi": BiEncoder, "cross": CrossEncoder}[kind](trial.place)
     if name.endswith("-trained"):
         ranking = RANKING.model_copy(update={"tau_scores": TAU[kind]})
-        train_scorer(
-            scorer,
-            {"kind": kind, "base": trial.base},
-            trial.index,
-            trial.learned,
-            ranking,
-            trial.train,
-            trial.out / name,
-            seed=SEED,
-            progress=said(name),
-        )
+        mark = {"kind": kind, "base": trial.base}
+        train_scorer(scorer, mark, *training(trial, name, ranking), seed=SEED, progress=said(name))
     scorer.eval()
 
     @torch.no_grad()

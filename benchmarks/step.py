@@ -315,6 +315,49 @@ def equal(apart: dict[str, float]) -> bool:
     return apart["loss"] < 1e-5 and apart["gradient"] < 1e-4
 
 
+def profiled(trainer: Any, batch: Batch) -> None:
+    """Print where the processor time of a step goes."""
+    step(trainer, batch)
+    with torch.profiler.profile() as found:
+        step(trainer, batch)
+    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=40))
+
+
+def command(file: str, doc: str, kinds: Sequence[str], report: Any, added_memory: Any, profile: Any) -> int:
+    """A benchmark of sides that do the same step, of some kinds of models; () where there is one kind.
+
+    Args:
+        report: (kind, scale, command that runs it again) -> what is not as wanted; no kind where kinds is ().
+        added_memory, profile: (side, kind, scale), or (side, scale).
+    """
+    parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
+    parser.add_argument("--small", action="store_true", help="a smoke test: few and short examples")
+    what = ("SIDE", "KIND") if kinds else ("SIDE",)
+    parser.add_argument(
+        "--profile", nargs=len(what), metavar=what, help="only print where a step's time goes"
+    )
+    parser.add_argument("--memory", nargs=len(what), metavar=what, help=argparse.SUPPRESS)
+    if kinds:
+        parser.add_argument("--kind", choices=kinds, help="one of them alone")
+    chosen = parser.parse_args()
+    scale = SMALL if chosen.small else WHOLE
+    torch.set_num_threads(1)
+    if chosen.memory:
+        print(added_memory(*chosen.memory, scale))
+        return 0
+    if chosen.profile:
+        profile(*chosen.profile, scale)
+        return 0
+    again = [sys.executable, file, *(["--small"] if chosen.small else [])]
+    if kinds:
+        some = [chosen.kind] if chosen.kind else kinds
+        missed = [line for kind in some for line in report(kind, scale, again)]
+    else:
+        missed = report(scale, again)
+    print("\n".join(missed), file=sys.stderr)
+    return 1 if missed else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--small", action="store_true", help="a smoke test: few and short examples")

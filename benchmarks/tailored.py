@@ -31,7 +31,6 @@ another loss or gradient.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import random
 import subprocess
@@ -269,30 +268,8 @@ def profile(side: str, scale: Scale) -> None:
     batch = collated(side, batches[len(batches) // 2])
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(side, scale, folder)
-        step.step(trainer, batch)
-        with torch.profiler.profile() as found:
-            step.step(trainer, batch)
-    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=40))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--small", action="store_true", help="a smoke test: few and short groups")
-    parser.add_argument("--profile", metavar="SIDE", help="only print where a step's time goes")
-    parser.add_argument("--memory", metavar="SIDE", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    scale = SMALL if chosen.small else WHOLE
-    torch.set_num_threads(1)
-    if chosen.memory:
-        print(added_memory(chosen.memory, scale))
-        return 0
-    if chosen.profile:
-        profile(chosen.profile, scale)
-        return 0
-    missed = report(scale, [sys.executable, __file__, *(["--small"] if chosen.small else [])])
-    print("\n".join(missed), file=sys.stderr)
-    return 1 if missed else 0
+        step.profiled(trainer, batch)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(step.command(__file__, __doc__ or "", (), report, added_memory, profile))

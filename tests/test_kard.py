@@ -93,7 +93,28 @@ def test_a_student_reads_what_its_rationale_found_and_then_what_its_question_fin
     found = {one["problem_id"]: one["passages"] for one in rows(run / "passages/test/found.jsonl")}
     read = passages_of(index, test, 2)
     assert {key: tuple(shown(one) for one in index.passages(own[:2])) for key, own in found.items()} == read
+    check_report(limbeck, run)
     check_outside(limbeck, recipe, run, test)
+
+
+def check_report(limbeck: Limbeck, run: Path) -> None:
+    """How well passages were found is reported next to who read them, with the passages themselves."""
+    said = json.loads(limbeck("compare", run, "--json").out)["retrieval"]
+    who = {(row["found_by"], row["split"]): [one["name"] for one in row["read_by"]] for row in said}
+    assert who == {
+        ("question", "test"): ["kard"],
+        ("reranker", "test"): ["ranked"],
+        ("question", "train"): [],
+    }
+    (train,) = (row for row in said if row["split"] == "train")
+    silver = rows(run / "silver/rationale/silver.jsonl")
+    assert train["judged"] == train["questions"] == len({one["problem_id"] for one in silver})
+    assert 0 < train["hit@1"][0] <= train["hit@5"][0] <= 1
+    page = (run / "report.html").read_text(encoding="utf-8")
+    found = json.loads(page.split('id="data">')[1].split("</script>")[0])["found"]
+    assert [one["name"] for one in found] == ["test questions", "training rationales"]
+    for _, _, _, _, ways, rationale, _ in found[1]["rows"]:
+        assert rationale and all(text for _, passages in ways for _, _, text, _ in passages)
 
 
 def check_outside(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem]) -> None:

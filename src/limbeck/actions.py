@@ -393,6 +393,7 @@ def index(
     *,
     columns: Mapping[str, str] | None = None,
     shard: int | None = None,
+    milvus: str = "",
 ) -> Built:
     """Make a corpus searchable; goes on with an index that was begun.
 
@@ -402,15 +403,22 @@ def index(
         overrides: `name=value` texts for `knowledge.settings.IndexSettings`.
         columns: what `knowledge.settings.CorpusSettings` says.
         shard: passages of a shard; the usual number when None.
+        milvus: see `knowledge.settings.EngineSettings`.
 
     Raises:
-        RecipeError: a setting is unknown or wrong; others: see `knowledge.building.build`.
+        RecipeError: a setting is unknown or wrong; others: see `knowledge.building.build` and
+            `knowledge.milvus.move`.
     """
     from limbeck.knowledge.building import SHARD, build
-    from limbeck.knowledge.settings import CorpusSettings, IndexSettings
+    from limbeck.knowledge.settings import CorpusSettings, EngineSettings, IndexSettings
     from limbeck.recipe import checked
 
-    return build(
+    engine = checked(EngineSettings, {"milvus": milvus}, "--")
+    if engine.milvus:
+        from limbeck.knowledge.milvus import library, move
+
+        library()  # before hours of building
+    built = build(
         [str(path) for path in corpus],
         Path(out),
         checked(IndexSettings, {}, "--set ", overrides),
@@ -418,6 +426,7 @@ def index(
         shard=shard or SHARD,
         track=live_track(),
     )
+    return move(built.folder, engine.milvus, live_track()) if engine.milvus else built
 
 
 def _refuse_filled(folder: Path) -> None:

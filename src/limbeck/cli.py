@@ -353,12 +353,19 @@ def index(
         int | None,
         typer.Option(min=1, help="Passages of a shard; only memory during the build depends on it."),
     ] = None,
+    milvus: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Put the passages into Milvus: http://HOST:PORT, or FILE.db (docs/knowledge.md).",
+        ),
+    ] = "",
 ) -> None:
     """Make a corpus searchable: BM25 over its passages, read from the disk. Goes on where it was stopped."""
     from limbeck import actions
 
     columns = {"id": id_column, "title": title, "text": text, "bad_rows": bad_rows}
-    built = actions.index(corpus, out, overrides or (), columns=columns, shard=shard)
+    built = actions.index(corpus, out, overrides or (), columns=columns, shard=shard, milvus=milvus)
     print(f"{built.passages:,} passages of {built.documents:,} documents, {built.words:,} words")
     if built.left_out:
         print(f"{built.left_out:,} rows left out: {out / 'left-out.jsonl'}")
@@ -455,7 +462,8 @@ def compare(
 
         pairs = report.comparison_rows(report.compare(found, baseline))
         also = report.other_rows(runs, baseline)
-        more = {"also": also} if also else {}
+        retrieval = report.retrieval_rows(found)
+        more = {**({"retrieval": retrieval} if retrieval else {}), **({"also": also} if also else {})}
         print(dumps({"results": report.results_rows(found), "pairs": pairs, **more}, indent=1))
         return
     console.print_results(runs, found, baseline)

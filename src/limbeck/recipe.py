@@ -30,7 +30,13 @@ from pydantic import (
 
 from limbeck.errors import RecipeError
 from limbeck.exam_facts import DIRECT
-from limbeck.knowledge.settings import CorpusSettings, EncoderSettings, IndexSettings, RankingSettings
+from limbeck.knowledge.settings import (
+    CorpusSettings,
+    EncoderSettings,
+    EngineSettings,
+    IndexSettings,
+    RankingSettings,
+)
 from limbeck.lm import Sampling
 from limbeck.lm.cost import ApiSettings
 from limbeck.lm.settings import Layers, LoraSettings, Reasoning, Stops
@@ -429,15 +435,19 @@ class KnowledgeSettings(Settings):
     )
     columns: CorpusSettings = CorpusSettings()
     search: IndexSettings = IndexSettings()
+    engine: EngineSettings = EngineSettings()
     reranker: RerankerSettings = RerankerSettings()
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if bool(self.corpus) == (self.index is not None):
             raise ValueError("names both corpus and index, or none of them; name one")
-        usual = KnowledgeSettings.model_construct(columns=CorpusSettings(), search=IndexSettings())
-        if self.index is not None and (self.columns, self.search) != (usual.columns, usual.search):
-            raise ValueError("index: was made with settings of its own; leave out columns and search")
+        own, usual = (
+            (self.columns, self.search, self.engine),
+            (CorpusSettings(), IndexSettings(), EngineSettings()),
+        )
+        if self.index is not None and own != usual:
+            raise ValueError("index: was made with settings of its own; leave out columns, search and engine")
         return self
 
 
@@ -697,7 +707,8 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{where}: this setting is needed; add it"
     given = first["input"]
-    secret = where.startswith("teacher")  # a key may be anywhere there, most likely in the wrong place
+    # a key may be anywhere there, most likely in the wrong place; a password in an address
+    secret = where.startswith("teacher") or where.endswith("milvus")
     shown = (
         f" (given: {repr(given)[:60]})"
         if isinstance(given, str | int | float | bool | None) and not secret

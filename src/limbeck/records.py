@@ -184,6 +184,14 @@ class Silver(Record):
     scores: tuple[float, ...]
 
 
+class Found(Record):
+    """The passages that were found for a question, best first, with their scores."""
+
+    problem_id: str
+    passages: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
 class Demonstration(Record):
     """A question, with its options, and what shall be written to it: shown before the question asked."""
 

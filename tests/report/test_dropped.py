@@ -82,7 +82,7 @@ def test_one_function_browses_all_tables(tmp_path: Path, run_folder: Make) -> No
     assert {"list", "search", "count", "page", "pages", "back", "next", "unfold"} <= wanted
     for element in wanted:
         assert f'id="{element}"' in page and f'id="dropped-{element}"' in page
-    assert others.count("= browse(") == 3 and "PER_PAGE" not in others and "toggle" not in others
+    assert others.count("= browse(") == 4 and "PER_PAGE" not in others and "toggle" not in others
 
 
 def test_a_run_that_dropped_nothing_has_no_browser(tmp_path: Path, run_folder: Make) -> None:

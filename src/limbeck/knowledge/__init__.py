@@ -8,7 +8,10 @@ shards.py      some passages and where each word occurs in them: a folder, whole
 weights.py     BM25: what a word's occurrence is worth
 building.py    `limbeck index`: shards, then the statistics of all of them, then weights
 search.py      what any engine answers: `Search`
+queries.py     queries as numbers of an index's words
 bm25.py        our own engine, over such an index
+milvus.py      Milvus as the engine, filled from such an index
+engines.py     which of them answers
 silver.py      the passages that support a rationale
 quality.py     recall, hits, MRR, overlap
 encoders.py    late-interaction encoders: a state for each token of a text

@@ -17,22 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import InputError
-from limbeck.knowledge import building, shards, weights
+from limbeck.knowledge import building, shards
+from limbeck.knowledge.queries import Queries, Terms
 from limbeck.knowledge.search import Hit
 from limbeck.knowledge.settings import IndexSettings
 from limbeck.knowledge.shards import Passages, mapped
-from limbeck.knowledge.texts import Texts
-from limbeck.knowledge.words import Words, bm25s
+from limbeck.knowledge.words import bm25s
 from limbeck.records import Passage
 
 CHUNK = 64
 """Queries that a thread takes at once."""
-
-KNOWN = 1 << 20
-"""Words whose numbers are kept in memory."""
-
-Terms = NDArray[np.int32]
-"""A query as numbers of words in the index, in order and with repetitions, (n,)."""
 
 
 class Found(NamedTuple):
@@ -128,13 +122,14 @@ class Index:
     ) -> None:
         self.folder = Path(folder)
         state = building.opened(self.folder, whole=whole)
+        if building.MILVUS in state:
+            raise InputError(
+                f"{self.folder}: its passages are in Milvus; open it with limbeck.knowledge.engines.opened"
+            )
         self.fingerprint: str = state["fingerprint"]
         self.settings = IndexSettings.model_validate(state["plan"]["settings"])
         self.threads = threads
-        self._words = Words.of(self.settings)
-        self._vocabulary = Texts(self.folder / building.VOCABULARY)
-        self._known: dict[str, int] = {}  # numbers of words that were looked up
-        self._frequencies = mapped(self.folder / building.FREQUENCIES)
+        self._queries = Queries(self.folder, self.settings, state["passages"])
         self._shards: list[_Shard] = []
         self._size = 0
         for one in building.shard_folders(self.folder):
@@ -158,7 +153,7 @@ class Index:
         """As `search`, with places in the corpus in place of ids."""
         if k < 1:
             raise ValueError("k is below 1")
-        terms = self._terms(queries)
+        terms = self._queries.terms(queries)
         chunks = [terms[first : first + CHUNK] for first in range(0, len(terms), CHUNK)]
         threads = min(self.threads, len(chunks) * len(self._shards))
         if threads <= 1:
@@ -173,7 +168,8 @@ class Index:
                     for parts in zip(*(job.result() for job in row), strict=True)
                 ]
         return [
-            one._replace(scores=one.scores + self._absent(own)) for one, own in zip(found, terms, strict=True)
+            one._replace(scores=one.scores + self._queries.absent(own))
+            for one, own in zip(found, terms, strict=True)
         ]
 
     def scores(self, queries: Sequence[str], passages: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -184,7 +180,7 @@ class Index:
         """
         return [
             self._scores(terms, self._places(ids)).tolist()
-            for terms, ids in zip(self._terms(queries), passages, strict=True)
+            for terms, ids in zip(self._queries.terms(queries), passages, strict=True)
         ]
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
@@ -195,31 +191,11 @@ class Index:
         """
         return [self._passage(place) for place in self._places(ids).tolist()]
 
-    def _terms(self, queries: Sequence[str]) -> list[Terms]:
-        """Queries as numbers of words; those that no passage has are left out."""
-        found = []
-        for words in self._words.read(queries):
-            numbers = [self._number(word) for word in words]
-            found.append(np.array([number for number in numbers if number >= 0], np.int32))
-        return found
-
-    def _number(self, word: str) -> int:
-        number = self._known.get(word)
-        if number is None:
-            if len(self._known) >= KNOWN:
-                self._known.clear()
-            number = self._known[word] = self._vocabulary.sorted_place(word)
-        return number
-
     def _find(self, queries: Sequence[Terms], k: int, among: Sequence[_Shard]) -> list[Found]:
         found = [_NOTHING] * len(queries)
         for shard in among:  # one after the other, so that what is read of each is read once
             found = [shard.find(terms, k, one) for terms, one in zip(queries, found, strict=True)]
         return found
-
-    def _absent(self, terms: Terms) -> np.float32:
-        """What a query gives to every passage."""
-        return np.float32(weights.absent(self.settings, self._frequencies[terms], self._size).sum())
 
     def _scores(self, terms: Terms, places: NDArray[np.int64]) -> NDArray[np.float32]:
         scores = np.zeros(len(places), np.float32)
@@ -227,7 +203,7 @@ class Index:
         for number in np.unique(owners).tolist():
             shard, own = self._shards[number], owners == number
             scores[own] = shard.score(terms, places[own] - shard.first)
-        return scores + self._absent(terms)
+        return scores + self._queries.absent(terms)
 
     def _owner(self, place: int) -> _Shard:
         """The shard that a passage is in."""

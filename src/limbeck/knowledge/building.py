@@ -42,6 +42,8 @@ from limbeck.tasks.readers import locate
 
 STATE, LOCK, SHARDS, LEFT_OUT = "index.json", "index.lock", "shards", "left-out.jsonl"
 VOCABULARY, FREQUENCIES = "vocabulary.txt", "frequencies.npy"
+MILVUS = "milvus"
+"""In index.json where the passages went into Milvus: where they are (`milvus.py`)."""
 
 VERSION = 1
 """Raised when the same corpus and settings give another index."""

@@ -25,7 +25,7 @@ from transformers import AutoModel
 from limbeck.errors import InputError, ModelError
 from limbeck.files import whole_folder
 from limbeck.knowledge.settings import EncoderSettings
-from limbeck.lm import bases, cache
+from limbeck.lm import bases, cache, names
 from limbeck.lm.configs import checked_config
 from limbeck.lm.load import device_of, explained, quiet
 from limbeck.lm.local import positions_of
@@ -250,16 +250,7 @@ def _place(name: str) -> Path | str:
                 f"{name}: {file} changed since it was made; limbeck bases get {name} makes it again"
             )
         return place
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{name}: not an encoder's folder, it has no config.json; give one that has")
-        return path.resolve()
-    if path.exists():
-        raise ModelError(f"{name}: a file, not an encoder; give a model folder")
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
-        raise ModelError(f"{name}: no such folder; check the path")
-    return name
+    return names.folder_or_hub(name, name, what="an encoder")
 
 
 def _refuse_unsafe(place: Path | str) -> None:

@@ -107,17 +107,17 @@ def _inside(model: str | Path, place: str) -> Path:
 
 
 def _index(model: str | Path, reading: Reading, other: str | None) -> Search:
-    from limbeck.knowledge.bm25 import Index
+    from limbeck.knowledge import engines
 
     if other is not None:
-        return Index(Path(other).expanduser())
+        return engines.opened(Path(other).expanduser())
     folder = _inside(model, reading.index)
     if not folder.is_dir():
         raise InputError(
             f"{model}: this student reads passages of {folder}, which is not there; name its index with "
             "--knowledge FOLDER"
         )
-    index = Index(folder)
+    index = engines.opened(folder)
     if index.fingerprint != reading.fingerprint:
         raise InputError(
             f"{model}: this student was trained with another index than the one in {folder}; name one with "

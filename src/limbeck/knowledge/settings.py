@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from limbeck.settings import Settings
 
@@ -51,6 +51,25 @@ class IndexSettings(Settings):
         if self.overlap and self.overlap >= self.words:
             raise ValueError("overlap is not smaller than words; passages would never come to an end")
         return self
+
+
+def _address(said: str) -> str:
+    """An address that may be written into a recipe, a plan and an index."""
+    if "@" in said.partition("://")[2]:
+        raise ValueError("names a user; put USER:PASSWORD into the environment variable MILVUS_TOKEN")
+    if said and not said.startswith(("http://", "https://")) and not said.endswith(".db"):
+        raise ValueError(f"{said!r} is neither http://HOST:PORT nor a file that ends in .db")
+    return said
+
+
+class EngineSettings(Settings):
+    """What answers searches."""
+
+    milvus: Annotated[str, AfterValidator(_address)] = Field(
+        "",
+        description="put the passages into Milvus, which answers: http://HOST:PORT of a server or a cluster, "
+        "or a file that ends in .db (Milvus Lite). Empty: they are searched here, from the disk",
+    )
 
 
 Temperature = (

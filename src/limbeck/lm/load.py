@@ -305,17 +305,8 @@ def _from_scratch(
 
 
 def _place(text: str) -> Path | str:
-    """The folder, as an absolute path (adapters store it), or the name of a model on the hub."""
-    path = Path(names.located(text)).expanduser()
-    if path.is_dir():
-        if not any((path / file).exists() for file in ("config.json", ADAPTER)):
-            raise ModelError(f"{text}: not a model folder, it has no config.json; give one that has")
-        return path.resolve()
-    if path.exists():
-        raise ModelError(f"{text}: a file, not a model; give the folder it is in, or a .gguf file")
-    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
-        raise ModelError(f"{text}: no such folder; check the path")
-    return text
+    """The folder, or the name of a model on the hub."""
+    return names.folder_or_hub(text, names.located(text), holds=("config.json", ADAPTER))
 
 
 def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None = None) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ was made from; so a run is the same run wherever the cache is. Importing this lo
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from limbeck import ranks
@@ -36,6 +37,33 @@ def located(name: str) -> str:
     if is_gguf(name):
         return str(_read(Path(name).expanduser()))
     return name
+
+
+def folder_or_hub(
+    text: str, where: str, *, what: str = "a model", holds: Sequence[str] = ("config.json",)
+) -> Path | str:
+    """The folder of a model, as an absolute path (adapters store it), or its name on the hub.
+
+    Args:
+        text: what the user named.
+        where: the folder that it means, or the same.
+        what: "a model" or "an encoder", for errors.
+        holds: one of these files is in it.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    path = Path(where).expanduser()
+    if path.is_dir():
+        if not any((path / file).exists() for file in holds):
+            raise ModelError(f"{text}: not {what} folder, it has no config.json; give one that has")
+        return path.resolve()
+    if path.exists():
+        or_file = ", or a .gguf file" if what == "a model" else ""
+        raise ModelError(f"{text}: a file, not {what}; give the folder it is in{or_file}")
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
+        raise ModelError(f"{text}: no such folder; check the path")
+    return where
 
 
 def refuse_encoder(name: str) -> None:

@@ -21,7 +21,15 @@ from limbeck.report.contestants import Contestant, by_group, contestants, in_rou
 from limbeck.report.dropped import dropped_data
 from limbeck.report.mistakes import mistakes_data
 from limbeck.report.page import RunView, embedded, learning_curves, problem_data, run_views
+from limbeck.report.passages import passages_data
 from limbeck.report.plots import bar_plot, bar_svg, bars, series_of
+from limbeck.report.retrieval import (
+    HEADINGS,
+    retrieval_cells,
+    retrieval_label,
+    retrieval_notes,
+    retrieval_rows,
+)
 from limbeck.report.rounds import (
     Sitting,
     accuracy_lines,
@@ -65,6 +73,7 @@ __all__ = [
     "other_rows",
     "results_rows",
     "results_table",
+    "retrieval_rows",
     "write_report",
 ]
 
@@ -122,10 +131,18 @@ def _page(paths: Sequence[Path], exams: Sequence[Contestant]) -> str:
         **_results(exams),
         **_comparisons(exams, compare_all(exams)),
         rounds=_rounds(exams, sat),
+        retrieval=_retrieval(exams),
         direct=[_other(paths, task) for task in others if task == DIRECT],
         others=[_other(paths, task) for task in others if task != DIRECT],
         curves=learning_curves(paths, exams),
-        data=embedded({**problem_data(exams), "mistakes": mistakes_data(sat), "dropped": dropped}),
+        data=embedded(
+            {
+                **problem_data(exams),
+                "mistakes": mistakes_data(sat),
+                "found": passages_data(exams),
+                "dropped": dropped,
+            }
+        ),
         script=script,
         script_hash=f"sha256-{digest}",
     )
@@ -195,6 +212,20 @@ def _rounds(exams: Sequence[Contestant], sat: Sequence[Sequence[Sitting]]) -> di
         "mistake_lines": [(row, mistake_label(row), mistake_cells(row, headings)) for row in rows],
         "mistake_notes": mistake_notes(rows),
     }
+
+
+def _retrieval(exams: Sequence[Contestant]) -> dict[str, Any] | None:
+    """How well passages were found; None where nobody reads."""
+    rows = retrieval_rows(exams)
+    return (
+        {
+            "headings": HEADINGS,
+            "lines": [(retrieval_label(row), retrieval_cells(row)) for row in rows],
+            "notes": retrieval_notes(rows),
+        }
+        if rows
+        else None
+    )
 
 
 def _other(paths: Sequence[Path], task: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from limbeck.report.compare import compare, compare_other, pairs
 from limbeck.report.contestants import Contestant, contestants, left_out, other_exams
+from limbeck.report.retrieval import retrieval_rows, retrieval_table
 from limbeck.report.tables import comparison_table, results_table
 
 
@@ -28,10 +29,12 @@ def show(thing: object) -> None:
 
 
 def print_results(paths: list[Path], found: list[Contestant], baseline: str | None) -> None:
-    """Results, paired comparisons where there is a pair; then those of other exams, and what is missing."""
+    """Results, pairs, how well passages were found, as far as there are any; other exams; what is missing."""
     show(results_table(found))
     if baseline or pairs(found):
         show(comparison_table(compare(found, baseline)))
+    if rows := retrieval_rows(found):
+        show(retrieval_table(rows))
     for task in other_exams(paths):
         show(results_table(contestants(paths, task)))
         if compared := compare_other(paths, task, baseline):

@@ -11,7 +11,7 @@ from limbeck import sealed
 from limbeck.errors import DataError
 from limbeck.records import numbered_lines
 from limbeck.report.run_files import AGAIN
-from limbeck.report.samples import LONGEST, LONGEST_QUESTION, cut, evenly, fair_shares, training_problems
+from limbeck.report.samples import LONGEST, LONGEST_QUESTION, cut, evenly, fair_shares, some_problems
 
 MOST = 400
 """Dropped rationales in a page, of all sources together."""
@@ -44,15 +44,15 @@ def _source(name: str, folder: Path, problems: Path, room: int) -> dict[str, Any
     sealed.check(path)
     places: dict[str, list[int]] = {}
     total = 0
-    for number, rationale in _rationales(path):
+    for number, rationale in graded_rows(path):
         total += 1
         if rationale["dropped"] is not None:
             places.setdefault(str(rationale["dropped"]), []).append(number)
     counts = {reason: len(lines) for reason, lines in places.items()}
     shares = fair_shares(counts, room)
     chosen = {line for reason, lines in places.items() for line in evenly(lines, shares[reason])}
-    rows = [rationale for number, rationale in _rationales(path, chosen)]
-    asked = training_problems(problems, {str(row["problem_id"]) for row in rows})
+    rows = [rationale for number, rationale in graded_rows(path, chosen)]
+    asked = some_problems(problems, {str(row["problem_id"]) for row in rows})
     return {
         "name": name,
         "rationales": total,
@@ -62,7 +62,7 @@ def _source(name: str, folder: Path, problems: Path, room: int) -> dict[str, Any
     }
 
 
-def _rationales(path: Path, wanted: set[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def graded_rows(path: Path, wanted: set[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """The lines of a file of graded rationales, or some of them, by their number."""
     for number, line in numbered_lines(path):
         if wanted is not None and number not in wanted:

@@ -9,7 +9,7 @@ from typing import Any
 from limbeck.lm.written import whole
 from limbeck.records import Mistake
 from limbeck.report.rounds import Sitting, became, completions, following, mistakes_of, replies_of
-from limbeck.report.samples import LONGEST, LONGEST_QUESTION, cut, evenly, fair_shares, training_problems
+from limbeck.report.samples import LONGEST, LONGEST_QUESTION, cut, evenly, fair_shares, some_problems
 
 MOST = 300
 """Mistakes in a page, of all students together."""
@@ -78,7 +78,7 @@ def _rows(now: Sitting, after: Sitting | None, wanted: set[str]) -> list[list[An
             said[reply.mistake_id].append([reply.source, *texts, solution.dropped])
     questions = {one.problem_id for one in some.values()}
     run = now.exam.run
-    asked = training_problems(run / "problems", questions) if run else {}
+    asked = some_problems(run / "problems", questions) if run else {}
     fates, answers = became(now, after), _answers(after, questions)
     return [
         [

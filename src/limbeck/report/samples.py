@@ -33,10 +33,12 @@ def evenly(places: Sequence[T], count: int) -> list[T]:
     return [places[number * len(places) // count] for number in range(count)]
 
 
-def training_problems(folder: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    """Some training and dev problems by id, as far as the run's files hold them."""
+def some_problems(
+    folder: Path, wanted: set[str], splits: Sequence[str] = ("train", "dev")
+) -> dict[str, dict[str, Any]]:
+    """Some problems by id, as far as the run's files hold them."""
     found: dict[str, dict[str, Any]] = {}
-    for path in (folder / "train.jsonl", folder / "dev.jsonl"):
+    for path in (folder / f"{split}.jsonl" for split in splits):
         if not path.is_file():
             continue
         sealed.check(path)

@@ -2,6 +2,7 @@
 
 knowledge/             the index, where the recipe names a corpus
 silver/QUERY/          silver.jsonl: the passages of each rationale (KARD, arXiv 2305.18395)
+                       asked.jsonl: what the questions find; texts.jsonl: some passages, for the report
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from limbeck.errors import DataError, RecipeError
 from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
 from limbeck.recipe import KnowledgeSettings, Recipe
 from limbeck.records import (
+    Found,
+    Problem,
     Record,
     Silver,
     SilverQuery,
@@ -32,13 +35,20 @@ from limbeck.tasks.readers import locate
 from limbeck.tasks.settings import GeneratedTask
 
 if TYPE_CHECKING:
-    from limbeck.knowledge.search import Search
+    from limbeck.knowledge.search import Hit, Search
 
 VERSION = 1
 """Raised by hand when this code finds other passages with the same settings."""
 
 SILVER = 10
 """Passages that are kept of each rationale; a prompt holds the first few of them."""
+
+
+STORED = 100
+"""Passages that are kept of each question; a prompt holds the first few of them."""
+
+SHOWN = 5
+"""Passages of a question, or of a rationale, whose texts the report shows."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,9 @@ class Knowledge:
         """The engine."""
 
         def make() -> Search:
-            from limbeck.knowledge.bm25 import Index
+            from limbeck.knowledge.engines import opened
 
-            return Index(self.folder)
+            return opened(self.folder)
 
         return once(self.context, f"search {self.folder}", make)
 
@@ -111,10 +121,15 @@ def _knowledge(context: Context) -> Knowledge:
             write_jsonl(folder / "corpus.jsonl", _built_in(context))
             files, columns = [str(folder / "corpus.jsonl")], CorpusSettings()
         made = build(files, folder / "index", settings.search, columns, track=context.track)
+        if settings.engine.milvus:
+            from limbeck.knowledge.milvus import move
+
+            made = move(folder / "index", settings.engine.milvus, context.track)
         context.run.say(f"knowledge: {made.passages:,} passages of {made.documents:,} documents")
 
     inputs = dict(problems(context).inputs) if of_task else _files(settings.corpus)
-    how = plan({"search": settings.search, "columns": settings.columns}, version=VERSION, built_in=of_task)
+    said = {"search": settings.search, "columns": settings.columns, "engine": settings.engine}
+    how = plan(said, version=VERSION, built_in=of_task)
     stage = context.run.stage(KNOWLEDGE, how, inputs, work)
     return Knowledge(context, stage.folder / "index", stage.fingerprint)
 
@@ -136,6 +151,10 @@ def knowledge_fingerprints(recipe: Recipe) -> dict[str, str]:
     from limbeck.knowledge.building import built
 
     settings = recipe.knowledge
+    if settings is not None and settings.engine.milvus:
+        from limbeck.knowledge.milvus import library
+
+        library()
     if settings is None or settings.corpus == (BUILT_IN,):
         return {}
     if settings.index is not None:
@@ -201,8 +220,17 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
 
     def work(folder: Path) -> None:
         found = silver(base.search(), asked, kept, k=SILVER, query=query)
-        others = silver(base.search(), asked, kept, k=SILVER, query="question")
+        others = silver(base.search(), asked, kept, k=STORED, query="question")
         write_jsonl(folder / "silver.jsonl", found)
+        by_question = {one.problem_id: one for one in others}
+        write_jsonl(
+            folder / "asked.jsonl",
+            (
+                Found(problem_id=one.problem_id, passages=one.passages, scores=one.scores)
+                for one in by_question.values()
+            ),
+        )
+        write_texts(folder, base, [one.passages for one in (*found, *by_question.values())])
         said = about_silver(_first(found), _first(others))
         write_json(folder / "audit.json", said)
         context.run.say(
@@ -217,6 +245,18 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
     )
     found = read_jsonl(stage.folder / "silver.jsonl", Silver)
     return Supported(stage, {(one.problem_id, one.source, one.index): one.passages for one in found})
+
+
+def found_for(problem: Problem, hits: Sequence[Hit]) -> Found:
+    """What a problem's question found."""
+    found, scores = tuple(hit.passage for hit in hits), tuple(hit.score for hit in hits)
+    return Found(problem_id=problem.id, passages=found, scores=scores)
+
+
+def write_texts(folder: Path, base: Knowledge, found: Sequence[Sequence[str]]) -> None:
+    """The first passages of each list, so that the report needs no index."""
+    ids = list(dict.fromkeys(name for names in found for name in names[:SHOWN]))
+    write_jsonl(folder / "texts.jsonl", base.search().passages(ids))
 
 
 def _first(found: Sequence[Silver]) -> list[Silver]:

@@ -1,6 +1,6 @@
 """The stages of the passages that are found for questions.
 
-passages/SPLIT/           found.jsonl: those that each question finds
+passages/SPLIT/           found.jsonl: those that each question finds; texts.jsonl: the first, for the report
 passages/SPLIT-reranker/  the same, ranked by the run's reranker
 passages/test-silver/     by the teacher's rationale of a test question, for an upper bound
 """
@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.knowledge.reading import texts
-from limbeck.knowledge.search import Hit
 from limbeck.knowledge.silver import asked
 from limbeck.lm import Sampling
-from limbeck.records import Problem, Record, read_jsonl, write_jsonl
+from limbeck.records import Found, Problem, read_jsonl, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context
-from limbeck.stages.knowledge import Knowledge
+from limbeck.stages.knowledge import STORED, Knowledge, found_for, write_texts
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import grade_completions
 from limbeck.stages.reranker import reranker
@@ -30,24 +29,8 @@ from limbeck.stages.writing import completions_of, write
 VERSION = 1
 """Raised by hand when this code finds other passages with the same settings."""
 
-STORED = 100
-"""Passages that are kept of each question; a prompt holds the first few of them."""
-
 Finder = Literal["question", "reranker", "silver"]
 """By what passages of the exam are found: the question; it and then the reranker; the teacher's rationale."""
-
-
-class Found(Record):
-    """The passages that were found for a problem, best first."""
-
-    problem_id: str
-    passages: tuple[str, ...]
-    scores: tuple[float, ...]
-
-    @classmethod
-    def of(cls, problem: Problem, hits: Sequence[Hit]) -> Found:
-        found, scores = [hit.passage for hit in hits], [hit.score for hit in hits]
-        return cls(problem_id=problem.id, passages=tuple(found), scores=tuple(scores))
 
 
 @dataclass(frozen=True)
@@ -93,7 +76,8 @@ def found_passages(
         queries = _reasoning(context, replies, some) if replies else [asked(problem) for problem in some]
         search = ranker.search(base, folder / "states", queries, context.track) if ranker else base.search()
         hits = search.search(queries, STORED)
-        write_jsonl(folder / "found.jsonl", map(Found.of, some, hits))
+        write_jsonl(folder / "found.jsonl", map(found_for, some, hits))
+        write_texts(folder, base, [[hit.passage for hit in own] for own in hits])
         shutil.rmtree(folder / "states", ignore_errors=True)
 
     place = f"passages/{split}" + ("" if by == "question" else f"-{by}")
