@@ -215,6 +215,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
     from limbeck.lm.load import load
 
     settings = learner.settings
+    sharded = settings.train.sharding == "fsdp"
     if start is not None:
         return load(
             str(start.path),
@@ -223,6 +224,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
             trainable=settings.lora is not None,
             dtype=settings.dtype,
             device=settings.device,
+            sharded=sharded,
         )
     return load(
         settings.model,
@@ -238,6 +240,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
         layers=settings.layers,
         dtype=settings.dtype,
         device=settings.device,
+        sharded=sharded,
     )
 
 
@@ -388,4 +391,5 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
         "tokens": done.tokens,
         "train_seconds": round(done.seconds, 1),
         **done.shared.facts(),
+        **({"held_parameters": done.held} if done.held else {}),
     }
