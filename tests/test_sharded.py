@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,7 @@ from .test_several_processes import (
     end_as_a_launcher,
     finish,
     losses,
-    run,
     start,
-    wait_for_checkpoint,
     weights,
 )
 
@@ -73,6 +73,25 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+PATIENCE = 900.0
+"""Seconds: every method is in one command."""
+
+
+def alone(recipe: Path, out: Path) -> None:
+    """The whole recipe, or what is left of it, by one process."""
+    ((status, _, error),) = finish(start(1, "run", recipe, "--out", out), PATIENCE)
+    assert status == 0, error
+
+
+def wait_for_whole_checkpoint(student: Path, processes: list[subprocess.Popen[str]]) -> None:
+    """Until the training marked its first checkpoint as whole, or is over."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and all(process.poll() is None for process in processes):
+        if any(student.glob("checkpoints/checkpoint-*/complete.json")):
+            return
+        time.sleep(0.02)
+
+
 def facts(stage: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((stage / "training.json").read_text())
     return found
@@ -91,30 +110,33 @@ def saved(stage: Path) -> dict[str, Any]:
 
 
 def test_two_processes_with_a_part_each_make_what_one_makes(recipe: Path, tmp_path: Path) -> None:
-    run(1, "run", recipe, "--out", tmp_path / "one")
+    alone(recipe, tmp_path / "one")
     assert "one process holds the whole model" in (tmp_path / "one" / "run.log").read_text()
 
     out = tmp_path / "two"
     for killed_in in ("students/cot/seed0", ROUNDS[1]):
         processes = start(2, "run", recipe, "--out", out)
-        wait_for_checkpoint(out / killed_in, processes)
+        wait_for_whole_checkpoint(out / killed_in, processes)
         for process in processes:
             process.send_signal(signal.SIGKILL)
         end_as_a_launcher(processes)
-        finish(processes)
-        assert not (out / killed_in / "training.json").exists(), "killed before it was over"
+        found = finish(processes)
+        assert not (out / killed_in / "training.json").exists(), ("killed before it was over", found)
     parts = sorted((out / ROUNDS[1]).glob("checkpoints/checkpoint-*/parts/*.distcp"))
     assert {path.name for path in parts} == {"__0_0.distcp", "__1_0.distcp"}, "each process wrote its part"
-    run(1, "run", recipe, "--out", out)
+    alone(recipe, out)
+    assert (out / "run.log").read_text().count("going on where it stopped") == 2
+    assert_same(tmp_path / "one", out)
 
-    log = (out / "run.log").read_text()
-    assert log.count("going on where it stopped") >= 2
+
+def assert_same(one_run: Path, out: Path) -> None:
+    """Losses, weights and files of all trainings, and who held what."""
     for name in (*TRAINED, *ROUNDS):
-        one, two = tmp_path / "one" / name, out / name
+        one, two = one_run / name, out / name
         assert losses(two) == pytest.approx(losses(one), abs=1e-5), name
         ours, theirs = saved(two), saved(one)
         assert ours.keys() == theirs.keys()
-        assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-5, name
+        assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 5e-5, name
         configs = [
             json.loads((run_ / "model" / "config.json").read_text())
             for run_ in (one, two)
@@ -145,7 +167,7 @@ def test_what_cannot_be_shared_out_is_refused(recipe: Path, setting: str, said: 
         load_recipe(recipe, [f"student.train.{setting}"])
 
 
-def test_a_whole_model_in_a_sharded_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_model_in_a_sharded_training_is_refused() -> None:
     """A launcher that starts processes that do not know of each other, or a model that was loaded whole."""
     from limbeck.lm.sharding import held
     from limbeck.lm.tiny import build_model, build_tokenizer

@@ -111,10 +111,18 @@ def held(model: nn.Module) -> int:
 
 
 def gathered(model: nn.Module) -> dict[str, Tensor]:
-    """The whole state of a sharded model in CPU memory on rank 0, {} elsewhere; all ranks call it."""
+    """The whole state of a sharded model in CPU memory on rank 0, {} elsewhere; all ranks call it.
+
+    Names that are one weight (an embedding and a tied head) are one tensor again, so that it is saved once.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Tensor] = get_model_state_dict(model, options=options)
-    return state if ranks.main() else {}
+    if not ranks.main():
+        return {}
+    first: dict[int, str] = {}
+    for name, weight in model.state_dict(keep_vars=True).items():
+        state[name] = state[first.setdefault(id(weight), name)]
+    return state
 
 
 @contextmanager
