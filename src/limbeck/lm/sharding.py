@@ -116,7 +116,7 @@ def gathered(model: nn.Module) -> dict[str, Tensor]:
     Names that are one weight (an embedding and a tied head) are one tensor again, so that it is saved once.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, Tensor] = get_model_state_dict(model, options=options)
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
     if not ranks.main():
         return {}
     first: dict[int, str] = {}

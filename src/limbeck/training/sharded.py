@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -22,6 +21,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as read_parts
+from torch.distributed.checkpoint.state_dict_saver import save as write_parts
 from torch.optim import Optimizer
 
 from limbeck import ranks
@@ -43,20 +44,20 @@ def save(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
         "model": get_model_state_dict(model, options=TRAINED),
         "optimizer": get_optimizer_state_dict(model, optimizer, options=BY_NAME),
     }
-    _together(checkpoint.save, state, folder)
+    _together(write_parts, state, folder)
 
 
 def load_model(folder: Path, model: nn.Module) -> None:
     """Read the model's weights, whatever the number of processes that wrote them; all ranks call it."""
     state = get_model_state_dict(model, options=TRAINED)
-    _together(checkpoint.load, {"model": state}, folder)
+    _together(read_parts, {"model": state}, folder)
     set_model_state_dict(model, state, options=TRAINED)
 
 
 def load_optimizer(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """The same of the optimiser's state."""
     state = get_optimizer_state_dict(model, optimizer, options=BY_NAME)
-    _together(checkpoint.load, {"optimizer": state}, folder)
+    _together(read_parts, {"optimizer": state}, folder)
     set_optimizer_state_dict(model, optimizer, state, options=BY_NAME)
 
 
