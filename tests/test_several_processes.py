@@ -87,9 +87,9 @@ def end_as_a_launcher(processes: list[subprocess.Popen[str]]) -> None:
             process.kill()  # it waits at the store, which does not know that the other one is gone
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def finish(processes: list[subprocess.Popen[str]], seconds: float = 150) -> list[tuple[int, str, str]]:
     try:
-        texts = [process.communicate(timeout=150) for process in processes]
+        texts = [process.communicate(timeout=seconds) for process in processes]
     finally:
         for process in processes:
             process.kill()

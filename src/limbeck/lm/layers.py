@@ -39,18 +39,18 @@ def with_layers(model: Any, layers: Layers, name: str) -> Any:
     Raises:
         ModelError: a layer that is not there, or an architecture that cannot be cut so.
     """
-    stacks = _stacks(model)
-    kept = {place: chosen(len(stack), layers, name) for place, stack in stacks.items()}
+    found = stacks(model)
+    kept = {place: chosen(len(stack), layers, name) for place, stack in found.items()}
     renamed = {
         f"{place}.{number}.": f"{place}.{now}."
         for place, numbers in kept.items()
         for now, number in enumerate(numbers)
     }
     try:
-        if not stacks:
+        if not found:
             raise ValueError("no list of layers is found in it")
-        smaller = _empty(model, [kept[place] for place in stacks])
-        _fill(smaller, model, stacks, renamed)
+        smaller = _empty(model, [kept[place] for place in found])
+        _fill(smaller, model, found, renamed)
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
         kind, why = model.config.model_type, str(error).splitlines()[-1].strip()
         raise ModelError(
@@ -80,8 +80,8 @@ def chosen(total: int, layers: Layers, name: str) -> list[int]:
     return list(layers)
 
 
-def _stacks(model: Any) -> dict[str, nn.ModuleList]:
-    """Lists of layers by their place in the model: one, or an encoder's and a decoder's."""
+def stacks(model: Any) -> dict[str, nn.ModuleList]:
+    """Lists of layers by their place in the model: one, or an encoder's and a decoder's; {}: none found."""
     halves = [model.get_decoder()]
     if model.config.is_encoder_decoder:
         halves.insert(0, model.get_encoder())

@@ -29,7 +29,7 @@ from transformers.utils import logging as library_log
 
 from limbeck import ranks, sealed
 from limbeck.errors import DamagedError, ModelError, RecipeError, first_line, is_explainable
-from limbeck.lm import bases, cache, names
+from limbeck.lm import bases, cache, names, sharding
 from limbeck.lm.configs import checked_config, checked_tokenizer
 from limbeck.lm.layers import with_layers
 from limbeck.lm.pickles import CONVERT, refuse_pickles
@@ -86,6 +86,7 @@ def load(
     trainable: bool = False,
     layers: Layers | None = None,
     name: str | None = None,
+    sharded: bool = False,
 ) -> Loaded:
     """A model with its tokenizer, by name, by folder, or from scratch.
 
@@ -113,6 +114,8 @@ def load(
             was made with. Without a saved adapter nothing changes.
         layers: of the model as it is loaded, keep only some (see `lm.layers`).
         name: what records call the model; None: `name_or_path`.
+        sharded: under several ranks, which must all call this, each holds a part of the weights alone (see
+            `lm.sharding`).
 
     Raises:
         DamagedError: the folder, or that of an adapter's base, is of a run and changed since it was written.
@@ -122,6 +125,7 @@ def load(
     """
     target, number = device_of(device), _dtype(dtype)
     text, adapter, base = str(name_or_path), False, ""
+    shards = sharded and ranks.world() > 1
     if is_tiny(text) and not Path(text).exists():
         model, tokenizer = _from_scratch(text, tokenizer_of, tokenizer_texts, seed, number)
     else:
@@ -130,17 +134,22 @@ def load(
         with quiet(isinstance(place, Path)):
             if isinstance(place, Path) and (place / ADAPTER).exists():
                 adapter = trainable
-                model, tokenizer, base = _with_adapter(place, number, not trainable, lora)
+                model, tokenizer, base = _with_adapter(place, number, not trainable, lora, shards)
             else:
-                model, tokenizer = _plain(place, number)
+                model, tokenizer = _plain(place, number, shards=shards and layers is None)
                 base = names.kept_name(text) or str(place)
     if layers is not None:
         model, base = with_layers(model, layers, text), ""
+    if shards and not adapter:
+        model = sharding.shard(model, text)
     if lora is not None and not adapter:
         model = _add_lora(model, lora, seed, text)
         adapter = True
-    both = bool(model.config.is_encoder_decoder)
-    return Loaded(model.to(target), tokenizer, both, name or text, adapter, base)
+    if shards:
+        sharding.refuse_elsewhere(model, target)
+    else:
+        model = model.to(target)
+    return Loaded(model, tokenizer, bool(model.config.is_encoder_decoder), name or text, adapter, base)
 
 
 def read_config(name_or_path: str | Path) -> Any:
@@ -309,21 +318,35 @@ def _place(text: str) -> Path | str:
     return names.folder_or_hub(text, names.located(text), holds=("config.json", ADAPTER))
 
 
-def _plain(place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None = None) -> tuple[Any, Any]:
-    """An ordinary model and its tokenizer, on the CPU."""
+def _plain(
+    place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None = None, *, shards: bool = False
+) -> tuple[Any, Any]:
+    """An ordinary model and its tokenizer, on the CPU; or this process's part of the model."""
     with explained(place, "config.json"):
         config = checked_config(place)
     kind = architecture_of(place, config)
     if isinstance(place, Path):
         refuse_pickles(place)
-    model = weights_of(place, kind, config, dtype=dtype)
     tokenizer_place = tokenizer_folder or place
+    how = _read_in_parts(place, kind, config, tokenizer_place) if shards else {}
+    model = weights_of(place, kind, config, dtype=dtype, **how)
     with explained(tokenizer_place, "the tokenizer"):
         tokenizer = checked_tokenizer(tokenizer_place)
     if isinstance(tokenizer_place, Path):
         tokenizer.chat_template = own_template(about_model(tokenizer_place), tokenizer.chat_template)
     _complete_tokens(place, model, tokenizer)
-    return model, tokenizer
+    return sharding.shard(model, place) if shards else model, tokenizer
+
+
+def _read_in_parts(place: Path | str, kind: Any, config: Any, tokenizer_place: Path | str) -> dict[str, Any]:
+    """How each process reads its part of the weights; {} where the embeddings must first get a new row."""
+    with explained(tokenizer_place, "the tokenizer"):
+        tokenizer = checked_tokenizer(tokenizer_place)
+    complete_tokenizer(tokenizer)
+    rows = config.get_text_config(decoder=True).vocab_size
+    if max(tokenizer.get_vocab().values()) >= rows:
+        return {}
+    return sharding.reading(place, kind, config)
 
 
 def weights_of(place: Path | str, kind: Any, config: Any, *, said: Path | None = None, **how: Any) -> Any:
@@ -416,9 +439,13 @@ def _fit_embeddings(place: Path | str, model: Any, tokenizer: Any) -> None:
 
 
 def _with_adapter(
-    folder: Path, dtype: torch.dtype, merge: bool, lora: LoraSettings | None
+    folder: Path, dtype: torch.dtype, merge: bool, lora: LoraSettings | None, shards: bool
 ) -> tuple[Any, Any, str]:
-    """A saved adapter on its base model, or folded into it; the third value is `Loaded.base`."""
+    """A saved adapter on its base model, or folded into it; the third value is `Loaded.base`.
+
+    Args:
+        shards: the base is shared out among the processes, if the adapter stays apart.
+    """
     from peft import PeftModel  # seconds of import, needed only here
 
     config = _adapter_config(folder)
@@ -428,7 +455,7 @@ def _with_adapter(
     refuse_pickles(folder)
     own = (folder / "tokenizer_config.json").exists()
     _refuse_damaged(_place(base))
-    model, tokenizer = _plain(_place(base), dtype, folder if own else None)
+    model, tokenizer = _plain(_place(base), dtype, folder if own else None, shards=shards and not merge)
     with seeded(0), explained(folder, "the adapter"), warnings.catch_warnings():
         warnings.filterwarnings(
             "error", "Found missing adapter keys"

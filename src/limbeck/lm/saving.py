@@ -17,6 +17,8 @@ from limbeck.errors import DiskError, first_line
 from limbeck.files import whole_folder
 from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, load, quiet
 from limbeck.lm.local import stop_tokens
+from limbeck.lm.sharding import gathered, written_by_one
+from limbeck.objectives.align import is_sharded
 from limbeck.tasks.asking import ABOUT, BASE_TEMPLATE, Asking, about_model
 from limbeck.tasks.chat_template import student_template
 
@@ -37,7 +39,8 @@ def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = N
     training (see `tasks.chat_template`). An adapter is read with its base model's generation config by
     other programs: export it for them.
 
-    Under several ranks, rank 0 writes and the others do nothing.
+    Under several ranks, rank 0 writes and the others do nothing but, of a sharded model, send their parts:
+    rank 0 gathers the whole of it in CPU memory.
 
     Args:
         loaded: the model; it is not changed.
@@ -49,14 +52,16 @@ def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = N
         ModelError: `about` does not say how it is asked.
         DiskError: the folder cannot be written.
     """
+    whole = not loaded.lora or not loaded.base
+    state = gathered(loaded.bare) if whole and is_sharded(loaded.model) else None
     if not ranks.main():
         return
     try:
-        with whole_folder(Path(folder)) as partial, quiet():
+        with whole_folder(Path(folder)) as partial, quiet(), written_by_one(loaded.bare):
             if loaded.lora:
-                _save_adapter(loaded, partial)
+                _save_adapter(loaded, partial, state)
             else:
-                loaded.model.save_pretrained(str(partial))
+                loaded.model.save_pretrained(str(partial), state_dict=state)
             _greedy(loaded, about).save_pretrained(str(partial))
             _tokenizer(loaded, about).save_pretrained(str(partial))
             if about is not None:
@@ -121,10 +126,16 @@ def _tokenizer(loaded: Loaded, about: Mapping[str, object] | None) -> Any:
     return tokenizer
 
 
-def _save_adapter(loaded: Loaded, folder: Path) -> None:
-    loaded.model.save_pretrained(str(folder), save_embedding_layers=False)
+def _save_adapter(loaded: Loaded, folder: Path, state: Mapping[str, Any] | None) -> None:
+    """The adapter, and its base where that is in no folder: `state`, if its weights had to be gathered."""
+    own = {
+        name: tensor for name, tensor in loaded.model.state_dict().items() if ".lora_" in name
+    }  # no shards
+    loaded.model.save_pretrained(str(folder), state_dict=own, save_embedding_layers=False)
     if not loaded.base:
-        loaded.bare.save_pretrained(str(folder / BASE), state_dict=_without_adapter(loaded.bare))
+        loaded.bare.save_pretrained(
+            str(folder / BASE), state_dict=_without_adapter(state or loaded.bare.state_dict())
+        )
     config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = loaded.base or BASE
     place, card = loaded.bare.config.name_or_path, folder / "README.md"
@@ -133,10 +144,10 @@ def _save_adapter(loaded: Loaded, folder: Path) -> None:
     (folder / ADAPTER).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _without_adapter(model: Any) -> dict[str, Any]:
+def _without_adapter(state: Mapping[str, Any]) -> dict[str, Any]:
     """The base model's own tensors under their own names, not copied (peft wraps the layers it adapts)."""
     return {
         name.replace("base_layer.", ""): tensor  # twice where one adapter lies around another
-        for name, tensor in model.state_dict().items()
+        for name, tensor in state.items()
         if ".lora_" not in name
     }

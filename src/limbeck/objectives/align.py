@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from limbeck.objectives.shared_prompts import computed_once
@@ -347,7 +348,15 @@ def linear_head(model: nn.Module) -> nn.Linear | None:
         RuntimeError: the model has no output embeddings.
     """
     head = _head(model)
-    return head if type(head) is nn.Linear and _is_whole(head) else None
+    return head if type(head) is nn.Linear and _is_whole(head) and not is_sharded(model) else None
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether its weights are shared out among processes (FSDP2).
+
+    A head of such a model looks whole for a while after a pass without gradients, and must be left alone.
+    """
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def _is_whole(head: Any) -> bool:

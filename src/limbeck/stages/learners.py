@@ -186,7 +186,8 @@ class Trained:
     @property
     def facts(self) -> dict[str, Any]:
         counted = dict(self.counted)
-        counted.pop("share_prompts", None)  # how it was trained, not what
+        for how in ("share_prompts", "held_parameters"):  # it was trained, not what
+            counted.pop(how, None)
         return {**self.learner.facts, **counted}
 
     @property

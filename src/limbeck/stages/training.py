@@ -217,6 +217,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
     from limbeck.lm.load import load
 
     settings = learner.settings
+    sharded = settings.train.sharding == "fsdp"
     if start is not None:
         return load(
             str(start.path),
@@ -225,6 +226,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
             trainable=settings.lora is not None,
             dtype=settings.dtype,
             device=settings.device,
+            sharded=sharded,
         )
     return load(
         settings.model,
@@ -240,6 +242,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
         layers=settings.layers,
         dtype=settings.dtype,
         device=settings.device,
+        sharded=sharded,
     )
 
 
@@ -390,4 +393,5 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
         "tokens": done.tokens,
         "train_seconds": round(done.seconds, 1),
         **done.shared.facts(),
+        **({"held_parameters": done.held} if done.held else {}),
     }

@@ -28,6 +28,9 @@ from limbeck.files import sync, whole_file
 
 MARKER = "complete.json"
 
+METADATA = "*/.metadata"
+"""What torch calls the list of the parts of a sharded checkpoint."""
+
 NAME = re.compile("checkpoint-[0-9]+")
 
 
@@ -229,7 +232,9 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         current = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (current / MARKER).unlink(missing_ok=True)
         sync(current)
-        found = sealed.files(current)
+        found = sealed.files(current) | {
+            hidden.relative_to(current).as_posix(): hidden.stat().st_size for hidden in current.glob(METADATA)
+        }
         mark = {"step": state.global_step, "fingerprint": self.fingerprint, "seconds": self.seconds}
         sealed.write(current / MARKER, {**mark, "files": found, "sha256": sealed.sums(current, found)})
 

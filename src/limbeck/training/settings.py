@@ -69,6 +69,11 @@ class TrainSettings(Settings):
         "takes bf16 where it learns the same and is faster",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="fsdp: each of several processes holds a part of the weights, gradients and optimiser "
+        "state (FSDP2) in place of a whole copy",
+    )
     share_prompts: bool | Literal["auto"] = Field(
         "auto",
         description="compute a prompt once for the rows of a micro-batch that share it, with the same "
@@ -93,5 +98,22 @@ class TrainSettings(Settings):
             raise ValueError(
                 "share_prompts: true does not go with gradient_checkpointing, which forgets the keys and "
                 "values of the prompt; set one of them to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_process_alone(self) -> Self:
+        """What one process would do by itself, a process with a part of the model cannot."""
+        if self.sharding == "none":
+            return self
+        if self.choose == "dev-accuracy":
+            raise ValueError(
+                f"sharding: {self.sharding} does not go with choose: dev-accuracy, because processes that "
+                "write answers of different lengths would wait for each other; choose dev-loss or last"
+            )
+        if self.precision == "auto":
+            raise ValueError(
+                f"sharding: {self.sharding} does not go with precision: auto, which tries the whole model in "
+                "one process; write fp32 or bf16"
             )
         return self

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from limbeck import ranks
 from limbeck.errors import RecipeError, is_explainable
 from limbeck.lm.local import position_limit
-from limbeck.objectives.align import IGNORED, head_weight, is_encoder_decoder, unwrap
+from limbeck.objectives.align import IGNORED, head_weight, is_encoder_decoder, is_sharded, unwrap
 from limbeck.objectives.shared_prompts import CannotShareError
 from limbeck.training.collate import Batch, Row, RowGroup, collate
 from limbeck.training.feed import Feed
@@ -165,7 +166,8 @@ def decided(model: nn.Module, feed: Feed, settings: TrainSettings, parts: Parts)
     """
     if settings.share_prompts is False:
         return Verdict(False)
-    return ranks.share(_decided(model, feed, settings, parts) if ranks.main() else Verdict(False))
+    asked = ranks.main() or is_sharded(model)  # a sharded model computes in all ranks or in none
+    return ranks.share(_decided(model, feed, settings, parts) if asked else Verdict(False))
 
 
 def _decided(model: nn.Module, feed: Feed, settings: TrainSettings, parts: Parts) -> Verdict:
@@ -295,5 +297,7 @@ def _add_gradient(model: nn.Module, batch: Batch, sign: float) -> None:
 
 
 def _norm(model: nn.Module) -> float:
-    gradients = [one.grad for one in model.parameters() if one.grad is not None]
-    return math.sqrt(sum(one.double().square().sum().item() for one in gradients))
+    squares = (one.grad.double().square().sum() for one in model.parameters() if one.grad is not None)
+    return math.sqrt(
+        sum(one.full_tensor().item() if isinstance(one, DTensor) else one.item() for one in squares)
+    )

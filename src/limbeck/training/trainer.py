@@ -15,7 +15,9 @@ from __future__ import annotations
 import errno
 import gc
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -27,13 +29,17 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import SaveStrategy
 
 from limbeck import ranks
 from limbeck.errors import DiskError, RecipeError, TrainingError
 from limbeck.lm.local import positions_of
-from limbeck.objectives.align import is_encoder_decoder
+from limbeck.lm.sharding import held
+from limbeck.objectives.align import is_encoder_decoder, is_sharded
 from limbeck.progress import notice
 from limbeck.records import Example
+from limbeck.training import sharded
 from limbeck.training.arguments import arguments, fingerprint, set_steps, undisturbed
 from limbeck.training.checkpoints import Keeper, newest, refuse_damaged, remove_others, step_of
 from limbeck.training.collate import Batch, Pairs, Row, padding, pairs_in, tokenise
@@ -64,6 +70,7 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         dev: what to evaluate on, or None.
         dev_exam: joins its results to every evaluation.
         callbacks: the library's callbacks.
+        in_parts: checkpoints are those of `training.sharded`.
 
     Raises:
         TrainingError: a loss or a gradient is not finite, or a part counts nothing in an epoch.
@@ -81,16 +88,20 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         dev: Feed | None = None,
         dev_exam: DevExam | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        *,
+        in_parts: bool = False,
     ) -> None:
-        super().__init__(
-            model=model, args=args, train_dataset=train, eval_dataset=dev or (), callbacks=list(callbacks)
-        )
+        with _unsaved(args) if in_parts else nullcontext():
+            super().__init__(
+                model=model, args=args, train_dataset=train, eval_dataset=dev or (), callbacks=list(callbacks)
+            )
         self.remove_callback(PrinterCallback)
         self.parts = parts
         self.encoder_decoder = is_encoder_decoder(model)
         self.train_feed = train
         self.dev_feed = dev
         self.dev_exam = dev_exam
+        self.in_parts = in_parts
         self._step_values: list[Tensor] = []
         self._epoch_counts: list[Tensor] = []
         self._logged: list[list[float]] = []
@@ -237,9 +248,40 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
             return {}
         return ranks.share(dict(self.dev_exam(self.model)))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a checkpoint; where they are in parts, the optimiser's state brings them."""
+        if not self.in_parts:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.in_parts:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        sharded.save(Path(output_dir), self.model, self.optimizer.optimizer)
+        if ranks.main():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.in_parts:
+            sharded.load_model(Path(resume_from_checkpoint), self.model)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.in_parts:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        sharded.load_optimizer(Path(checkpoint), self.model, self.optimizer.optimizer)
+        state = torch.load(Path(checkpoint) / SCHEDULER_NAME, map_location="cpu", weights_only=True)
+        self.lr_scheduler.load_state_dict(state)
+
     def _load_best_model(self) -> None:
-        refuse_damaged(Path(self.state.best_model_checkpoint))
-        super()._load_best_model()
+        best = Path(self.state.best_model_checkpoint)
+        refuse_damaged(best)
+        if self.in_parts:
+            sharded.load_model(best, self.model)
+        else:
+            super()._load_best_model()
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices only: a one-dimensional parameter is a norm or a bias, whatever its name."""
@@ -249,6 +291,16 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: Any) -> int:
         """Not reported; counting all parameters again at every micro-batch costs time."""
         return 0
+
+
+@contextmanager
+def _unsaved(args: TrainingArguments) -> Iterator[None]:
+    """While open, nothing is to be saved: the library refuses to write checkpoints of sharded models."""
+    before, args.save_strategy = args.save_strategy, SaveStrategy.NO
+    try:
+        yield
+    finally:
+        args.save_strategy = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +320,7 @@ class Training:
         without_span: examples whose `answer_span` could not be found among their tokens.
         pairs: what a divergence between the answers of two rationales could compare.
         shared: whether prompts were computed once for the rows that share them, and why.
+        held: parameters that each process held, by rank; () where each had the whole model.
     """
 
     steps: int
@@ -282,6 +335,7 @@ class Training:
     without_span: int
     pairs: Pairs
     shared: Verdict
+    held: tuple[int, ...] = ()
 
 
 def train(
@@ -319,8 +373,8 @@ def train(
         dev_exam: its results are in the history as `dev_<name>`.
         progress: called after every optimiser step with (step, steps, loss).
         corrected: False leaves the tokens of `batches: by-length` as they weigh by themselves.
-        say: on rank 0, gets a line where a checkpoint is damaged and another one is taken, and where prompts
-            are computed once, or would be if it were possible.
+        say: on rank 0, gets a line where a checkpoint is damaged and another one is taken, where prompts
+            are computed once, or would be if it were possible, and where there is nobody to share a model.
 
     Raises:
         RecipeError: settings that contradict each other, the model, the ranks or the examples.
@@ -331,6 +385,7 @@ def train(
     check_choice(settings, dev_groups, dev_exam)
     parts, draw = with_router(weighted(parts), model), draw or ALL
     sharing = Sharing(settings.accumulate, ranks.rank(), ranks.world())
+    shares = _shares(model, settings, say)
     both = is_encoder_decoder(model)
     given: Any = {
         "encoder_decoder": both,
@@ -359,7 +414,8 @@ def train(
             settings, seed, parts, splits, draw.per_role, per_epoch, model, corrected=corrected
         )
         keeper = Keeper(folder / "history.jsonl", mark, feed.sampler, progress)
-        trainer = PartsTrainer(model, args, parts, feed, held_out, dev_exam, [keeper])
+        in_parts = settings.sharding != "none"
+        trainer = PartsTrainer(model, args, parts, feed, held_out, dev_exam, [keeper], in_parts=in_parts)
         keeper.read_step = trainer.read_step
         start = run(trainer, keeper, say)
     state = trainer.state
@@ -377,7 +433,24 @@ def train(
         without_span=found.without_span,
         pairs=pairs_in(found.groups),
         shared=shared,
+        held=shares,
     )
+
+
+def _shares(model: nn.Module, settings: TrainSettings, say: Callable[[str], None]) -> tuple[int, ...]:
+    """How many parameters each rank holds where they are shared out; () where they are not.
+
+    Raises:
+        RecipeError: they were to be shared out, and some are not, or the other way round.
+    """
+    if settings.sharding == "none":
+        if is_sharded(model):
+            raise RecipeError("train.sharding: none, and the model is sharded; set it to fsdp")
+        return ()
+    if ranks.world() == 1:
+        say("train.sharding: one process holds the whole model; start several with torchrun to share it out")
+        return ()
+    return tuple(ranks.gather(held(model)))
 
 
 def _refuse_beyond_positions(model: nn.Module, rows: Sequence[Row]) -> None:
@@ -421,7 +494,10 @@ def run(trainer: PartsTrainer, keeper: Keeper, say: Callable[[str], None]) -> in
             remove_others(folder, start)
         if start:
             keeper.went_on_from(start)
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        with warnings.catch_warnings():
+            # Of a sharded T5's blocks; their states are changed in place by nobody.
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
     except OSError as error:
         raise DiskError(error.filename or folder, error) from error
     except (SafetensorError, RuntimeError) as error:  # what was read had its sums checked before
