@@ -23,7 +23,6 @@ from limbeck.recipe import load_recipe
 from .test_several_processes import (
     end_as_a_launcher,
     finish,
-    losses,
     start,
     weights,
 )
@@ -95,6 +94,12 @@ def wait_for_whole_checkpoint(student: Path, processes: list[subprocess.Popen[st
 def facts(stage: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((stage / "training.json").read_text())
     return found
+
+
+def losses(stage: Path) -> list[float]:
+    """Of every step, and of dev where a checkpoint is chosen by it."""
+    rows = [json.loads(line) for line in (stage / "history.jsonl").read_text().splitlines()]
+    return [row["loss"] if "loss" in row else row["dev_loss"] for row in rows]
 
 
 def saved(stage: Path) -> dict[str, Any]:
