@@ -252,6 +252,8 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         """Write the weights of a checkpoint; where they are in parts, the optimiser's state brings them."""
         if not self.in_parts:
             super().save_model(output_dir, _internal_call)
+        elif output_dir:  # the library takes a checkpoint for the best one only if its folder is there
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.in_parts:
