@@ -226,6 +226,10 @@ def test_a_student_whose_prompts_are_damaged_is_not_asked(limbeck: Limbeck, run:
         answer.status == 2
         and "model/limbeck.json is missing or has another size; `limbeck run`" in answer.err
     )
+    (run / STUDENT / "stage.json").unlink()
+    for command in (("ask", run / STUDENT, "Why?"), ("export", run / STUDENT, "--out", run.parent / "x")):
+        answer = limbeck(*command)
+        assert answer.status == 2 and "seed0: stage.json is missing" in answer.err, answer.err
 
 
 @pytest.mark.parametrize(

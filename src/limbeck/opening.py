@@ -244,17 +244,26 @@ def tell_leaks(model: str, asked: Sequence[Problem], split: str) -> None:
 
 def model_folder(model: str) -> str:
     """The model inside a student's folder, that of its last round where it has rounds; any other name or
-    folder as it is."""
+    folder as it is.
+
+    Raises:
+        InputError: the student's folder has no `stage.json`, by which damage would be noticed.
+    """
     from limbeck.run_folder import read_json
+    from limbeck.sealed import STAGE
 
     own = Path(model)
     last = (read_json(own / "exam" / "metrics.json") or {}).get("after_round")
-    inner = (own if last is None else own / f"round{last}") / "model"
-    return (
-        str(inner)
-        if (inner / "config.json").is_file() or (inner / "adapter_config.json").is_file()
-        else model
-    )
+    trained = own if last is None else own / f"round{last}"
+    inner = trained / "model"
+    if not any((inner / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return model
+    if not (trained / STAGE).is_file():
+        raise InputError(
+            f"{trained}: {STAGE} is missing, so its training did not end or its files cannot be checked; run "
+            f"the recipe again, or name {inner} to take it as it is"
+        )
+    return str(inner)
 
 
 def live_track() -> Track:
