@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from .commands import Started
+
 Limbeck = Callable[..., Any]
 
 MCC = "{method: mcc-kd, settings: {rationales: 3}, train: {accumulate: 2, epochs: 7, share_prompts: true}}"
@@ -57,27 +59,22 @@ def two(recipe: Path) -> tuple[Path, list[tuple[int, str, str]]]:
     return recipe.parent / "two", run(2, "run", recipe, "--out", recipe.parent / "two")
 
 
-def start(world: int, *arguments: object) -> list[subprocess.Popen[str]]:
+def start(world: int, *arguments: object) -> list[Started]:
     """`limbeck ARGUMENT...` as so many ranks, without a launcher, so that single ones can be killed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    source = str(Path(__file__).parents[1] / "src")
-    about = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", **(shared if world > 1 else {})}
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "limbeck", *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**about, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {})},
+        Started(
+            [*map(str, arguments)],
+            {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {},
         )
         for rank in range(world)
     ]
 
 
-def end_as_a_launcher(processes: list[subprocess.Popen[str]]) -> None:
+def end_as_a_launcher(processes: list[Started]) -> None:
     """One was killed: the others end by themselves within seconds, or the launcher ends them."""
     deadline = time.monotonic() + 10
     for process in processes:
@@ -202,7 +199,7 @@ def is_over(process: psutil.Process) -> bool:
         return True
 
 
-def wait_for_checkpoint(student: Path, processes: list[subprocess.Popen[str]]) -> None:
+def wait_for_checkpoint(student: Path, processes: list[Started] | list[subprocess.Popen[str]]) -> None:
     """Until the training wrote a checkpoint that was not there before, or is over."""
     known = set(student.glob("checkpoints/checkpoint-*"))
     for _ in range(2000):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from limbeck.errors import RecipeError
 from limbeck.recipe import load_recipe
 
+from .commands import Started
 from .test_several_processes import (
     end_as_a_launcher,
     finish,
@@ -82,7 +82,7 @@ def alone(recipe: Path, out: Path) -> None:
     assert status == 0, error
 
 
-def wait_for_whole_checkpoint(student: Path, processes: list[subprocess.Popen[str]]) -> None:
+def wait_for_whole_checkpoint(student: Path, processes: list[Started]) -> None:
     """Until the training marked its first checkpoint as whole, or is over."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and all(process.poll() is None for process in processes):

@@ -1,0 +1,75 @@
+"""`limbeck` in processes of their own, forked from one that has imported the libraries: that takes seconds."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["limbeck.cli", "limbeck.lm.local", "limbeck.report", "limbeck.training.trainer"]
+)
+
+
+class Started:
+    """A command that runs, with as much of `subprocess.Popen` as tests need."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
+        self._folder = Path(tempfile.mkdtemp())
+        self._texts = [str(self._folder / name) for name in ("out", "err")]
+        self._process = SERVER.Process(target=_work, args=(arguments, dict(environment), *self._texts))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int:
+        """The exit status; below 0: the signal that ended it."""
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> None:
+        """Until it ends.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not, in so many seconds.
+        """
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("limbeck", timeout)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What it wrote, once it ended, to be asked for once; raises as `wait`."""
+        self.wait(timeout)
+        out, error = (Path(text).read_text() for text in self._texts)
+        shutil.rmtree(self._folder)
+        return out, error
+
+    def send_signal(self, number: int) -> None:
+        """Nothing where it has ended."""
+        if self._process.exitcode is None and self._process.pid:
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _work(arguments: list[str], environment: dict[str, str], out: str, error: str) -> None:
+    for number, path in ((1, out), (2, error)):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+    os.environ.update(environment)
+    sys.argv = ["limbeck", *arguments]
+    from limbeck.cli import main
+
+    try:
+        main()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
