@@ -1,4 +1,4 @@
-"""`limbeck` in processes of their own, forked from one that has imported the libraries: that takes seconds."""
+"""`limbeck` in processes that are forked from one that has imported the libraries: imports take seconds."""
 
 import multiprocessing
 import os
