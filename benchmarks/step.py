@@ -288,15 +288,23 @@ def rise(trainer: Any, few: Batch, largest: Batch) -> float:
     return peak_kb / 1024 - pages * resource.getpagesize() / 2**20
 
 
-def report(kind: str, scale: Scale, again: Sequence[str]) -> bool:
-    """Print a row per side; whether all did the same step."""
+def report(kind: str, scale: Scale, again: Sequence[str]) -> list[str]:
+    """Print a row per side; what is not as it should be."""
     seconds, apart = epochs(kind, scale)
     sides = ["grouped", "ours"] if scale is SMALL else list(seconds)
     memory = {side: float(subprocess.check_output([*again, "--memory", side, kind])) for side in sides}
     show(f"{kind}: an epoch of {scale.examples} examples", seconds, memory, apart)
     if kind == "llama" and "trl" not in seconds:
         print("  trl: not installed (pip install 'limbeck[bench]')")
-    return equal(apart)
+    return [] if equal(apart) else [f"{kind}: loss or gradient differ: the sides do not do the same step"]
+
+
+def profile(side: str, kind: str, scale: Scale) -> None:
+    """Print where the time of a side's largest step goes."""
+    rows = rows_of(kind, scale)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(side, model_of(kind, scale.words), folder)
+        profiled(trainer, collated(side, batches_of(side, kind, rows, scale)[-1], rows))
 
 
 def show(title: str, seconds: dict[str, float], memory: dict[str, float], apart: dict[str, float]) -> None:
@@ -358,24 +366,5 @@ def command(file: str, doc: str, kinds: Sequence[str], report: Any, added_memory
     return 1 if missed else 0
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--small", action="store_true", help="a smoke test: few and short examples")
-    parser.add_argument("--kind", choices=("t5", "llama"), help="one of the two alone")
-    parser.add_argument("--memory", nargs=2, metavar=("SIDE", "KIND"), help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    scale = SMALL if chosen.small else WHOLE
-    torch.set_num_threads(1)
-    if chosen.memory:
-        print(added_memory(*chosen.memory, scale))
-        return 0
-    again = [sys.executable, __file__, *(["--small"] if chosen.small else [])]
-    kinds = [chosen.kind] if chosen.kind else ["t5", "llama"]
-    alike = [report(kind, scale, again) for kind in kinds]
-    if not all(alike):
-        print("loss or gradient differ: the sides do not do the same step", file=sys.stderr)
-    return 0 if all(alike) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__file__, __doc__ or "", ("t5", "llama"), report, added_memory, profile))
