@@ -1,16 +1,16 @@
 """`train.precision: auto`, settled once for each model: bfloat16 where it learns the same in less time.
 
 A model takes `STEPS` small steps twice from the same weights, in float32 and under bfloat16 autocast, on
-questions of the task; then some of full size are timed. The finding is a stage of its own: what it says is
-part of every training's plan, and a run that goes on elsewhere keeps it.
+questions of the task; then some of full size are timed, on texts as long as rationales are. The finding is a
+stage of its own: what it says is part of every training's plan, and a run that goes on elsewhere keeps it.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,9 @@ from limbeck.training.settings import TrainSettings
 if TYPE_CHECKING:
     import torch
 
-    from limbeck.training.collate import Batch
+    from limbeck.training.collate import Batch, Row
 
-VERSION = 1
+VERSION = 2
 STEPS = 50
 """Steps whose losses are compared."""
 ROWS = 2
@@ -45,6 +45,9 @@ CLOSE = 1e-2
 Adam's first steps turn a rounding into a step of the full learning rate."""
 LONGEST = 600
 """Characters of a question that are used."""
+AS_RATIONALES = 500
+"""Characters of the texts that are timed, about those of a question with a rationale: in float32 and in
+bfloat16 the work that each text adds differs most, and a question alone is too short to show it."""
 PRECISIONS = ("fp32", "bf16")
 DECIDES = ("learning_rate", "optimizer", "batch_size", "batch_tokens", "max_length", "gradient_checkpointing")
 """Settings of a training that its trial follows."""
@@ -171,13 +174,14 @@ def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, flo
         trainable=learner.lora is not None,
     )
     model, both = loaded.model.eval(), loaded.encoder_decoder  # dropout would not be the same in both
-    length = learner.train.max_length
-    rows = tokenise(loaded.tokenizer, groups, encoder_decoder=both, max_length=length).rows
-    longest = max(len(row.input_ids) + both * len(row.labels) for row in rows)
+    form: Any = {"encoder_decoder": both, "max_length": learner.train.max_length}
+    short = tokenise(loaded.tokenizer, groups, **form).rows
+    full = tokenise(loaded.tokenizer, _long(asked[: STEPS * ROWS]), **form).rows or short
+    longest = max(len(row.input_ids) + both * len(row.labels) for row in [*short, *full])
     size = min(learner.train.batch_size, max(1, learner.train.batch_tokens // longest))
     size = 1 if learner.train.gradient_checkpointing else size
 
-    def batches(count: int, size: int) -> list[Batch]:
+    def batches(rows: Sequence[Row], count: int, size: int) -> list[Batch]:
         taken = [[rows[(step * size + n) % len(rows)] for n in range(size)] for step in range(count)]
         return [send_to_device(collate(one, loaded.tokenizer.pad_token_id), model.device) for one in taken]
 
@@ -189,11 +193,16 @@ def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, flo
             for one, value in zip(trained, begin, strict=True):
                 one.copy_(value)
         step = _step_of(model, trained, precision, learner.train, encoder_decoder=both)
-        losses[precision] = statistics.mean(step(batch)[0] for batch in batches(STEPS, min(ROWS, size)))
+        losses[precision] = statistics.mean(
+            step(batch)[0] for batch in batches(short, STEPS, min(ROWS, size))
+        )
     times: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-    for batch in batches(1 + TIMED, size):
-        for precision in PRECISIONS:
-            step = _step_of(model, trained, precision, learner.train, encoder_decoder=both)
+    steps = {
+        precision: _step_of(model, trained, precision, learner.train, encoder_decoder=both)
+        for precision in PRECISIONS
+    }
+    for batch in batches(full, 1 + TIMED, size):
+        for precision, step in steps.items():
             times[precision].append(step(batch)[1])
     return losses, {precision: min(some[1:]) for precision, some in times.items()}
 
@@ -205,14 +214,30 @@ def _group(problem: Problem) -> Group:
     return Group(problem.id, (Example(problem_id=problem.id, prompt=text[:begun], completion=text[begun:]),))
 
 
+def _long(asked: Sequence[Problem]) -> list[Group]:
+    """Texts of `AS_RATIONALES` characters: each question with those after it."""
+    found = []
+    for number, problem in enumerate(asked):
+        text = "Question:"
+        for other in range(len(asked)):
+            text += f" {asked[(number + other) % len(asked)].question}"
+            if len(text) >= AS_RATIONALES:
+                break
+        example = Example(problem_id=problem.id, prompt="Question:", completion=text[9:AS_RATIONALES])
+        found.append(Group(problem.id, (example,)))
+    return found
+
+
 def _step_of(
     model: Any, trained: list[Any], precision: str, settings: TrainSettings, *, encoder_decoder: bool
 ) -> Callable[[Batch], tuple[float, float]]:
     """An optimiser step in this precision; it gives its loss and its seconds."""
     import torch
 
+    from limbeck.training.lowered import Lowered, width_of
     from limbeck.training.parts import CrossEntropy, loss
 
+    lowered = Lowered(model) if precision == "bf16" and model.device.type == "cpu" else None
     part = CrossEntropy()
     kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[settings.optimizer]
     optimizer = kind(trained, lr=settings.learning_rate)
@@ -220,10 +245,12 @@ def _step_of(
     def step(batch: Batch) -> tuple[float, float]:
         start = time.perf_counter()
         counts = {part.name: part.count(batch, encoder_decoder=encoder_decoder)}
-        lower = torch.autocast(model.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-        with lower:
-            total, _ = loss((part,), model, batch, counts)
-        total.backward()  # type: ignore[no-untyped-call]
+        with ExitStack() as stack:
+            if lowered:
+                stack.enter_context(lowered.step(width_of(batch)))
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                total, _ = loss((part,), model, batch, counts)
+            total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -45,6 +45,7 @@ from limbeck.training.checkpoints import Keeper, newest, refuse_damaged, remove_
 from limbeck.training.collate import Batch, Pairs, Row, padding, pairs_in, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
+from limbeck.training.lowered import Lowered, width_of
 from limbeck.training.parts import Part, Parts, loss, weighted, with_router
 from limbeck.training.sampler import Sharing
 from limbeck.training.settings import TrainSettings
@@ -102,6 +103,8 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         self.dev_feed = dev
         self.dev_exam = dev_exam
         self.in_parts = in_parts
+        on_cpu = args.bf16 and args.device.type == "cpu" and not in_parts
+        self.lowered = Lowered(model) if on_cpu else None
         self._step_values: list[Tensor] = []
         self._epoch_counts: list[Tensor] = []
         self._logged: list[list[float]] = []
@@ -136,6 +139,12 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
 
     def _named(self, counts_P: Tensor) -> dict[str, Tensor]:
         return {part.name: count for part, count in zip(self.parts, counts_P, strict=True)}
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        """A micro-batch's forward and backward."""
+        with self.lowered.step(width_of(inputs)) if self.lowered else nullcontext():
+            step: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return step
 
     def compute_loss(
         self,
