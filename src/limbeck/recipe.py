@@ -36,6 +36,7 @@ from limbeck.knowledge.settings import (
     EngineSettings,
     IndexSettings,
     RankingSettings,
+    refuse_unused,
 )
 from limbeck.lm import Sampling
 from limbeck.lm.cost import ApiSettings
@@ -422,6 +423,11 @@ class RerankerSettings(Settings):
     candidates: int = Field(100, ge=1, description="passages that the question finds, and that are ranked")
     seed: int = Field(0, ge=0)
     device: Device = Field("auto", description="as of learners")
+
+    @model_validator(mode="after")
+    def _is_all_used(self) -> Self:
+        refuse_unused(self.train)
+        return self
 
 
 class KnowledgeSettings(Settings):

@@ -36,6 +36,12 @@ def test_every_format_gives_the_same(tmp_path: Path) -> None:
     assert read(tmp_path / "saved") == wanted
 
 
+def test_lines_under_another_ending_are_read_however_many_there_are(tmp_path: Path) -> None:
+    for count in (5, 1):
+        wanted = [(row["id"], row["title"], row["text"]) for row in ROWS[:count]]
+        assert read(write(tmp_path / "c.json", ROWS[:count])) == wanted
+
+
 def test_columns_have_other_names_and_a_title_may_be_missing(tmp_path: Path) -> None:
     """As BEIR has them (`_id`), and Anserini (`contents`)."""
     beir = write(tmp_path / "b.jsonl", [{"_id": 7, "title": None, "text": "an owl"}])

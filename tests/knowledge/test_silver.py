@@ -9,7 +9,7 @@ from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.building import build
 from limbeck.knowledge.quality import overlap, quality
 from limbeck.knowledge.settings import IndexSettings
-from limbeck.knowledge.silver import about_silver, query_of, silver
+from limbeck.knowledge.silver import about_silver, asked, query_of, silver
 from limbeck.records import Problem, Rationale
 from tests.knowledge.corpora import write
 
@@ -100,3 +100,21 @@ def test_measures_of_retrieval() -> None:
     assert (said.mrr.low, said.mrr.high) == pytest.approx((0.5 - 1.24207, 0.5 + 1.24207), abs=1e-4)
     assert quality([["a"]], [{"a"}], at=(1,)).mrr == (1, 1, 1)
     assert overlap([["a", "b"], ["c"], []], [["b"], ["c"], ["d"]]) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who hunts at night?\nAnswer choices: (A) a lamp, (B) an owl.",
+        "Who hunts at night? (A) a lamp (B) an owl",
+        "Who hunts at night?\nA. a lamp\nB. an owl\n",
+    ],
+)
+def test_a_question_searches_the_same_wherever_its_options_are(question: str) -> None:
+    """`ask` is given one text, an exam the options too; a word that is there twice would count twice."""
+    apart = Problem(id="p", question="Who hunts at night?", answer="B", options=("a lamp.", "an owl"))
+    listed = Problem(id="p", question=question, answer="B", options=("a lamp", "an owl"))
+    alone = Problem(id="p", question=question, answer="?")
+    assert asked(apart) == asked(listed) == asked(alone) == "Who hunts at night? a lamp an owl"
+    said = Problem(id="p", question="(A) Owls hunt. (B) Lamps hunt.", answer="A", options=("A", "B", "none"))
+    assert asked(said) == "(A) Owls hunt. (B) Lamps hunt. A B none", "statements are no options"

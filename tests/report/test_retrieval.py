@@ -29,7 +29,9 @@ def stage(folder: Path, mark: str, **inputs: str) -> None:
     sealed.write(folder / "stage.json", {**state, "files": files, "sha256": sealed.sums(folder, files)})
 
 
-def found(folder: Path, lists: dict[str, Sequence[str]], mark: str, file: str = "found.jsonl") -> None:
+def found(
+    folder: Path, lists: dict[str, Sequence[str]], mark: str, file: str = "found.jsonl", **inputs: str
+) -> None:
     def scores(names: Sequence[str]) -> tuple[float, ...]:
         return tuple(float(-place) for place in range(len(names)))
 
@@ -37,7 +39,7 @@ def found(folder: Path, lists: dict[str, Sequence[str]], mark: str, file: str = 
     write_jsonl(folder / file, some)
     texts = [Passage(id=name, title=NASTY, text=f"about {name}") for name in ("s0", "x0", "x1")]
     write_jsonl(folder / "texts.jsonl", texts)
-    stage(folder, mark)
+    stage(folder, mark, **inputs)
 
 
 @pytest.fixture
@@ -98,7 +100,8 @@ def test_it_is_in_the_table_the_json_and_the_page(run: Path, limbeck: Callable[.
     problem, question, gold, rank, ways, rationale, answers = browsed["rows"][0]
     assert (problem, question, gold, rank) == (TEST[0], f"{TEST[0]}? {NASTY}", "1", "first")
     assert [way for way, _ in ways] == ["question", "reranker", "silver"]
-    assert ways[2][1] == [["s0", 0.0, f"{NASTY}: about s0", 1], ["x0", -1.0, f"{NASTY}: about x0", 0]]
+    title = " ".join(NASTY.split())
+    assert ways[2][1] == [["s0", 0.0, f"{title}: about s0", 1], ["x0", -1.0, f"{title}: about x0", 0]]
     assert rationale == ["teacher", f"reasoned {NASTY}"] and answers == [["kard", 1], ["ranked", 1]]
 
 
@@ -155,6 +158,15 @@ def test_without_silver_nothing_is_claimed_and_a_changed_file_is_refused(run: Pa
         stream.write("\n")
     with pytest.raises(DamagedError):
         retrieval_rows(contestants([run]))
+
+
+def test_silver_passages_of_another_index_are_held_against_nothing(run: Path) -> None:
+    """A changed corpus leaves them where they were, if no student of the recipe reads them any more."""
+    found(run / "passages/test-silver", {TEST[0]: ["s0"]}, "c", knowledge="a former index")
+    found(run / "passages/test", {TEST[0]: ["s0"]}, "a", knowledge="this index")
+    question, reranker, silver = retrieval_rows(contestants([run]))
+    assert [row["judged"] for row in (question, reranker, silver)] == [0, 0, 0] and question["mrr"] is None
+    assert question["read_by"] == [{"name": "kard", "accuracy": 0.5}]
 
 
 def test_nobody_reads(tmp_path: Path, run_folder: Make) -> None:

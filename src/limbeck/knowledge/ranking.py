@@ -33,7 +33,7 @@ from limbeck.knowledge.candidates import Pool, draw
 from limbeck.knowledge.encoders import Encoder
 from limbeck.knowledge.scoring import LateInteraction
 from limbeck.knowledge.search import Search
-from limbeck.knowledge.settings import RankingSettings, Temperature
+from limbeck.knowledge.settings import RankingSettings, Temperature, refuse_unused
 from limbeck.knowledge.shards import searched
 from limbeck.lm.load import quiet
 from limbeck.lm.settings import LoraSettings
@@ -50,9 +50,6 @@ VERSION = 1
 
 PUBLISHED = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, warmup=0.05)
 """KARD's training of its reranker: 5% warm-up."""
-
-_UNUSED = ("batches", "max_length", "prompt_weight", "choose")
-"""Settings of trainings that mean nothing here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +136,10 @@ def train_scorer(
         mark: says which module it is, with its weights.
     """
     ranks.barrier()  # begins their group, before the library would with a timeout of minutes
-    _refuse_unused(settings)
+    try:
+        refuse_unused(settings)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
     usable = [pool for pool in pools if len(pool.passages) > 1]
     if not usable:
         raise TrainingError(f"{folder}: no rationale has two candidates to rank; look at the corpus")
@@ -162,12 +162,6 @@ def train_scorer(
     release(trainer)
     learner.eval()
     return Ranked(len(usable), len(pools) - len(usable), lists.steps, start, keeper.seconds)
-
-
-def _refuse_unused(settings: TrainSettings) -> None:
-    for name in _UNUSED:
-        if getattr(settings, name) != (standard := TrainSettings.model_fields[name].default):
-            raise RecipeError(f"train.{name}: means nothing for a reranker; leave it at {standard}")
 
 
 def _mark(mark: Mapping[str, Any], search: Search, pools: Sequence[Pool], lists: Lists) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,24 +126,40 @@ def _index(model: str | Path, reading: Reading, other: str | None) -> Search:
     return index
 
 
-def texts(search: Search, found: Sequence[Sequence[str]], most: int) -> list[tuple[str, ...]]:
-    """The first passages of each list of ids, as prompts hold them."""
-    ids = list(dict.fromkeys(name for names in found for name in names[:most]))
-    known = dict(zip(ids, map(shown, search.passages(ids)), strict=True))
+def texts(
+    passages: Callable[[Sequence[str]], Sequence[Passage]],
+    found: Sequence[Sequence[str]],
+    most: int,
+    there: Iterable[Passage] = (),
+) -> list[tuple[str, ...]]:
+    """The first passages of each list of ids, as prompts hold them.
+
+    Args:
+        passages: looks up passages by their ids; not asked where none is missing.
+        there: passages that need not be looked up.
+    """
+    known = {one.id: shown(one) for one in there}
+    missing = [name for name in dict.fromkeys(_firsts(found, most)) if name not in known]
+    if missing:
+        known |= zip(missing, map(shown, passages(missing)), strict=True)
     return [tuple(known[name] for name in names[:most]) for names in found]
+
+
+def _firsts(found: Sequence[Sequence[str]], most: int) -> Iterable[str]:
+    return (name for names in found for name in names[:most])
 
 
 def shown(passage: Passage) -> str:
     """A passage as a prompt holds it: its title, then its text, in one line."""
-    text = " ".join(passage.text.split())
-    return f"{passage.title}: {text}" if passage.title else text
+    title, text = (" ".join(part.split()) for part in (passage.title, passage.text))
+    return ": ".join(filter(None, (title, text)))
 
 
 def passages_of(search: Search, problems: Iterable[Problem], most: int) -> Mapping[str, tuple[str, ...]]:
     """The passages that each question finds, as prompts hold them, by the problem's id."""
     some = list(problems)
     hits = search.search([asked(problem) for problem in some], most)
-    found = texts(search, [[hit.passage for hit in own] for own in hits], most)
+    found = texts(search.passages, [[hit.passage for hit in own] for own in hits], most)
     return {problem.id: own for problem, own in zip(some, found, strict=True)}
 
 

@@ -16,11 +16,19 @@ from limbeck.errors import DataError
 from limbeck.knowledge.quality import AT, overlap, quality
 from limbeck.knowledge.search import Hit, Search
 from limbeck.records import Problem, Rationale, Silver, SilverQuery
+from limbeck.tasks.options import LEAD, listing
 
 
 def asked(problem: Problem) -> str:
-    """What is searched with where there is no rationale: the question and its options."""
-    return " ".join([problem.question, *problem.options])
+    """What is searched with where there is no rationale: the question and its options, each once.
+
+    Options that the question lists itself are those; so `ask`, which is given one text, searches as the exam.
+    """
+    question, options, listed = problem.question, problem.options, listing(problem.question)
+    if listed is not None and listed.lettered and len(options) in (0, len(listed.texts)):
+        stem = question[: listed.start].rstrip().removesuffix(LEAD)
+        question, options = f"{stem.rstrip()} {question[listed.end :].strip()}".strip(), listed.texts
+    return " ".join([question, *(one.strip().rstrip(",;.").rstrip() for one in options)])
 
 
 def query_of(problem: Problem, rationale: Rationale, query: SilverQuery) -> str:

@@ -77,6 +77,12 @@ def kard(context: Context, student: Learner, settings: KardSettings) -> None:
 def check(recipe: Recipe, settings: KardSettings, place: str) -> None:
     """Refuse what would fail after the rationales: a RecipeError names the setting."""
     check_knowledge(recipe, place)
+    ranked = recipe.knowledge.reranker.candidates if recipe.knowledge else 0
+    if settings.find == "reranker" and ranked < settings.passages:
+        raise RecipeError(
+            f"{place}.settings.passages: {settings.passages}, and knowledge.reranker.candidates: {ranked}; "
+            "rank as many as a prompt holds"
+        )
     if settings.find == "silver" and recipe.teacher.kind == "given":
         raise RecipeError(
             f"{place}.settings.find: silver asks a teacher about test questions; name a teacher"

@@ -62,10 +62,18 @@ def sources(exams: Sequence[Contestant]) -> list[Source]:
 def _of_test(run: Path) -> Iterator[Source]:
     silver = read(run / "passages" / FINDERS["silver"] / "found.jsonl", Found)
     relevant = {one.problem_id: one.passages[:1] for one in silver if one.passages}
+    searched = _searched(run / "passages" / FINDERS["silver"])
     for by, name in FINDERS.items():
         folder = run / "passages" / name
         if found := read(folder / "found.jsonl", Found):
-            yield Source(run, "test", by, folder, found, relevant)
+            same = _searched(folder) == searched  # another recipe may have left silver passages here
+            yield Source(run, "test", by, folder, found, relevant if same else {})
+
+
+def _searched(folder: Path) -> list[str | None]:
+    """Which index a stage searched, and for whose questions."""
+    inputs = (sealed.read(folder / sealed.STAGE) or {}).get("inputs", {})
+    return [inputs.get(name) for name in ("knowledge", "problems")]
 
 
 def _of_train(run: Path) -> Iterator[Source]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from limbeck.errors import RecipeError
-from limbeck.knowledge.reading import Reading, texts
+from limbeck.knowledge.reading import Reading
 from limbeck.recipe import Choose, RerankerSettings
 from limbeck.records import Problem, SilverQuery
 from limbeck.stages.context import Context
-from limbeck.stages.knowledge import Knowledge, silver_passages
+from limbeck.stages.knowledge import Knowledge, Supported, read_texts, silver_passages
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.models import Opened, Question
 from limbeck.stages.others import Other
@@ -61,10 +61,10 @@ def grounded_data(
     if dev.rationales:
         of_dev = silver_passages(context, base, "dev", query)
         inputs["silver of dev"] = of_dev.stage.fingerprint
-        held_out = _groups(context, base, learner, dev, of_dev.found, most, "dev", reasons=reasons)
+        held_out = _groups(context, base, learner, dev, of_dev, most, "dev", reasons=reasons)
     found = found_passages(context, base, "dev", most, _able(find)) if choice == "dev-accuracy" else None
     return Data(
-        _groups(context, base, learner, train, support.found, most, "train", reasons=reasons),
+        _groups(context, base, learner, train, support, most, "train", reasons=reasons),
         held_out,
         {**inputs, **(found.inputs if found else {})},
         settings={"passages": most, **_ranked(context, find)},
@@ -92,7 +92,7 @@ def _groups(
     base: Knowledge,
     learner: Learner,
     picked: Picked,
-    support: Mapping[tuple[str, str, int], tuple[str, ...]],
+    support: Supported,
     most: int,
     split: Split,
     *,
@@ -101,8 +101,7 @@ def _groups(
     """A group of each rationale."""
     refuse_dropped(picked)
     by_id = {problem.id: problem for problem in problems(context).of(split)}
-    ids = [support[one.problem_id, one.source, one.index] for one in picked.rationales]
-    held = texts(base.search(), ids, most)
+    held = read_texts(support.stage, base, [support.found[one] for one in picked.rationales], most)
     examples = [
         learner.asking.example(
             by_id[one.problem_id].answered(one.answer),
@@ -137,7 +136,7 @@ def reading(
     def place(folder: Path) -> str:
         return os.path.relpath(folder, home) if folder.is_relative_to(run) else str(folder.resolve())
 
-    said = Reading(place(base.folder), base.search().fingerprint, most)
+    said = Reading(place(base.folder), base.index, most)
     if find == "reranker":
         ranker = reranker(context, base)
         said = replace(said, reranker=place(ranker.model), candidates=ranker.settings.candidates)

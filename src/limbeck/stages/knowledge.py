@@ -2,7 +2,7 @@
 
 knowledge/             the index, where the recipe names a corpus
 silver/QUERY/          silver.jsonl: the passages of each rationale (KARD, arXiv 2305.18395)
-                       asked.jsonl: what the questions find; texts.jsonl: some passages, for the report
+                       asked.jsonl: what the questions find; texts.jsonl: the passages themselves
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.errors import DataError, RecipeError
+from limbeck.knowledge.reading import texts
 from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
 from limbeck.recipe import KnowledgeSettings, Recipe
 from limbeck.records import (
     Found,
+    Passage,
     Problem,
+    Rationale,
     Record,
     Silver,
     SilverQuery,
@@ -37,8 +40,11 @@ from limbeck.tasks.settings import GeneratedTask
 if TYPE_CHECKING:
     from limbeck.knowledge.search import Hit, Search
 
-VERSION = 1
-"""Raised by hand when this code finds other passages with the same settings."""
+INDEX_VERSION = 1
+"""Raised by hand when this code makes another index of the same settings."""
+
+VERSION = 2
+"""Raised by hand when this code finds other passages for rationales with the same settings."""
 
 SILVER = 10
 """Passages that are kept of each rationale; a prompt holds the first few of them."""
@@ -47,8 +53,11 @@ SILVER = 10
 STORED = 100
 """Passages that are kept of each question; a prompt holds the first few of them."""
 
-SHOWN = 5
-"""Passages of a question, or of a rationale, whose texts the report shows."""
+KEPT = 10
+"""Passages of a question, or of a rationale, whose texts are kept: a prompt holds no more of them, so that
+a stage that is done opens no index."""
+
+TEXTS = "texts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,13 @@ class Knowledge:
             return opened(self.folder)
 
         return once(self.context, f"search {self.folder}", make)
+
+    @property
+    def index(self) -> str:
+        """The index's own fingerprint, whatever run it was made in; nothing is opened."""
+        from limbeck.knowledge.building import built
+
+        return built(self.folder).fingerprint
 
 
 def knowledge(context: Context) -> Knowledge:
@@ -129,7 +145,7 @@ def _knowledge(context: Context) -> Knowledge:
 
     inputs = dict(problems(context).inputs) if of_task else _files(settings.corpus)
     said = {"search": settings.search, "columns": settings.columns, "engine": settings.engine}
-    how = plan(said, version=VERSION, built_in=of_task)
+    how = plan(said, version=INDEX_VERSION, built_in=of_task)
     stage = context.run.stage(KNOWLEDGE, how, inputs, work)
     return Knowledge(context, stage.folder / "index", stage.fingerprint)
 
@@ -199,10 +215,10 @@ def _files(paths: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Supported:
-    """The passages of rationales, best first."""
+    """The passages of rationales, best first; by the rationale, since a file of them may count twice."""
 
     stage: Stage
-    found: Mapping[tuple[str, str, int], tuple[str, ...]]
+    found: Mapping[Rationale, tuple[str, ...]]
 
 
 def silver_passages(
@@ -243,8 +259,8 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
     stage = context.run.stage(
         place, plan({"query": query}, version=VERSION, k=SILVER), {**given.inputs, **base.inputs}, work
     )
-    found = read_jsonl(stage.folder / "silver.jsonl", Silver)
-    return Supported(stage, {(one.problem_id, one.source, one.index): one.passages for one in found})
+    found = [one.passages for one in read_jsonl(stage.folder / "silver.jsonl", Silver)]
+    return Supported(stage, dict(zip(kept, found, strict=True)))
 
 
 def found_for(problem: Problem, hits: Sequence[Hit]) -> Found:
@@ -254,9 +270,17 @@ def found_for(problem: Problem, hits: Sequence[Hit]) -> Found:
 
 
 def write_texts(folder: Path, base: Knowledge, found: Sequence[Sequence[str]]) -> None:
-    """The first passages of each list, so that the report needs no index."""
-    ids = list(dict.fromkeys(name for names in found for name in names[:SHOWN]))
-    write_jsonl(folder / "texts.jsonl", base.search().passages(ids))
+    """The first passages of each list, so that neither prompts nor the report need the index again."""
+    ids = list(dict.fromkeys(name for names in found for name in names[:KEPT]))
+    write_jsonl(folder / TEXTS, base.search().passages(ids))
+
+
+def read_texts(
+    stage: Stage, base: Knowledge, found: Sequence[Sequence[str]], most: int
+) -> list[tuple[str, ...]]:
+    """The first passages of each list that a stage found, as prompts hold them."""
+    there = read_jsonl(stage.folder / TEXTS, Passage)
+    return texts(lambda ids: base.search().passages(ids), found, most, there)
 
 
 def _first(found: Sequence[Silver]) -> list[Silver]:

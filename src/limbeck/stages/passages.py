@@ -1,6 +1,6 @@
 """The stages of the passages that are found for questions.
 
-passages/SPLIT/           found.jsonl: those that each question finds; texts.jsonl: the first, for the report
+passages/SPLIT/           found.jsonl: those that each question finds; texts.jsonl: the first of them
 passages/SPLIT-reranker/  the same, ranked by the run's reranker
 passages/test-silver/     by the teacher's rationale of a test question, for an upper bound
 """
@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from limbeck.knowledge.reading import texts
 from limbeck.knowledge.silver import asked
 from limbeck.lm import Sampling
 from limbeck.records import Found, Problem, read_jsonl, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context
-from limbeck.stages.knowledge import STORED, Knowledge, found_for, write_texts
+from limbeck.stages.knowledge import STORED, Knowledge, found_for, read_texts, write_texts
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import grade_completions
 from limbeck.stages.reranker import reranker
 from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
 from limbeck.stages.writing import completions_of, write
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when this code finds other passages with the same settings."""
 
 Finder = Literal["question", "reranker", "silver"]
@@ -84,7 +83,7 @@ def found_passages(
     reads = [ranker.model] if ranker else []
     stage = context.run.stage(place, plan(settings, version=VERSION, k=STORED), inputs, work, reads=reads)
     found = list(read_jsonl(stage.folder / "found.jsonl", Found))
-    held = texts(base.search(), [one.passages for one in found], most)
+    held = read_texts(stage, base, [one.passages for one in found], most)
     of = {one.problem_id: own for one, own in zip(found, held, strict=True)}
     return Passages(stage, of, most, by)
 

@@ -27,7 +27,7 @@ from limbeck.stages.rationales import rationales
 if TYPE_CHECKING:
     from limbeck.knowledge.encoders import Encoder
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when this code trains another reranker from the same recipe."""
 
 PLACE = "reranker"

@@ -105,6 +105,10 @@ def options_of(problem: Problem) -> tuple[str, ...]:
     return problem.options or options_in(problem.question)
 
 
+LEAD = "Answer choices:"
+"""What stands before options that are listed here."""
+
+
 def list_options(options: Sequence[str]) -> str:
     """The options as one sentence.
 
@@ -112,7 +116,7 @@ def list_options(options: Sequence[str]) -> str:
     'Answer choices: (A) red ball, (B) blue ball.'
     """
     listed = ", ".join(f"({letter}) {text}" for letter, text in zip(LETTERS, options, strict=False))
-    return f"Answer choices: {listed}."
+    return f"{LEAD} {listed}."
 
 
 def without_label(options: Sequence[str]) -> tuple[str, ...]:

@@ -132,6 +132,9 @@ def _json(file: Path, key: str, bad: Bad) -> Iterator[Placed]:
     except _Unreadable as error:
         raise DataError(f"{file}:{_guilty_line(text)}", f"{error}; fix the record there") from None
     found = value.get(key) if key and isinstance(value, dict) else None if key else value
+    if isinstance(found, dict) and not key and _is_row(text, found):  # one object per line, and one of them
+        yield from _jsonl(file, bad)
+        return
     if not isinstance(found, list):
         raise DataError(file, _no_list(file, key, value))
     for number, row in enumerate(found, start=1):
@@ -141,6 +144,13 @@ def _json(file: Path, key: str, bad: Bad) -> Iterator[Placed]:
             bad(error)
         else:
             yield placed
+
+
+def _is_row(text: str, value: Row) -> bool:
+    """Whether an object is a record and no file's outer brackets: it is in one line, and holds no lists of
+    objects."""
+    rows = (one for one in value.values() if isinstance(one, list))
+    return "\n" not in text.strip() and not any(isinstance(row, dict) for own in rows for row in own)
 
 
 def _no_list(file: Path, key: str, value: Any) -> str:

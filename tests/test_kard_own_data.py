@@ -1,0 +1,78 @@
+"""KARD with a corpus and rationales of one's own: odd passages, rationales that count twice, a run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.knowledge import engines
+
+Limbeck = Callable[..., Any]
+
+RECIPE = """
+name: own
+task: {name: sky, kind: yes-no, train: train.jsonl, dev: 0, test: test.jsonl}
+knowledge: {corpus: corpus.jsonl}
+teacher: {kind: given, file: said.jsonl}
+student:
+  method: kard
+  model: tiny-causal-xs
+  settings: {passages: 1, rationales: 4}
+  train: {epochs: 1}
+students: {kard: {}}
+exam: {max_tokens: 4}
+"""
+
+CORPUS = [
+    {"id": "sun", "title": "The\nSun", "text": "It is a star.\n\nStars shine."},
+    {"id": "moon", "title": " ", "text": "The moon is rock."},
+    {"id": "mars", "title": "Mars, a planet", "text": ""},
+]
+SAID = ["A star shines by itself.", "The moon is made of rock.", "Mars is a planet."]
+
+
+def rows(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def write(path: str, some: list[dict[str, Any]]) -> None:
+    Path(path).write_text("".join(f"{json.dumps(one)}\n" for one in some), encoding="utf-8")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("r.yaml").write_text(RECIPE)
+    write("corpus.jsonl", CORPUS)
+    write("train.jsonl", [{"question": "Is it lit?", "answer": "yes"}])
+    write("test.jsonl", [{"question": "Is the moon a rock?", "answer": "yes"}])
+    said = [
+        {"question": "Is it lit?", "completion": f"{one}\nThe answer is yes.", "index": 0} for one in SAID
+    ]
+    write("said.jsonl", said)  # a file may count them all as the first one
+    return Path("r.yaml")
+
+
+def test_each_rationale_is_learned_with_its_own_passage_in_one_line(limbeck: Limbeck, recipe: Path) -> None:
+    ran = limbeck("run", recipe)
+    assert ran.status == 0, ran.err
+    read = {one["completion"]: one["prompt"] for one in rows("runs/own/students/kard/seed0/examples.jsonl")}
+    assert read == {
+        f"{SAID[0]}\nThe answer is yes.": "Is it lit?\n\nThe Sun: It is a star. Stars shine.\n",
+        f"{SAID[1]}\nThe answer is yes.": "Is it lit?\n\nThe moon is rock.\n",
+        f"{SAID[2]}\nThe answer is yes.": "Is it lit?\n\nMars, a planet\n",
+    }
+
+
+def test_a_finished_run_opens_no_index(
+    limbeck: Limbeck, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert limbeck("run", recipe).status == 0
+    opened: list[object] = []
+    monkeypatch.setattr(engines, "opened", lambda folder: opened.append(folder))
+    again = limbeck("run", recipe)
+    assert again.status == 0 and opened == [], again.err
