@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,14 @@ def test_failures_do_not_vote() -> None:
     assert majority("number", []) is None
 
 
+def test_of_equal_votes_the_likelier_answer_wins() -> None:
+    votes = ["7", "25", "25.0", "7", "3"]
+    assert majority("number", votes, [0.5, 0.3, 0.6, 0.3, 0.99]) == "25"
+    assert majority("number", votes, [0.5, 0.3, 0.3, 0.3, 0.99]) == "7"
+    assert majority("number", votes, [0.0] * 5) == "7", "where nothing is known, the first one"
+    assert majority("number", [None, *votes], [0.9, 0.1, 0.3, 0.6, 0.1, 0.99]) == "25"
+
+
 def test_the_first_speaker_of_the_majority_is_kept() -> None:
     late_first = said("The answer is 7.", "hm", "So 25. The answer is 25.0.", "The answer is 25.")[::-1]
     prediction = predict(SUM, "number", late_first)
@@ -72,6 +81,9 @@ def test_the_first_speaker_of_the_majority_is_kept() -> None:
     assert prediction.completion == "So 25. The answer is 25.0."
     tied = predict(SUM, "number", said("The answer is 7.", "The answer is 25."))
     assert (tied.answer, tied.correct) == ("7", False)
+    seven, gold = said("The answer is 7.", "The answer is 25.")
+    likelier = predict(SUM, "number", [replace(seven, probability=0.2), replace(gold, probability=0.3)])
+    assert (likelier.answer, likelier.correct) == ("25", True)
 
 
 def test_nobody_answered() -> None:

@@ -121,13 +121,13 @@ def _recalled(complete: Complete) -> int:
 
 
 def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion]) -> Prediction:
-    """The majority's answer; ties go to the answer given first, failures do not vote."""
+    """The majority's answer, failures do not vote. Of ties: see `majority`."""
     ordered = sorted(map(separated, completions), key=lambda completion: completion.index)
     if not ordered:  # the endpoint gave nothing: a failure, not a smaller exam
         ordered = [Completion(problem.id, 0, "")]
     grades = [grade(problem, kind, completion.text) for completion in ordered]
     votes = [graded.answer for graded in grades]
-    winner = majority(kind, votes)
+    winner = majority(kind, votes, [completion.probability for completion in ordered])
     place = votes.index(winner)
     model = ordered[place]
     return Prediction(
@@ -146,15 +146,27 @@ def predict(problem: Problem, kind: AnswerKind, completions: Sequence[Completion
     )
 
 
-def majority(kind: AnswerKind, votes: Sequence[str | None]) -> str | None:
-    """The most frequent answer (25.0 and 25 are one where the kind is number); None when nobody answered."""
+def majority(
+    kind: AnswerKind, votes: Sequence[str | None], probabilities: Sequence[float] = ()
+) -> str | None:
+    """The most frequent answer (25.0 and 25 are one where the kind is number); None when nobody answered.
+
+    Of answers with equally many votes that one is taken whose completions have the largest sum of
+    probabilities, each brought to one token (the normalised sum of self-consistency, arXiv 2203.11171); where
+    that is equal, or not known, the answer that was given first.
+
+    Args:
+        probabilities: of the completions, see `lm.Completion`; (): not known.
+    """
     counts: Counter[str] = Counter()
-    for vote in votes:
+    likely: defaultdict[str, float] = defaultdict(float)
+    for vote, probability in zip(votes, probabilities or [0.0] * len(votes), strict=True):
         if vote is None:
             continue
         known = next((answer for answer in counts if same(kind, answer, vote)), vote)
         counts[known] += 1
-    return max(counts, key=lambda answer: counts[answer]) if counts else None
+        likely[known] += probability
+    return max(counts, key=lambda answer: (counts[answer], likely[answer])) if counts else None
 
 
 def metrics(

@@ -111,12 +111,42 @@ def test_a_completion_that_was_begun_goes_on_as_if_the_model_had_begun_it(family
 
 def _next(model: Loaded, prompt: list[int], written: list[int]) -> int:
     """The likeliest next token, by one pass over everything."""
+    return int(_logits(model, prompt, written)[-1].argmax())
+
+
+def _logits(model: Loaded, prompt: list[int], written: list[int]) -> torch.Tensor:
+    """Of the tokens behind the prompt and each of those written, (written + 1, V)."""
     if model.encoder_decoder:
         decoder = torch.tensor([[model.bare.config.decoder_start_token_id, *written]])
-        logits = model.bare(torch.tensor([prompt]), decoder_input_ids=decoder).logits
-    else:
-        logits = model.bare(torch.tensor([prompt + written])).logits
-    return int(logits[0, -1].argmax())
+        return model.bare(torch.tensor([prompt]), decoder_input_ids=decoder).logits[0]
+    return model.bare(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 :]
+
+
+@pytest.mark.parametrize("family", ["llama-2", "t5"])
+def test_what_is_drawn_for_a_vote_knows_how_likely_it_was(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before temperature and top_k; tokens that it was begun with were not drawn."""
+    model, drawn = loaded(family), []
+
+    def decode(decoding: Any, rows: list[Row], *others: Any) -> Any:
+        found = given(decoding, rows, *others)
+        drawn.extend((row, *one) for row, one in zip(rows, found, strict=True))
+        return found
+
+    given = local_module._decode
+    monkeypatch.setattr(local_module, "_decode", decode)
+    asked = [dataclasses.replace(PROMPTS[0], begun="more apples"), *PROMPTS[1:4]]
+    sampling = dataclasses.replace(SAMPLED, temperature=0.7, top_k=20)
+    kept = {(one.prompt_id, one.index): one.probability for one in LocalModel(model)(asked, sampling)}
+    assert len(drawn) == len(kept) == 12 and len({len(ids) for _, ids, _ in drawn}) > 1
+    for row, ids, probability in drawn:
+        with torch.no_grad():
+            nats = _logits(model, row.ids, ids)[:-1].log_softmax(-1)[range(len(ids)), ids]
+        expected = float(nats[len(row.begun) :].mean().exp())
+        assert kept[row.prompt.id, row.index] == probability == pytest.approx(expected, rel=1e-4)
+    alone = LocalModel(model)(asked, dataclasses.replace(sampling, n=1))
+    assert all(one.probability == 0 for one in alone), "nobody votes"
 
 
 def test_the_beginning_must_leave_room_for_the_rest() -> None:

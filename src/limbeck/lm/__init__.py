@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Protocol
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Protocol
 
 from limbeck.records import Pieces
 
@@ -63,6 +63,9 @@ class Completion:
     paid endpoint charged for it, 0 elsewhere. `thinking` is what a reasoning model
     wrote before its answer, which is then `text` (see `lm.written`); `tokens` counts
     both. `stopped` is the stop string that ended it, which is not part of the text.
+    `probability` is the geometric mean of what a model on this machine gave to each token that was drawn,
+    before temperature, top_k and top_p; 0: not known. It breaks ties of votes, and no file of
+    rationales keeps it.
     """
 
     prompt_id: str
@@ -73,11 +76,20 @@ class Completion:
     cost_usd: float = 0.0
     thinking: str = ""
     stopped: str = ""
+    probability: float = field(default=0.0, compare=False)
 
     @classmethod
     def kept(cls, line: object) -> Completion:
         """What a line of a file holds, which has attributes of the same names."""
-        return cls(**{one.name: getattr(line, one.name) for one in fields(cls)})
+        return cls(**{one.name: getattr(line, one.name) for one in fields(cls) if one.name != UNKEPT})
+
+    def line(self) -> dict[str, Any]:
+        """What such a line holds."""
+        return {name: value for name, value in asdict(self).items() if name != UNKEPT}
+
+
+UNKEPT = "probability"
+"""Of a completion, what files of rationales do not hold."""
 
 
 class Complete(Protocol):

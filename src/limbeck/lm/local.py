@@ -143,7 +143,10 @@ class LocalModel:
         watch = _Watch(rows, sampling.stop, self._text) if sampling.stop else None
         with torch.inference_mode(), _evaluating(self._model):
             written = _decode(self._start(rows), rows, self._stops, sampling, self._model.device, watch)
-        return [self._completion(row, ids, sampling.stop) for row, ids in zip(rows, written, strict=True)]
+        return [
+            self._completion(row, ids, sampling.stop, probability)
+            for row, (ids, probability) in zip(rows, written, strict=True)
+        ]
 
     def _start(self, rows: list[Row]) -> Decoding:
         kind = EncoderDecoder if self.loaded.encoder_decoder else DecoderOnly
@@ -159,7 +162,9 @@ class LocalModel:
             decoding.keep(copies)
         return decoding
 
-    def _completion(self, row: Row, ids: list[int], stops: Sequence[str]) -> Completion:
+    def _completion(
+        self, row: Row, ids: list[int], stops: Sequence[str], probability: float = 0.0
+    ) -> Completion:
         ended = ids[-1] in self._stops
         found = read_written(self._text(ids[:-1] if ended else ids), stops, opened=row.prompt.opened)
         return Completion(
@@ -170,6 +175,7 @@ class LocalModel:
             truncated=not (ended or found.stopped),
             thinking=found.thinking,
             stopped=found.stopped,
+            probability=probability,
         )
 
     def _text(self, ids: Sequence[int]) -> str:
@@ -415,8 +421,12 @@ def _decode(
     sampling: Sampling,
     device: torch.device,
     watch: _Watch | None = None,
-) -> list[list[int]]:
-    """New tokens of every row, the ending one included."""
+) -> list[tuple[list[int], float]]:
+    """New tokens of every row, the ending one included, and where several vote how likely they were.
+
+    That is the geometric mean of the probabilities that the model gave to the tokens that were drawn; 0 where
+    nobody votes.
+    """
     if torch.isnan(decoding.logits).any():
         raise ModelError("the model's logits are not numbers; its weights are broken, train it again")
     longest = max(row.room for row in rows)
@@ -427,14 +437,22 @@ def _decode(
     alive = torch.arange(len(rows), device=device)  # place of every row of the batch in `written`
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
     begun = _begun(rows, device)
+    votes = sampling.n > 1
+    nats = torch.zeros(len(rows), dtype=torch.float64, device=device)  # of what was drawn, summed
+    drawn = torch.zeros(len(rows), dtype=torch.float64, device=device)
     for step in range(longest):
         if chance is None:
             tokens = decoding.logits.argmax(dim=-1)
         else:
             tokens = draw(decoding.logits, chance[alive, step], sampling)
+        chosen = running
         if step < begun.shape[1]:
             given = begun[alive, step]
             tokens = torch.where(given >= 0, given, tokens)
+            chosen = running & (given < 0)
+        if votes:
+            nats[alive] += torch.where(chosen, _nats(decoding.logits, tokens), 0.0)
+            drawn[alive] += chosen
         written[alive, step] = torch.where(running, tokens, -1)
         running &= ~torch.isin(tokens, ends) & (room[alive] > step + 1)
         if watch is not None:
@@ -447,7 +465,17 @@ def _decode(
             decoding.keep(kept)
             alive, running, tokens = alive[kept], running[kept], tokens[kept]
         decoding.step(tokens)
-    return [[token for token in own if token >= 0] for own in written.tolist()]
+    likely = (nats / drawn.clamp_min(1)).exp() if votes else nats
+    return [
+        ([token for token in own if token >= 0], probability)
+        for own, probability in zip(written.tolist(), likely.tolist(), strict=True)
+    ]
+
+
+def _nats(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log p of a token of each row, (B,), float64; logits (B,V)."""
+    given = logits.float()
+    return (given.gather(-1, tokens[:, None])[:, 0] - given.logsumexp(-1)).double()
 
 
 def _begun(rows: Sequence[Row], device: torch.device) -> Tensor:

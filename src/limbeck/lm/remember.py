@@ -207,7 +207,7 @@ class Remembered:
         completion = receipt.completion
         entry = Entry(
             key=key.hex(),
-            **asdict(completion),
+            **completion.line(),
             input_tokens=receipt.input_tokens,
             output_tokens=receipt.output_tokens,
             estimated=receipt.estimated,

@@ -120,6 +120,8 @@ def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, plac
         wanted = [replace(model.question(problem), direct=asked.direct) for problem in asked.problems]
         context.planned.writings[place] = PlannedWriting(place, model, wanted, sampling, exam.batch_size)
     more: dict[str, Any] = {} if asked.split == "test" else {"split": asked.split}
+    if exam.votes > 1:
+        more["ties"] = "probability"  # as `exam.majority` breaks them; before, the first answer won
     return context.run.stage(
         place,
         plan(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ class RawCompletion(Record):
 
     @classmethod
     def of(cls, completion: Completion, question: Question) -> RawCompletion:
-        return cls(**asdict(completion), problem_id=question.problem_id, about=question.about)
+        return cls(**completion.line(), problem_id=question.problem_id, about=question.about)
 
 
 def write(
