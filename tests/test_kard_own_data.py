@@ -76,3 +76,16 @@ def test_a_finished_run_opens_no_index(
     monkeypatch.setattr(engines, "opened", lambda folder: opened.append(folder))
     again = limbeck("run", recipe)
     assert again.status == 0 and opened == [], again.err
+
+
+def test_what_students_share_is_made_before_any_of_them_is_trained(limbeck: Limbeck, recipe: Path) -> None:
+    """So each of the published scripts' steps can be run by itself, for every student at once."""
+    students = "{plain: {method: finetune-cot, settings: {}}, kard: {}, asked: {settings: {query: question}}}"
+    more = ("--set", f"students={students}", "--set", "student.settings={}")
+    ran = limbeck("run", recipe, *more, "--until", "silver")
+    assert ran.status == 0, ran.err
+    run = Path("runs/own")
+    assert {one.name for one in (run / "silver").iterdir()} == {"rationale", "question"}
+    assert not (run / "students").exists() and not (run / "passages").exists()
+    assert limbeck("run", recipe, *more, "--until", "passages/test").status == 0
+    assert (run / "passages/test/found.jsonl").exists() and not (run / "students").exists()

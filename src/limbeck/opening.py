@@ -163,8 +163,8 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
 
 
 def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Callable[[], None]]:
-    """What is done after `prepare`, in order: the teacher's exam, then every student's method; without any
-    student the mentors'."""
+    """What is done after `prepare`, in order: the teacher's exam, what the students of a method share, then
+    every student's method; without any student the mentors'."""
     from limbeck import stages
     from limbeck.stages.teacher import examine_teacher
 
@@ -176,6 +176,9 @@ def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Callable
         method.story(context, learner, chosen[name].settings)
 
     yield partial(examine_teacher, context)
+    for own in dict.fromkeys(one.method for one in context.recipe.students.values()):
+        same = [chosen[name] for name, one in context.recipe.students.items() if one.method == own]
+        yield partial(same[0].method.shared, context, [one.settings for one in same])
     for name, settings in context.recipe.students.items():
         for seed in settings.seeds:
             yield partial(student, name, seed)

@@ -36,7 +36,6 @@ from limbeck.knowledge.settings import (
     EngineSettings,
     IndexSettings,
     RankingSettings,
-    refuse_unused,
 )
 from limbeck.lm import Sampling
 from limbeck.lm.cost import ApiSettings
@@ -49,7 +48,7 @@ from limbeck.tasks.asking import RATIONALE
 from limbeck.tasks.explaining import PLACES as EXPLAINING
 from limbeck.tasks.settings import OtherTask, PromptSettings, TaskSettings, own_name
 from limbeck.tasks.templates import Template
-from limbeck.training.settings import TrainSettings
+from limbeck.training.settings import TrainSettings, refuse_unused_in_ranking
 
 S = TypeVar("S", bound=Settings)
 
@@ -426,7 +425,7 @@ class RerankerSettings(Settings):
 
     @model_validator(mode="after")
     def _is_all_used(self) -> Self:
-        refuse_unused(self.train)
+        refuse_unused_in_ranking(self.train)
         return self
 
 

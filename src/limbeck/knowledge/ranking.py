@@ -33,7 +33,7 @@ from limbeck.knowledge.candidates import Pool, draw
 from limbeck.knowledge.encoders import Encoder
 from limbeck.knowledge.scoring import LateInteraction
 from limbeck.knowledge.search import Search
-from limbeck.knowledge.settings import RankingSettings, Temperature, refuse_unused
+from limbeck.knowledge.settings import RankingSettings, Temperature
 from limbeck.knowledge.shards import searched
 from limbeck.lm.load import quiet
 from limbeck.lm.settings import LoraSettings
@@ -42,7 +42,7 @@ from limbeck.objectives.listwise import annealed, best_cross_entropy, listwise_k
 from limbeck.progress import notice
 from limbeck.training.arguments import arguments, set_steps
 from limbeck.training.checkpoints import Keeper
-from limbeck.training.settings import TrainSettings
+from limbeck.training.settings import TrainSettings, refuse_unused_in_ranking
 from limbeck.training.trainer import REMEDY, Progress, release, run
 
 VERSION = 1
@@ -137,7 +137,7 @@ def train_scorer(
     """
     ranks.barrier()  # begins their group, before the library would with a timeout of minutes
     try:
-        refuse_unused(settings)
+        refuse_unused_in_ranking(settings)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     usable = [pool for pool in pools if len(pool.passages) > 1]

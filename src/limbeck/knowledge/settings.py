@@ -7,7 +7,6 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from limbeck.settings import Settings
-from limbeck.training.settings import TrainSettings
 
 Variant = Literal["lucene", "robertson", "atire", "bm25l", "bm25+"]
 
@@ -87,23 +86,6 @@ class EncoderSettings(Settings):
     )
     question_tokens: int = Field(256, ge=2, description="a longer question is cut at its end")
     passage_tokens: int = Field(512, ge=2, description="a longer passage is cut at its end")
-
-
-UNUSED = ("batches", "max_length", "prompt_weight", "choose", "sharding", "share_prompts")
-"""Settings of trainings that mean nothing for a reranker's."""
-
-
-def refuse_unused(train: TrainSettings) -> None:
-    """Refuse settings that a reranker's training would leave aside without a word.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    for name in UNUSED:
-        if getattr(train, name) != (usual := TrainSettings.model_fields[name].default):
-            raise ValueError(f"train.{name}: means nothing for a reranker; leave it at {usual}")
-    if train.precision == "auto":
-        raise ValueError("train.precision: auto is not found out for a reranker; write fp32 or bf16")
 
 
 class RankingSettings(Settings):

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -32,6 +32,9 @@ HERE = Path(__file__).parent
 Story = Callable[["Context", "Learner", Any], None]
 """story(context, student, settings): every stage from problems to exam."""
 
+Shared = Callable[["Context", Sequence[Any]], None]
+"""shared(context, settings of all its students): stages that come before the first student is trained."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -44,6 +47,8 @@ class Method:
         uses: what it needs, from its settings.
         check: refuses settings that cannot go together with the recipe: (recipe, settings, place).
         plan: the settings that decide what the student becomes; all of them by default.
+        shared: makes what its students have in common, so that `--until` ends there before any training;
+            nothing by default, since a story makes what is not there.
         source: fingerprint of its file when it is not part of Limbeck, so that its students are
             trained again when the file changes.
     """
@@ -55,6 +60,7 @@ class Method:
     uses: Callable[[Any], Uses] = field(default=lambda settings: Uses())
     check: Callable[[Recipe, Any, str], None] = field(default=lambda recipe, settings, place: None)
     plan: Callable[[Any], BaseModel] = field(default=lambda settings: settings)
+    shared: Shared = field(default=lambda context, settings: None)
     source: str = ""
 
 
@@ -125,7 +131,7 @@ def _checked(method: Method, place: str) -> Method:
         raise RecipeError(
             f"{place}: METHOD.settings is no class of settings; derive one from limbeck.recipe.Settings"
         )
-    for name in ("story", "uses", "check", "plan"):
+    for name in ("story", "uses", "check", "plan", "shared"):
         if not callable(getattr(method, name)):
             raise RecipeError(f"{place}: METHOD.{name} is no function; give it one")
     return method

@@ -14,6 +14,7 @@ Deviations from the published code are in docs/papers.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -31,8 +32,11 @@ from limbeck.stages import (
     examine,
     found_passages,
     grounded_data,
+    has_place,
     knowledge,
     reads_passages,
+    reranker,
+    silver_passages,
     train,
 )
 
@@ -52,6 +56,17 @@ class KardSettings(Settings):
         description="what finds the passages of the exam: the question; the question, and then the reranker; "
         "silver: the teacher's rationale, an upper bound",
     )
+
+
+def shared(context: Context, several: Sequence[KardSettings]) -> None:
+    """Index -> silver passages -> reranker -> passages of the exam, for all students before the first one."""
+    base = knowledge(context)
+    for query in dict.fromkeys(one.query for one in several):
+        silver_passages(context, base, "train", query)
+    if any(one.find == "reranker" for one in several):
+        reranker(context, base)
+    for find in dict.fromkeys(one.find for one in several):
+        found_passages(context, base, "test", 1, find)
 
 
 def kard(context: Context, student: Learner, settings: KardSettings) -> None:
@@ -77,6 +92,9 @@ def kard(context: Context, student: Learner, settings: KardSettings) -> None:
 def check(recipe: Recipe, settings: KardSettings, place: str) -> None:
     """Refuse what would fail after the rationales: a RecipeError names the setting."""
     check_knowledge(recipe, place)
+    student = recipe.students[place.rpartition(": students.")[2]]
+    if not has_place(student.prompt.template):
+        raise RecipeError(f"{place}.prompt.template: has no place {{passages}}; add it")
     ranked = recipe.knowledge.reranker.candidates if recipe.knowledge else 0
     if settings.find == "reranker" and ranked < settings.passages:
         raise RecipeError(
@@ -102,4 +120,5 @@ METHOD = Method(
         rows=own.rationales,
     ),
     check=check,
+    shared=shared,
 )

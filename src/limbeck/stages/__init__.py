@@ -14,7 +14,7 @@ from limbeck.stages.feedback import (
     files_of,
     waits_for_feedback,
 )
-from limbeck.stages.grounded import Reader, grounded_data, reads_passages
+from limbeck.stages.grounded import Reader, grounded_data, has_place, reads_passages
 from limbeck.stages.knowledge import check_knowledge, knowledge, silver_passages
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
@@ -35,6 +35,7 @@ from limbeck.stages.rationales import (
     rationales,
 )
 from limbeck.stages.reflection import ReflectionSettings, reflection, reflection_data
+from limbeck.stages.reranker import reranker
 from limbeck.stages.soft_labels import SoftLabelSettings, soft_labels
 from limbeck.stages.training import Data, cross_entropy, is_trained, train
 from limbeck.stages.writing import completions_of, write
@@ -78,6 +79,7 @@ __all__ = [
     "grade_completions",
     "graded_rationales",
     "grounded_data",
+    "has_place",
     "is_trained",
     "knowledge",
     "mentor",
@@ -91,6 +93,7 @@ __all__ = [
     "reads_passages",
     "reflection",
     "reflection_data",
+    "reranker",
     "silver_passages",
     "singles",
     "soft_labels",

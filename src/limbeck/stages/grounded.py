@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from limbeck.errors import RecipeError
 from limbeck.knowledge.reading import Reading
 from limbeck.recipe import Choose, RerankerSettings
 from limbeck.records import Problem, SilverQuery
@@ -114,16 +113,15 @@ def _groups(
     return singles(examples)
 
 
-def reads_passages(student: Learner) -> Learner:
-    """The student as it is asked with passages.
+def has_place(template: str | None) -> bool:
+    """Whether a recipe's template has a place for passages; that of a recipe without one is ours."""
+    return template is None or "passages" in Template.read(template, None).names
 
-    Raises:
-        RecipeError: its template has no place for them.
-    """
+
+def reads_passages(student: Learner) -> Learner:
+    """The student as it is asked with passages; `has_place` saw to it that its template has a place."""
     asking, form = student.asking, FORMATS[student.asking.format]
     template = READING + form.after_question if asking.template == form.template else asking.template
-    if "passages" not in Template.read(template, None).names:
-        raise RecipeError(f"students.{student.name}.prompt.template: has no place {{passages}}; add it")
     return replace(student, asking=replace(asking, template=template, needs=(KNOWLEDGE,)))
 
 

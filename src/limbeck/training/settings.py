@@ -117,3 +117,20 @@ class TrainSettings(Settings):
                 "one process; write fp32 or bf16"
             )
         return self
+
+
+UNUSED_IN_RANKING = ("batches", "max_length", "prompt_weight", "choose", "sharding", "share_prompts")
+"""Settings of trainings that mean nothing for a reranker's."""
+
+
+def refuse_unused_in_ranking(train: TrainSettings) -> None:
+    """Refuse settings that a reranker's training would leave aside without a word.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    for name in UNUSED_IN_RANKING:
+        if getattr(train, name) != (usual := TrainSettings.model_fields[name].default):
+            raise ValueError(f"train.{name}: means nothing for a reranker; leave it at {usual}")
+    if train.precision == "auto":
+        raise ValueError("train.precision: auto is not found out for a reranker; write fp32 or bf16")
