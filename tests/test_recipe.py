@@ -214,6 +214,52 @@ def test_the_published_models_of_mentor_kd() -> None:
         assert (one.lora.alpha, one.lora.dropout, one.lora.target_modules) == (32, 0.05, ("q", "v"))
 
 
+def test_the_published_settings_of_kard() -> None:
+    """Of every set, with FLAN-T5 in three sizes; a decoder-only model has a rate and adapters of its own."""
+    folder = Path(__file__).parent.parent / "recipes"
+    found = {name: load_recipe(folder / "kard" / f"{name}.yaml") for name in ("medqa", "openbookqa", "large")}
+    found |= {"base": load_recipe(folder / "kard.yaml"), "xl": load_recipe(folder / "kard/xl.yaml")}
+    models = {name: {one.model for one in recipe.students.values()} for name, recipe in found.items()}
+    sizes = {"medqa": "base", "openbookqa": "base", "large": "large", "base": "base", "xl": "xl"}
+    assert models == {name: {f"google/flan-t5-{size}"} for name, size in sizes.items()}
+    for recipe in found.values():
+        assert recipe.knowledge and recipe.verifier and recipe.verifier.model == "google/flan-t5-large"
+        reranker, rule, exam = recipe.knowledge.reranker, recipe.rationales, recipe.exam
+        assert reranker.lora and (reranker.lora.r, reranker.lora.alpha, reranker.lora.dropout) == (
+            16,
+            32,
+            0.1,
+        )
+        assert (reranker.train.learning_rate, reranker.train.epochs, reranker.train.batch_size) == (
+            1e-4,
+            3,
+            16,
+        )
+        assert (rule.per_problem, rule.temperature, bool(rule.explain_gold)) == (10, 1.0, True)
+        assert (exam.votes, exam.top_k, exam.top_p, exam.max_tokens) == (5, 50, 0.95, 1024)
+        trained = {one.train.model_copy(update={"sharding": "none"}) for one in recipe.students.values()}
+        assert {(t.epochs, t.learning_rate, t.batch_size, t.max_length) for t in trained} == {
+            (3, 1e-4, 32, 512)
+        }
+    causal = load_recipe(folder / "kard/qwen.yaml")
+    assert {(one.format, one.dtype, one.lora and one.lora.r) for one in causal.students.values()} == {
+        ("chat", "bfloat16", 64)
+    }
+
+
+def test_the_claims_of_kard_are_about_equal_steps() -> None:
+    recipe = load_recipe(Path(__file__).parent.parent / "recipes/claims/kard.yaml")
+    assert recipe.claims and (recipe.claims.problem_draws, recipe.claims.students) == (2, 5)
+    compared = {name for claim in recipe.claims.compare for name in (claim.a, claim.b)}
+    assert {
+        (recipe.students[name].train.steps, recipe.students[name].train.batch_size) for name in compared
+    } == {(1200, 16)}
+    _, chosen = resolve_methods(recipe, "r.yaml")
+    counts = {name: one.settings.passages for name, one in chosen.items() if one.uses.reads}
+    for family in ("kard", "ranked"):
+        assert [counts[f"{family}{end}"] for end in ("", "-2", "-3", "-5")] == [1, 2, 3, 5]
+
+
 def test_the_published_settings_of_finetune_cot() -> None:
     """And no problem is held out for a choice that nobody makes."""
     found = load_recipe(Path(__file__).parent.parent / "recipes" / "flan-t5.yaml")

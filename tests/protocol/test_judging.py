@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,6 +61,18 @@ def test_students_are_the_units_where_nobody_learns_from_a_mentor() -> None:
     strata = [[-np.vstack(a.rows[p]), np.vstack(b.rows[p])] for p in range(2)]
     assert found == from_units(strata)
     assert 3 < found.freedom <= 13
+
+
+def test_a_reranker_that_all_students_of_a_run_share_is_one_draw_of_it() -> None:
+    """As a mentor: five students that read what one reranker found say nothing of another one."""
+    a = side("a", None, [[[0.5, 0.5], [0.6, 0.6]], [[0.2, 0.2], [0.3, 0.3]]])
+    plain = side("b", None, [[[0.6, 0.8], [0.6, 0.8]], [[0.4, 0.4], [0.9, 0.9]]])
+    ranked = replace(plain, ranked=True)
+    assert difference(a, plain)[1] == "students"
+    assert difference(a, ranked) == difference(a, replace(plain, mentor="m"))
+    alone = [replace(one, rows=[draw[:1] for draw in one.rows]) for one in (a, ranked)]
+    (said,) = judged([Claim(a="a", b="b")], dict(zip("ab", alone, strict=True)))
+    assert said.speaks_of == "new students and test problems; these 2 problem draws, each with its reranker"
 
 
 def test_margins_and_holm_decide() -> None:

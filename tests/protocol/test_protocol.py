@@ -66,6 +66,9 @@ def test_no_two_draws_share_a_seed() -> None:
     seeds = [seed for one in runs for seed in one.recipe.students["a"].seeds]
     assert seeds == list(range(100, 112))
     assert {one.recipe.claims for one in runs} == {None}
+    reading = check_recipe({**raw, "knowledge": {"corpus": "x", "reranker": {"seed": 7}}}, "x")
+    rerankers = [one.recipe.knowledge for one in planned(reading, recipe.claims)]
+    assert [one and one.reranker.seed for one in rerankers] == [7, 8, 9, 10]
 
 
 def begin(recipe: Path, out: Path) -> subprocess.Popen[bytes]:

@@ -7,7 +7,8 @@ degrees of freedom:
   freedom. Nothing else is needed: mentors, students and test problems differ between draws too.
 - Fewer, but several mentors: the difference of every run is one observation, and draws are strata: t with
   draws · (mentors − 1) degrees of freedom, its error by `statistics.from_units`, because runs of a draw share
-  their test problems. Where nobody learns from a mentor, or there is one mentor per draw:
+  their test problems. A reranker counts as a mentor: all students of a run share it. Where nobody learns
+  from a mentor, or there is one mentor per draw:
 - Students are the observations, draws are strata: `statistics.from_units`, as `limbeck compare` does.
 
 What is above that level is taken as it is, and the table says so. Two problem draws cannot say how far a
@@ -54,11 +55,18 @@ class Side:
     Attributes:
         mentor: the one that its results hang on, if any.
         rows: [draw][mentor] -> exams × problems; the problems of a draw in the same order everywhere.
+        ranked: its results hang on the run's reranker.
     """
 
     name: str
     mentor: str | None
     rows: Sequence[Sequence[Shares]]
+    ranked: bool = False
+
+    @property
+    def shares(self) -> set[str]:
+        """What its results hang on, besides the problems, that is one for all students of a run."""
+        return {name for name, there in (("mentor", self.mentor), ("reranker", self.ranked)) if there}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,7 @@ def judge(protocol: Protocol) -> tuple[list[Standing], list[Judged]]:
     names = [*(f"mentor {name}" for name, one in protocol.recipe.mentors.items() if one.exam)]
     names = [*protocol.recipe.students, *(name for name in names if name in found[0][0])]
     problems = [_problems(draw, names, protocol.folder) for draw in found]
-    sides = {name: _side(name, protocol.teachers, found, problems) for name in names}
+    sides = {name: _side(name, protocol, found, problems) for name in names}
     standings = [_standing(side, found, _mean_operations(protocol, side, found)) for side in sides.values()]
     return standings, judged(protocol.claims.compare, sides)
 
@@ -157,7 +165,7 @@ def difference(a: Side, b: Side) -> tuple[Estimate, Level]:
     draws, mentors = len(a.rows), len(a.rows[0])
     if draws > ENOUGH:
         return _over_draws(a, b), "problem draws"
-    if mentors > 1 and (a.mentor or b.mentor):
+    if mentors > 1 and a.shares | b.shares:
         return _over_runs(a, b), "mentors"
     return from_units([[-np.vstack(a.rows[p]), np.vstack(b.rows[p])] for p in range(draws)]), "students"
 
@@ -197,8 +205,8 @@ def _speaks_of(level: Level, a: Side, b: Side) -> str:
     given = f"these {draws} problem draws" if draws > 1 else "this problem draw"
     if level == "mentors":
         return f"new mentors, students and test problems; {given}"
-    if mentors == 1 and (a.mentor or b.mentor):
-        given += " with its mentor" if draws == 1 else ", each with its mentor"
+    if mentors == 1 and (shared := " and ".join(sorted(a.shares | b.shares))):
+        given += f" with its {shared}" if draws == 1 else f", each with its {shared}"
     return f"new students and test problems; {given}"
 
 
@@ -221,15 +229,16 @@ def _problems(
 
 def _side(
     name: str,
-    teachers: Mapping[str, str | None],
+    protocol: Protocol,
     found: Sequence[Sequence[Mapping[str, list[Contestant]]]],
     problems: Sequence[Sequence[str]],
 ) -> Side:
+    teachers = protocol.teachers
     mentor = teachers.get(name) if name in teachers else name.removeprefix("mentor ")
     rows = [
         [right_rows(one[name], order) for one in draw] for draw, order in zip(found, problems, strict=True)
     ]
-    return Side(name, mentor, rows)
+    return Side(name, mentor, rows, name in protocol.ranked)
 
 
 def _mean_operations(

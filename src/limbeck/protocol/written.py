@@ -59,6 +59,8 @@ class Protocol:
     """Student -> the mentor that it learns from."""
     labelled: frozenset[str]
     """Students that learn from a mentor's soft labels."""
+    ranked: frozenset[str] = frozenset()
+    """Students whose passages the run's reranker puts in order."""
 
     def run_folder(self, one: Planned) -> Path:
         return self.folder / "runs" / one.name
@@ -106,7 +108,8 @@ def open_protocol(folder: Path, recipe: Recipe, place: str, chosen: Mapping[str,
     teachers = {name: one.uses.mentor for name, one in chosen.items()}
     digest = (read_json(folder / FILE) or {})["digest"]
     labelled = frozenset(name for name, one in chosen.items() if one.uses.soft_labels)
-    protocol = Protocol(folder, recipe, claims, runs, digest, teachers, labelled)
+    ranked = frozenset(name for name, one in chosen.items() if one.uses.ranks)
+    protocol = Protocol(folder, recipe, claims, runs, digest, teachers, labelled, ranked)
     for one in runs:
         with whole_file(protocol.recipe_file(one)) as stream:
             stream.write(one.recipe.to_yaml())
@@ -182,7 +185,7 @@ def _refuse_other(folder: Path) -> None:
 
 
 def planned(recipe: Recipe, claims: ClaimsSettings) -> list[Planned]:
-    """The runs: every problem draw, mentor and student has a seed that no other one has.
+    """The runs: every problem draw, mentor, verifier, reranker and student has a seed that no other one has.
 
     The recipe's own seeds come first, the following ones are counted up from them.
     """
@@ -194,7 +197,8 @@ def planned(recipe: Recipe, claims: ClaimsSettings) -> list[Planned]:
             name = f"draw{draw + 1}-mentor{mentor + 1}"
             raw = recipe.model_dump(mode="json")
             raw.update(name=f"{recipe.name}-{name}", seed=recipe.seed + draw, claims=None)
-            for one in [*raw["mentors"].values(), *filter(None, [raw["verifier"]])]:
+            rerankers = [raw["knowledge"]["reranker"]] if raw["knowledge"] else []
+            for one in [*raw["mentors"].values(), *filter(None, [raw["verifier"]]), *rerankers]:
                 one["seed"] += number
             for one in raw["students"].values():
                 begin = one["seeds"][0] + first
@@ -227,6 +231,7 @@ def _checked(recipe: Recipe, place: str, untrained: Collection[str] = ()) -> Cla
     most = claims.problem_draws * claims.mentors * claims.students
     seeds = [recipe.seed, *(one.seed for one in recipe.mentors.values())]
     seeds += [recipe.verifier.seed] if recipe.verifier else []
+    seeds += [recipe.knowledge.reranker.seed] if recipe.knowledge else []
     seeds += [one.seeds[0] for one in recipe.students.values()]
     if max(seeds) + most >= 2**32:
         raise RecipeError(f"{place}: seed: {max(seeds)} leaves no room for {most} seeds after it; lower it")
