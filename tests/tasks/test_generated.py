@@ -6,10 +6,11 @@ import re
 from random import Random
 
 import pytest
+import Stemmer
 
 from limbeck.errors import RecipeError
 from limbeck.records import Problem
-from limbeck.tasks import TASKS
+from limbeck.tasks import TASKS, animals
 from limbeck.tasks.answers import canonical
 from limbeck.tasks.generated import GENERATED, generate
 from limbeck.tasks.words import COLOURS, NAMES, OBJECTS, SHORT_NAMES, THINGS
@@ -214,3 +215,10 @@ def test_words_are_single_plain_and_distinct() -> None:
         assert all(word.isascii() and word.isalpha() for word in words)
     assert len(NAMES) > 500 and all(name.istitle() and len(name) > 1 for name in NAMES)
     assert set(SHORT_NAMES) < set(NAMES)
+
+
+def test_no_two_animals_are_one_word_for_a_search() -> None:
+    """Found by their stems: all passages that a name finds are about that animal."""
+    stem = Stemmer.Stemmer("english").stemWord
+    stems = [stem(name) for name in animals._names()]
+    assert len(set(stems)) == len(stems) == animals.MOST

@@ -223,8 +223,10 @@ def corpus(parameters: Mapping[str, int]) -> Iterator[Passage]:
 
 @cache
 def _names() -> tuple[str, ...]:
-    """Made-up names, in an order that is always the same."""
+    """Made-up names, in an order that is always the same, each with a stem of its own: "baled" has that of
+    "bales", and whoever searches for one would find the other."""
     made = ["".join(letters) for letters in product("bdfgklmprtvz", "aeiou", "lmnrv", "aeiou", "kbgtpsd")]
+    made = [name for name in made if not name.endswith("ed")]
     return tuple(sorted(made, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:MOST])
 
 
