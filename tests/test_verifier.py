@@ -108,6 +108,23 @@ def check_again(limbeck: Limbeck, recipe: Path, run: Path, judged: int) -> None:
     assert collected.status == 0 and not Path("collected/verifier").exists(), "trains nobody"
 
 
+def test_what_is_dropped_does_not_come_back_through_a_mentor(limbeck: Limbeck, recipe: Path) -> None:
+    assert limbeck("run", recipe, "--until", "verified").status == 0
+    refused = [one for one in rows(Path("runs/judged/verified/graded.jsonl")) if one["dropped"]]
+    refused = [one for one in refused if one["dropped"].startswith("the verifier")]
+    assert refused
+    said = [{name: one[name] for name in ("problem_id", "completion")} for one in refused]
+    said.append({"problem_id": refused[0]["problem_id"], "completion": f"So. {refused[0]['completion']}"})
+    Path("mentor.jsonl").write_text("".join(json.dumps(one) + "\n" for one in said))
+    mentor = "{model: tiny-causal-xs, file: mentor.jsonl, exam: false, train: {epochs: 1}}"
+    students = "{two: {method: mentor-kd, settings: {kl_weight: 0}, train: {epochs: 1}}}"
+    more = ("--set", f"mentor={mentor}", "--set", f"students={students}", "--set", "student.settings={}")
+    ran = limbeck("run", recipe, *more)
+    assert ran.status == 0, ran.err
+    graded = rows(Path("runs/judged/mentors/mentor/rationales/graded.jsonl"))
+    assert [one["dropped"] for one in graded] == [*(one["dropped"] for one in refused), None]
+
+
 def test_parts_are_equal_in_size_and_do_not_change() -> None:
     some = [Problem(id=f"p{number}", question=f"q{number}?", answer="1") for number in range(10)]
     part = parts(some, 3, 0)

@@ -175,6 +175,7 @@ def mark_dropped(
     agreement: Agreement | None = None,
     drop_false_equations: bool = False,
     known: Iterable[Rationale] = (),
+    judged: Iterable[Rationale] = (),
     settled: Mapping[str, str] | None = None,
 ) -> list[Rationale]:
     """Mark in `dropped` what shall not be trained on, and why; the order stays.
@@ -190,6 +191,7 @@ def mark_dropped(
             only "all" keeps a rationale of such a problem, with the answer it states.
         drop_false_equations: also drop a rationale with an equation that does not hold.
         known: rationales of others (a mentor's teacher); those they kept count as seen.
+        judged: rationales that a verifier saw; the texts that it let nobody keep are dropped here too.
         settled: by problem, what the teacher's samples agreed on. Where no gold answer is
             known, agreement on another one is no reason to keep a rationale: a student
             would learn two answers to one question.
@@ -200,6 +202,7 @@ def mark_dropped(
     rationales = list(rationales)
     found = votes(rationales, agreement.kind) if agreement else {}
     theirs = {_same_text(one) for one in known if one.dropped is None}
+    refused = {_same_text(one): one.dropped for one in judged if one.dropped in (NOT_REACHED, NOT_READ)}
     seen: set[tuple[str, str, str]] = set()
     filtered = []
     for rationale in rationales:
@@ -214,6 +217,8 @@ def mark_dropped(
         text = _same_text(rationale)
         if reason is None and text in theirs:
             reason = DUPLICATE_OF_TEACHER
+        elif reason is None and text in refused:
+            reason = refused[text]
         elif reason is None and text in seen:
             reason = DUPLICATE
         if reason is None:

@@ -146,6 +146,9 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
         "source": name,
         "teacher_share": settings.teacher_share,
         "problems": settings.writes.problems,
+        **(
+            {"verified": True} if context.recipe.verifier else {}
+        ),  # what the verifier dropped is dropped here
     }
     inputs: Mapping[str, str] = {
         **problems(context).inputs,
@@ -179,6 +182,7 @@ def _marked(
         settled=taught_answers,
         drop_false_equations=context.recipe.rationales.drop_false_equations,
         known=known,
+        judged=taught(context, name).all,
     )
 
 
