@@ -230,11 +230,9 @@ def test_the_published_settings_of_kard() -> None:
             32,
             0.1,
         )
-        assert (reranker.train.learning_rate, reranker.train.epochs, reranker.train.batch_size) == (
-            1e-4,
-            3,
-            16,
-        )
+        ranked = reranker.train
+        assert (ranked.learning_rate, ranked.epochs, ranked.batch_size) == (1e-4, 3, 16)
+        assert (ranked.schedule, ranked.warmup) == ("linear", 0.05)
         assert (rule.per_problem, rule.temperature, bool(rule.explain_gold)) == (10, 1.0, True)
         assert (exam.votes, exam.top_k, exam.top_p, exam.max_tokens) == (5, 50, 0.95, 1024)
         trained = {one.train.model_copy(update={"sharding": "none"}) for one in recipe.students.values()}
@@ -245,6 +243,14 @@ def test_the_published_settings_of_kard() -> None:
     assert {(one.format, one.dtype, one.lora and one.lora.r) for one in causal.students.values()} == {
         ("chat", "bfloat16", 64)
     }
+
+
+def test_one_setting_of_a_rerankers_training_leaves_the_others_as_published(recipe: Path) -> None:
+    more = ["knowledge.corpus=c.jsonl", "knowledge.reranker.train.epochs=1"]
+    knowledge = load_recipe(recipe, more).knowledge
+    assert knowledge is not None
+    train = knowledge.reranker.train
+    assert (train.epochs, train.learning_rate, train.batch_size, train.warmup) == (1, 1e-4, 16, 0.05)
 
 
 def test_the_claims_of_kard_are_about_equal_steps() -> None:

@@ -48,7 +48,7 @@ from limbeck.tasks.asking import RATIONALE
 from limbeck.tasks.explaining import PLACES as EXPLAINING
 from limbeck.tasks.settings import OtherTask, PromptSettings, TaskSettings, own_name
 from limbeck.tasks.templates import Template
-from limbeck.training.settings import TrainSettings, refuse_unused_in_ranking
+from limbeck.training.settings import RANKING, TrainSettings, refuse_unused_in_ranking
 
 S = TypeVar("S", bound=Settings)
 
@@ -417,11 +417,18 @@ class RerankerSettings(Settings):
     )
     encoder: EncoderSettings = EncoderSettings()
     ranking: RankingSettings = RankingSettings()
-    train: TrainSettings = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, warmup=0.05)
+    train: TrainSettings = RANKING
     lora: LoraSettings | None = Field(None, description="train an adapter, which is folded in at the end")
     candidates: int = Field(100, ge=1, description="passages that the question finds, and that are ranked")
     seed: int = Field(0, ge=0)
     device: Device = Field("auto", description="as of learners")
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _begins_as_published(cls, train: object) -> object:
+        """What is not said is KARD's, and not the default of students."""
+        usual = RANKING.model_dump(exclude_unset=True)
+        return usual | train if isinstance(train, dict) else train
 
     @model_validator(mode="after")
     def _is_all_used(self) -> Self:

@@ -42,14 +42,14 @@ from limbeck.objectives.listwise import annealed, best_cross_entropy, listwise_k
 from limbeck.progress import notice
 from limbeck.training.arguments import arguments, set_steps
 from limbeck.training.checkpoints import Keeper
-from limbeck.training.settings import TrainSettings, refuse_unused_in_ranking
+from limbeck.training.settings import RANKING, TrainSettings, refuse_unused_in_ranking
 from limbeck.training.trainer import REMEDY, Progress, release, run
 
 VERSION = 1
 """Raised when the same settings train another reranker."""
 
-PUBLISHED = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, warmup=0.05)
-"""KARD's training of its reranker: 5% warm-up."""
+PUBLISHED = RANKING
+"""KARD's training of its reranker: 5% warm-up, then the rate falls to 0."""
 
 
 @dataclass(frozen=True, slots=True)

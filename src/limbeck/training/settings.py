@@ -119,6 +119,9 @@ class TrainSettings(Settings):
         return self
 
 
+RANKING = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, schedule="linear", warmup=0.05)
+"""KARD's training of its reranker."""
+
 UNUSED_IN_RANKING = ("batches", "max_length", "prompt_weight", "choose", "sharding", "share_prompts")
 """Settings of trainings that mean nothing for a reranker's."""
 
