@@ -254,6 +254,9 @@ def test_what_can_search_or_rank_nothing_is_refused_before_the_first_stage(
     assert protocol.status == 2 and text in protocol.err and not Path("claims/protocol.json").exists()
 
 
+SEARCHED = ("--set", "students={kard: {train: {choose: last}}}")
+
+
 @pytest.mark.parametrize("package", ["bm25s", "Stemmer", "sentence_transformers"])
 def test_packages_are_looked_for_before_the_first_stage(
     limbeck: Limbeck, recipe: Path, package: str, monkeypatch: pytest.MonkeyPatch
@@ -262,6 +265,9 @@ def test_packages_are_looked_for_before_the_first_stage(
     ran = limbeck("run", recipe, *RANKED)
     assert ran.status == 2 and "run pip install 'limbeck[knowledge]'" in ran.err, ran.err
     assert ": started" not in ran.err
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    moved = limbeck("run", recipe, "--set", "knowledge.engine.milvus=x.db", *SEARCHED)
+    assert moved.status == 2 and "limbeck[milvus]" in moved.err and ": started" not in moved.err, moved.err
     other = ("student.method=answers-only", "student.settings={}", "students={a: {}}")
     options = [part for one in other for part in ("--set", one)]
     plain = limbeck("run", recipe, *options, "--until", "problems")

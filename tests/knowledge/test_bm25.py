@@ -143,3 +143,14 @@ def test_stop_words_and_stems_are_those_of_the_index(tmp_path: Path) -> None:
     assert [len(hits) for hits in index.search(["a bridge", "carry", "carries", "river"], 5)] == [1, 0, 0, 1]
     state = json.loads((tmp_path / "i" / "index.json").read_text())
     assert state["plan"]["settings"]["stop_words"] == ["carry", "carried"]
+
+
+def test_words_are_the_same_however_their_accents_are_written(tmp_path: Path) -> None:
+    """One file has accents in their letters, another behind them; stop words may be in capitals."""
+    rows = [{"id": "a", "text": "un cafe\u0301 tre\u0300s fort"}, {"id": "b", "text": "la cafe teria"}]
+    settings = IndexSettings(stemmer="none", stop_words=("LA", "Tre\u0300s"))
+    build([str(write(tmp_path / "c.jsonl", rows))], tmp_path / "i", settings)
+    index = Index(tmp_path / "i")
+    for query in ("caf\u00e9", "cafe\u0301", "CAFE\u0301"):
+        assert [hit.passage for hit in index.search([query], 5)[0]] == ["a"]
+    assert index.search(["la tr\u00e8s"], 5) == [[]]

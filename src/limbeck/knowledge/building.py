@@ -45,7 +45,7 @@ VOCABULARY, FREQUENCIES = "vocabulary.txt", "frequencies.npy"
 MILVUS = "milvus"
 """In index.json where the passages went into Milvus: where they are (`milvus.py`)."""
 
-VERSION = 1
+VERSION = 2
 """Raised when the same corpus and settings give another index."""
 
 SHARD = 500_000

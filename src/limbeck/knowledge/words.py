@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import unicodedata
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -47,15 +48,15 @@ class Counted(NamedTuple):
 class Words:
     """How an index reads texts, those of its corpus and those of queries.
 
-    A word is two or more letters, digits or underscores, in lower case; stop words are left out before what
-    is left is stemmed.
+    A word is two or more letters, digits or underscores, in lower case, its accents part of their letters
+    (NFC); stop words are left out before what is left is stemmed.
 
     Raises:
         RecipeError: there is no such stemmer; InputError: a package is missing.
     """
 
     def __init__(self, stop_words: Sequence[str], stemmer: str) -> None:
-        self.stop_words = list(stop_words)
+        self.stop_words = [_composed(word).lower() for word in stop_words]
         self._tokenize = bm25s().tokenize
         self._stemmer = None if stemmer == "none" else _stemmer(stemmer)
 
@@ -85,12 +86,17 @@ class Words:
 
     def _tokenized(self, texts: Sequence[str], *, return_ids: bool) -> Any:
         return self._tokenize(
-            list(texts),
+            [_composed(text) for text in texts],
             stopwords=self.stop_words,
             stemmer=self._stemmer,
             return_ids=return_ids,
             show_progress=False,
         )
+
+
+def _composed(text: str) -> str:
+    """With each accent in its letter: apart, it would end the word."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 _LISTS = {

@@ -40,7 +40,7 @@ from limbeck.tasks.settings import GeneratedTask
 if TYPE_CHECKING:
     from limbeck.knowledge.search import Hit, Search
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Raised by hand when this code makes another index of the same settings."""
 
 VERSION = 2

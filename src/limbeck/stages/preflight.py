@@ -132,6 +132,10 @@ def check_reading(recipe: Recipe, uses: Iterable[Uses]) -> None:
     from limbeck.knowledge.words import check_words
 
     check_there(settings)
+    if settings.engine.milvus:
+        from limbeck.knowledge.milvus import library
+
+        library()  # before hours of building
     try:
         check_words(settings.search if settings.corpus else None)
     except RecipeError as error:
