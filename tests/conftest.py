@@ -21,6 +21,7 @@ LONG = (
     "test_runs.py",
     "test_resume.py",
     "test_mentor_kd.py",
+    "test_kard_processes.py",
     "test_every_method.py",
 )
 """Files of a minute and more. They run first, so that no process is left with one at the end."""

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModel
 
@@ -203,7 +204,10 @@ def _from_scratch(name: str, settings: EncoderSettings, seed: int, texts: Iterab
     tokenizer = build_tokenizer(texts)
     tokenizer.chat_template = None  # or the library would ask with it
     with tempfile.TemporaryDirectory() as folder:
-        build_encoder(name, tokenizer, seed).save_pretrained(folder)
+        encoder = build_encoder(name, tokenizer, seed)
+        # In parts, because the model's own save_pretrained writes nothing in a process that is not the first.
+        save_file(encoder.state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        encoder.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return _made(Path(folder), settings)
 
