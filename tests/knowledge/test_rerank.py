@@ -11,6 +11,7 @@ from limbeck.knowledge import states as module
 from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.building import build
 from limbeck.knowledge.rerank import Reranked, ranked_for
+from limbeck.knowledge.residual import Codec
 from limbeck.knowledge.search import Search
 from limbeck.knowledge.settings import IndexSettings
 from limbeck.knowledge.shards import searched
@@ -189,3 +190,43 @@ def test_two_processes_do_not_keep_at_once(index, encoder, tmp_path) -> None:
     kept = Kept(tmp_path, encoder, index)
     with filelock.FileLock(tmp_path / LOCK), pytest.raises(RunInUseError, match="another process"):
         kept.fill(IDS)
+
+
+def test_compressed_states_are_smaller_and_near(index, encoder, tmp_path, monkeypatch) -> None:
+    """The more bits, the nearer; a later `fill` has the same codec; other bits are another folder."""
+    monkeypatch.setattr(module, "AT_ONCE", 20)
+    exact, errors, sizes = Fresh(encoder, index).of(IDS).states.astype(float), [], []
+    for bits in (1, 2, 4, 8):
+        folder = tmp_path / str(bits)
+        assert Kept(folder, encoder, index, bits=bits).fill(IDS[:25]) == 25
+        kept = Kept(folder, encoder, index, bits=bits)
+        before = kept.of(IDS).states
+        assert kept.fill(IDS) == 25 and len(kept) == 50
+        assert (Kept(folder, encoder, index, bits=bits).of(IDS).states == before).all(), "kept or not"
+        errors.append(float(np.abs(before.astype(float) - exact).mean()))
+        codes = [np.load(part / "states.npy", mmap_mode="r") for part in sorted((folder / "parts").iterdir())]
+        assert {(one.dtype.name, one.shape[1]) for one in codes} == {("uint8", 2 + 16 * bits // 8)}
+        sizes.append(sum(one.nbytes for one in codes))
+    assert errors == sorted(errors, reverse=True) and errors[3] < 0.01 < errors[0] and sizes[1] < sizes[3] / 2
+    near = Reranked(index, Kept(tmp_path / "8", encoder, index, bits=8), 20).search(QUESTIONS, 20)
+    fresh = Reranked(index, Fresh(encoder, index), 20).search(QUESTIONS, 20)
+    assert [ranking(one, 0.1)[:1] for one in near] == [ranking(one, 0.1)[:1] for one in fresh]
+    with pytest.raises(InputError, match="holds states of another compression"):
+        Kept(tmp_path / "8", encoder, index)
+    (tmp_path / "8/codec/values.npy").unlink()
+    with pytest.raises(InputError, match=r"values\.npy is missing .* remove the whole folder of states"):
+        Kept(tmp_path / "8", encoder, index, bits=8)
+
+
+def test_a_codec_gives_the_middle_of_each_bucket() -> None:
+    """One centroid, at the mean; what is left goes into four buckets of equal numbers."""
+    states = np.linspace(-1, 1, 9).astype(np.float16)[:, None]  # too few for a second centroid
+    codec = Codec.of(states, 2)
+    assert codec.centroids.tolist() == [[0.0]] and codec.cutoffs == pytest.approx([-0.5, 0, 0.5])
+    assert codec.values == pytest.approx([-0.75, -0.25, 0.25, 0.75])
+    assert codec.decode(codec.encode(states))[:, 0].tolist() == [
+        *[-0.75] * 3,
+        *[-0.25] * 2,
+        *[0.25] * 2,
+        *[0.75] * 2,
+    ]

@@ -19,5 +19,6 @@ candidates.py  what a reranker learns from: lists of passages, scored for a rati
 scoring.py     how it scores them in training
 ranking.py     its training
 states.py      the states of passages, on the disk
+residual.py    in fewer bytes, if wanted
 rerank.py      a search whose best passages are put in order by a reranker
 """

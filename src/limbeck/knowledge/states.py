@@ -1,10 +1,11 @@
 """The states of passages' tokens, computed once and kept on the disk.
 
     FOLDER/states.json      whose states these are: encoder and index, sealed
+    FOLDER/codec/           where they are compressed: `residual.py`
     FOLDER/parts/00000/     some passages, whole or not at all
         ids.jsonl           their ids
         ends.npy            where in the next file each one's states end
-        states.npy          float16, (tokens, dimensions), read from the disk where they are used
+        states.npy          float16, (tokens, dimensions), read from the disk where they are used; or codes
         part.json           sizes of the files, sealed
 
 A state of D numbers takes 2 · D bytes: a passage of 100 tokens with D 128 about 26 kB. A folder holds the
@@ -25,6 +26,7 @@ from limbeck import sealed
 from limbeck.errors import InputError
 from limbeck.files import held, whole_folder
 from limbeck.knowledge.encoders import Encoder
+from limbeck.knowledge.residual import Bits, Codec
 from limbeck.knowledge.search import Search
 from limbeck.knowledge.shards import mapped, save, searched
 from limbeck.progress import SILENT, Track
@@ -33,7 +35,7 @@ from limbeck.records import numbered_lines
 VERSION = 1
 """Raised when the same encoder gives other states."""
 
-STATE, LOCK, PARTS, PART = "states.json", "states.lock", "parts", "part.json"
+STATE, LOCK, PARTS, PART, CODEC = "states.json", "states.lock", "parts", "part.json", "codec"
 IDS, ENDS, STATES = "ids.jsonl", "ends.npy", "states.npy"
 
 AT_ONCE = 1024
@@ -47,13 +49,14 @@ class Found(NamedTuple):
     lengths: NDArray[np.int64]
 
 
-def _plan(encoder: Encoder, search: Search) -> dict[str, Any]:
+def _plan(encoder: Encoder, search: Search, bits: int = 0) -> dict[str, Any]:
     """What decides states."""
     return {
         "version": VERSION,
         "encoder": encoder.fingerprint(),
         "index": search.fingerprint,
         "dimensions": encoder.dimensions,
+        **({"bits": bits} if bits else {}),
     }
 
 
@@ -95,19 +98,23 @@ class Kept:
     Args:
         folder: a new one, or one of this encoder and this index.
         search: where the texts are.
+        bits: compress what is kept to so many bits of a number (`residual.py`); 0: half precision. What is
+            not kept is brought to the same.
 
     Raises:
         InputError: the folder holds the states of another encoder or index, or something else, or is damaged.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder, search: Search) -> None:
+    def __init__(self, folder: Path, encoder: Encoder, search: Search, *, bits: Bits = 0) -> None:
         self.folder = folder
         self.encoder = encoder
+        self.bits = bits
         self._fresh = Fresh(encoder, search)
-        self._plan = _plan(encoder, search)
+        self._plan = _plan(encoder, search, bits)
+        self._codec: Codec | None = None
         self._refuse_other()
         self._places: dict[str, tuple[int, int]] = {}
-        self._states: list[NDArray[np.float16]] = []
+        self._states: list[NDArray[Any]] = []
         self._ends: list[NDArray[np.int64]] = []
         self._read()
 
@@ -127,6 +134,8 @@ class Kept:
         """The states of passages, in this order."""
         missing = [name for name in dict.fromkeys(ids) if name not in self._places]
         fresh = self._fresh.of(missing)
+        if self._codec is not None and missing:
+            fresh = fresh._replace(states=self._codec.decode(self._codec.encode(fresh.states)))
         starts = np.cumsum(fresh.lengths) - fresh.lengths
         new = {
             name: fresh.states[start : start + length]
@@ -163,7 +172,8 @@ class Kept:
     def _kept(self, name: str) -> NDArray[np.float16]:
         part, row = self._places[name]
         ends = self._ends[part]
-        return self._states[part][int(ends[row - 1]) if row else 0 : int(ends[row])]
+        found = self._states[part][int(ends[row - 1]) if row else 0 : int(ends[row])]
+        return found if self._codec is None else self._codec.decode(found)
 
     def _refuse_other(self) -> None:
         state = sealed.read(self.folder / STATE)
@@ -171,8 +181,14 @@ class Kept:
             if (self.folder / STATE).exists() or (self.folder / PARTS).exists():
                 raise InputError(f"{self.folder}: {STATE} is missing or damaged; remove the folder")
             return
-        for name, what in (("encoder", "encoder"), ("index", "index"), ("version", "version of Limbeck")):
-            if state.get(name) != self._plan[name]:
+        names = {
+            "encoder": "encoder",
+            "index": "index",
+            "version": "version of Limbeck",
+            "bits": "compression",
+        }
+        for name, what in names.items():
+            if state.get(name) != self._plan.get(name):
                 raise InputError(
                     f"{self.folder}: holds states of another {what}; name another folder, or remove this one"
                 )
@@ -180,10 +196,11 @@ class Kept:
     def _read(self) -> None:
         """Take note of the parts that are there."""
         folders = sorted(one for one in (self.folder / PARTS).glob("[0-9]*") if one.is_dir())
+        if self.bits and self._codec is None and (folders or (self.folder / CODEC).is_dir()):
+            _whole(self.folder / CODEC)
+            self._codec = Codec.read(self.folder / CODEC)
         for number, folder in enumerate(folders[len(self._states) :], start=len(self._states)):
-            about = sealed.read(folder / PART)
-            if wrong := "part.json is missing or damaged" if about is None else sealed.damage(folder, about):
-                raise InputError(f"{folder}: {wrong}; remove this folder, and its passages are encoded again")
+            _whole(folder)
             self._states.append(mapped(folder / STATES))
             self._ends.append(mapped(folder / ENDS))
             names = [json.loads(line) for _, line in numbered_lines(folder / IDS)]
@@ -192,11 +209,24 @@ class Kept:
     def _write(self, names: Sequence[str]) -> None:
         """Encode some passages as a part of their own."""
         found = self._fresh.of(names)
+        if self.bits and self._codec is None:  # made of the first part
+            with whole_folder(self.folder / CODEC) as partial:
+                Codec.of(found.states, self.bits).save(partial)
+                sealed.write(partial / PART, {"files": sealed.files(partial)})
+            self._codec = Codec.read(self.folder / CODEC)
         number = len(self._states)
         with whole_folder(self.folder / PARTS / f"{number:05d}") as partial:
             text = "".join(json.dumps(name) + "\n" for name in names)
             (partial / IDS).write_text(text, encoding="utf-8")
             save(partial / ENDS, np.cumsum(found.lengths))
-            save(partial / STATES, found.states)
+            save(partial / STATES, self._codec.encode(found.states) if self._codec else found.states)
             sealed.write(partial / PART, {"files": sealed.files(partial)})
         self._read()
+
+
+def _whole(folder: Path) -> None:
+    """Refuse a part, or the codec, that is not what was written."""
+    about = sealed.read(folder / PART)
+    if wrong := "part.json is missing or damaged" if about is None else sealed.damage(folder, about):
+        rest = "the whole folder of states" if folder.name == CODEC else "this folder"
+        raise InputError(f"{folder}: {wrong}; remove {rest}, and its passages are encoded again")
