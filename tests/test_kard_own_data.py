@@ -78,6 +78,27 @@ def test_a_finished_run_opens_no_index(
     assert again.status == 0 and opened == [], again.err
 
 
+def test_each_passage_may_be_read_apart_and_their_answers_vote(limbeck: Limbeck, recipe: Path) -> None:
+    """Ours, not the paper's; the same in the exam, `evaluate` and `ask`."""
+    write("test.jsonl", [{"question": "Is the moon of rock a planet?", "answer": "yes"}])
+    more = ("--set", "students={kard: {settings: {apart: true, passages: 3}}}", "--set", "exam.max_tokens=8")
+    ran = limbeck("run", recipe, *more)
+    assert ran.status == 0, ran.err
+    student = Path("runs/own/students/kard/seed0")
+    prompts = {one["prompt"] for one in rows(str(student / "examples.jsonl"))}
+    assert "Is it lit?\n\nThe moon is rock.\n" in prompts, "trained with the best one alone"
+    (said,) = rows(str(student / "exam/predictions.jsonl"))
+    (found,) = rows("runs/own/passages/test/found.jsonl")
+    assert len(said["votes"]) == len(found["passages"]) == 2, "as many as were found"
+    assert json.loads((student / "exam/metrics.json").read_text())["votes"] == 2
+    ran = limbeck("evaluate", student, "--task", recipe, *more, "--out", "again")
+    assert ran.status == 0 and rows("again/predictions.jsonl") == [said], ran.err
+    asked = limbeck("ask", student, said["question"], "--max-tokens", 8)
+    assert asked.out.rstrip("\n") == said["completion"].rstrip("\n"), asked.err
+    one = limbeck("run", recipe, "--set", "students={kard: {settings: {apart: true}}}")
+    assert one.status == 2 and "settings.apart: one passage cannot vote" in one.err
+
+
 def test_what_students_share_is_made_before_any_of_them_is_trained(limbeck: Limbeck, recipe: Path) -> None:
     """So each of the published scripts' steps can be run by itself, for every student at once."""
     students = "{plain: {method: finetune-cot, settings: {}}, kard: {}, asked: {settings: {query: question}}}"

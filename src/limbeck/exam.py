@@ -293,7 +293,8 @@ def answer_one(
     stop: Sequence[str] = (),
     passages: Sequence[str] | None = None,
 ) -> str:
-    """A model's greedy answer to one question, with its thinking inside `<think>` tags in front of it.
+    """A model's greedy answer to one question, with its thinking inside `<think>` tags in front of it; of a
+    student that reads each passage apart the first of those that the majority gives.
 
     Raises:
         As `examine_model`.
@@ -306,8 +307,12 @@ def answer_one(
     known = None if passages is None else {asked.id: passages}
     prompts = student_prompts(loaded, asking, [asked], max_tokens, passages=known)
     sampling = Sampling(max_tokens=max_tokens, stop=tuple(stop))
-    said = next(iter(LocalModel(loaded)(prompts, sampling)))
-    return whole(said.thinking, said.text)
+    by_prompt = {one.prompt_id: one for one in LocalModel(loaded)(prompts, sampling)}
+    said = [by_prompt[prompt.id] for prompt in prompts]
+    if len(said) == 1:
+        return whole(said[0].thinking, said[0].text)
+    voted = predict(asked, about_model(model).get("kind", "text"), said)
+    return whole(voted.thinking, voted.completion)
 
 
 def asking_of(model: str, form: str | None = None) -> Asking:

@@ -45,6 +45,11 @@ class KardSettings(Settings):
     """The settings of KARD."""
 
     passages: int = Field(1, ge=1, le=10, description="in a prompt, best first")
+    apart: bool = Field(
+        False,
+        description="ours, not the paper's: in the exam a prompt for each passage, whose answers vote; the "
+        "best one alone is trained with",
+    )
     query: SilverQuery = Field("rationale", description="what finds the passages that are trained with")
     learns: Literal["rationales", "answers"] = Field(
         "rationales", description="answers: no reasoning (the paper's fine-tuning with knowledge)"
@@ -71,7 +76,7 @@ def shared(context: Context, several: Sequence[KardSettings]) -> None:
 
 def kard(context: Context, student: Learner, settings: KardSettings) -> None:
     """Rationales -> their silver passages -> train on question and passages -> exam with what is found."""
-    base, reader = knowledge(context), reads_passages(student)
+    base, reader = knowledge(context), reads_passages(student, apart=settings.apart)
     data = grounded_data(
         context,
         base,
@@ -95,6 +100,8 @@ def check(recipe: Recipe, settings: KardSettings, place: str) -> None:
     student = recipe.students[place.rpartition(": students.")[2]]
     if not has_place(student.prompt.template):
         raise RecipeError(f"{place}.prompt.template: has no place {{passages}}; add it")
+    if settings.apart and settings.passages == 1:
+        raise RecipeError(f"{place}.settings.apart: one passage cannot vote; raise passages, or leave it out")
     ranked = recipe.knowledge.reranker.candidates if recipe.knowledge else 0
     if settings.find == "reranker" and ranked < settings.passages:
         raise RecipeError(

@@ -94,14 +94,16 @@ def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, plac
     def work(folder: Path) -> None:
         opened = model.open(folder, exam.batch_size, exam.max_tokens)
         some = asked.problems
-        questions = [replace(model.question(problem), direct=asked.direct) for problem in some]
+        questions = [
+            replace(one, direct=asked.direct) for problem in some for one in model.questions(problem)
+        ]
         prompts = [opened.prompt(question) for question in questions]
         if asked.other:
             by_problem = {one.problem_id: one for one in prompts}
             own = context.run.folder / model.folder
             fair = not_trained_on(context, model.name, own, asked.other, by_problem)
             some = [problem for problem in some if problem.id in fair]
-            prompts = [by_problem[problem.id] for problem in some]
+            prompts = [one for one in prompts if one.problem_id in fair]
         opened.agree(prompts, sampling)
         predictions, summary = run_exam(
             opened.complete, some, asked.kind, prompts, sampling, track=context.track, timed=model.timed
@@ -117,7 +119,11 @@ def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, plac
             write_exam(folder, predictions, summary, _facts(model, asked, summary["cost_usd"]))
 
     if context.planned is not None:
-        wanted = [replace(model.question(problem), direct=asked.direct) for problem in asked.problems]
+        wanted = [
+            replace(one, direct=asked.direct)
+            for problem in asked.problems
+            for one in model.questions(problem)
+        ]
         context.planned.writings[place] = PlannedWriting(place, model, wanted, sampling, exam.batch_size)
     more: dict[str, Any] = {} if asked.split == "test" else {"split": asked.split}
     if exam.votes > 1:

@@ -47,7 +47,7 @@ def grounded_data(
     Args:
         per_problem, choose: of the rationales; see `Rationales.chosen`.
         query: what finds the passages.
-        most: passages of a prompt.
+        most: passages of a problem. Where the learner reads them apart, the first is trained with.
         reasons: False: the answer alone is learned.
         find: what the saved student's passages are found by, and those of dev.
     """
@@ -55,15 +55,16 @@ def grounded_data(
     choice = learner.settings.train.choose
     dev = rationales(context, "dev").chosen(per_problem) if choice == "dev-loss" else Picked((), {})
     support = silver_passages(context, base, "train", query)
+    inside = 1 if learner.asking.apart else most
     inputs = {**problems(context).inputs, **train.inputs, **dev.inputs, "silver": support.stage.fingerprint}
     held_out: list[Group] = []
     if dev.rationales:
         of_dev = silver_passages(context, base, "dev", query)
         inputs["silver of dev"] = of_dev.stage.fingerprint
-        held_out = _groups(context, base, learner, dev, of_dev, most, "dev", reasons=reasons)
+        held_out = _groups(context, base, learner, dev, of_dev, inside, "dev", reasons=reasons)
     found = found_passages(context, base, "dev", most, _able(find)) if choice == "dev-accuracy" else None
     return Data(
-        _groups(context, base, learner, train, support, most, "train", reasons=reasons),
+        _groups(context, base, learner, train, support, inside, "train", reasons=reasons),
         held_out,
         {**inputs, **(found.inputs if found else {})},
         settings={"passages": most, **_ranked(context, find)},
@@ -118,11 +119,15 @@ def has_place(template: str | None) -> bool:
     return template is None or "passages" in Template.read(template, None).names
 
 
-def reads_passages(student: Learner) -> Learner:
-    """The student as it is asked with passages; `has_place` saw to it that its template has a place."""
+def reads_passages(student: Learner, *, apart: bool = False) -> Learner:
+    """The student as it is asked with passages; `has_place` saw to it that its template has a place.
+
+    Args:
+        apart: each passage is in a prompt of its own.
+    """
     asking, form = student.asking, FORMATS[student.asking.format]
     template = READING + form.after_question if asking.template == form.template else asking.template
-    return replace(student, asking=replace(asking, template=template, needs=(KNOWLEDGE,)))
+    return replace(student, asking=replace(asking, template=template, needs=(KNOWLEDGE,), apart=apart))
 
 
 def reading(
@@ -176,8 +181,11 @@ class Reader:
         return self.model.reads
 
     def question(self, problem: Problem) -> Question:
-        asking = self.model.learner.asking
-        return Question(problem.id, problem.id, asking.pieces(problem, self.passages.of[problem.id]))
+        return self.questions(problem)[0]
+
+    def questions(self, problem: Problem) -> Sequence[Question]:
+        asked = self.model.learner.asking.asked(problem, self.passages.of[problem.id])
+        return [Question(name, problem.id, pieces) for name, pieces in asked]
 
     def asked_of(self, other: Other) -> None:
         return None  # the corpus is that of the run's own task

@@ -7,7 +7,7 @@ its base as it comes. All are values: a method hands them from one verb to the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -197,6 +197,9 @@ class Trained:
     def question(self, problem: Problem) -> Question:
         return self.learner.question(problem)
 
+    def questions(self, problem: Problem) -> Sequence[Question]:
+        return (self.question(problem),)
+
     def asked_of(self, other: Other) -> Self:
         return self  # its prompts are those of its training, whatever the question
 
@@ -255,6 +258,9 @@ class Untrained:
 
     def question(self, problem: Problem) -> Question:
         return self.learner.question(problem)
+
+    def questions(self, problem: Problem) -> Sequence[Question]:
+        return (self.question(problem),)
 
     def asked_of(self, other: Other) -> Self:
         return self  # its prompts are the learner's, whatever the question

@@ -84,6 +84,10 @@ class Model(Protocol):
         """The plain question of a problem, as this model is asked it."""
         ...
 
+    def questions(self, problem: Problem) -> Sequence[Question]:
+        """What an exam asks about a problem: that question, or several whose answers vote."""
+        ...
+
     def asked_of(self, other: Other) -> Self | None:
         """The model as it is asked another task's problems; None: it cannot be."""
         ...

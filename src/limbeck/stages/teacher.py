@@ -124,6 +124,9 @@ class TeacherModel:
     def question(self, problem: Problem) -> Question:
         return Question(problem.id, problem.id, self.asking_now.pieces(problem))
 
+    def questions(self, problem: Problem) -> Sequence[Question]:
+        return (self.question(problem),)
+
     def asked_of(self, other: Other) -> Self | None:
         if self.context.recipe.teacher.kind == "offline":
             return None  # it solves the puzzles of its own task alone

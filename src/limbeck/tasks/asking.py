@@ -62,6 +62,7 @@ class Asking:
         shots: how many are shown, the first that fit; None: all.
         needs: what must come with every problem; "knowledge": passages; "rationale": one to be judged.
         thinks: it reasons inside `<think>` tags, and its answer is behind them.
+        apart: each of a problem's passages is in a prompt of its own, and the answers to all of them vote.
 
     Raises:
         RecipeError: no such format, or the template cannot be read or has no place for what is given.
@@ -75,6 +76,7 @@ class Asking:
     shots: int | None = None
     needs: tuple[str, ...] = ()
     thinks: bool = False
+    apart: bool = False
     _layout: Template = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -225,7 +227,7 @@ class Asking:
         passages: Mapping[str, Sequence[str]] | None = None,
         direct: bool = False,
     ) -> list[Prompt]:
-        """One prompt per problem, rendered; its id is the problem's.
+        """One prompt per problem, rendered, whose id is the problem's; or what `asked` gives.
 
         Args:
             tokenizer, room: see `text`.
@@ -238,10 +240,24 @@ class Asking:
         made = []
         for problem in problems:
             known = None if passages is None else passages.get(problem.id)
-            text = self.text(tokenizer, self.pieces(problem, known), room)
-            begun = self.direct(text) if direct else ""
-            made.append(Prompt(problem.id, problem.id, text, opened=self.opened(text), begun=begun))
+            for name, pieces in self.asked(problem, known):
+                text = self.text(tokenizer, pieces, room)
+                begun = self.direct(text) if direct else ""
+                made.append(Prompt(name, problem.id, text, opened=self.opened(text), begun=begun))
         return made
+
+    def asked(self, problem: Problem, passages: Sequence[str] | None = None) -> list[tuple[str, Pieces]]:
+        """What an exam asks about a problem: one prompt, or one for each passage, with its id.
+
+        Raises:
+            InputError: as `pieces`.
+        """
+        if not self.apart or passages is None or len(passages) < 2:
+            return [(problem.id, self.pieces(problem, passages))]
+        return [
+            (f"{problem.id}/passage{number}", self.pieces(problem, [one]))
+            for number, one in enumerate(passages, start=1)
+        ]
 
     def with_format(self, name: str) -> Self:
         """The same in another format, each with the format's own template.
@@ -266,6 +282,7 @@ class Asking:
                 "demonstrations": [one.model_dump(mode="json") for one in self.demonstrations],
                 "shots": self.shots,
                 **({"thinks": True} if self.thinks else {}),
+                **({"apart": True} if self.apart else {}),
             },
             "needs": list(self.needs),
         }
@@ -302,23 +319,24 @@ class Asking:
         parts = {"template", "instruction", "system", "demonstrations", "shots"}
         if not isinstance(prompt, dict) or not isinstance(needs, list):
             raise ModelError(f"{place}: prompt or needs is missing, so its prompts cannot be made; {fix}")
-        for name in sorted(parts ^ (prompt.keys() - {"thinks"})):
+        for name in sorted(parts ^ (prompt.keys() - {"thinks", "apart"})):
             what = "is missing" if name in parts else "is unknown here"
             raise ModelError(f"{place}: prompt.{name} {what}; load it with the Limbeck that saved it")
         for need in needs:
             if need not in NEEDS:
                 raise ModelError(f"{place}: needs {need!r}, unknown here; load it with a newer Limbeck")
-        shots, thinks = prompt["shots"], prompt.get("thinks", False)
+        shots, thinks, apart = prompt["shots"], prompt.get("thinks", False), prompt.get("apart", False)
         texts = [prompt[name] for name in ("template", "instruction", "system")]
         whole_number = isinstance(shots, int) and not isinstance(shots, bool) and shots >= 0
-        right = whole_number and isinstance(thinks, bool) and all(isinstance(text, str) for text in texts)
+        flags = isinstance(thinks, bool) and isinstance(apart, bool)
+        right = whole_number and flags and all(isinstance(text, str) for text in texts)
         if not right or not prompt["template"]:
             raise ModelError(f"{place}: prompt holds no text or number where one is needed; {fix}")
         try:
             Template.read(prompt["template"], (*PLACES, *(RATIONALE for need in needs if need == RATIONALE)))
             shown = tuple(Demonstration.model_validate(one) for one in prompt["demonstrations"])
             template, instruction, system = texts
-            return cls(form, template, instruction, system, shown, shots, tuple(needs), thinks)
+            return cls(form, template, instruction, system, shown, shots, tuple(needs), thinks, apart)
         except ValidationError as error:
             raise ModelError(f"{place}: prompt.demonstrations: {first_problem(error)}; {fix}") from None
         except (TypeError, ValueError, RecipeError) as error:
