@@ -150,6 +150,19 @@ def test_a_mentor_and_its_soft_labels(limbeck: Limbeck, recipe: Path) -> None:
     assert set(states(looked(limbeck, recipe, "--no-probe")).values()) == {"done"}
 
 
+@pytest.mark.parametrize(("folds", "trained"), [(2, True), (0, False)])
+def test_a_verifier_is_a_model_too(limbeck: Limbeck, recipe: Path, folds: int, trained: bool) -> None:
+    model, tokenizer = tiny_model("llama-2")
+    own = recipe.parent / "own"
+    model.save_pretrained(own)
+    tokenizer.save_pretrained(own)
+    found = looked(limbeck, recipe, "--set", f"verifier={{model: {own}, folds: {folds}}}", "--no-probe")
+    verifier = learner(found, "verifier")
+    assert (verifier["trained"] > 0, verifier["seeds"]) == (trained, max(folds, 1))
+    assert verifier["parameters"] == sum(one.numel() for one in model.parameters())
+    assert "rationales in its prompts are not counted" in verifier["estimates"]
+
+
 def test_the_price_is_the_one_that_a_run_tells(limbeck: Limbeck, recipe: Path) -> None:
     found = looked(limbeck, recipe, "--no-probe", "--set", f"teacher={API}")
     (one,) = found["teacher"]

@@ -129,6 +129,9 @@ def _of_learners(
     for place, learner in recipe.learners.items():
         role, _, name = place.partition(".")
         uses = chosen[name].uses if role == "students" else Uses()
+        if role == "verifier":
+            assert recipe.verifier is not None
+            uses = Uses(trains=recipe.verifier.folds > 0, rows=recipe.rationales.per_problem)
         folders = _folders(recipe, role, name)
         rounds = uses.models > 1  # then a training is a stage inside this folder
         left = sum(
@@ -150,6 +153,8 @@ def _of_learners(
                 *facts["estimates"],
                 "precision: auto counts as fp32 until a run tried both",
             ]
+        if role == "verifier":
+            facts["estimates"] = [*facts["estimates"], "rationales in its prompts are not counted"]
         if uses.models > 1:
             facts["estimates"] = [*facts["estimates"], f"one of {uses.models} trainings, the first"]
         found.append(facts)
@@ -160,6 +165,9 @@ def _folders(recipe: Recipe, role: str, name: str) -> list[str]:
     """Where the models of a learner are."""
     if role == "mentors":
         return [f"mentors/{name}"]
+    if role == "verifier":
+        folds = recipe.verifier.folds if recipe.verifier else 0
+        return [f"verifier/fold{number + 1}" for number in range(folds)] or ["verifier/answers"]
     return [f"students/{name}/seed{seed}" for seed in recipe.students[name].seeds]
 
 
