@@ -9,6 +9,7 @@ from limbeck.errors import RecipeError
 from limbeck.lm import Sampling
 from limbeck.methods import resolve_methods
 from limbeck.methods.tailored import TailoredSettings
+from limbeck.protocol.written import open_protocol
 from limbeck.recipe import ExamSettings, check_recipe, load_recipe, read_yaml
 from limbeck.tasks.settings import FilesTask
 
@@ -253,14 +254,17 @@ def test_one_setting_of_a_rerankers_training_leaves_the_others_as_published(reci
     assert (train.epochs, train.learning_rate, train.batch_size, train.warmup) == (1, 1e-4, 16, 0.05)
 
 
-def test_the_claims_of_kard_are_about_equal_steps() -> None:
-    recipe = load_recipe(Path(__file__).parent.parent / "recipes/claims/kard.yaml")
+def test_the_claims_of_kard_are_about_equal_steps(tmp_path: Path) -> None:
+    path = Path(__file__).parent.parent / "recipes/claims/kard.yaml"
+    recipe = load_recipe(path)
     assert recipe.claims and (recipe.claims.problem_draws, recipe.claims.students) == (2, 5)
     compared = {name for claim in recipe.claims.compare for name in (claim.a, claim.b)}
     assert {
         (recipe.students[name].train.steps, recipe.students[name].train.batch_size) for name in compared
     } == {(1200, 16)}
-    _, chosen = resolve_methods(recipe, "r.yaml")
+    resolved, chosen = resolve_methods(recipe, "r.yaml")
+    protocol = open_protocol(tmp_path / "claims", resolved, str(path), chosen)
+    assert len(protocol.runs) == 2 and protocol.ranked == {"ranked", "ranked-2", "ranked-3", "ranked-5"}
     counts = {name: one.settings.passages for name, one in chosen.items() if one.uses.reads}
     for family in ("kard", "ranked"):
         assert [counts[f"{family}{end}"] for end in ("", "-2", "-3", "-5")] == [1, 2, 3, 5]
