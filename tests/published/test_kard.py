@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from limbeck.errors import LeakError, LimbeckError, RecipeError
+from limbeck.errors import DataError, LeakError, LimbeckError, RecipeError
 from limbeck.published.found import Request, write_import
 from limbeck.published.kard import read
 from limbeck.recipe import check_recipe
@@ -203,3 +203,19 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, repository: Path)
             imported(tmp_path, path, **request)
     with pytest.raises(RecipeError, match="there are only questions"):
         imported(tmp_path, f"train={repository}/data/{SET}/train.json")
+
+
+def test_a_question_has_one_answer_in_all_files(tmp_path: Path) -> None:
+    """Another one next to a rationale is refused, or the first is kept and the other one listed."""
+    questions = lines(tmp_path / "train.json", TRAIN)
+    made = tmp_path / "made.json"
+    wrong = (int(TRAIN[0]["label"]) + 1) % 4
+    made.write_text(json.dumps([{"question": listed(TRAIN[0]), "reasoning": "So.", "answer": wrong}]))
+    paths = [f"train={questions}", f"preprocessed={made}"]
+    with pytest.raises(
+        DataError, match=r"made\.json record 1: the question has the answer 'C' here, but 'B'"
+    ):
+        read(paths, Request(task=SET))
+    found = read(paths, Request(task=SET, gold="first"))
+    assert [one.gold for one in found.train] == ["ABCD"[int(row["label"])] for row in TRAIN]
+    assert len(found.set_aside) == 1

@@ -210,8 +210,10 @@ def _preprocessed(file: File, texts: _Texts) -> Source:
         passages += "knowledge" in row
         origin = f"{file.name}#{number}"
         problem = known.get(row["question"])
-        if problem is None:
-            question, options = _apart(place, row["question"])
+        if problem is None or label is not None:  # one that is known must have the same answer here
+            question, options = (
+                _apart(place, row["question"]) if problem is None else (problem.question, problem.options)
+            )
             problem = _problem(place, question, options, label, texts.reading, "train", origin)
         closing = _CLOSING.search(row["reasoning"])
         stated = closing is not None and closing[1] == problem.gold

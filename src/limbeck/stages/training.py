@@ -294,7 +294,7 @@ def _report_cut(
     if count:
         context.run.say(
             f"{learner.shown}: {count} of {len(pairs)} prompts were cut to train.max_length = "
-            f"{learner.settings.train.max_length} tokens; raise it, or show fewer demonstrations"
+            f"{learner.settings.train.max_length} tokens; raise it, or show fewer demonstrations or passages"
         )
 
 
