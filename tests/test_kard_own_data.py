@@ -110,3 +110,5 @@ def test_what_students_share_is_made_before_any_of_them_is_trained(limbeck: Limb
     assert not (run / "students").exists() and not (run / "passages").exists()
     assert limbeck("run", recipe, *more, "--until", "passages/test").status == 0
     assert (run / "passages/test/found.jsonl").exists() and not (run / "students").exists()
+    alone = limbeck("run", recipe, *more, "--out", "alone", "--until", "students/plain")
+    assert alone.status == 0 and "knowledge" not in alone.err, "who reads nothing waits for no index"

@@ -176,7 +176,8 @@ def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Callable
         method.story(context, learner, chosen[name].settings)
 
     yield partial(examine_teacher, context)
-    for own in dict.fromkeys(one.method for one in context.recipe.students.values()):
+    one_alone = context.run.until.startswith(("students/", "mentors/"))  # whose story makes what it needs
+    for own in () if one_alone else dict.fromkeys(one.method for one in context.recipe.students.values()):
         same = [chosen[name] for name, one in context.recipe.students.items() if one.method == own]
         yield partial(same[0].method.shared, context, [one.settings for one in same])
     for name, settings in context.recipe.students.items():

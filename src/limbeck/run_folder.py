@@ -270,6 +270,11 @@ class Run:
             raise Reached(name)
         return stage
 
+    @property
+    def until(self) -> str:
+        """The stage, or the folder of several, after which the run ends; "": it goes on to its end."""
+        return self._until
+
     def ends_at(self, word: str) -> bool:
         """Whether `until` is this word: one at which a method may end its story (see `Uses.pauses`)."""
         self._words.add(word)
