@@ -1,5 +1,6 @@
 """Processes that are forked from one that has imported the libraries, since imports take seconds."""
 
+import atexit
 import multiprocessing
 import os
 import shutil
@@ -88,6 +89,16 @@ class Started:
         self._process.kill()
 
 
+def finish(processes: Sequence[Started], seconds: float = 150) -> list[tuple[int, str, str]]:
+    """Wait for all; each one's exit status, and what it wrote on both streams."""
+    try:
+        texts = [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(one.returncode, out, error) for one, (out, error) in zip(processes, texts, strict=True)]
+
+
 def end_as_a_launcher(processes: Sequence[Started]) -> None:
     """One was killed: the others end by themselves within seconds, or the launcher ends them."""
     deadline = time.monotonic() + 10
@@ -109,5 +120,6 @@ def _work(
     try:
         work()
     finally:
+        atexit._run_exitfuncs()  # a forked process would leave them out
         sys.stdout.flush()
         sys.stderr.flush()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .commands import Started, end_as_a_launcher, ranks_of
+from .commands import Started, end_as_a_launcher, finish, ranks_of
 
 Limbeck = Callable[..., Any]
 
@@ -61,15 +61,6 @@ def two(recipe: Path) -> tuple[Path, list[tuple[int, str, str]]]:
 def start(world: int, *arguments: object) -> list[Started]:
     """`limbeck ARGUMENT...` as so many ranks, without a launcher, so that single ones can be killed."""
     return [Started([*map(str, arguments)], environment) for environment in ranks_of(world)]
-
-
-def finish(processes: list[subprocess.Popen[str]], seconds: float = 150) -> list[tuple[int, str, str]]:
-    try:
-        texts = [process.communicate(timeout=seconds) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(one.returncode, out, error) for one, (out, error) in zip(processes, texts, strict=True)]
 
 
 def run(world: int, *arguments: object) -> list[tuple[int, str, str]]:
@@ -160,7 +151,9 @@ def test_mcc_kd_under_torchrun_goes_on_after_a_kill(
         time.sleep(0.02)
     assert not (tmp_path / mcc / "training.json").exists(), "killed before it was over"
 
-    ((status, _, err),) = finish([launched()])
+    begun = launched()
+    err = begun.communicate(timeout=150)[1]
+    status = begun.returncode
     assert status == 0, err
     assert "going on where it stopped" in (tmp_path / "run.log").read_text()
     calm, _ = two
