@@ -37,7 +37,10 @@ def served(reply: Callable[[dict[str, Any]], str | bytes], models: Sequence[str]
         def log_message(self, *arguments: object) -> None:
             """Keep the test's output clean."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256  # connections that come at once
+
+    server = Server(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1"

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.errors import DamagedError, InputError
+from limbeck.errors import DamagedError, InputError, NotServedError
 from limbeck.opening import (
     Request,
     about_task,
@@ -75,11 +75,33 @@ def dry_run(
 
 
 def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool) -> None:
+    """All stories and the report. One that waits for a server holds nobody else up: the others are trained,
+    so that one start of the server serves them all."""
+    from limbeck import ranks
+
     context = prepare(context, chosen)
+    waiting: list[NotServedError] = []
     for story in stories(context, chosen):
-        story()
+        try:
+            story()
+        except NotServedError as error:
+            if ranks.world() > 1:  # the others wait inside the stage
+                raise
+            context.run.say(f"not served yet: {error}")
+            waiting.append(error)
     if report:
         _report(context.run.folder)
+    if waiting:
+        raise waiting[0] if len(waiting) == 1 else _all_of(waiting)
+
+
+def _all_of(waiting: Sequence[NotServedError]) -> NotServedError:
+    """One sentence about all models that wait for a server."""
+    first = waiting[0]
+    missing = {one.url: [other.served_as for other in waiting if other.url == one.url] for one in waiting}
+    said = "; ".join(f"{url} has not got {', '.join(dict.fromkeys(some))}" for url, some in missing.items())
+    text = f"{said}; start a server that has them, then run the same command again"
+    return NotServedError(first.place, first.url, first.served_as, text)
 
 
 def _report(folder: Path) -> None:

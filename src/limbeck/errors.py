@@ -144,7 +144,19 @@ class NothingKeptError(LimbeckError):
 
 
 class NotServedError(LimbeckError):
-    """A server cannot be reached, or has not got the model whose texts it is to write; nothing is lost."""
+    """A server cannot be reached, or has not got the model whose texts it is to write; nothing is lost.
+
+    Attributes:
+        place: of the server's settings.
+        url: its address.
+        served_as: the name that it should have the model under.
+    """
+
+    def __init__(self, place: str, url: str, served_as: str, text: str) -> None:
+        super().__init__(f"{place}: {text}")
+        self.place = place
+        self.url = url
+        self.served_as = served_as
 
 
 class TeacherError(LimbeckError):

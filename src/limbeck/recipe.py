@@ -263,6 +263,14 @@ class ExamSettings(Settings):
         return dataclasses.replace(sampling, n=self.votes, **drawn)
 
     @model_validator(mode="after")
+    def _models_have_names(self) -> Self:
+        if self.endpoint is not None and not self.endpoint.distinguishes:
+            raise ValueError(
+                "endpoint.model: is one name for all models; write {path}, {place} or {mark} into it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _can_be_begun(self) -> Self:
         if self.direct and self.endpoint is not None and self.endpoint.endpoint == "chat":
             raise ValueError(
@@ -408,6 +416,9 @@ class MentorSettings(LearnerSettings):
         None, min_length=1, description="rationales it wrote before, as JSONL; it is not asked to write then"
     )
     exam: bool = Field(True, description="examine the mentor on the test split too")
+    endpoint: EndpointSettings | None = Field(
+        None, description="a server that has the mentor and writes its rationales and exam (docs/scale.md)"
+    )
 
     @model_validator(mode="after")
     def _all_is_all(self) -> Self:

@@ -184,7 +184,7 @@ def bare(text: str) -> str:
 
 
 def test_what_is_sent_is_the_prompt_to_the_letter_and_the_settings_of_the_exam(
-    recipe: Path, tmp_path: Path
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     student = saved(tmp_path, ASKED["plain"])
     config = json.loads((student / "config.json").read_text())
@@ -219,6 +219,8 @@ def test_what_is_sent_is_the_prompt_to_the_letter_and_the_settings_of_the_exam(
     rest = [{key: body[key] for key in body.keys() - {"prompt", "max_tokens", "seed"}} for body in bodies]
     expected = {"model": "ada", "temperature": 0.7, "top_p": 1.0, "top_k": 7, "stop": ["STOP"]}
     assert all(one == expected for one in rest)
+    said = "the server of {}: all answers to a question are equal, for each of 20 questions"
+    assert said.format(student) in capsys.readouterr().err, "votes that are not drawn are no votes"
 
 
 def plain(text: str) -> bytes:
@@ -293,7 +295,7 @@ def test_a_server_without_the_model_is_not_asked(
         (["--dtype", "bfloat16"], "--dtype: is the server's affair under --endpoint; leave it out"),
         (
             ["--set", "exam.endpoint.model=x-{step}"],
-            "has no place {step}; there are {name}, {seed} and {path}",
+            "has no place {step}; there are {path}, {place} and {mark}",
         ),
         (
             ["--direct", "--set", "exam.endpoint.endpoint=chat"],

@@ -28,7 +28,7 @@ _SECRET = re.compile(
 )
 """How the names of what is secret end, in snake_case, kebab-case and camelCase."""
 
-PLACES = ("name", "seed", "path")
+PLACES = ("path", "place", "mark")
 """What may stand in braces in the name under which a server has a model."""
 
 
@@ -88,8 +88,8 @@ class EndpointSettings(ServerSettings):
     model: str = Field(
         "{path}",
         min_length=1,
-        description="the name under which the server has the model; {name} and {seed} are the recipe's, "
-        "{path} is the model's folder",
+        description="the name under which the server has the model: {path} is its folder, {place} that "
+        "within the run (students/cot/seed0), {mark} changes with its training",
     )
     endpoint: Literal["completions", "tokens", "chat"] = Field(
         "completions",
@@ -110,12 +110,18 @@ class EndpointSettings(ServerSettings):
     def _known_places(cls, model: str) -> str:
         for name in re.findall(r"\{([^{}]*)\}", model):
             if name not in PLACES:
-                raise ValueError(f"has no place {{{name}}}; there are {{name}}, {{seed}} and {{path}}")
+                raise ValueError(f"has no place {{{name}}}; there are {{path}}, {{place}} and {{mark}}")
         return model
 
-    def named(self, **places: object) -> str:
-        """The name of one model; every place of the setting is filled."""
-        return re.sub(r"\{([^{}]*)\}", lambda found: str(places[found[1]]), self.model)
+    def named(self, path: str, place: str, mark: str) -> str:
+        """The name of one model."""
+        known = {"path": path, "place": place, "mark": mark}
+        return re.sub(r"\{([^{}]*)\}", lambda found: known[found[1]], self.model)
+
+    @property
+    def distinguishes(self) -> bool:
+        """Whether two models have two names."""
+        return "{" in self.model
 
 
 def _texts_in(value: object) -> Iterator[str]:

@@ -40,6 +40,9 @@ from limbeck.tasks.chat_template import message
 
 log = logging.getLogger(__name__)
 
+FEW = 3
+"""Questions; with fewer, equal answers say nothing of the server."""
+
 LOOKING_S = 30.0
 """How long a server may take to say which models it has."""
 
@@ -87,7 +90,7 @@ class ServedModel:
                 "texts; leave the endpoint out"
             )
         self._endpoint, self._served_as, self._model, self._place = endpoint, served_as, model, place
-        self._limit = position_limit(config_of(model))
+        self._limit, self._say = position_limit(config_of(model)), say
         own = endpoint.model_dump(include=set(ServerSettings.model_fields))
         if thinks:
             own["omit"] = tuple(dict.fromkeys((*own["omit"], "stop")))
@@ -131,11 +134,24 @@ class ServedModel:
             prompt, room = sent[request.prompt.id]
             rooms[room].append(Request(prompt, request.index))
         begun = {request.prompt.id: request.prompt for request in requests if request.prompt.begun}
-        whole = partial(self._whole, begun)
+        whole, texts = partial(self._whole, begun), defaultdict[str, list[str]](list)
         kept = None if keep is None else _through(whole, keep)
         for room, some in rooms.items():  # nearly always one: few prompts reach the model's last position
             for receipt in self._client.ask(some, replace(sampling, max_tokens=room), kept):
+                texts[receipt.completion.prompt_id].append(receipt.completion.text)
                 yield whole(receipt)
+        self._report_equal(texts, sampling)
+
+    def _report_equal(self, texts: Mapping[str, list[str]], sampling: Sampling) -> None:
+        """Say that nothing seems to be drawn: a model may be so sure, but a server may also be greedy."""
+        several = [own for own in texts.values() if len(own) > 1]
+        if sampling.temperature and len(several) >= FEW and all(len(set(own)) == 1 for own in several):
+            fix = f"{self._place}.extra_body: {{generation_config: '{{\"do_sample\": true}}'}}"
+            self._say(
+                f"the server of {self.name}: all answers to a question are equal, for each of {len(several)} "
+                "questions; if the model is not that sure, the server ignores the temperature (transformers "
+                f"serve: set {fix})"
+            )
 
     def _sent(self, prompts: Sequence[Prompt], sampling: Sampling) -> dict[str, tuple[Prompt, int]]:
         """What is sent for each prompt, by its id, and how many new tokens are asked for."""
@@ -240,24 +256,24 @@ def check_served(endpoint: EndpointSettings, served_as: str, place: str, called:
     """
     openai, secret = openai_of(place), secret_of(endpoint, place)
     again = "then run the same command again"
+    not_served = partial(NotServedError, place, endpoint.base_url, served_as)
     with openai.OpenAI(
         base_url=endpoint.base_url, api_key=secret or "none", max_retries=0, timeout=LOOKING_S
     ) as client:
         try:
             said = client.models.with_raw_response.list().http_response.text
         except openai.APIConnectionError:
-            raise NotServedError(
-                f"{place}: no server at {endpoint.base_url} can be reached; start one that has {called} as "
-                f"{served_as}, {again}"
-            ) from None
+            why = (
+                f"no server at {endpoint.base_url} can be reached; start one that has {called} as {served_as}"
+            )
+            raise not_served(f"{why}, {again}") from None
         except openai.APIStatusError:
             return
     known = _listed(said)
     if known and served_as not in known and endpoint.listed:
-        raise NotServedError(
-            f"{place}: the server at {endpoint.base_url} has {', '.join(known)}, and {called} not as "
-            f"{served_as}; start one that has it, {again}; or set {place}.listed: false where it loads "
-            "what a request names"
+        raise not_served(
+            f"the server at {endpoint.base_url} has {', '.join(known)}, and {called} not as {served_as}; "
+            f"start one that has it, {again}; or set {place}.listed: false where it loads what it is asked"
         )
 
 
