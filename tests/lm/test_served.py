@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import processors
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import limbeck
 from limbeck.errors import InputError, ModelError
@@ -23,6 +23,7 @@ from limbeck.lm.load import load, unloaded
 from limbeck.lm.reply import Reply, read_reply
 from limbeck.lm.saving import save
 from limbeck.lm.served import ServedModel
+from limbeck.lm.settings import LoraSettings
 from limbeck.opening import about_task, problems_of
 from limbeck.tasks.asking import Asking
 
@@ -130,6 +131,9 @@ class Model:
 
     def __init__(self, folder: Path) -> None:
         self.model, self.tokenizer = load_whole(folder)
+        self.stops = self.model.generation_config.eos_token_id
+        # an adapter comes with the sampling defaults of its base, which vLLM leaves out if it is told to
+        self.model.generation_config = GenerationConfig(eos_token_id=self.stops)
         self.bodies: list[dict[str, Any]] = []
         self.lock = threading.Lock()
 
@@ -143,7 +147,7 @@ class Model:
             )
         new = whole[0, len(ids) :].tolist()
         text = self.tokenizer.decode(new, skip_special_tokens=True)
-        ended = new[-1] in self.model.generation_config.eos_token_id
+        ended = new[-1] in self.stops
         choice = {"index": 0, "text": text, "finish_reason": "stop" if ended else "length"}
         usage = {"prompt_tokens": len(ids), "completion_tokens": len(new)}
         return json.dumps({"choices": [choice], "usage": usage}).encode()
@@ -177,6 +181,25 @@ def test_prompts_as_tokens_are_read_as_in_training_whatever_the_tokenizer(
     if direct:
         with served(model, [str(student)]) as url, pytest.raises(InputError, match="in one text are other"):
             limbeck.evaluate(student, recipe, out=tmp_path / "texts", endpoint=url, **asked)
+
+
+def test_an_adapter_is_asked_by_its_name(recipe: Path, tmp_path: Path) -> None:
+    """As vLLM serves it: base and adapter, under the name of the LoRA module."""
+    lora = LoraSettings(r=4, alpha=8, dropout=0)
+    loaded = load(base_model(tmp_path / "base"), lora=lora, device="cpu")
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3)
+    save(loaded, tmp_path / "adapter", about={**Asking("plain").about(), "max_tokens": MAX_TOKENS})
+    here = limbeck.evaluate(tmp_path / "adapter", recipe, out=tmp_path / "here", limit=20)
+    base = limbeck.evaluate(tmp_path / "base", recipe, out=tmp_path / "bare", limit=20, form="plain")
+    with served(Model(tmp_path / "adapter"), ["base", "cot"]) as url:
+        there = limbeck.evaluate(
+            tmp_path / "adapter", recipe, out=tmp_path / "there", limit=20, endpoint=url, endpoint_model="cot"
+        )
+    assert there.predictions == here.predictions != base.predictions
+    assert there.metrics["served"] == "cot"
 
 
 def bare(text: str) -> str:
