@@ -39,7 +39,7 @@ from limbeck.knowledge.settings import (
 )
 from limbeck.lm import Sampling
 from limbeck.lm.cost import ApiSettings
-from limbeck.lm.endpoints import EndpointSettings
+from limbeck.lm.endpoints import EndpointSettings, MentorEndpointSettings
 from limbeck.lm.settings import Layers, LoraSettings, Reasoning, Stops
 from limbeck.protocol.settings import ClaimsSettings
 from limbeck.safe_yaml import parse, read_yaml
@@ -416,7 +416,7 @@ class MentorSettings(LearnerSettings):
         None, min_length=1, description="rationales it wrote before, as JSONL; it is not asked to write then"
     )
     exam: bool = Field(True, description="examine the mentor on the test split too")
-    endpoint: EndpointSettings | None = Field(
+    endpoint: MentorEndpointSettings | None = Field(
         None, description="a server that has the mentor and writes its rationales and exam (docs/scale.md)"
     )
 

@@ -124,6 +124,14 @@ class EndpointSettings(ServerSettings):
         return "{" in self.model
 
 
+class MentorEndpointSettings(EndpointSettings):
+    """A server that has one mentor."""
+
+    soft_labels: bool = Field(
+        False, description="its soft labels come from there too, at temperature 1 (vLLM's prompt_logprobs)"
+    )
+
+
 def _texts_in(value: object) -> Iterator[str]:
     """The names of all texts in nested settings; a name of a group, as in a JSON schema, is not one."""
     if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from limbeck.exam import SERVED_LOG
-from limbeck.lm.endpoints import EndpointSettings
+from limbeck.lm.endpoints import EndpointSettings, MentorEndpointSettings
 from limbeck.records import Problem
 from limbeck.stages.context import Context
 from limbeck.stages.learners import prompted
@@ -42,6 +42,11 @@ class Served:
     def served_as(self) -> str:
         """The name under which the server has it."""
         return self.endpoint.named(self.has.source, self.has.place, self.has.mark)
+
+    @property
+    def gives_soft_labels(self) -> bool:
+        """Whether its distributions come from the server too."""
+        return isinstance(self.endpoint, MentorEndpointSettings) and self.endpoint.soft_labels
 
     @property
     def name(self) -> str:
@@ -116,7 +121,9 @@ def served_in_exams(context: Context, model: Model) -> Model:
 def served_mentor(context: Context, model: Model) -> Model:
     """A mentor as it writes: at its own server, or the model itself."""
     has = model.weights
-    endpoint = None if has is None else context.recipe.mentors[has.name].endpoint
-    if has is None or endpoint is None:
+    if has is None or has.role != "mentor":
+        return model
+    endpoint = context.recipe.mentors[has.name].endpoint
+    if endpoint is None:
         return model
     return Served(model, has, endpoint, f"mentors.{has.name}.endpoint", context.run.say)
