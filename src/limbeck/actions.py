@@ -228,7 +228,7 @@ def evaluate(
         reranker: what ranks its passages, or "none"; None: as in its run.
         endpoint: the address of a server that has the model and writes the answers; its other settings are
             those of the recipe's `exam.endpoint`. Tokenizer and prompts are still those of `model`.
-        endpoint_model: the name under which the server has it; None: `model`.
+        endpoint_model: the name under which the server has it; None: the model's folder, as it is given here.
         replace: a finished exam in `out` may be replaced.
 
     Raises:
@@ -264,8 +264,8 @@ def evaluate(
         tell_leaks(model_folder(str(model)), asked, split)
     places = [None if one is None else str(one) for one in (knowledge, reranker)]
     read = read_for(model_folder(str(model)), asked, *places, device=device, track=live_track())
-    served_as = endpoint_model or str(model)
-    own, asked_as = model_folder(str(model)), AskedAs(form=form, direct=direct, passages=read)
+    own = model_folder(str(model))
+    served_as, asked_as = endpoint_model or own, AskedAs(form=form, direct=direct, passages=read)
     if endpoint is None:
         predictions, summary, examined = examine_model(
             own,

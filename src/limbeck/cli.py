@@ -402,7 +402,7 @@ def evaluate(
         ),
     ] = None,
     endpoint_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Its name there; MODEL when not given.")
+        str | None, typer.Option(metavar="NAME", help="Its name there; its folder when not given.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a finished exam in --out.")] = False,
 ) -> None:

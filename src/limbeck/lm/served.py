@@ -273,7 +273,7 @@ def check_served(endpoint: EndpointSettings, served_as: str, place: str, called:
     if known and served_as not in known and endpoint.listed:
         raise not_served(
             f"the server at {endpoint.base_url} has {', '.join(known)}, and {called} not as {served_as}; "
-            f"start one that has it, {again}; or set {place}.listed: false where it loads what it is asked"
+            f"start one that has it, {again}; or set {place}.listed: false if it loads models by name"
         )
 
 
