@@ -238,9 +238,10 @@ class Asking:
         made = []
         for problem in problems:
             known = None if passages is None else passages.get(problem.id)
-            text = self.text(tokenizer, self.pieces(problem, known), room)
-            begun = self.direct(text) if direct else ""
-            made.append(Prompt(problem.id, problem.id, text, opened=self.opened(text), begun=begun))
+            pieces = self.pieces(problem, known)
+            text = self.text(tokenizer, pieces, room)
+            begun, own = self.direct(text) if direct else "", (problem.id, problem.id)
+            made.append(Prompt(*own, text, opened=self.opened(text), begun=begun, pieces=pieces))
         return made
 
     def with_format(self, name: str) -> Self:
