@@ -167,7 +167,7 @@ def do(what: str, folder: Path) -> None:
         raise AssertionError(what)
 
 
-if __name__ == "__main__":
+def main() -> None:
     try:
         with ranks.together():
             do(sys.argv[1], Path(sys.argv[2]))
@@ -177,3 +177,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         say("limbeck: interrupted")
         sys.exit(ranks.INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

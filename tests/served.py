@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 @contextmanager
-def served(reply: Callable[[dict[str, Any]], str | bytes]) -> Iterator[str]:
+def served(reply: Callable[[dict[str, Any]], str | bytes], models: Sequence[str] = ()) -> Iterator[str]:
     """The address of a server while it answers.
 
     Args:
         reply: from a request's body the completion's text, or bytes to send as they are.
+        models: the names that it lists.
     """
 
     class Endpoint(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(json.dumps({"object": "list", "data": [{"id": name} for name in models]}).encode())
+
         def do_POST(self) -> None:
             said = reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            answer = said if isinstance(said, bytes) else json.dumps(completion(said)).encode()
+            self.answer(said if isinstance(said, bytes) else json.dumps(completion(said)).encode())
+
+        def answer(self, answer: bytes) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(answer)))
@@ -31,7 +37,10 @@ def served(reply: Callable[[dict[str, Any]], str | bytes]) -> Iterator[str]:
         def log_message(self, *arguments: object) -> None:
             """Keep the test's output clean."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256  # connections that come at once
+
+    server = Server(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1"

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,9 @@ import pytest
 from limbeck import ranks
 from limbeck.run_folder import open_run
 
+from . import ranks_worker
+from .commands import Started, finish, ranks_of
+
 WORKER = Path(__file__).with_name("ranks_worker.py")
 
 
@@ -25,26 +27,8 @@ def environment(**more: str) -> dict[str, str]:
 
 def launch(what: str, folder: Path, *more: str, world: int = 2) -> list[tuple[int, str, str]]:
     """Start the ranks without a launcher; each one's exit status, and what it wrote on both streams."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, WORKER, what, folder, *more],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
-        )
-        for rank in range(world)
-    ]
-    try:
-        texts = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(one.returncode, out, error) for one, (out, error) in zip(processes, texts, strict=True)]
+    words = [what, str(folder), *more]
+    return finish([Started(words, about, ranks_worker.main) for about in ranks_of(world)])
 
 
 def test_one_process_is_rank_0_and_loads_no_torch() -> None:
@@ -139,7 +123,7 @@ def said(folder: Path, rank: int = 0) -> Any:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What one process says."""
     folder = tmp_path_factory.mktemp("alone")
-    subprocess.run([sys.executable, WORKER, "chunks", folder], env=environment(), check=True)
+    assert launch("chunks", folder, world=1)[0][0] == 0
     return said(folder)["said"]
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .commands import Started
+from .commands import Started, end_as_a_launcher, finish, ranks_of
 
 Limbeck = Callable[..., Any]
 
@@ -61,36 +60,7 @@ def two(recipe: Path) -> tuple[Path, list[tuple[int, str, str]]]:
 
 def start(world: int, *arguments: object) -> list[Started]:
     """`limbeck ARGUMENT...` as so many ranks, without a launcher, so that single ones can be killed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        Started(
-            [*map(str, arguments)],
-            {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {},
-        )
-        for rank in range(world)
-    ]
-
-
-def end_as_a_launcher(processes: list[Started]) -> None:
-    """One was killed: the others end by themselves within seconds, or the launcher ends them."""
-    deadline = time.monotonic() + 10
-    for process in processes:
-        try:
-            process.wait(timeout=max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()  # it waits at the store, which does not know that the other one is gone
-
-
-def finish(processes: list[subprocess.Popen[str]], seconds: float = 150) -> list[tuple[int, str, str]]:
-    try:
-        texts = [process.communicate(timeout=seconds) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(one.returncode, out, error) for one, (out, error) in zip(processes, texts, strict=True)]
+    return [Started([*map(str, arguments)], environment) for environment in ranks_of(world)]
 
 
 def run(world: int, *arguments: object) -> list[tuple[int, str, str]]:
@@ -181,7 +151,9 @@ def test_mcc_kd_under_torchrun_goes_on_after_a_kill(
         time.sleep(0.02)
     assert not (tmp_path / mcc / "training.json").exists(), "killed before it was over"
 
-    ((status, _, err),) = finish([launched()])
+    begun = launched()
+    err = begun.communicate(timeout=150)[1]
+    status = begun.returncode
     assert status == 0, err
     assert "going on where it stopped" in (tmp_path / "run.log").read_text()
     calm, _ = two

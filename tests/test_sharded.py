@@ -19,13 +19,8 @@ import pytest
 from limbeck.errors import RecipeError
 from limbeck.recipe import load_recipe
 
-from .commands import Started
-from .test_several_processes import (
-    end_as_a_launcher,
-    finish,
-    start,
-    weights,
-)
+from .commands import Started, end_as_a_launcher, finish
+from .test_several_processes import start, weights
 
 RECIPE = """
 name: parts

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .test_several_processes import end_as_a_launcher, finish, losses, run, start, weights
+from .commands import end_as_a_launcher, finish
+from .test_several_processes import losses, run, start, weights
 
 RECIPE = """
 name: rounds

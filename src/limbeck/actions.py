@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.errors import DamagedError, InputError
+from limbeck.errors import DamagedError, InputError, NotServedError
 from limbeck.opening import (
     Request,
     about_task,
@@ -28,9 +28,10 @@ from limbeck.opening import (
 
 if TYPE_CHECKING:
     from limbeck.knowledge.building import Built
+    from limbeck.lm.endpoints import EndpointSettings
     from limbeck.lm.load import Dtype
     from limbeck.methods import Chosen
-    from limbeck.recipe import Keep
+    from limbeck.recipe import ExamSettings, Keep
     from limbeck.records import Prediction, Rationale
     from limbeck.stages.context import Context
     from limbeck.tasks.answers import AnswerKind
@@ -74,11 +75,33 @@ def dry_run(
 
 
 def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool) -> None:
+    """All stories and the report. One that waits for a server holds nobody else up: the others are trained,
+    so that one start of the server serves them all."""
+    from limbeck import ranks
+
     context = prepare(context, chosen)
+    waiting: list[NotServedError] = []
     for story in stories(context, chosen):
-        story()
+        try:
+            story()
+        except NotServedError as error:
+            if ranks.world() > 1:  # the others wait inside the stage
+                raise
+            context.run.say(f"not served yet: {error}")
+            waiting.append(error)
     if report:
         _report(context.run.folder)
+    if waiting:
+        raise waiting[0] if len(waiting) == 1 else _all_of(waiting)
+
+
+def _all_of(waiting: Sequence[NotServedError]) -> NotServedError:
+    """One sentence about all models that wait for a server."""
+    first = waiting[0]
+    missing = {one.url: [other.served_as for other in waiting if other.url == one.url] for one in waiting}
+    said = "; ".join(f"{url} has not got {', '.join(dict.fromkeys(some))}" for url, some in missing.items())
+    text = f"{said}; start a server that has them, then run the same command again"
+    return NotServedError(first.place, first.url, first.served_as, text)
 
 
 def _report(folder: Path) -> None:
@@ -188,6 +211,8 @@ def evaluate(
     stop: Sequence[str] | None = None,
     knowledge: Path | str | None = None,
     reranker: Path | str | None = None,
+    endpoint: str | None = None,
+    endpoint_model: str | None = None,
     replace: bool = False,
 ) -> Exam:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings.
@@ -201,19 +226,31 @@ def evaluate(
         stop: texts at which an answer ends; None: the recipe's `exam.stop`.
         knowledge: the index that a student reads; None: the one it was trained with.
         reranker: what ranks its passages, or "none"; None: as in its run.
+        endpoint: the address of a server that has the model and writes the answers; its other settings are
+            those of the recipe's `exam.endpoint`. Tokenizer and prompts are still those of `model`.
+        endpoint_model: the name under which the server has it; None: the model's folder, as it is given here.
         replace: a finished exam in `out` may be replaced.
 
     Raises:
         InputError: `out` is part of a run, or holds other files or a finished exam; or the split has
             no problems.
         DamagedError: the model belongs to a run and changed since it was written.
+        NotServedError: the server cannot be reached, or has not got the model.
     """
     from limbeck import ranks
-    from limbeck.exam import examine_model, write_exam
+    from limbeck.exam import AskedAs, examine_model, examine_served, write_exam
     from limbeck.exam_facts import ExamFacts
     from limbeck.knowledge.reading import read_for
     from limbeck.tasks.settings import task_kind
 
+    for option, given in (("--dtype", dtype), ("--endpoint-model", endpoint_model)):
+        if given is not None and (endpoint is None) is (option == "--endpoint-model"):
+            what = "needs --endpoint" if endpoint is None else "is the server's affair under --endpoint"
+            raise InputError(f"{option}: {what}; {'add that' if endpoint is None else 'leave it out'}")
+    if endpoint is not None and ranks.world() > 1:
+        raise InputError(
+            "--endpoint: the server shares the work out itself; run the command without torchrun"
+        )
     about, folder = about_task(str(task), overrides), Path(out)
     exam = about.exam if votes is None else about.exam.model_copy(update={"votes": votes})
     exam = exam if stop is None else exam.model_copy(update={"stop": tuple(stop)})
@@ -227,26 +264,33 @@ def evaluate(
         tell_leaks(model_folder(str(model)), asked, split)
     places = [None if one is None else str(one) for one in (knowledge, reranker)]
     read = read_for(model_folder(str(model)), asked, *places, device=device, track=live_track())
-    predictions, summary, examined = examine_model(
-        model_folder(str(model)),
-        asked,
-        kind,
-        sampling,
-        folder,
-        form=form,
-        direct=direct,
-        passages=read,
-        device=device,
-        dtype=dtype,
-        max_rows=exam.batch_size,
-        track=live_track(),
-    )
+    own = model_folder(str(model))
+    served_as, asked_as = endpoint_model or own, AskedAs(form=form, direct=direct, passages=read)
+    if endpoint is None:
+        predictions, summary, examined = examine_model(
+            own,
+            asked,
+            kind,
+            sampling,
+            folder,
+            **asked_as,
+            device=device,
+            dtype=dtype,
+            max_rows=exam.batch_size,
+            track=live_track(),
+        )
+    else:
+        server = _server(exam, endpoint)
+        predictions, summary, examined = examine_served(
+            own, server, served_as, asked, kind, sampling, folder, **asked_as, track=live_track()
+        )
     facts = ExamFacts(
         role="exam",
         name=folder.resolve().name,
         model=str(model),
         parameters=examined.parameters,
         dtype=examined.dtype,
+        served=None if endpoint is None else served_as,
         split=split,
         task=about.task.name,
         kind=kind,
@@ -255,6 +299,15 @@ def evaluate(
     if ranks.main():
         write_exam(folder, predictions, summary, facts)
     return Exam(predictions, {**summary, **facts.model_dump(mode="json")})
+
+
+def _server(exam: ExamSettings, address: str) -> EndpointSettings:
+    """The recipe's `exam.endpoint` at this address."""
+    from limbeck.lm.endpoints import EndpointSettings
+    from limbeck.recipe import checked
+
+    known = {} if exam.endpoint is None else exam.endpoint.model_dump(mode="json")
+    return checked(EndpointSettings, {**known, "base_url": address}, "--endpoint: ")
 
 
 def _refuse_taken(out: Path, *, replace: bool) -> None:

@@ -394,6 +394,16 @@ def evaluate(
     stop: StopTexts = None,
     knowledge: KnowledgeFolder = None,
     reranker: RerankerFolder = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="A server that has the model writes the answers, such as http://localhost:8000/v1.",
+        ),
+    ] = None,
+    endpoint_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Its name there; its folder when not given.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a finished exam in --out.")] = False,
 ) -> None:
     """Examine any model on a split of a task; with a recipe as the task, by that recipe's exam settings."""
@@ -415,6 +425,8 @@ def evaluate(
         stop=stop,
         knowledge=knowledge,
         reranker=reranker,
+        endpoint=endpoint,
+        endpoint_model=endpoint_model,
         replace=replace,
     )
     if ranks.main():

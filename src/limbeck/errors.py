@@ -11,6 +11,7 @@ LimbeckError                    exit status 1
 │   ├── RunInUseError           another process works in this run folder
 │   └── DiskError               a file cannot be read or written
 ├── NothingKeptError            no rationale is left to train on
+├── NotServedError              a server cannot be reached, or has not got the model that is to write
 ├── TeacherError                the teacher answered with an error, or not at all
 │   └── CostCapError            the next request could exceed the agreed cost
 └── TrainingError               training cannot go on (a loss that is not finite)
@@ -140,6 +141,22 @@ class DiskError(InputError):
 
 class NothingKeptError(LimbeckError):
     """Every rationale was dropped; what was collected and why it was dropped is on the disk."""
+
+
+class NotServedError(LimbeckError):
+    """A server cannot be reached, or has not got the model whose texts it is to write; nothing is lost.
+
+    Attributes:
+        place: of the server's settings.
+        url: its address.
+        served_as: the name that it should have the model under.
+    """
+
+    def __init__(self, place: str, url: str, served_as: str, text: str) -> None:
+        super().__init__(f"{place}: {text}")
+        self.place = place
+        self.url = url
+        self.served_as = served_as
 
 
 class TeacherError(LimbeckError):

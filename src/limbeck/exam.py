@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from limbeck.errors import InputError
 from limbeck.exam_facts import ExamFacts
@@ -15,7 +15,7 @@ from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
 from limbeck.lm.chunks import Chunks
 from limbeck.lm.remember import Remembered
 from limbeck.lm.written import is_unfinished, separated, whole
-from limbeck.progress import SILENT, Track
+from limbeck.progress import SILENT, Track, notice
 from limbeck.records import Prediction, Problem, write_json, write_jsonl
 from limbeck.run_folder import fingerprint
 from limbeck.sealed import check
@@ -25,20 +25,24 @@ from limbeck.tasks.asking import ABOUT, Asking, about_model
 from limbeck.tasks.prompts import known_format
 
 if TYPE_CHECKING:
-    from limbeck.lm.load import Dtype, Loaded
+    from limbeck.lm.endpoints import EndpointSettings
+    from limbeck.lm.load import Dtype, Loaded, Unloaded
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A model that was loaded to be examined: its parameters, and the type of its weights."""
+    """A model that was examined: its parameters, and the type of its weights; None: a server knows it."""
 
     parameters: int
-    dtype: Dtype
+    dtype: Dtype | None
 
 
 LOG = "completions.log"
 """In an exam's or a writing stage's folder: whole chunks of a local model's completions, until it is done.
 That of `examine_model`, which is no stage, has a hash of what was asked behind it."""
+
+SERVED_LOG = f"{LOG}-served"
+"""The same of a server's completions, one by one."""
 
 
 def examine(
@@ -218,6 +222,14 @@ def _endings(predictions: Sequence[Prediction]) -> dict[str, int]:
     return {what: count for what, count in counts.items() if count}
 
 
+class AskedAs(TypedDict, total=False):
+    """How a model is asked that was loaded or is served; see `examine_model`."""
+
+    form: str | None
+    direct: bool
+    passages: Mapping[str, Sequence[str]] | None
+
+
 def examine_model(
     model: str,
     problems: Sequence[Problem],
@@ -257,12 +269,51 @@ def examine_model(
     loaded, used = _loaded(model, dtype, device)
     room = sampling.max_tokens
     prompts = student_prompts(loaded, asking, problems, room, passages=passages, direct=direct)
-    what = [_files_of(model), used, [asdict(one) for one in prompts], asdict(sampling), max_rows]
+    texts = [asdict(replace(one, pieces=None)) for one in prompts]
+    what = [_files_of(model), used, texts, asdict(sampling), max_rows]
     asked = fingerprint(what)
     complete = Chunks(LocalModel(loaded, max_rows=max_rows), folder / f"{LOG}-{asked[:16]}")
     predictions, summary = examine(complete, problems, kind, prompts, sampling, track=track)
     parameters = sum(one.numel() for one in loaded.model.parameters())
     return predictions, summary, Examined(parameters, used)
+
+
+def examine_served(
+    model: str,
+    endpoint: EndpointSettings,
+    served_as: str,
+    problems: Sequence[Problem],
+    kind: AnswerKind,
+    sampling: Sampling,
+    folder: Path,
+    *,
+    form: str | None = None,
+    direct: bool = False,
+    passages: Mapping[str, Sequence[str]] | None = None,
+    track: Track = SILENT,
+) -> tuple[list[Prediction], dict[str, Any], Examined]:
+    """Examine a model that a server has; its folder here gives tokenizer and prompts.
+
+    Args:
+        model: its name or folder.
+        served_as: the name under which the server has it.
+        folder: keeps the answers until the exam is over.
+        direct, form, passages: as of `examine_model`.
+
+    Raises:
+        As `examine_model`, and `ServedModel.ask`.
+    """
+    from limbeck.lm.load import parameters_of, unloaded
+    from limbeck.lm.served import ServedModel, remembered
+
+    asking = asking_of(model, form)
+    known = unloaded(model)
+    served = ServedModel(endpoint, served_as, known, thinks=asking.thinks, say=notice)
+    prompts = student_prompts(known, asking, problems, sampling.max_tokens, passages=passages, direct=direct)
+    key = {"model": _files_of(model), "as": served_as, "body": endpoint.extra_body, "to": endpoint.endpoint}
+    complete = remembered(served, folder / SERVED_LOG, key)
+    predictions, summary = examine(complete, problems, kind, prompts, sampling, track=track)
+    return predictions, summary, Examined(parameters_of(model, weights=False), None)
 
 
 def _loaded(model: str, dtype: Dtype | None, device: str) -> tuple[Loaded, Dtype]:
@@ -330,7 +381,7 @@ def asking_of(model: str, form: str | None = None) -> Asking:
 
 
 def student_prompts(
-    loaded: Loaded,
+    loaded: Loaded | Unloaded,
     asking: Asking,
     problems: Sequence[Problem],
     max_tokens: int,

@@ -42,6 +42,9 @@ class ExamFacts(Record):
     )
     model: str = Field(description="name or folder of the model it was made from, or that was asked")
     dtype: str | None = Field(None, description="of the weights in this exam; null: not known")
+    served: str | None = Field(
+        None, description="the name under which a server wrote its answers; null: they were written here"
+    )
     method: str | None = Field(None, description="by which it was trained; null: it was not trained here")
     parameters: int | None = Field(None, ge=1, description="of the whole model, adapters included")
     trained_parameters: int | None = Field(None, ge=0, description="those that training changed")

@@ -134,6 +134,7 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     from limbeck.stages.precision import settled
     from limbeck.stages.preflight import preflight
     from limbeck.stages.problems import problems
+    from limbeck.stages.soft_labels import SoftLabelSettings, check_served_labels
 
     uses = {name: found.uses for name, found in chosen.items()}
     untrained = {f"students.{name}" for name, used in uses.items() if not used.trains}
@@ -144,6 +145,9 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
         undecided.add("verifier")
     context = settled(context, undecided, known=True)
     preflight(context, uses, trains=trains)
+    for name, found in chosen.items():
+        if isinstance(found.settings, SoftLabelSettings):
+            check_served_labels(context.recipe, name, found.settings)
     read_others(context)
     problems(context)
     others(context)

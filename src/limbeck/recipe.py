@@ -39,6 +39,7 @@ from limbeck.knowledge.settings import (
 )
 from limbeck.lm import Sampling
 from limbeck.lm.cost import ApiSettings
+from limbeck.lm.endpoints import EndpointSettings, MentorEndpointSettings
 from limbeck.lm.settings import Layers, LoraSettings, Reasoning, Stops
 from limbeck.protocol.settings import ClaimsSettings
 from limbeck.safe_yaml import parse, read_yaml
@@ -246,6 +247,9 @@ class ExamSettings(Settings):
     direct: bool = Field(
         False, description="examine students and mentors once more without reasoning: the answer comes first"
     )
+    endpoint: EndpointSettings | None = Field(
+        None, description="a server that has students and mentors and writes their answers (docs/scale.md)"
+    )
     also: tuple[OtherTask, ...] = Field(
         (), description="other tasks whose test split everybody is examined on too (docs/data.md)"
     )
@@ -257,6 +261,22 @@ class ExamSettings(Settings):
             return sampling
         drawn = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
         return dataclasses.replace(sampling, n=self.votes, **drawn)
+
+    @model_validator(mode="after")
+    def _models_have_names(self) -> Self:
+        if self.endpoint is not None and not self.endpoint.distinguishes:
+            raise ValueError(
+                "endpoint.model: is one name for all models; write {path}, {place} or {mark} into it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_begun(self) -> Self:
+        if self.direct and self.endpoint is not None and self.endpoint.endpoint == "chat":
+            raise ValueError(
+                "direct: an answer cannot be begun in a chat; set endpoint.endpoint to completions or tokens"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -396,6 +416,9 @@ class MentorSettings(LearnerSettings):
         None, min_length=1, description="rationales it wrote before, as JSONL; it is not asked to write then"
     )
     exam: bool = Field(True, description="examine the mentor on the test split too")
+    endpoint: MentorEndpointSettings | None = Field(
+        None, description="a server that has the mentor and writes its rationales and exam (docs/scale.md)"
+    )
 
     @model_validator(mode="after")
     def _all_is_all(self) -> Self:
@@ -720,7 +743,7 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{where}: this setting is needed; add it"
     given = first["input"]
     # a key may be anywhere there, most likely in the wrong place; a password in an address
-    secret = where.startswith("teacher") or where.endswith("milvus")
+    secret = where.startswith("teacher") or ".endpoint" in where or where.endswith(("milvus", "base_url"))
     shown = (
         f" (given: {repr(given)[:60]})"
         if isinstance(given, str | int | float | bool | None) and not secret

@@ -9,7 +9,8 @@ from limbeck.knowledge.ranking import train_reranker
 from tests.knowledge.encoders import tiny
 from tests.knowledge.test_ranking import RANKING, TRAIN, some_pools
 
-if __name__ == "__main__":
+
+def main() -> None:
     folder, encoder = Path(sys.argv[1]), tiny()
     train_reranker(encoder, Index(sys.argv[2]), some_pools(9), RANKING, TRAIN, folder, seed=1)
     if ranks.main():

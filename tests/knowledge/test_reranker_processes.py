@@ -1,10 +1,6 @@
 """Two processes train the reranker that one does; its last step has one question for both."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +8,8 @@ import torch
 
 from limbeck.knowledge.encoders import load_encoder
 from limbeck.knowledge.ranking import train_reranker
+from tests.commands import Started, finish, ranks_of
+from tests.knowledge import reranker_worker
 from tests.knowledge.encoders import tiny
 from tests.knowledge.test_ranking import RANKING, TRAIN, index, some_pools, weights
 
@@ -21,33 +19,9 @@ __all__ = ["index"]
 def test_two_processes_train_as_one(index, tmp_path: Path) -> None:
     alone = tiny()
     train_reranker(alone, index, some_pools(9), RANKING, TRAIN, tmp_path / "one", seed=1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
-    about = {
-        **os.environ,
-        "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, str(root / "tests/knowledge/reranker_worker.py"), str(tmp_path / "two")]
-    processes = [
-        subprocess.Popen(
-            [*command, str(index.folder)],
-            env={**about, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
+    words = [str(tmp_path / "two"), str(index.folder)]
+    said = finish([Started(words, about, reranker_worker.main) for about in ranks_of(2)], 300)
+    assert [status for status, *_ in said] == [0, 0], said
     both = load_encoder(tmp_path / "two" / "model", device="cpu")
     for name, one in weights(alone).items():
         torch.testing.assert_close(weights(both)[name], one, rtol=1e-3, atol=2e-4)

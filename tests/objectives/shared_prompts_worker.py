@@ -1,7 +1,5 @@
 """One of two processes: the gradients of shared prompts against separate rows, under DDP and FSDP2.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python -m tests.objectives.shared_prompts_worker
-
 The first process has two questions, the second one row or none: it must take part in every collective.
 Prints a line for each combination.
 """
@@ -64,7 +62,3 @@ def main() -> None:
                 if first:
                     print(kind, how, len(rows[other]), f"{apart:.1e}", flush=True)
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

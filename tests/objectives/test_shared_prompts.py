@@ -1,11 +1,5 @@
 """A prompt that is computed once, against every row with its own: loss and gradients of all families."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,6 +8,7 @@ from limbeck.objectives.shared_prompts import CannotShareError
 from limbeck.training.collate import Row, collate
 from limbeck.training.parts import CrossEntropy, SpanKL, Triplet, loss
 
+from ..commands import Started, finish, ranks_of
 from ..lm.families import FAMILIES, tiny_model
 from .conftest import VOCABULARY
 
@@ -191,29 +186,11 @@ def test_a_model_that_goes_around_its_decoder_is_refused(model, monkeypatch):
 
 def test_two_processes():
     """DDP and FSDP2 see one forward; a process with one row, or none, keeps in step with the other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
-    about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    about |= {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.objectives.shared_prompts_worker"],
-            env={**os.environ, **about, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        texts = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], texts
-    found = [line.split() for line in texts[0][0].splitlines()]
+    from . import shared_prompts_worker  # which imports this file
+
+    said = finish([Started([], about, shared_prompts_worker.main) for about in ranks_of(2)])
+    assert [status for status, *_ in said] == [0, 0], said
+    found = [line.split() for line in said[0][1].splitlines()]
     ways = [[kind, how, rows] for kind in ("llama", "t5") for how in ("ddp", "fsdp") for rows in "10"]
     assert [line[:3] for line in found] == ways
     assert all(float(line[3]) < 2e-6 for line in found), found

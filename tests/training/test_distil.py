@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +14,9 @@ from limbeck.soft_labels.writing import write_cache
 from limbeck.training.collate import collate, tokenise
 from limbeck.training.groups import singles
 from limbeck.training.parts import CrossEntropy, SoftLabelKL, loss
+
+from ..commands import Started, ranks_of
+from . import distil_worker
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 TOP = CodecSettings(k=6)
@@ -259,37 +260,6 @@ def test_a_student_comes_nearer_to_its_mentor(fit, make_model, make_examples, li
     assert dev[-1] < 0.9 * dev[0]
 
 
-WORKER = """
-import json, os, sys, torch
-from pathlib import Path
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-from limbeck.records import Example
-from limbeck.training.groups import singles
-from limbeck.training.parts import CrossEntropy, SoftLabelKL
-from limbeck.training.settings import TrainSettings
-from limbeck.soft_labels.cache import Cached
-from limbeck.soft_labels.live import Live
-from limbeck.soft_labels.settings import CodecSettings
-from limbeck.training.trainer import train
-
-for job in json.loads(Path(sys.argv[1]).read_text()):
-    folder = Path(job["folder"])
-    load = AutoModelForSeq2SeqLM if job["both"] else AutoModelForCausalLM
-    model = load.from_pretrained(folder / "student")
-    if job["cached"]:
-        soft = Cached.open([folder / "soft"], {})
-    else:
-        soft = Live(load.from_pretrained(folder / "mentor"), CodecSettings(k=6), 2.0, 43)
-    groups = singles(Example(**example) for example in job["examples"])
-    train(model, AutoTokenizer.from_pretrained(folder / "student"), groups, [],
-        (CrossEntropy(0.5), SoftLabelKL(soft, 0.5)), TrainSettings(**job["settings"]), folder / "two", seed=3)
-    if os.environ["RANK"] == "0":
-        model.save_pretrained(folder / "trained")
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
-"""
-
-
 def test_two_processes_equal_one(
     fit, make_model, make_examples, rows_of, live, stored, tokenizer, tmp_path, trainable
 ):
@@ -318,15 +288,10 @@ def test_two_processes_equal_one(
         job = {"folder": str(folder), "both": kind == "t5", "cached": kind == "t5"}
         jobs.append({**job, "examples": examples, "settings": settings})
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    (tmp_path / "worker.py").write_text(WORKER)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, tmp_path / "worker.py", tmp_path / "jobs.json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    spec = str(tmp_path / "jobs.json")
+    two = [Started([spec], environment, distil_worker.main) for environment in ranks_of(2)]
+    texts = [process.communicate(timeout=120) for process in two]
+    assert [process.returncode for process in two] == [0, 0], texts
     for kind, (start, one, family) in alone.items():
         two = trainable(family.from_pretrained(tmp_path / kind / "trained"))
         assert (one - start).norm() > 0.01

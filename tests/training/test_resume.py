@@ -5,10 +5,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +16,9 @@ from limbeck.errors import RecipeError, TrainingError
 from limbeck.training.checkpoints import MARKER, newest, remove_others, seconds_of, step_of
 from limbeck.training.groups import Draw, Group, singles
 from limbeck.training.parts import CrossEntropy
+
+from ..commands import Started, end_as_a_launcher, ranks_of
+from . import worker
 
 SETTINGS = {"epochs": 3, "batch_size": 3, "accumulate": 2, "schedule": "cosine", "choose": "dev-accuracy"}
 """20 examples: 7 micro-batches and 4 steps an epoch, the last with one micro-batch; 12 steps."""
@@ -181,17 +182,23 @@ def job(make_model, make_examples, tokenizer, tmp_path):
     return describe
 
 
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-
-
-def work(tmp_path, jobs, launcher=()):
-    """Run `worker.py` on jobs in another process, or in several."""
+def work(tmp_path, jobs, world=1):
+    """Do the jobs in another process, or in two as under a launcher; the statuses, and what they wrote."""
     spec = tmp_path / "jobs.json"
     spec.write_text(json.dumps(jobs))
-    script = Path(__file__).with_name("worker.py")
-    return subprocess.run(
-        [sys.executable, *launcher, script, spec], capture_output=True, text=True, check=False
-    )
+    started = [Started([str(spec)], environment, worker.main) for environment in ranks_of(world)]
+    started[0].wait(timeout=120) if world == 1 else wait_as_a_launcher(started)
+    texts = [process.communicate(timeout=1) for process in started]
+    return [process.returncode for process in started], texts
+
+
+def wait_as_a_launcher(processes):
+    """Until all have ended well, or one has not and the others were ended."""
+    while any(process.poll() is None for process in processes):
+        if any(process.poll() for process in processes):
+            end_as_a_launcher(processes)
+            return
+        time.sleep(0.05)
 
 
 def test_killed_in_the_middle_of_a_checkpoint(
@@ -200,8 +207,8 @@ def test_killed_in_the_middle_of_a_checkpoint(
     """SIGKILL while the third checkpoint is written: the half one is removed, the second goes on."""
     settings = {"epochs": 3, "batch_size": 3, "checkpoints": 6, "learning_rate": 1e-2}
     killed = tmp_path / "killed"
-    done = work(tmp_path, [job("t5", killed, settings, kill_at_write=11)])
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    statuses, texts = work(tmp_path, [job("t5", killed, settings, kill_at_write=11)])
+    assert statuses == [-signal.SIGKILL], texts
     left = {step_of(path): (path / MARKER).exists() for path in (killed / "checkpoints").iterdir()}
     assert left == {8: True, 12: False}
     results = []
@@ -234,8 +241,8 @@ def test_two_processes_do_the_steps_of_one(fit, make_model, make_examples, job, 
     model = make_model("t5")
     start = trainable(model)
     fit(model, make_examples(20), dev=make_examples(3, seed=1), folder=tmp_path / "one", **settings)
-    ended = work(tmp_path, [job("t5", tmp_path / "two", settings)], TWO)
-    assert ended.returncode == 0, ended.stderr
+    statuses, texts = work(tmp_path, [job("t5", tmp_path / "two", settings)], 2)
+    assert statuses == [0, 0], texts
     two = type(model).from_pretrained(tmp_path / "two" / "model")
     same((tmp_path / "one", model), (tmp_path / "two", two), start, history, trainable)
 
@@ -258,14 +265,14 @@ def test_killed_with_two_processes_it_goes_on_with_two_or_one(
 
     kills = {"first": {"0": 8}, "second": {"1": 8}, "both": {"0": 8, "1": 8}}
     for folder, kill in [*kills.items(), ("both", {"1": 12})]:
-        ended = work(tmp_path, [job("llama", tmp_path / folder, settings, kill=kill)], TWO)
-        assert ended.returncode != 0
+        statuses, _ = work(tmp_path, [job("llama", tmp_path / folder, settings, kill=kill)], 2)
+        assert -signal.SIGKILL in statuses
     assert "checkpoint-10" in [path.name for path in (tmp_path / "both/checkpoints").iterdir()]
     with pytest.raises(Stop):
         alone("alone", progress=stop_at(7))
     with_two = ("first", "second", "alone")
-    ended = work(tmp_path, [job("llama", tmp_path / folder, settings) for folder in with_two], TWO)
-    assert ended.returncode == 0, ended.stderr
+    statuses, texts = work(tmp_path, [job("llama", tmp_path / folder, settings) for folder in with_two], 2)
+    assert statuses == [0, 0], texts
     assert [(tmp_path / folder / "resumed_from").read_text() for folder in with_two] == ["5"] * 3
 
     start = trainable(make_model("llama"))

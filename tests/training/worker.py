@@ -64,7 +64,7 @@ def do(job):
         (folder / "resumed_from").write_text(str(trained.resumed_from))
 
 
-if __name__ == "__main__":
+def main():
     for one in json.loads(Path(sys.argv[1]).read_text()):
         do(one)
     if torch.distributed.is_initialized():

@@ -182,16 +182,18 @@ def _of_training(learner: LearnerSettings, model: Sized, reading: Reading, memor
     }
 
 
-def _of_writing(context: Context, learner: LearnerSettings, model: Sized, memory: Memory) -> Facts:
-    """The largest of what it writes: its exam, and of a mentor its rationales."""
+def _of_writing(context: Context, learner: LearnerSettings, model: Sized, memory: Memory) -> Facts | None:
+    """The largest of what it writes here: its exam, and of a mentor its rationales; None: a server writes."""
     exam, found = context.recipe.exam, problems(context)
     asking = learner_asking(learner.prompt, learner.format, demonstrations=(), thinks=learner.thinks)
     tests = max(prompt_lengths(asking, found.test, model.tokenizer), default=1)
-    sides = [(exam.batch_size, tests, exam.max_tokens)]
-    if isinstance(learner, MentorSettings) and learner.file is None and context.recipe.students:
+    own = learner.endpoint if isinstance(learner, MentorSettings) else None
+    sides = [] if exam.endpoint or own else [(exam.batch_size, tests, exam.max_tokens)]
+    if isinstance(learner, MentorSettings) and not own and learner.file is None and context.recipe.students:
         trains = max(prompt_lengths(asking, found.train, model.tokenizer), default=1)
         sides.append((learner.writes.batch_size, trains, learner.writes.max_tokens))
-    return max((_written(model, *side, learner.dtype, memory) for side in sides), key=lambda one: one["peak"])
+    written = (_written(model, *side, learner.dtype, memory) for side in sides)
+    return max(written, key=lambda one: one["peak"], default=None)
 
 
 def _written(model: Sized, rows: int, prompt: int, new: int, dtype: str, memory: Memory) -> Facts:

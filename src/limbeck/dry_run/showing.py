@@ -53,10 +53,12 @@ def _rows(one: Facts) -> Iterator[tuple[str, str]]:
         )
         yield "time of a training", f"{about}{_time(one)}"
         yield "to train", f"{one['left']}, {size(one['saved'])} each on the disk"
-    writing = one["writing"]
-    shape = f"{writing['rows']} rows of {writing['prompt']} + {writing['new']} tokens"
-    yield "writing", f"{shape}, keys and values {size(writing['cache'])}"
-    yield "writing at its peak", f"{size(writing['peak'])} of {_free(one)}: {_fits(writing['fits'])}"
+    if writing := one["writing"]:
+        shape = f"{writing['rows']} rows of {writing['prompt']} + {writing['new']} tokens"
+        yield "writing", f"{shape}, keys and values {size(writing['cache'])}"
+        yield "writing at its peak", f"{size(writing['peak'])} of {_free(one)}: {_fits(writing['fits'])}"
+    else:
+        yield "writing", "by a server"
     if "soft_labels" in one:
         labels = one["soft_labels"]
         yield "soft labels", f"{about}{labels['tokens']:,} tokens, {size(labels['bytes'])}"

@@ -1,5 +1,7 @@
 """A teacher behind any OpenAI-compatible endpoint: a company's, or vLLM, SGLang, transformers serve.
 
+A model of ours that a server has (`served.ServedModel`) is asked by the same code, without prices.
+
 Every completion is a request of its own with a seed of its own: some servers
 silently ignore `n`, and single requests can be remembered, retried and paid
 for one by one. Importing this module does not import `openai`.
@@ -44,6 +46,7 @@ from limbeck.lm.cost import (
     tokens_at_least,
     tokens_at_most,
 )
+from limbeck.lm.endpoints import ServerSettings
 from limbeck.lm.hiding import hiding
 from limbeck.lm.remember import Remembered, receipts_of
 from limbeck.lm.reply import LATER, Reply, Trouble, Usage, read_reply, refused
@@ -115,6 +118,10 @@ class ApiTeacher:
         sent: notes every attempt on disk before it is sent; what is unresolved in it counts towards the cap.
         client: an `openai.AsyncOpenAI` to use instead of one made from the settings.
         say: shows a line.
+        place: of the settings, for errors.
+        called: what lines and errors call it; "": the teacher, by the model's name.
+        explicit: send `top_p` although it is 1: a server may have another default, from the model's files.
+        spelled: the tokens of a prompt, which the completions endpoint is sent in place of its text.
 
     Raises:
         RecipeError: openai is not installed, the key's variable is empty or holds what no key does,
@@ -129,13 +136,21 @@ class ApiTeacher:
         sent: SentLog | None = None,
         client: Any = None,
         say: Say = log.warning,
+        place: str = "teacher",
+        called: str = "",
+        explicit: bool = False,
+        spelled: Callable[[Prompt], list[int]] | None = None,
     ) -> None:
         if settings.max_cost_usd is not None and settings.prices is None:  # model_copy checks nothing
             raise RecipeError("teacher.max_cost_usd: a cap cannot be kept without prices; set teacher.prices")
         self._settings = settings
-        self._secret = _secret(settings)
+        self._place = place
+        self._called = called or f"teacher {settings.model}"
+        self._explicit = explicit
+        self._spelled = spelled
+        self._secret = secret_of(settings, place)
         self._hide = hiding(self._secret)
-        self._openai = _openai()
+        self._openai = openai_of(place)
         self._client = client
         self._sent = sent
         held = sent.held(settings.prices) if sent else Fraction(0)
@@ -352,14 +367,14 @@ class ApiTeacher:
         )
 
     def _where(self, request: Request) -> str:
-        return f"teacher {self.name} at {self._settings.base_url}, prompt {request.prompt.id}"
+        return f"{self._called} at {self._settings.base_url}, prompt {request.prompt.id}"
 
     def _note(self, kinds: Counter[str], kind: str, line: str) -> None:
         """Count something that went wrong; show the first of its kind."""
         with self._noting:
             kinds[kind] += 1
             if kinds[kind] == 1:
-                self._say(f"teacher {self.name}: {line}")
+                self._say(f"{self._called}: {line}")
 
     def _sum_up(self, order: _Order) -> None:
         """Say how often things went wrong in a collection."""
@@ -376,7 +391,7 @@ class ApiTeacher:
         if order.failures and self._budget.held:
             said.append(f"{dollars(self._budget.held)} may have been charged for requests without an answer")
         if said:
-            self._say(f"teacher {self.name}: {'; '.join(said)}")
+            self._say(f"{self._called}: {'; '.join(said)}")
 
     def _held_back(self, stop: threading.Event) -> bool:
         """Wait until the server accepts requests again; True if `stop` came first."""
@@ -419,7 +434,7 @@ class ApiTeacher:
             text = order.wire.run(self._exchange(order, request))
         except openai.APIStatusError as error:
             body = error.body or error.message
-            return refused(error.status_code, body, error.response.headers, self._hide)
+            return refused(error.status_code, body, error.response.headers, self._hide, self._place)
         except openai.APIConnectionError as error:  # a timeout of a part among them
             cause = type(error.__cause__).__name__
             if cause in ("ConnectError", "ConnectTimeout", "PoolTimeout"):
@@ -431,7 +446,8 @@ class ApiTeacher:
             return self._late()
         except Exception as error:  # of the client: an answer in a character set that is none, for one
             return Trouble(f"sent what cannot be read ({type(error).__name__})", charged=True)
-        return read_reply(text, self._hide, self._stops(order.sampling))
+        stops, opened = self._stops(order.sampling), request.prompt.opened
+        return read_reply(text, self._hide, stops, opened=opened, place=self._place)
 
     def _late(self) -> Trouble:
         return Trouble(f"sent no whole answer within {self._settings.timeout_s:g} s", charged=True)
@@ -457,9 +473,9 @@ class ApiTeacher:
             system = [] if own is None else [{"role": "system", "content": own}]
             body["messages"] = [*system, {"role": "user", "content": text}]
         else:
-            body["prompt"] = text
+            body["prompt"] = text if self._spelled is None else self._spelled(request.prompt)
         drawn = {"temperature": sampling.temperature, "seed": seed_of(sampling.seed, request)}
-        if sampling.top_p != 1:
+        if sampling.top_p != 1 or self._explicit:
             drawn["top_p"] = sampling.top_p
         body |= {name: value for name, value in drawn.items() if name not in settings.omit}
         stops = self._stops(sampling)
@@ -491,7 +507,9 @@ class ApiTeacher:
             self._note(order.doubted, "usage", f"an answer came with a bill that cannot be right ({doubted})")
         if reply.without:
             self._note(
-                order.silent, reply.without, f"an answer without text ({reply.without}); kept, it is paid"
+                order.silent,
+                reply.without,
+                f"an answer without text ({reply.without}); kept{'' if self._explicit else ', it is paid'}",
             )
         if usage is None:
             paid, cost = Usage(worst.input_tokens, worst.output_tokens), worst.usd
@@ -613,38 +631,38 @@ def seed_of(seed: int, request: Request) -> int:
     return int.from_bytes(hashlib.blake2b(parts, digest_size=4).digest(), "big") >> 1
 
 
-def check_ready(settings: ApiSettings) -> None:
-    """Refuse, before anything is done, a teacher that could not be asked.
+def check_ready(settings: ServerSettings, place: str = "teacher") -> None:
+    """Refuse, before anything is done, a server that could not be asked.
 
     Raises:
         RecipeError: the key's variable is empty, or openai is not installed.
     """
-    _secret(settings)
-    _openai()
+    secret_of(settings, place)
+    openai_of(place)
 
 
-def _secret(settings: ApiSettings) -> str:
+def secret_of(settings: ServerSettings, place: str) -> str:
     """The key, or "" where none is needed."""
     if settings.key_env is None:
         return ""
     secret = os.environ.get(settings.key_env, "").strip()
     if not secret:
-        raise RecipeError(f"teacher.key_env: the variable {settings.key_env} is empty; export the key in it")
+        raise RecipeError(f"{place}.key_env: the variable {settings.key_env} is empty; export the key in it")
     if not (secret.isascii() and secret.isprintable()):
         raise RecipeError(
-            f"teacher.key_env: the variable {settings.key_env} holds a character that no key has "
+            f"{place}.key_env: the variable {settings.key_env} holds a character that no key has "
             "(perhaps it was copied cut, with …); export the whole key in it"
         )
     return secret
 
 
-def _openai() -> Any:
+def openai_of(place: str) -> Any:
+    """The client's package."""
     try:
         import openai
     except ImportError:
-        raise RecipeError(
-            "teacher.kind: an api teacher needs the openai package; run pip install 'limbeck[api]'"
-        ) from None
+        what = "teacher.kind: an api teacher" if place == "teacher" else f"{place}: a server"
+        raise RecipeError(f"{what} needs the openai package; run pip install 'limbeck[api]'") from None
     return openai
 
 

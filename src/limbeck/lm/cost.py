@@ -13,18 +13,17 @@ a price that no float is written as is kept as the next larger one.
 from __future__ import annotations
 
 import math
-import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.lm.endpoints import ServerSettings
 from limbeck.lm.settings import Stops
 from limbeck.settings import Settings
 
@@ -49,19 +48,6 @@ MOST_COUNTED = 10**9
 MOST_USD = 1e9
 """A larger sum is a mistake."""
 
-_OURS = {
-    *("model", "messages", "prompt", "stop", "seed", "temperature", "top_p"),  # in the memory's key
-    *("n", "best_of", "stream", "stream_options"),  # what the cap counts on
-    *("max_tokens", "max_completion_tokens"),
-}
-"""Request parameters that extra_body may not hold."""
-
-
-_SECRET = re.compile(
-    r"(^|[_-]|api)(key|secret|password|authorization|token)$|(?-i:[a-z](Key|Secret|Password|Token))$", re.I
-)
-"""How the names of what is secret end, in snake_case, kebab-case and camelCase."""
-
 
 class Prices(Settings):
     """What a teacher charges; reasoning tokens are output. Zero is a price, for servers of your own."""
@@ -81,36 +67,17 @@ class Prices(Settings):
         ) / 1_000_000
 
 
-class ApiSettings(Settings):
+class ApiSettings(ServerSettings):
     """Where the teacher is, how it is asked and what it charges."""
 
-    base_url: str = Field(description="address of the endpoint, such as http://localhost:8000/v1")
     model: str = Field(min_length=1, description="the model's name as the endpoint knows it")
-    key_env: str | None = Field(None, description="environment variable with the key; null: no key")
     endpoint: Literal["chat", "completions"] = Field("chat", description='"completions" is for base models')
     system: str | None = Field(None, description="system prompt")
     stop: Stops = Field((), description="texts at which the teacher stops; cut here too, not included")
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="what the endpoint calls the bound on new tokens"
-    )
-    omit: tuple[Literal["seed", "temperature", "top_p", "stop"], ...] = Field(
-        (), description="parameters that this model refuses and that are not sent"
-    )
-    stream: bool = Field(
-        False,
-        description="let the server stream: some stream reasoning models only, and some connections end "
-        "while nothing comes",
-    )
-    extra_body: Mapping[str, JsonValue] = Field(default_factory=dict, description="further parameters")
     remember_as: str | None = Field(
         None,
         description="used in the memory instead of base_url; keep it when the same model moves elsewhere",
     )
-    concurrency: int = Field(8, ge=1, le=512, description="requests under way at the same time")
-    timeout_s: float = Field(600.0, gt=0, description="seconds that one attempt may take in all")
-    retries: int = Field(6, ge=0, description="further attempts after a passing failure")
-    backoff_s: float = Field(1.0, gt=0, description="first wait before a retry in seconds; it doubles")
-    max_wait_s: float = Field(120.0, gt=0, description="longest wait before a retry in seconds")
     prices: Prices | None = Field(None, description="null: unknown, and no cap can be kept")
     max_cost_usd: float | None = Field(
         None, ge=0, le=MOST_USD, description="hard cap on what the run's teacher may cost"
@@ -122,32 +89,6 @@ class ApiSettings(Settings):
         decisive = {"model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"}
         return {"where": self.remember_as or self.base_url, **self.model_dump(mode="json", include=decisive)}
 
-    @field_validator("base_url")
-    @classmethod
-    def _plain_address(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an address such as https://api.openai.com/v1")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("must hold no user, password or query; name the key's variable in key_env")
-        return url.rstrip("/")
-
-    @field_validator("key_env")
-    @classmethod
-    def _a_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
-            raise ValueError("must be the name of an environment variable in capitals, never the key itself")
-        return name
-
-    @field_validator("extra_body")
-    @classmethod
-    def _not_ours(cls, body: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
-        if taken := sorted(_OURS & body.keys()):
-            raise ValueError(f"{taken[0]} is set by Limbeck; remove it from extra_body")
-        if any(map(_SECRET.search, [*body, *_texts_in(body)])):
-            raise ValueError("must hold no key, since recipes are saved; name the key's variable in key_env")
-        return body
-
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         if self.endpoint == "completions" and self.system is not None:
@@ -155,15 +96,6 @@ class ApiSettings(Settings):
         if self.max_cost_usd is not None and self.prices is None:
             raise ValueError("a cap (max_cost_usd) needs prices; set them, to 0 if the server is free")
         return self
-
-
-def _texts_in(value: object) -> Iterator[str]:
-    """The names of all texts in nested settings; a name of a group, as in a JSON schema, is not one."""
-    if isinstance(value, Mapping):
-        yield from (name for name, inner in value.items() if isinstance(inner, str))
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    for one in inner:
-        yield from _texts_in(one)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from limbeck.lm.layers import with_layers
 from limbeck.lm.pickles import CONVERT, refuse_pickles
 from limbeck.lm.settings import Layers, LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, read_tokenizer, seeded
-from limbeck.tasks.asking import about_model
+from limbeck.tasks.asking import ABOUT, about_model
 from limbeck.tasks.chat_template import own_template
 
 Dtype = Literal["float32", "bfloat16"]
@@ -72,6 +72,52 @@ class Loaded:
     def bare(self) -> Any:
         """The transformers model itself; an adapter's layers are inside it and stay active."""
         return self.model.get_base_model() if self.lora else self.model
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """What is known of a model without its weights: enough to make its prompts, and to ask a server for
+    its texts.
+
+    Attributes:
+        tokenizer: as `Loaded` has it, with the base model's chat template.
+        template: the chat template of its own folder, which a server applies; None: it has none.
+        config: of the model, or of an adapter's base.
+        name: what records call it.
+        saved: Limbeck saved it, so its own chat template is that of its training.
+    """
+
+    tokenizer: Any
+    template: Any
+    config: Any
+    name: str
+    saved: bool
+
+    @property
+    def encoder_decoder(self) -> bool:
+        return bool(self.config.is_encoder_decoder)
+
+
+def unloaded(name_or_path: str | Path, *, name: str | None = None) -> Unloaded:
+    """A model's tokenizer and configuration, by name or by folder; no weights are read.
+
+    Raises:
+        ModelError: no such model, a broken folder, or one that writes no text.
+    """
+    place = own = _place(str(name_or_path))
+    config = read_config(place)
+    architecture_of(place, config)
+    if isinstance(place, Path) and (place / ADAPTER).exists():
+        base = _place(_base_of(place, _adapter_config(place)))
+        own = place if (place / "tokenizer_config.json").exists() else base
+    with quiet(isinstance(own, Path)), explained(own, "the tokenizer"):
+        tokenizer = checked_tokenizer(own)
+    template = tokenizer.chat_template
+    if isinstance(own, Path):
+        tokenizer.chat_template = own_template(about_model(own), template)
+    complete_tokenizer(tokenizer)
+    saved = isinstance(own, Path) and (own / ABOUT).is_file()
+    return Unloaded(tokenizer, template, config, name or str(name_or_path), saved)
 
 
 def load(

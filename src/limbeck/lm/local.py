@@ -26,7 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from limbeck.errors import InputError, ModelError
 from limbeck.lm import Completion, Prompt, Sampling
-from limbeck.lm.load import Loaded
+from limbeck.lm.load import Loaded, Unloaded
 from limbeck.lm.written import CLOSE, OPEN, cut, read_written, thinks_still
 
 DROP_SHARE = 0.05
@@ -75,9 +75,9 @@ class LocalModel:
         self.max_rows = max_rows
         self.token_budget = token_budget
         self._model = loaded.bare
-        self._limit = position_limit(self._model.config)
+        self._limit = position_limit(config_of(loaded))
         self._stops = stop_tokens(self._model, loaded.tokenizer)
-        self._no_text = _no_text(loaded.tokenizer)
+        self._no_text = no_text(loaded.tokenizer)
 
     @property
     def name(self) -> str:
@@ -101,37 +101,10 @@ class LocalModel:
         ids = prompt_ids(self.loaded, [prompt.text for prompt in prompts])
         rows = []
         for number, (prompt, own) in enumerate(zip(prompts, ids, strict=True)):
-            room = self._room(prompt, len(own), sampling.max_tokens)
-            begun = self._begun(prompt, room)
+            room = room_of(self.loaded, self._limit, prompt, len(own), sampling.max_tokens)
+            begun = begun_ids(self.loaded, prompt, room)
             rows += [Row(prompt, number, index, own, room, begun) for index in range(sampling.n)]
         return rows
-
-    def _begun(self, prompt: Prompt, room: int) -> list[int]:
-        """The tokens that a completion begins with, as training makes those of a completion."""
-        if not prompt.begun:
-            return []
-        own = self.loaded.tokenizer(prompt.begun, add_special_tokens=False, verbose=False)
-        ids: list[int] = own["input_ids"]
-        if len(ids) >= room:
-            raise InputError(
-                f"prompt {prompt.id}: the {len(ids)} tokens of {prompt.begun!r} fill the {room} new ones; "
-                "raise max_tokens"
-            )
-        return ids
-
-    def _room(self, prompt: Prompt, length: int, wanted: int) -> int:
-        if length == 0:
-            raise InputError(f"prompt {prompt.id}: it has no tokens; give it some text")
-        if self._limit is None:
-            return wanted
-        # A decoder-only model writes on where the prompt ends; a decoder counts its own positions.
-        left = self._limit if self.loaded.encoder_decoder else self._limit - length
-        if length > self._limit or left < 1:
-            raise InputError(
-                f"prompt {prompt.id}: its {length} tokens leave no room in the {self._limit} positions "
-                f"of {self.name}; shorten it or take a model with more"
-            )
-        return min(wanted, left)
 
     def _stream(self, rows: list[Row], sampling: Sampling) -> Iterator[Completion]:
         # Without explicit positions, left padding would shift a row: then only equal lengths go together.
@@ -186,7 +159,7 @@ class LocalModel:
         return text
 
 
-def _no_text(tokenizer: Any) -> frozenset[int]:
+def no_text(tokenizer: Any) -> frozenset[int]:
     """Where the tags of thinking are special tokens: all the other ones, which are no text; else nothing,
     and the tokenizer itself leaves special tokens out."""
     special = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -210,7 +183,53 @@ def check_sampling(sampling: Sampling) -> None:
         raise InputError("sampling: an empty stop string would end everything; remove it")
 
 
-def prompt_ids(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
+def config_of(model: Loaded | Unloaded) -> Any:
+    """A model's configuration; under an adapter its base model's."""
+    return model.config if isinstance(model, Unloaded) else model.bare.config
+
+
+def room_of(model: Loaded | Unloaded, limit: int | None, prompt: Prompt, length: int, wanted: int) -> int:
+    """How many new tokens fit behind a prompt of `length` tokens, at most as many as are wanted.
+
+    Args:
+        limit: the model's `position_limit`.
+
+    Raises:
+        InputError: none fits.
+    """
+    if length == 0:
+        raise InputError(f"prompt {prompt.id}: it has no tokens; give it some text")
+    if limit is None:
+        return wanted
+    # A decoder-only model writes on where the prompt ends; a decoder counts its own positions.
+    left = limit if model.encoder_decoder else limit - length
+    if length > limit or left < 1:
+        raise InputError(
+            f"prompt {prompt.id}: its {length} tokens leave no room in the {limit} positions "
+            f"of {model.name}; shorten it or take a model with more"
+        )
+    return min(wanted, left)
+
+
+def begun_ids(model: Loaded | Unloaded, prompt: Prompt, room: int) -> list[int]:
+    """The tokens that a completion begins with, as training makes those of a completion.
+
+    Raises:
+        InputError: they fill the room for new tokens.
+    """
+    if not prompt.begun:
+        return []
+    own = model.tokenizer(prompt.begun, add_special_tokens=False, verbose=False)
+    ids: list[int] = own["input_ids"]
+    if len(ids) >= room:
+        raise InputError(
+            f"prompt {prompt.id}: the {len(ids)} tokens of {prompt.begun!r} fill the {room} new ones; "
+            "raise max_tokens"
+        )
+    return ids
+
+
+def prompt_ids(loaded: Loaded | Unloaded, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of rendered prompts as training makes them (decoder-only: no end-of-sequence at the end)."""
     if not texts:
         return []
@@ -222,9 +241,9 @@ def prompt_ids(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
     return [own[:-1] if own[-1:] == [eos] else own for own in ids]
 
 
-def prompt_room(loaded: Loaded, max_tokens: int) -> int | None:
+def prompt_room(loaded: Loaded | Unloaded, max_tokens: int) -> int | None:
     """Most tokens of a prompt, if so many new ones must follow it; None: any number."""
-    limit = position_limit(loaded.bare.config)
+    limit = position_limit(config_of(loaded))
     return limit if limit is None or loaded.encoder_decoder else limit - max_tokens
 
 

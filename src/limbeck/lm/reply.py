@@ -89,13 +89,22 @@ class Trouble:
         return f"{self.what} ({self.detail})" if self.detail else self.what
 
 
-def read_reply(text: str, hide: Hide = str, stops: Sequence[str] = ()) -> Reply | Trouble:
+def read_reply(
+    text: str,
+    hide: Hide = str,
+    stops: Sequence[str] = (),
+    *,
+    opened: bool = False,
+    place: str = "teacher",
+) -> Reply | Trouble:
     """Read the body of an answer with status 200, of the chat or the completions endpoint.
 
     Args:
         text: the body, streamed or not.
         hide: takes the key out of what is quoted.
         stops: texts at which the completion is cut; not every server has done so.
+        opened: the prompt ends in `<think>`, so the text begins inside the thinking.
+        place: of the endpoint's settings, for what is to be fixed.
     """
     streamed = is_stream(text)
     try:
@@ -105,7 +114,7 @@ def read_reply(text: str, hide: Hide = str, stops: Sequence[str] = ()) -> Reply 
     if streamed and body is None:
         return Trouble("broke its stream off", _line(text[-300:], hide), charged=True)
     if not isinstance(body, dict):
-        fix = "check teacher.base_url, which often ends in /v1"
+        fix = f"check {place}.base_url, which often ends in /v1"
         return Trouble("answered with something that is not JSON", _line(text, hide), fix, charged=True)
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -113,17 +122,18 @@ def read_reply(text: str, hide: Hide = str, stops: Sequence[str] = ()) -> Reply 
         error = body.get("error")  # routers send a failed answer under status 200
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        return replace(refused(status, error or text, {}, hide), charged=True, ends=False)
+        return replace(refused(status, error or text, {}, hide, place), charged=True, ends=False)
     if choice.get("finish_reason") == "error" or choice.get("error"):
-        return replace(refused(500, choice.get("error") or text, {}, hide), charged=True)
+        return replace(refused(500, choice.get("error") or text, {}, hide, place), charged=True)
     content, apart = choice.get("text"), ""
     message = choice.get("message")
     if isinstance(message, dict):
         content, apart = message.get("content") or message.get("refusal"), _thinking(message)
     raw = _text(content)
-    said = read_written(raw, stops)
+    said = read_written(raw, stops, opened=opened and not apart)
     thinking = "\n".join(dict.fromkeys(part for part in (apart, said.thinking) if part))
-    at = choice.get("stop_reason")  # vLLM says so; others leave it open whether the model ended by itself
+    # vLLM and SGLang say so; others leave it open whether the model ended by itself
+    at = choice.get("stop_reason") or choice.get("matched_stop")
     stopped = said.stopped or (at if isinstance(at, str) and at in stops else "")
     truncated = choice.get("finish_reason") == "length" and not stopped
     try:
@@ -134,7 +144,9 @@ def read_reply(text: str, hide: Hide = str, stops: Sequence[str] = ()) -> Reply 
     return Reply(said.answer, truncated, usage, without, doubted, thinking, stopped)
 
 
-def refused(status: int, body: object, headers: Mapping[str, str], hide: Hide = str) -> Trouble:
+def refused(
+    status: int, body: object, headers: Mapping[str, str], hide: Hide = str, place: str = "teacher"
+) -> Trouble:
     """What an error status means: whether to try again, when, what to fix, and whether it may be charged.
 
     No credit, a wrong key and no such model end a collection. Any other refusal is about this request:
@@ -152,11 +164,11 @@ def refused(status: int, body: object, headers: Mapping[str, str], hide: Hide = 
         free = status in (409, 429) or (status in FREE and wait is not None)
         return Trouble(what, detail, wait_s=wait, charged=not free)
     fixes = {
-        401: "check the key in the variable that teacher.key_env names",
-        403: "check the rights of the key in the variable that teacher.key_env names",
-        404: "check teacher.base_url and teacher.model",
+        401: f"check the key in the variable that {place}.key_env names",
+        403: f"check the rights of the key in the variable that {place}.key_env names",
+        404: f"check {place}.base_url and {place}.model",
     }
-    default = "fix what it names; teacher.omit and teacher.max_tokens_field adapt the parameters"
+    default = f"fix what it names; {place}.omit and {place}.max_tokens_field adapt the parameters"
     named = [fields.get("code"), fields.get("type")]
     refusal = next((str(one) for one in named if isinstance(one, str) and one in OF_A_PROMPT), "")
     return Trouble(

@@ -42,6 +42,7 @@ from limbeck.soft_labels.cache import (
     read_manifest,
 )
 from limbeck.soft_labels.live import Live
+from limbeck.soft_labels.served import ServedLabels
 from limbeck.soft_labels.settings import CodecSettings
 from limbeck.training.collate import Row, collate
 from limbeck.training.feed import lengths_of
@@ -64,7 +65,7 @@ class Shard(Record):
 
 def write_cache(
     folder: Path,
-    mentor: nn.Module,
+    mentor: nn.Module | ServedLabels,
     rows: Sequence[Row],
     pad: int,
     codec: CodecSettings,
@@ -82,7 +83,7 @@ def write_cache(
 
     Args:
         folder: `cache` says what is in it afterwards.
-        mentor: on the device where it is; put into evaluation mode.
+        mentor: on the device where it is, put into evaluation mode; or a decoder-only one that a server has.
         pad: the id that fills rows up.
         temperature: τ.
         vocabulary: real tokens, see `tokenizers.vocabulary_of`.
@@ -113,9 +114,12 @@ def write_cache(
     if (folder / MANIFEST).exists():
         compare(folder, read_manifest(folder), plan)
         return
-    both = is_encoder_decoder(mentor)
+    soft: Live | ServedLabels
+    if isinstance(mentor, ServedLabels):
+        both, soft = False, mentor
+    else:
+        both, soft = is_encoder_decoder(mentor), Live(mentor, codec, temperature, vocabulary)
     batches = _batches(unique, both, batch_tokens)
-    soft = Live(mentor, codec, temperature, vocabulary)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         log = AppendLog(folder / PROGRESS, durable=True)
@@ -164,7 +168,7 @@ class _Buffer:
 def _work(
     folder: Path,
     log: AppendLog,
-    soft: Live,
+    soft: Live | ServedLabels,
     batches: Sequence[Sequence[Row]],
     shards: list[Shard],
     files: Sequence[Column],

@@ -20,6 +20,7 @@ from limbeck.stages.leaks import not_trained_on
 from limbeck.stages.models import Model
 from limbeck.stages.others import Other, others
 from limbeck.stages.problems import problems
+from limbeck.stages.served import served_in_exams
 from limbeck.tasks.answers import AnswerKind
 
 VERSION = 5
@@ -52,8 +53,9 @@ def examine(
 ) -> Stage:
     """Examine a model; the stage holds `predictions.jsonl` and `metrics.json`, which says who it is.
 
-    With the test split go the exam without reasoning (`exam.direct`) and those of the recipe's other tasks
-    (`exam.also`): stages next to this one, called `exam-direct` and `exam-NAME`.
+    A server writes the answers where the recipe says so (`exam.endpoint`). With the test split go the exam
+    without reasoning (`exam.direct`) and those of the recipe's other tasks (`exam.also`): stages next to this
+    one, called `exam-direct` and `exam-NAME`.
 
     Args:
         place: the stage's folder; None: `exam` in the model's own.
@@ -63,7 +65,7 @@ def examine(
     Returns:
         The stage of the task's own exam.
     """
-    found, recipe = problems(context), context.recipe
+    found, recipe, model = problems(context), context.recipe, served_in_exams(context, model)
     exam, place = settings or recipe.exam, place or f"{model.folder}/exam"
     own = _Asked(recipe.task.name, context.kind, split, getattr(found, split), found.inputs)
     stage = _sit(context, model, own, exam, place)
@@ -86,7 +88,7 @@ def _sit(context: Context, model: Model, asked: _Asked, exam: ExamSettings, plac
     """The stage of one exam."""
     sampling = exam.sampling(context.recipe.seed)
     usual = ExamSettings()
-    exam = exam.model_copy(update={"also": usual.also, "direct": asked.direct})
+    exam = exam.model_copy(update={"also": usual.also, "direct": asked.direct, "endpoint": None})
     if exam.votes == 1:  # greedy: nothing is drawn
         greedy = {name: getattr(usual, name) for name in ("temperature", "top_p", "top_k")}
         exam = exam.model_copy(update=greedy)

@@ -14,7 +14,7 @@ from limbeck.records import Problem, SilverQuery
 from limbeck.stages.context import Context
 from limbeck.stages.knowledge import Knowledge, Supported, read_texts, silver_passages
 from limbeck.stages.learners import Learner, Trained
-from limbeck.stages.models import Opened, Question
+from limbeck.stages.models import Opened, Question, Weights
 from limbeck.stages.others import Other
 from limbeck.stages.passages import Finder, Passages, found_passages
 from limbeck.stages.problems import Split, problems
@@ -179,6 +179,10 @@ class Reader:
     @property
     def reads(self) -> Sequence[Path]:
         return self.model.reads
+
+    @property
+    def weights(self) -> Weights:
+        return self.model.weights
 
     def question(self, problem: Problem) -> Question:
         return self.questions(problem)[0]

@@ -7,8 +7,9 @@ its base as it comes. All are values: a method hands them from one verb to the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -22,16 +23,19 @@ from limbeck.run_folder import Plan, Stage, plan
 from limbeck.stages.asking import asking_learner
 from limbeck.stages.context import Context
 from limbeck.stages.model_inputs import model_inputs
-from limbeck.stages.models import Opened, Question
+from limbeck.stages.models import Opened, Question, Weights
 from limbeck.stages.others import Other
 from limbeck.tasks.asking import Asking
 
 if TYPE_CHECKING:
-    from limbeck.lm.load import Loaded
+    from limbeck.lm.load import Loaded, Unloaded
 
 
 ROLES = ("student", "mentor", "verifier")
 """Of who is trained."""
+
+MARK = 12
+"""Characters of a training's fingerprint that a server may know its model by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,17 @@ class Trained:
     def asked_of(self, other: Other) -> Self:
         return self  # its prompts are those of its training, whatever the question
 
+    @property
+    def weights(self) -> Weights:
+        return Weights(
+            str(self.path.resolve()),
+            self.stage.name,
+            self.stage.fingerprint[:MARK],
+            self.learner.role,
+            self.learner.name,
+            partial(Asking.of_folder, self.path),
+        )
+
     def load(self) -> Loaded:
         """The model as a user would load it: from its folder, ready to write."""
         from limbeck.lm.load import load
@@ -256,6 +271,12 @@ class Untrained:
     def reads(self) -> tuple[Path, ...]:
         return ()
 
+    @property
+    def weights(self) -> Weights:
+        one = self.learner
+        source = one.settings.model
+        return Weights(source, one.place, "untrained", one.role, one.name, lambda: one.asking)
+
     def question(self, problem: Problem) -> Question:
         return self.learner.question(problem)
 
@@ -280,14 +301,22 @@ class Untrained:
 
 
 def _opened(loaded: Loaded, asking: Asking, folder: Path, batch_size: int, max_tokens: int) -> Opened:
-    from limbeck.lm.local import LocalModel, prompt_room
+    from limbeck.lm.local import LocalModel
 
-    room = prompt_room(loaded, max_tokens)
+    prompt = prompted(loaded, asking, max_tokens)
+    return Opened(Chunks(LocalModel(loaded, max_rows=batch_size), folder / LOG), prompt)
+
+
+def prompted(model: Loaded | Unloaded, asking: Asking, max_tokens: int) -> Callable[[Question], Prompt]:
+    """What puts a question's pieces together for a model, with room for so many new tokens."""
+    from limbeck.lm.local import prompt_room
+
+    room = prompt_room(model, max_tokens)
 
     def prompt(question: Question) -> Prompt:
-        text = asking.text(loaded.tokenizer, question.pieces, room)
-        own = question.id, question.problem_id
+        text = asking.text(model.tokenizer, question.pieces, room)
+        own, opened = (question.id, question.problem_id), asking.opened(text)
         begun = asking.direct(text) if question.direct else ""
-        return Prompt(*own, text, about=question.about, opened=asking.opened(text), begun=begun)
+        return Prompt(*own, text, about=question.about, opened=opened, begun=begun, pieces=question.pieces)
 
-    return Opened(Chunks(LocalModel(loaded, max_rows=batch_size), folder / LOG), prompt)
+    return prompt

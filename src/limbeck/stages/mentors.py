@@ -32,6 +32,7 @@ from limbeck.stages.rationales import (
     rationales,
     report_unfinished,
 )
+from limbeck.stages.served import served_mentor
 from limbeck.stages.training import train
 from limbeck.stages.writing import completions_of, write
 from limbeck.tasks.answers import AnswerKind
@@ -96,7 +97,7 @@ def written(context: Context, name: str) -> Stage:
     return write(
         context,
         f"mentors/{name}/collected",
-        model,
+        served_mentor(context, model),
         [model.question(problem) for problem in asked(context, name)],
         sampling,
         settings=writes,

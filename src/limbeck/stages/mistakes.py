@@ -29,6 +29,7 @@ from limbeck.stages.context import Context
 from limbeck.stages.models import Model
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import file_inputs, grade_completions
+from limbeck.stages.served import served_in_exams
 from limbeck.stages.writing import completions_of, write
 
 VERSION = 3
@@ -113,7 +114,7 @@ def mistakes(
     answers = write(
         context,
         f"{place}/answers",
-        model,
+        served_in_exams(context, model),
         [model.question(problem) for problem in asked],
         sampling,
         settings={name: getattr(settings, name) for name in ("samples", "temperature", "top_k", "top_p")},

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 from limbeck.lm import Complete, Prompt, Sampling
 from limbeck.records import Pieces, Problem
 from limbeck.stages.others import Other
+from limbeck.tasks.asking import Asking
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,26 @@ class Question:
     pieces: Pieces
     about: str = ""
     direct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a server would need to have a model.
+
+    Attributes:
+        source: the model's folder, or the name of a base that nobody trained.
+        place: where it lies in the run.
+        mark: changes with its training.
+        role, name: whose it is, as in the recipe.
+        asking: reads how its prompts are put together.
+    """
+
+    source: str
+    place: str
+    mark: str
+    role: str
+    name: str
+    asking: Callable[[], Asking]
 
 
 @dataclass(frozen=True)
@@ -79,6 +100,11 @@ class Model(Protocol):
     def begins(self) -> bool: ...
     @property
     def reads(self) -> Sequence[Path]: ...
+
+    @property
+    def weights(self) -> Weights | None:
+        """What a server of the user's would need to have it; None: it is no model of the run."""
+        ...
 
     def question(self, problem: Problem) -> Question:
         """The plain question of a problem, as this model is asked it."""

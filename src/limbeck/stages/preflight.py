@@ -16,10 +16,24 @@ from limbeck.errors import DiskError, InputError, ModelError, RecipeError
 from limbeck.exam_facts import DIRECT
 from limbeck.lm import names
 from limbeck.lm.settings import Layers, LoraSettings
-from limbeck.recipe import ApiTeacherSettings, LearnerSettings, LocalTeacherSettings, Recipe, load_recipe
+from limbeck.recipe import (
+    ApiTeacherSettings,
+    LearnerSettings,
+    LocalTeacherSettings,
+    MentorSettings,
+    Recipe,
+    load_recipe,
+)
 from limbeck.stages.context import Context
 from limbeck.stages.knowledge import check_there
-from limbeck.stages.pairs import check_chat, check_pair, check_places, is_from_scratch, tokenizer_of
+from limbeck.stages.pairs import (
+    architecture,
+    check_chat,
+    check_pair,
+    check_places,
+    is_from_scratch,
+    tokenizer_of,
+)
 from limbeck.stages.teacher import teacher_identity
 from limbeck.tasks.settings import own_name, task_kind
 from limbeck.tasks.verifying import check_installed
@@ -90,6 +104,8 @@ def preflight(
             saved += whole - min(whole, sum(map(_size, left)))
             moments = 2 if learner.train.optimizer == "adamw" else 0
             training = max(training, CHECKPOINTS * once * (1 + moments))
+    for place, learner, folders in learners if trains else ():
+        _check_server(context, place, learner, folders)
     for student, used in uses.items():
         if used.mentor and used.soft_labels:
             check_pair(recipe.students[student], recipe.mentors[used.mentor], f"students.{student}")
@@ -264,6 +280,26 @@ def _check_teacher(context: Context, asking: Iterable[str], *, weights: bool) ->
             f"teacher.model: {teacher.model} is made from scratch; name a model that was trained"
         )
     _check_model("teacher.model", teacher.model, weights=weights)
+
+
+def _check_server(context: Context, place: str, learner: LearnerSettings, folders: Iterable[Path]) -> None:
+    """Refuse a server that could not be asked for a learner's texts, while some are still to be written."""
+    where, endpoint = "exam.endpoint", context.recipe.exam.endpoint
+    sits = not isinstance(learner, MentorSettings) or learner.exam
+    texts = [exam for folder in folders for exam in _exams(context, folder)] if sits else []
+    if isinstance(learner, MentorSettings) and learner.endpoint is not None:
+        where, endpoint = f"{place}.endpoint", learner.endpoint
+        texts += [folder / "collected" for folder in folders if learner.file is None]
+    if endpoint is None or place == "verifier" or all(_is_done(context, one) for one in texts):
+        return
+    from limbeck.lm.api import check_ready
+
+    check_ready(endpoint, where)
+    if architecture(learner.model) == "seq2seq":
+        raise RecipeError(
+            f"{place}.model: {learner.model} is an encoder-decoder model, of which servers give back a cut "
+            f"text or none; leave {where} out"
+        )
 
 
 def _check_learner(place: str, learner: LearnerSettings, *, trains: bool = True) -> None:

@@ -8,7 +8,8 @@ of a student's stage; what they say follows from mentor, text, temperature and c
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field
 
 from limbeck import ranks
-from limbeck.errors import DamagedError, InputError
-from limbeck.recipe import Settings
+from limbeck.errors import DamagedError, InputError, RecipeError
+from limbeck.recipe import Recipe, Settings
 from limbeck.run_folder import fingerprint, is_finished, path_fingerprint, plan
 from limbeck.soft_labels.settings import CodecSettings
 from limbeck.stages.context import Context, once
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.pairs import check_tokenizers, is_from_scratch, tokenizer_of
+from limbeck.stages.served import Served, served_mentor
 from limbeck.stages.training import Data, is_trained, rendered
 
 if TYPE_CHECKING:
@@ -54,6 +56,26 @@ class SoftLabelSettings(Settings):
             return self
         theirs = ("temperature", "temperature_squared", "soft_labels", "codec")
         return self.model_copy(update={name: type(self).model_fields[name].default for name in theirs})
+
+
+def check_served_labels(recipe: Recipe, student: str, settings: SoftLabelSettings) -> None:
+    """Refuse soft labels that the mentor's server cannot give, before anybody is trained.
+
+    Raises:
+        RecipeError: naming the student's setting.
+    """
+    endpoint = recipe.mentors[settings.mentor].endpoint
+    if endpoint is None or not endpoint.soft_labels or not settings.kl_weight:
+        return
+    from limbeck.soft_labels.served import refuse_elsewhere
+
+    place, where = f"students.{student}.settings", f"mentors.{settings.mentor}.endpoint"
+    refuse_elsewhere(settings.temperature, settings.codec, place, where)
+    if settings.soft_labels == "live":
+        raise RecipeError(
+            f"{place}.soft_labels: live, and a server would be asked at every step; take cached, or set "
+            f"{where}.soft_labels: false"
+        )
 
 
 @dataclass(frozen=True)
@@ -211,16 +233,18 @@ def _write(
         from limbeck.soft_labels.writing import write_cache
         from limbeck.training.collate import padding
 
-        loaded = mentor.load()
-        with context.track(f"soft labels of {mentor.name}", len(rows)) as advance:
+        with (
+            _source(context, mentor, settings) as (model, tokenizer),
+            context.track(f"soft labels of {mentor.name}", len(rows)) as advance,
+        ):
             write_cache(
                 folder,
-                loaded.model,
+                model,
                 rows,
-                pad=padding(loaded.tokenizer),
+                pad=padding(tokenizer),
                 codec=settings.codec,
                 temperature=settings.temperature,
-                vocabulary=vocabulary_of(loaded.tokenizer),
+                vocabulary=vocabulary_of(tokenizer),
                 identity=expected(context, mentor, learner, settings)["identity"],
                 batch_tokens=mentor.learner.settings.train.batch_tokens,
                 progress=advance,
@@ -233,6 +257,23 @@ def _write(
         mentor.inputs,
         work,
     )
+
+
+@contextmanager
+def _source(context: Context, mentor: Trained, settings: SoftLabelSettings) -> Iterator[tuple[Any, Any]]:
+    """Who is asked for the distributions, and its tokenizer: the mentor, loaded, or a server that has it."""
+    there = served_mentor(context, mentor)
+    if not isinstance(there, Served) or not there.gives_soft_labels:
+        loaded = mentor.load()
+        yield loaded.model, loaded.tokenizer
+        return
+    from limbeck.lm.load import unloaded
+    from limbeck.soft_labels.served import ServedLabels
+
+    known = unloaded(mentor.path, name=mentor.name)
+    labels = ServedLabels(there.endpoint, there.served_as, known, settings.codec.k, there.place)
+    with closing(labels):
+        yield labels, known.tokenizer
 
 
 def expected(

@@ -121,6 +121,10 @@ class TeacherModel:
     def reads(self) -> tuple[Path, ...]:
         return ()  # a folder of the user's is an input, by its content
 
+    @property
+    def weights(self) -> None:
+        return None
+
     def question(self, problem: Problem) -> Question:
         return Question(problem.id, problem.id, self.asking_now.pieces(problem))
 

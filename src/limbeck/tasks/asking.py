@@ -242,8 +242,8 @@ class Asking:
             known = None if passages is None else passages.get(problem.id)
             for name, pieces in self.asked(problem, known):
                 text = self.text(tokenizer, pieces, room)
-                begun = self.direct(text) if direct else ""
-                made.append(Prompt(name, problem.id, text, opened=self.opened(text), begun=begun))
+                begun, own = self.direct(text) if direct else "", (name, problem.id)
+                made.append(Prompt(*own, text, opened=self.opened(text), begun=begun, pieces=pieces))
         return made
 
     def asked(self, problem: Problem, passages: Sequence[str] | None = None) -> list[tuple[str, Pieces]]:
