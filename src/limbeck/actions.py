@@ -243,14 +243,7 @@ def evaluate(
     from limbeck.knowledge.reading import read_for
     from limbeck.tasks.settings import task_kind
 
-    for option, given in (("--dtype", dtype), ("--endpoint-model", endpoint_model)):
-        if given is not None and (endpoint is None) is (option == "--endpoint-model"):
-            what = "needs --endpoint" if endpoint is None else "is the server's affair under --endpoint"
-            raise InputError(f"{option}: {what}; {'add that' if endpoint is None else 'leave it out'}")
-    if endpoint is not None and ranks.world() > 1:
-        raise InputError(
-            "--endpoint: the server shares the work out itself; run the command without torchrun"
-        )
+    _refuse_options(endpoint, endpoint_model, dtype)
     about, folder = about_task(str(task), overrides), Path(out)
     exam = about.exam if votes is None else about.exam.model_copy(update={"votes": votes})
     exam = exam if stop is None else exam.model_copy(update={"stop": tuple(stop)})
@@ -266,24 +259,14 @@ def evaluate(
     read = read_for(model_folder(str(model)), asked, *places, device=device, track=live_track())
     own = model_folder(str(model))
     served_as, asked_as = endpoint_model or own, AskedAs(form=form, direct=direct, passages=read)
+    given: Any = {**asked_as, "track": live_track()}
     if endpoint is None:
-        predictions, summary, examined = examine_model(
-            own,
-            asked,
-            kind,
-            sampling,
-            folder,
-            **asked_as,
-            device=device,
-            dtype=dtype,
-            max_rows=exam.batch_size,
-            track=live_track(),
-        )
+        given |= {"device": device, "dtype": dtype, "max_rows": exam.batch_size}
+        found = examine_model(own, asked, kind, sampling, folder, **given)
     else:
         server = _server(exam, endpoint)
-        predictions, summary, examined = examine_served(
-            own, server, served_as, asked, kind, sampling, folder, **asked_as, track=live_track()
-        )
+        found = examine_served(own, server, served_as, asked, kind, sampling, folder, **given)
+    predictions, summary, examined = found
     facts = ExamFacts(
         role="exam",
         name=folder.resolve().name,
@@ -299,6 +282,20 @@ def evaluate(
     if ranks.main():
         write_exam(folder, predictions, summary, facts)
     return Exam(predictions, {**summary, **facts.model_dump(mode="json")})
+
+
+def _refuse_options(endpoint: str | None, endpoint_model: str | None, dtype: Dtype | None) -> None:
+    """Refuse options that say nothing with a server, or without one."""
+    from limbeck import ranks
+
+    if endpoint is None and endpoint_model is not None:
+        raise InputError("--endpoint-model: needs --endpoint; add that")
+    if endpoint is not None and dtype is not None:
+        raise InputError("--dtype: is the server's affair under --endpoint; leave it out")
+    if endpoint is not None and ranks.world() > 1:
+        raise InputError(
+            "--endpoint: the server shares the work out itself; run the command without torchrun"
+        )
 
 
 def _server(exam: ExamSettings, address: str) -> EndpointSettings:

@@ -1,9 +1,9 @@
 """bfloat16 on a processor, as fast as its instructions are.
 
 Under autocast torch converts a frozen weight again in every forward, because it keeps only what it made of
-weights that are trained. And the backward of its fused attention in bfloat16 takes three to six times as long
-as single operations do, for texts of up to 256 tokens (`benchmarks/real_base.py` times whole steps). So a
-training step on a CPU computes with frozen weights that were converted once, and, where its texts are short,
+weights that are trained. And the backward of its fused attention in bfloat16 takes two to seven times as long
+as that of single operations, for texts of 32 to 256 tokens (docs/log.md). So a training
+step on a CPU computes with frozen weights that were converted once, and, where its texts are short,
 with the attention that transformers calls eager. Both compute what autocast computes: the first bit for bit,
 the second up to bfloat16's rounding.
 """
