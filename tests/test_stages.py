@@ -179,11 +179,15 @@ def test_until_and_again(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None
 
 def test_a_recipe_may_train_only_a_mentor(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
     text = RECIPE[: RECIPE.index("student:")]
-    recipe.write_text(text + "mentor: {model: tiny-causal-xs, train: {epochs: 1}}\nexam: {max_tokens: 9}\n")
+    one = "{model: tiny-causal-xs, train: {epochs: 1}"
+    recipe.write_text(
+        text + f"mentors: {{seen: {one}}}, unseen: {one}, exam: false}}}}\nexam: {{max_tokens: 9}}\n"
+    )
     out = tmp_path / "run"
     answer = limbeck("run", recipe, "--out", out)
     assert answer.status == 0, answer.err
-    assert (out / "mentors/mentor/exam/metrics.json").exists() and not (out / "students").exists()
+    assert (out / "mentors/seen/exam/metrics.json").exists() and not (out / "students").exists()
+    assert (out / "mentors/unseen/model").is_dir() and not (out / "mentors/unseen/exam").exists()
 
 
 ROUND_THEN_LAST = PAIRS.replace(

@@ -188,8 +188,8 @@ def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Callable
         for seed in settings.seeds:
             yield partial(student, name, seed)
     if not context.recipe.students:
-        for name in context.recipe.mentors:
-            yield partial(stages.examine_mentor, context, name)
+        for name, mentor in context.recipe.mentors.items():
+            yield partial(stages.examine_mentor if mentor.exam else stages.mentor, context, name)
 
 
 def to_stderr(line: str) -> None:
