@@ -242,7 +242,7 @@ METHOD = Method("reads another student's history", "none", Settings, story)
 def test_a_method_from_outside_that_cannot_be_followed_is_named_with_its_reason(
     limbeck: Limbeck, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Anything may happen in it where nobody made a stage yet. A mistake of ours is one of the dry run too."""
+    """Anything may happen in it where nobody made a stage yet. A mistake of ours ends a dry run too."""
     (recipe.parent / "mine.py").write_text(CURIOUS)
     own = ("--no-probe", "--set", "students.mine={method: ./mine.py, model: tiny-causal-xs}")
     found = looked(limbeck, recipe, *own)
