@@ -125,18 +125,18 @@ def weighted(rows: Sequence[Row]) -> Batch:
     return {**batch, "weights": torch.tensor([own + [0.0] * (width - len(own)) for own in weights])}
 
 
-def right(ids: Sequence[list[int]]) -> Batch:
+def right(ids: Sequence[Sequence[int]]) -> Batch:
     most = max(map(len, ids))
     return {
-        "input_ids": torch.tensor([own + [0] * (most - len(own)) for own in ids]),
+        "input_ids": torch.tensor([[*own, *[0] * (most - len(own))] for own in ids]),
         "attention_mask": torch.tensor([[1] * len(own) + [0] * (most - len(own)) for own in ids]),
     }
 
 
-def left(ids: Sequence[list[int]]) -> Batch:
+def left(ids: Sequence[Sequence[int]]) -> Batch:
     most = max(map(len, ids))
     return {
-        "input_ids": torch.tensor([[0] * (most - len(own)) + own for own in ids]),
+        "input_ids": torch.tensor([[*[0] * (most - len(own)), *own] for own in ids]),
         "attention_mask": torch.tensor([[0] * (most - len(own)) + [1] * len(own) for own in ids]),
     }
 

@@ -223,3 +223,37 @@ def test_tables_and_where_a_run_ends(limbeck: Limbeck, recipe: Path) -> None:
 def test_options_of_a_dry_run_alone(limbeck: Limbeck, recipe: Path, option: str) -> None:
     answer = limbeck("run", recipe, option, "--out", recipe.parent / "run")
     assert answer.status == 2 and f"{option}: is of --dry-run" in answer.err
+
+
+CURIOUS = """
+from limbeck.methods import Method
+from limbeck.recipe import Settings
+
+
+def story(context, student, settings):
+    there = [one.name for one in context.run.folder.glob("students/cot/seed0/history.jsonl")]
+    there[0]
+
+
+METHOD = Method("reads another student's history", "none", Settings, story)
+"""
+
+
+def test_a_method_from_outside_that_cannot_be_followed_is_named_with_its_reason(
+    limbeck: Limbeck, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anything may happen in it where nobody made a stage yet. A mistake of ours ends a dry run too."""
+    (recipe.parent / "mine.py").write_text(CURIOUS)
+    own = ("--no-probe", "--set", "students.mine={method: ./mine.py, model: tiny-causal-xs}")
+    found = looked(limbeck, recipe, *own)
+    whys = {one["stage"]: one["why"] for one in found["stages"] if "its method stopped" in one["why"]}
+    reason = "what is not there yet, so what comes behind is not known (IndexError: list index out of range, "
+    assert whys.keys() == {"students/mine/seed0"} and f"{reason}mine.py:8)" in whys["students/mine/seed0"]
+    assert states(found)["students/mine/seed0"] == "to do" and "students/cot/seed0/exam" in states(found)
+
+    def stumbles(*arguments: object) -> None:
+        raise IndexError("ours")
+
+    monkeypatch.setattr("limbeck.stages.teacher.examine_teacher", stumbles)
+    answer = limbeck("run", recipe, "--dry-run", "--no-probe", "--out", recipe.parent / "run")
+    assert answer.status == 1 and "unexpected IndexError: ours" in answer.err

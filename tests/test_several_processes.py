@@ -122,21 +122,26 @@ def test_kills_of_each_and_of_both(recipe: Path, one: Path, tmp_path: Path) -> N
     assert "going on where it stopped" in (out / "run.log").read_text()
 
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
+
+def torchrun(launcher: Sequence[str], *arguments: object) -> subprocess.Popen[str]:
+    """`limbeck ARGUMENT...` under a launcher with these options."""
+    source = str(Path(__file__).parents[1] / "src")
+    about = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    command = [*TORCHRUN, *launcher, "-m", "limbeck", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=about)
 
 
 def test_mcc_kd_under_torchrun_goes_on_after_a_kill(
     recipe: Path, one: Path, two: tuple[Path, list[tuple[int, str, str]]], tmp_path: Path
 ) -> None:
     """Launcher and ranks get SIGKILL in the middle of training; the same command ends what they began."""
-    source = str(Path(__file__).parents[1] / "src")
-    about = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
 
     def launched() -> subprocess.Popen[str]:
-        command = [*TORCHRUN, "-m", "limbeck", "run", recipe, "--out", tmp_path]
-        command += ["--set", f"students={{mcc: {MCC}}}"]
-        return subprocess.Popen(
-            [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=about
+        own = f"students={{mcc: {MCC}}}"
+        return torchrun(
+            ("--standalone", "--nproc-per-node=2"), "run", recipe, "--out", tmp_path, "--set", own
         )
 
     mcc = "students/mcc/seed0"
@@ -161,6 +166,25 @@ def test_mcc_kd_under_torchrun_goes_on_after_a_kill(
     ours, theirs = weights(tmp_path / mcc), weights(calm / mcc)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs), "bit for bit"
     assert_equal(tmp_path, one, [mcc])
+
+
+def test_two_nodes_of_one_rank_each(recipe: Path, one: Path, tmp_path: Path) -> None:
+    """A launcher for each node, as on two machines with a common folder; each holds half of the weights."""
+    port = ranks_of(2)[0]["MASTER_PORT"]
+    shared = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}")
+    own = "students={cot: {method: finetune-cot, settings: {rationales: 2}, train: {sharding: fsdp}}}"
+    command = ("run", recipe, "--out", tmp_path, "--set", own)
+    nodes = [torchrun((*shared, f"--node-rank={node}"), *command) for node in range(2)]
+    texts = [node.communicate(timeout=300) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], texts
+    assert "report: " in texts[0][0] and texts[1][0] == "", "the first node's rank alone prints"
+    cot = "students/cot/seed0"
+    told = json.loads((tmp_path / cot / "training.json").read_text())
+    held = told["held_parameters"]
+    assert len(held) == 2 and sum(held) == told["parameters"] and max(held) < 0.51 * sum(held)
+    assert losses(tmp_path / cot) == pytest.approx(losses(one / cot), abs=1e-5)
+    ours, theirs = weights(tmp_path / cot), weights(one / cot)
+    assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 5e-5
 
 
 def is_over(process: psutil.Process) -> bool:

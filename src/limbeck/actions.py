@@ -81,9 +81,9 @@ def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool)
 
     context = prepare(context, chosen)
     waiting: list[NotServedError] = []
-    for story in stories(context, chosen):
+    for chapter in stories(context, chosen):
         try:
-            story()
+            chapter.work()
         except NotServedError as error:
             if ranks.world() > 1:  # the others wait inside the stage
                 raise

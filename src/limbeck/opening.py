@@ -166,7 +166,22 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     return context
 
 
-def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Callable[[], None]]:
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A chapter of a run.
+
+    Attributes:
+        place: whose it is: a folder of the run.
+        work: makes its stages.
+        ours: of Limbeck; False: of a method from outside.
+    """
+
+    place: str
+    work: Callable[[], object]
+    ours: bool = True
+
+
+def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Chapter]:
     """What is done after `prepare`, in order: the teacher's exam, what the students of a method share, then
     every student's method; without any student the mentors'."""
     from limbeck import stages
@@ -179,17 +194,22 @@ def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Callable
         )
         method.story(context, learner, chosen[name].settings)
 
-    yield partial(examine_teacher, context)
+    yield Chapter("teacher", partial(examine_teacher, context))
+    students = context.recipe.students
     one_alone = context.run.until.startswith(("students/", "mentors/"))  # whose story makes what it needs
-    for own in () if one_alone else dict.fromkeys(one.method for one in context.recipe.students.values()):
-        same = [chosen[name] for name, one in context.recipe.students.items() if one.method == own]
-        yield partial(same[0].method.shared, context, [one.settings for one in same])
-    for name, settings in context.recipe.students.items():
-        for seed in settings.seeds:
-            yield partial(student, name, seed)
-    if not context.recipe.students:
+    for own in () if one_alone else dict.fromkeys(one.method for one in students.values()):
+        first, *others = [name for name, one in students.items() if one.method == own]
+        method = chosen[first].method
+        settings = [chosen[name].settings for name in (first, *others)]
+        yield Chapter(f"students/{first}", partial(method.shared, context, settings), not method.source)
+    for name, one in students.items():
+        for seed in one.seeds:
+            ours = not chosen[name].method.source
+            yield Chapter(f"students/{name}/seed{seed}", partial(student, name, seed), ours)
+    if not students:
         for name, mentor in context.recipe.mentors.items():
-            yield partial(stages.examine_mentor if mentor.exam else stages.mentor, context, name)
+            work = stages.examine_mentor if mentor.exam else stages.mentor
+            yield Chapter(f"mentors/{name}", partial(work, context, name))
 
 
 def to_stderr(line: str) -> None:

@@ -223,7 +223,8 @@ def mark_dropped(
             reason = DUPLICATE
         if reason is None:
             seen.add(text)
-        filtered.append(rationale.model_copy(update={"dropped": reason}))
+        same_mark = rationale.dropped == reason  # a copy would take as much again
+        filtered.append(rationale if same_mark else rationale.model_copy(update={"dropped": reason}))
     return filtered
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -19,10 +20,20 @@ from limbeck.errors import DataError, DiskError
 from limbeck.files import refuse_special, whole_file
 
 
+@cache
+def _names(kind: type[BaseModel]) -> set[str]:
+    return set(kind.model_fields)
+
+
 class Record(BaseModel):
     """Base of all records: immutable, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def model_post_init(self, context: object, /) -> None:
+        # Pydantic notes in each object which fields were given: a set that takes more than half of a record's
+        # memory, for a question that is asked of mistakes alone. All others of a kind have the same one.
+        object.__setattr__(self, "__pydantic_fields_set__", _names(type(self)))
 
 
 class Problem(Record):
@@ -125,6 +136,9 @@ class Mistake(Record):
     answer: str | None = None
     kind: Literal["wrong", "no-answer", "cut-off"] = "wrong"
     origin: str = ""
+
+    def model_post_init(self, context: object, /) -> None:
+        """Keep which fields were given: a user's file may leave `kind` out, and it is found out then."""
 
     @staticmethod
     def answer_of(problem_id: str, round: int, index: int) -> str:

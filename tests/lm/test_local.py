@@ -436,7 +436,7 @@ def test_prompt_ids_are_those_of_training(family: str, bos: bool) -> None:
     ).rows
     answer = [*own.tokenizer("so", add_special_tokens=False)["input_ids"], own.tokenizer.eos_token_id]
     for ids, row in zip(prompt_ids(own, given), rows, strict=True):
-        assert row.input_ids == (ids if own.encoder_decoder else ids + answer)
+        assert [*row.input_ids] == (ids if own.encoder_decoder else ids + answer)
     assert prompt_ids(own, []) == []
 
 

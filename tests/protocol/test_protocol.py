@@ -192,6 +192,11 @@ def test_wrong_protocols_are_refused_and_nothing_is_written(
         (["student.model=no/such-model"], "students.answers.model"),
         (["student.dtype=bfloat16"], "students.answers.dtype"),
         (["teacher={kind: api, model: x, base_url: 'http://localhost:1'}"], "a protocol pays no teacher"),
+        (["exam.endpoint={base_url: 'http://localhost:1'}"], "exam.endpoint: a protocol's runs train models"),
+        (
+            ["mentor={model: tiny-causal-xs, endpoint: {base_url: 'http://localhost:1'}}"],
+            "mentors.mentor.endpoint: a protocol's runs train models",
+        ),
         (["task={name: t, kind: text, train: a.jsonl, test: b.jsonl}"], "problems from files are one draw"),
     ):
         settings = [part for change in changes for part in ("--set", change)]

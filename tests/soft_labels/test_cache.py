@@ -264,7 +264,7 @@ soft_writing.write_cache(folder, AutoModelForCausalLM.from_pretrained(model), ro
 def test_sigkill(rows_of, mentor_of, small_shards, tmp_path):
     mentor, rows = mentor_of("llama"), rows_of("llama")
     mentor.save_pretrained(tmp_path / "mentor")
-    data = repr([(row.problem_id, row.input_ids, row.labels) for row in rows])
+    data = repr([(row.problem_id, [*row.input_ids], [*row.labels]) for row in rows])
     command = [sys.executable, "-c", WORKER, tmp_path / "killed", tmp_path / "mentor"]
     done = subprocess.run(
         command,

@@ -1,5 +1,7 @@
 """From examples to ids, and from ids to batches."""
 
+import tracemalloc
+
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -55,15 +57,15 @@ class EndingTokenizer:
 def test_the_tokenizers_own_special_tokens():
     """A causal prompt keeps its beginning and loses its end; an encoder's keeps both."""
     example = [Example(problem_id="a", prompt="p", completion="c")]
-    assert rows_of(EndingTokenizer(), example).rows[0].input_ids == [9, ord("p"), ord("c"), EOS]
+    assert [*rows_of(EndingTokenizer(), example).rows[0].input_ids] == [9, ord("p"), ord("c"), EOS]
     both = rows_of(EndingTokenizer(), example, encoder_decoder=True).rows[0]
-    assert (both.input_ids, both.labels) == ([9, ord("p"), EOS], [ord("c"), EOS])
+    assert ([*both.input_ids], [*both.labels]) == ([9, ord("p"), EOS], [ord("c"), EOS])
 
 
 def test_prompt_weight(tokenizer):
     row = rows_of(tokenizer, PAIR, prompt_weight=0.1).rows[0]
     assert row.labels == row.input_ids
-    assert row.weights == [0.1, 0.1, 1.0, 1.0, 1.0, 1.0]
+    assert [*row.weights] == [0.1, 0.1, 1.0, 1.0, 1.0, 1.0]
     plain = rows_of(tokenizer, PAIR).rows[0]
     other = rows_of(tokenizer, PAIR, encoder_decoder=True).rows[0]
     assert (row.begin, plain.begin, other.begin) == (2, 2, 0), "where the completion begins"
@@ -152,9 +154,9 @@ def test_no_rows_make_a_batch_that_counts_nothing():
 
 def test_the_weight_of_an_example(tokenizer):
     heavy = [PAIR[0].model_copy(update={"weight": 2.0})]
-    assert rows_of(tokenizer, heavy).rows[0].weights == [0.0, 0.0, 2.0, 2.0, 2.0, 2.0]
-    assert rows_of(tokenizer, heavy, prompt_weight=0.1).rows[0].weights == [0.2, 0.2, 2.0, 2.0, 2.0, 2.0]
-    assert rows_of(tokenizer, heavy, encoder_decoder=True).rows[0].weights == [2.0] * 4
+    assert [*rows_of(tokenizer, heavy).rows[0].weights] == [0.0, 0.0, 2.0, 2.0, 2.0, 2.0]
+    assert [*rows_of(tokenizer, heavy, prompt_weight=0.1).rows[0].weights] == [0.2, 0.2, 2.0, 2.0, 2.0, 2.0]
+    assert [*rows_of(tokenizer, heavy, encoder_decoder=True).rows[0].weights] == [2.0] * 4
 
 
 def test_what_a_row_is_for_does_not_change_its_key(tokenizer):
@@ -172,7 +174,7 @@ def test_an_answer_span_becomes_positions_of_labels(tokenizer, encoder_decoder):
     marked = [PAIR[0].model_copy(update={"answer_span": (3, 8)}), PAIR[1]]
     found = rows_of(tokenizer, marked, encoder_decoder=encoder_decoder)
     first, end = found.rows[0].span
-    assert found.rows[0].labels[first:end] == ids(8, 9)
+    assert [*found.rows[0].labels[first:end]] == ids(8, 9)
     assert found.rows[1].span == NO_SPAN
     assert found.without_span == 0
     batch = collate(found.rows, 0)
@@ -214,7 +216,7 @@ def test_tokens_that_share_characters_with_the_answer_count(byte_tokenizer, comp
     (row,) = rows_of(byte_tokenizer, [example]).rows
     first, end = row.span
     assert 1 <= first < end <= len(row.labels) - 1  # after the prompt, before the end of sequence
-    assert byte_tokenizer.decode(row.labels[first:end]) == tokens
+    assert byte_tokenizer.decode([*row.labels[first:end]]) == tokens
 
 
 @pytest.mark.parametrize("span", [(2, 2), (50, 60), (5, 3), (1, 2)])
@@ -258,3 +260,32 @@ def test_a_group_keeps_what_fits_and_goes_when_nothing_does(tokenizer):
     assert [(group.key, len(group.rows)) for group in found.groups] == [("a", 3), ("c", 1), ("d", 2)]
     assert found.too_long == [long] * 3
     assert found.dropped == [given[1]]
+
+
+@pytest.mark.parametrize("encoder_decoder", [False, True])
+def test_rows_take_few_bytes_a_token_and_are_made_in_slices(tokenizer, monkeypatch, encoder_decoder):
+    """A million rows of 200 tokens must fit into memory: a list of numbers takes 40 bytes for each."""
+    monkeypatch.setattr("limbeck.training.collate.SLICE", 30)
+    words = " ".join(f"w{n % 38}" for n in range(400))
+    examples = [Example(problem_id=str(n), prompt=words, completion=words) for n in range(100)]
+    sizes = []
+
+    class Watched:
+        eos_token_id, is_fast = tokenizer.eos_token_id, tokenizer.is_fast
+
+        def __call__(self, texts, **more):
+            sizes.append(len(texts))
+            return tokenizer(texts, **more)
+
+    tracemalloc.start()
+    try:
+        found = tokenise(Watched(), singles(examples), encoder_decoder=encoder_decoder, max_length=9999)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    tokens = sum(len(row.input_ids) + (len(row.labels) if encoder_decoder else 0) for row in found.rows)
+    assert [row.problem_id for row in found.rows] == [str(n) for n in range(100)]
+    assert tokens >= 80_000 and taken / tokens < 12
+    assert sizes == [30, 30, 30, 30, 30, 30, 10, 10]
+    short = collate(found.rows[:1], 0)
+    assert short["input_ids"].dtype == short["labels"].dtype == torch.int64

@@ -38,6 +38,7 @@ class Looking:
         scratch: a folder of its own.
         until: the stage after which the run is to end.
         seen: the stages that came up, in order.
+        unseen: where a method could not be followed, and why.
     """
 
     run: Run
@@ -45,6 +46,7 @@ class Looking:
     say: Callable[[str], None]
     until: str = ""
     seen: dict[str, Seen] = field(default_factory=dict)
+    unseen: dict[str, str] = field(default_factory=dict)
     _undone: set[str] = field(default_factory=set)
     _damaged: dict[str, str] = field(default_factory=dict)
     _met: bool = False
@@ -104,7 +106,7 @@ class Looking:
         self._undone.add(id)
         return self.nowhere / name
 
-    def is_of_nobody(self, error: LimbeckError) -> bool:
+    def is_of_nobody(self, error: LimbeckError | OSError) -> bool:
         """Whether an error is about a file of a stage that nobody made yet."""
         return str(self.nowhere) in str(error)
 

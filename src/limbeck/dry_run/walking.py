@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.dry_run.looking import Looking, Seen
-from limbeck.errors import DamagedError, LimbeckError
+from limbeck.errors import PACKAGE, DamagedError, LimbeckError, first_line
 from limbeck.exam_facts import DIRECT
 from limbeck.opening import stories
 from limbeck.recipe import Recipe
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from limbeck.methods import Chosen
 
 OPEN = "depends on what is not there yet"
+UNSEEN = "its method stopped at what is not there yet, so what comes behind is not known"
 
 
 def walk(context: Context, looking: Looking, chosen: Mapping[str, Chosen]) -> None:
@@ -38,24 +41,45 @@ def walk(context: Context, looking: Looking, chosen: Mapping[str, Chosen]) -> No
 
 
 def _walk(context: Context, looking: Looking, chosen: Mapping[str, Chosen]) -> None:
-    for story in stories(context, chosen):
+    looking.unseen.clear()
+    for chapter in stories(context, chosen):
         try:
-            story()
+            chapter.work()
         except (DamagedError, Reached):
             raise
-        except LimbeckError as error:
-            if not looking.is_of_nobody(error):
+        except Exception as error:
+            if isinstance(error, LimbeckError | OSError) and looking.is_of_nobody(error):
+                continue
+            # A method from outside may do anything with what is not there. In one of ours, or with everything
+            # there, it is a mistake that a run would make too.
+            there = all(one.state == "done" for one in looking.seen.values())
+            if isinstance(error, LimbeckError) or chapter.ours or there:
                 raise
-        # A method of its own may ask anything of what is not there.
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError, OSError):
-            if all(one.state == "done" for one in looking.seen.values()):
-                raise
+            looking.unseen[chapter.place] = _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """What a method from outside did where a stage was not there: the error, and its own last line."""
+    frames = [
+        one
+        for one in traceback.extract_tb(error.__traceback__)
+        if not one.filename.startswith((PACKAGE, "<"))
+    ]
+    text = first_line(error)
+    said = text if text == type(error).__name__ else f"{type(error).__name__}: {text}"
+    return f"{UNSEEN} ({said}, {Path(frames[-1].filename).name}:{frames[-1].lineno})"
 
 
 def listed(recipe: Recipe, looking: Looking, chosen: Mapping[str, Chosen]) -> list[Seen]:
-    """The stages that came up, and behind them those that every run of the recipe must have."""
+    """The stages that came up, and behind them those that every run of the recipe must have.
+
+    Where a method from outside could not be followed, its student's line says why.
+    """
     wanted = {} if looking.until else dict.fromkeys(_expected(recipe, chosen))
     known = looking.seen | {name: Seen(name, "to do", OPEN) for name in wanted if name not in looking.seen}
+    for place, reason in looking.unseen.items():
+        state = looking.seen[place].state if place in looking.seen else "to do"
+        known[place] = Seen(place, state, reason)
     return list(known.values())
 
 

@@ -223,6 +223,14 @@ def _checked(recipe: Recipe, place: str, untrained: Collection[str] = ()) -> Cla
             f"{place}: claims.problem_draws: problems from files are one draw; set it to 1, or take a "
             "built-in task"
         )
+    endpoints = {"exam": recipe.exam.endpoint}
+    endpoints |= {f"mentors.{name}": one.endpoint for name, one in recipe.mentors.items()}
+    for where, endpoint in endpoints.items():
+        if endpoint is not None:
+            raise RecipeError(
+                f"{place}: {where}.endpoint: a protocol's runs train models that no server has yet, and wait "
+                "for none; leave it out, and each run writes its answers itself"
+            )
     for where, one in recipe.learners.items():
         if one.train.precision == "auto" and where not in untrained:
             raise RecipeError(

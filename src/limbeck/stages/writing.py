@@ -74,7 +74,7 @@ def write(
             context.run.say(line)
         if ranks.main():
             asked = {question.id: question for question in questions}
-            raw = [RawCompletion.of(one, asked[one.prompt_id]) for one in completions]
+            raw = (RawCompletion.of(one, asked[one.prompt_id]) for one in completions)
             write_jsonl(folder / COMPLETIONS, raw)
             remove_logs(folder)
 

@@ -140,7 +140,15 @@ def fingerprint(
         digest.update(str(len(groups)).encode())
         for group in groups:
             rows = [
-                (row.input_ids, row.labels, row.weights, row.scored, row.role, row.span) for row in group.rows
+                (
+                    list(row.input_ids),
+                    list(row.labels),
+                    None if row.weights is None else list(row.weights),
+                    row.scored,
+                    row.role,
+                    row.span,
+                )
+                for row in group.rows
             ]
             digest.update(repr((group.key, rows)).encode())
     return digest.hexdigest()

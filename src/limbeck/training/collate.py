@@ -7,8 +7,10 @@ training are exactly those of the same prompt in an exam.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -42,6 +44,9 @@ Batch = dict[str, Any]
                                the longest rest of a row, two numbers
 """
 
+SLICE = 1_000
+"""Examples that are tokenised in one call: what a tokenizer returns takes some hundred bytes a token."""
+
 NO_KEY = (0, 0)
 """The key of a row that is not there."""
 
@@ -60,12 +65,15 @@ class Row:
     `key` follows from the ids and labels alone: 128 bits
     of their BLAKE2b, as two signed int64. What is stored about a row is found again by it, whatever
     the batch, the order, the role or the span.
+
+    Ids, labels and weights may be given as any sequence; they are kept as arrays, in 4 bytes (8 for a weight)
+    where a list takes 40 and more.
     """
 
     problem_id: str
-    input_ids: list[int]
-    labels: list[int]
-    weights: list[float] | None = None
+    input_ids: Sequence[int]
+    labels: Sequence[int]
+    weights: Sequence[float] | None = None
     scored: bool = True
     role: str = ""
     span: tuple[int, int] = NO_SPAN
@@ -73,6 +81,10 @@ class Row:
     key: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
+        for name, code in (("input_ids", "i"), ("labels", "i"), ("weights", "d")):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, array(code, given))
         object.__setattr__(self, "key", _key(self.input_ids, self.labels))
 
     @property
@@ -86,7 +98,7 @@ class Row:
         return tuple(self.input_ids if encoder_decoder else self.input_ids[: max(self.begin, 1)])
 
 
-def _key(input_ids: list[int], labels: list[int]) -> tuple[int, int]:
+def _key(input_ids: Sequence[int], labels: Sequence[int]) -> tuple[int, int]:
     numbers = np.array([len(input_ids), *input_ids, *labels], "<i8")
     digest = hashlib.blake2b(numbers.tobytes(), digest_size=16).digest()
     first, second = np.frombuffer(digest, "<i8").tolist()
@@ -232,7 +244,15 @@ def _text(example: Example) -> str:
 def _rows(
     tokenizer: Any, examples: Sequence[Example], *, encoder_decoder: bool, prompt_weight: float
 ) -> list[Row]:
-    """A row of each example, whatever its length."""
+    """A row of each example, whatever its length; a slice of them at a time."""
+    make = partial(_slice, tokenizer, encoder_decoder=encoder_decoder, prompt_weight=prompt_weight)
+    slices = (examples[start : start + SLICE] for start in range(0, len(examples), SLICE))
+    return [row for some in slices for row in make(some)]
+
+
+def _slice(
+    tokenizer: Any, examples: Sequence[Example], *, encoder_decoder: bool, prompt_weight: float
+) -> list[Row]:
     eos = end_of_sequence(tokenizer)
     prompts = _ids(tokenizer, [_text(example) for example in examples], special=True)
     completions = _ids(tokenizer, [example.completion for example in examples], special=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from limbeck.settings import Settings
 
@@ -13,6 +13,16 @@ def _share_or_steps(warmup: float) -> float:
     if warmup >= 1 and warmup != int(warmup):
         raise ValueError("give a share of all steps below 1, or a whole number of steps")
     return warmup
+
+
+def _not_by_tensors(sharding: object) -> object:
+    """Tensor parallel training with adapters is what published 7B to 72B models were trained by."""
+    if isinstance(sharding, str) and sharding.replace("_", "-") in ("tp", "tensor", "tensor-parallel"):
+        raise ValueError(
+            "tensor parallel training is not offered, because adapters on all layers fail in it; take fsdp, "
+            "with lora where a whole model is too large to train"
+        )
+    return sharding
 
 
 class TrainSettings(Settings):
@@ -69,7 +79,7 @@ class TrainSettings(Settings):
         "takes bf16 where it learns the same and is faster",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
-    sharding: Literal["none", "fsdp"] = Field(
+    sharding: Annotated[Literal["none", "fsdp"], BeforeValidator(_not_by_tensors)] = Field(
         "none",
         description="fsdp: each of several processes holds a part of the weights, gradients and optimiser "
         "state (FSDP2) in place of a whole copy",
