@@ -80,7 +80,7 @@ def tailored(context: Context, student: Learner, settings: TailoredSettings) -> 
             return
         if not wrong.all:
             break
-        said.append(feedback(context, place, wrong, settings.feedback, round=number))
+        said.append(feedback(context, place, wrong, settings.feedback, round=number, before=said))
         better = learn(context, student, model, said, wrong, settings)
         if settings.stop == "dev" and accuracy(context, better, "dev") <= accuracy(context, model, "dev"):
             context.run.say(f"{student.shown}: round {number + 1} is no better on dev; round {number} counts")
