@@ -384,6 +384,10 @@ def test_what_was_answered_before_has_no_part_in_a_budget(
         ("feedback: {max_cost_usd: 1}", "max_cost_usd: needs a teacher with prices"),
         ("feedback: {template: 'Q: {question}'}", "has no place {gold}"),
         ("train_exam: {least_readable: 1}", "too few to learn from"),
+        (
+            "train_exam: {least_readable: 1.0}",
+            "xs, in format plain with 0 demonstrations, and asked",
+        ),
     ],
 )
 def test_what_cannot_be_done(

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from limbeck.errors import DataError, RecipeError
 from limbeck.lm import Completion, Sampling
 from limbeck.lm.cost import exact, tokens_at_most
-from limbeck.lm.written import is_unfinished
+from limbeck.lm.written import is_unfinished, whole
 from limbeck.rationales import graded, mark_dropped
 from limbeck.recipe import ApiTeacherSettings, GoldRule, Recipe
 from limbeck.records import (
@@ -32,6 +32,7 @@ from limbeck.records import (
 from limbeck.run_folder import Stage, fingerprint, plan, read_json
 from limbeck.settings import Settings
 from limbeck.stages.context import Context
+from limbeck.stages.explaining import explaining_teacher, to_explain
 from limbeck.stages.mistakes import MISTAKES, Kind, Mistakes, TrainExamSettings
 from limbeck.stages.models import Question
 from limbeck.stages.problems import problems
@@ -149,7 +150,7 @@ def feedback(
     """
     by_id = {problem.id: problem for problem in problems(context).train}
     inputs = dict(problems(context).inputs) | wrong.inputs  # which stand on all rounds before
-    known = replies_before(before)
+    known, again = replies_before(before), settings.kind == "again"
     if settings.kind == "given":
         file, asked = file_of(settings, round), None
         if not has_feedback(settings, round):
@@ -166,14 +167,14 @@ def feedback(
         new = [one for one in shown if text_id(one) not in known]
         asked = _asked(context, place, new, by_id, settings, inputs, round)
         inputs["asked"] = asked.fingerprint
-    source = teacher_name(context.recipe)
+    source, reasoning = teacher_name(context.recipe), taken_as_rationale(context.recipe)
 
     def work(folder: Path) -> None:
         replies = _replies(asked, shown, known) if asked else []
         if asked is None:
             said, others = _from_file(file, {one.id: one for one in shown}, source)
         else:
-            said = [(_again if settings.kind == "again" else _read)(one, source) for one in replies]
+            said = [(_fresh if again else _read)(one, source) for one in replies]
         cut = {one.about for one in replies if one.truncated}
         found = rationales_of(context, said, by_id, cut, settings.keep)
         write_jsonl(folder / FEEDBACK, said)
@@ -193,6 +194,7 @@ def feedback(
         keep=settings.keep,
         drop_false_equations=context.recipe.rationales.drop_false_equations,
         source=source,
+        **({"reasoning": reasoning} if again and reasoning != "both" else {}),
     )
     stage = context.run.stage(f"{place}/feedback", how, inputs, work)
     found = list(read_jsonl(stage.folder / GRADED, Rationale))
@@ -210,8 +212,7 @@ def feedback(
             f"{place}: {count} of {facts['replies']} replies end inside their thinking, and say nothing; "
             "raise settings.feedback.max_tokens"
         )
-    tailored = asked if settings.kind == "tailored" else None
-    return Tailored(Rationales(stage, f"feedback on round {round}", found), wrong, tailored)
+    return Tailored(Rationales(stage, f"feedback on round {round}", found), wrong, None if again else asked)
 
 
 def text_id(mistake: Mistake) -> str:
@@ -328,7 +329,8 @@ def within_budget(
 def _teacher(context: Context, settings: FeedbackSettings) -> TeacherModel:
     """The teacher as it is asked here."""
     if settings.kind == "again":
-        return TeacherModel(context)
+        explained = context.recipe.rationales.explain_gold
+        return TeacherModel(context) if explained is None else explaining_teacher(context, explained)
     wanted = settings.instruction
     usual = prompt.instruction(context.kind, context.labels)
     template = settings.template or prompt.TEMPLATE
@@ -339,7 +341,8 @@ def _teacher(context: Context, settings: FeedbackSettings) -> TeacherModel:
 
 def _pieces(model: TeacherModel, problem: Problem, mistake: Mistake, settings: FeedbackSettings) -> Pieces:
     if settings.kind == "again":
-        return model.asking_now.pieces(problem)
+        explains = model.context.recipe.rationales.explain_gold is not None
+        return (to_explain(model, problem) if explains else model.question(problem)).pieces
     return model.asking_now.pieces(problem, mistake=mistake.completion.strip(), gold=gold_of(problem))
 
 
@@ -395,8 +398,10 @@ def _read(reply: RawCompletion, source: str) -> Feedback:
     )
 
 
-def _again(reply: RawCompletion, source: str) -> Feedback:
-    return Feedback(mistake_id=reply.about, problem_id=reply.problem_id, source=source, solution=reply.text)
+def _fresh(reply: RawCompletion, source: str) -> Feedback:
+    """A rationale that saw no mistake, with its thinking: what of it is learned is as for plain ones."""
+    solution = whole(reply.thinking, reply.text)
+    return Feedback(mistake_id=reply.about, problem_id=reply.problem_id, source=source, solution=solution)
 
 
 def waits_for_feedback(context: Context, wrong: Mistakes, settings: FeedbackSettings, round: int) -> bool:
