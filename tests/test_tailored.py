@@ -18,6 +18,7 @@ from limbeck.stages.mistakes import found_in
 from limbeck.tasks import arithmetic
 from limbeck.tasks.feedback import reply
 
+from .lm.families import tiny_model
 from .served import served
 
 Limbeck = Callable[..., Any]
@@ -437,6 +438,42 @@ def test_mistakes_of_another_model_from_a_file(limbeck: Limbeck, recipe: Path, t
     assert graded.status == 0 and "9 mistakes from" in graded.err and "left out: 1 right" in graded.err
     kinds = {one["id"]: one["kind"] for one in rows(own / "round0" / "mistakes" / "mistakes.jsonl")}
     assert kinds["silent"] == "no-answer" and "right" not in kinds
+
+
+def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    """They are in the prompts of its exam, of the exam on train and of the training, in every round."""
+    model, tokenizer = tiny_model("llama-2")
+    model.config.max_position_embeddings = 1024
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    own = "{rounds: 2, begin: base, train_exam: {samples: 1, least_readable: 0}, "
+    own += f"feedback: {{kind: again, {EVERY_KIND}}}, reflection: {{{EVERY_KIND}}}}}"
+    prompt = '{examples: 2, template: "{examples}\\n\\nQuestion: {question}\\nReasoning:\\n"}'
+    changes = {
+        "task.train": 12,
+        "student.model": tmp_path / "base",
+        "student.train": "{steps: 2, batch_size: 4, max_length: 1024}",
+        "student.prompt": prompt,
+        "student.settings": own,
+        "exam.max_tokens": 8,
+    }
+    sets = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
+    out = tmp_path / "run"
+    answer = limbeck("run", recipe, "--out", out, *sets)
+    assert answer.status == 0, answer.err
+    student = out / "students/tailored/seed0"
+    assert (
+        not (student / "round0/model").exists() and facts(student / "round0/exam/metrics.json")["steps"] == 0
+    )
+    for number in (1, 2):
+        for one in rows(student / f"round{number}/examples.jsonl"):
+            assert one["prompt"].count("Question: ") == 3 and one["prompt"].endswith("\nReasoning:\n")
+    itself = facts(student / "exam/metrics.json")
+    assert itself["steps"] == 4 and [one["round"] for one in itself["by_round"]] == [1, 2]
+    again = limbeck("run", recipe, "--out", out, *sets)
+    assert again.status == 0 and "started" not in again.err
 
 
 def test_a_round_that_does_not_help_on_dev_is_left(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
