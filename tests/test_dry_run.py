@@ -122,6 +122,21 @@ def test_before_and_after_a_run(limbeck: Limbeck, recipe: Path) -> None:
     assert learner(damaged, "students.cot")["estimates"] == []  # graded again, elsewhere
 
 
+def test_a_round_holds_what_its_rationales_are_compared_with(limbeck: Limbeck, recipe: Path) -> None:
+    """A rationale, another one and a mistake: whether that fits is what a user wants to know."""
+    own = "{rounds: 1, begin: rationales, reflection: {weight: WEIGHT}}"
+    student = "{cot: {method: tailored, settings: SETTINGS}}".replace("SETTINGS", own)
+    found = []
+    for weight in ("0.5", "0"):
+        change = ("--set", "students=null", "--set", f"students={student.replace('WEIGHT', weight)}")
+        found.append(learner(looked(limbeck, recipe, "--no-probe", *change), "students.cot"))
+    triplets, plain = found
+    assert triplets["batch"]["rows"] == 3 * plain["batch"]["rows"]
+    assert triplets["batch"]["scored"] == plain["batch"]["scored"]
+    assert triplets["examples"] == plain["examples"] and triplets["peak"] > plain["peak"]
+    assert "one of 2 trainings, with the rows that it is compared with" in triplets["estimates"]
+
+
 def test_a_mentor_and_its_soft_labels(limbeck: Limbeck, recipe: Path) -> None:
     """Soft labels are counted to the byte once the mentor has written; before, none is forgotten."""
     own = "{mentor_rationales: 1, teacher_rationales: 2}"

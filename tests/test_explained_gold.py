@@ -49,6 +49,21 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def test_a_rationale_written_again_is_asked_for_as_plain_ones(limbeck: Limbeck, asked: list[str]) -> None:
+    own = (
+        "{rounds: 1, begin: rationales, train_exam: {samples: 1, least_readable: 0}, "
+        "feedback: {kind: again, of: [wrong, no-answer, cut-off], max_tokens: 50}}"
+    )
+    student = f"student={{method: tailored, model: tiny-causal-xs, train: {{epochs: 1}}, settings: {own}}}"
+    ran = limbeck(
+        "run", "r.yaml", "--set", student, "--set", "exam.max_tokens=4", "--set", "teacher.exam=false"
+    )
+    assert ran.status == 0, ran.err
+    plain = {text for text in asked[:8] if SHOWN in text}
+    again = rows(Path("runs/explained/students/tailored/seed0/round0/asked/completions.jsonl"))
+    assert len(plain) == 8 and again and len(asked) == 8 + len(again) and set(asked[8:]) <= plain
+
+
 def test_gold_is_shown_where_it_is_explained_and_nowhere_else(limbeck: Limbeck, asked: list[str]) -> None:
     """Everything that is asked, of teacher and student."""
     student = ("--set", "student={method: finetune-cot, model: tiny-causal-xs, train: {epochs: 1}}")

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from limbeck.protocol.compute import operations, stages_of
+from limbeck.protocol.judging import trained_in
 from limbeck.records import Mistake, Rationale
+from limbeck.report.contestants import contestants
 from limbeck.stages.mistakes import found_in
 from limbeck.tasks import arithmetic
 from limbeck.tasks.feedback import reply
 
+from .lm.families import tiny_model
 from .served import served
 
 Limbeck = Callable[..., Any]
@@ -84,6 +88,8 @@ def test_rounds_of_mistakes_rationales_and_triplets(limbeck: Limbeck, recipe: Pa
     assert facts(own / "exam" / "metrics.json")["after_round"] == 2
     assert [facts(own / f"round{n}" / "exam" / "metrics.json")["round"] for n in (0, 1)] == [0, 1]
     check_report(out, own)
+    check_numbers_of_training(out, own)
+    assert "of all its rounds" in again.out
     assert "no finished exam" not in again.out + again.err
     assert "different rationales, and compares" in again.err
     question = "Ada has 3 tickets and finds 4 more. How many tickets are there now?"
@@ -91,6 +97,23 @@ def test_rounds_of_mistakes_rationales_and_triplets(limbeck: Limbeck, recipe: Pa
     assert asked.status == 0 and asked.out == last.out, "a student is its last round's model"
     quiet = limbeck("run", recipe, "--out", out)
     assert quiet.status == 0 and "started" not in quiet.err
+
+
+def check_numbers_of_training(out: Path, own: Path) -> None:
+    """The student's are of all its rounds, a round's are its own, and both are in metrics.json."""
+    each = [facts(own / f"round{n}" / "training.json") for n in (0, 1, 2)]
+    itself, first = (facts(own / place / "metrics.json") for place in ("exam", "round1/exam"))
+    for name in ("steps", "tokens", "train_seconds"):
+        assert itself[name] == pytest.approx(sum(one[name] for one in each), abs=0.01)
+        assert itself[name] > each[2][name]
+        assert [one[name] for one in itself["by_round"]] == [one[name] for one in each]
+        assert first[name] == each[1][name]
+    assert [one["round"] for one in itself["by_round"]] == [0, 1, 2] and first["by_round"] is None
+    assert itself["training_examples"] == each[2]["training_examples"], "the earlier ones are among them"
+
+    (exam,) = [one for one in contestants([out]) if one.facts.round is None]
+    found = operations(trained_in(exam), stages_of(out), None)
+    assert found is not None and found > sum(6 * one["parameters"] * one["tokens"] for one in each)
 
 
 def check_report(out: Path, own: Path) -> None:
@@ -295,6 +318,62 @@ def test_a_round_has_a_budget(limbeck: Limbeck, tutored: Path, tutor: Tutor, tmp
     assert f"feedback.max_cost_usd = 0.01: the teacher is shown {len(shown)} of" in answer.err
 
 
+@pytest.fixture
+def unteachable(tutored: Path) -> Path:
+    """A student that no round changes, so it writes the same wrong texts in each."""
+    exam = "train_exam: {samples: 2, temperature: 1.0e-4, least_readable: 0}"
+    text = tutored.read_text().replace("train_exam: {samples: 3}", exam)
+    tutored.write_text(text.replace("3.0e-3", "1.0e-12"))
+    return tutored
+
+
+EVERY_KIND = "of: [wrong, no-answer, cut-off]"
+
+
+def test_a_wrong_text_of_an_earlier_round_is_not_sent_again(
+    limbeck: Limbeck, unteachable: Path, tutor: Tutor, tmp_path: Path
+) -> None:
+    settings = f"student.settings.feedback={{{EVERY_KIND}, max_tokens: 60}}"
+    answer = limbeck("run", unteachable, "--out", tmp_path / "run", "--yes", "--set", settings)
+    assert answer.status == 0, answer.err
+    own = tmp_path / "run/students/tailored/seed0"
+    said = [rows(own / f"round{n}/feedback/feedback.jsonl") for n in (0, 1)]
+    wrong = {one["id"]: one for n in (0, 1) for one in rows(own / f"round{n}/mistakes/mistakes.jsonl")}
+    texts = [{(one["problem_id"], wrong[one["mistake_id"]]["completion"]) for one in each} for each in said]
+    assert texts[0] == texts[1] and len(texts[0]) > 30, "each mistake has feedback in each round"
+    parts = [sorted((one["problem_id"], one["said"], one["solution"]) for one in each) for each in said]
+    assert parts[0] == parts[1]
+    shown = [text for text in tutor.asked if "The student wrote" in text]
+    assert len(shown) == len(texts[0])
+    assert rows(own / "round1/asked/completions.jsonl") == [], "so the report counts its price once"
+    assert facts(own / "round1/feedback/audit.json")["answered in earlier rounds"] == len(shown)
+    assert f"round1: {len(shown)} of them were answered in earlier rounds, and not sent again" in answer.err
+
+
+def test_what_was_answered_before_has_no_part_in_a_budget(
+    limbeck: Limbeck, unteachable: Path, tutor: Tutor, tmp_path: Path
+) -> None:
+    """Each round asks about as many problems, and for as much money, as it may, all of them new."""
+    settings = f"student.settings.feedback={{{EVERY_KIND}, problems: 9, per_problem: 1, max_tokens: 60}}"
+    command = ("run", unteachable, "--out", tmp_path / "run", "--yes", "--set")
+    answer = limbeck(*command, settings)
+    assert answer.status == 0, answer.err
+    own = tmp_path / "run/students/tailored/seed0"
+    asked = [{one["problem_id"] for one in rows(own / f"round{n}/asked/completions.jsonl")} for n in (0, 1)]
+    assert len(asked[0]) == len(asked[1]) == 9 and not asked[0] & asked[1]
+    about = {one["problem_id"] for one in rows(own / "round1/feedback/graded.jsonl")}
+    assert asked[1] < about <= asked[0] | asked[1]
+
+    paid, cap = len(tutor.asked), "max_cost_usd: 0.01, max_tokens: 60"
+    answer = limbeck(*command, f"student.settings.feedback={{{EVERY_KIND}, {cap}}}")
+    assert answer.status == 0, answer.err
+    capped = [rows(own / f"round{n}/asked/completions.jsonl") for n in (0, 1)]
+    assert all(0 < len(each) * 60 * 10 / 1e6 <= 0.01 for each in capped)
+    texts = [one["prompt_id"] for each in capped for one in each]
+    assert len(texts) == len(set(texts))
+    assert len(tutor.asked) < paid + len(texts), "what the first of the two runs paid for is remembered"
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -306,6 +385,10 @@ def test_a_round_has_a_budget(limbeck: Limbeck, tutored: Path, tutor: Tutor, tmp
         ("feedback: {max_cost_usd: 1}", "max_cost_usd: needs a teacher with prices"),
         ("feedback: {template: 'Q: {question}'}", "has no place {gold}"),
         ("train_exam: {least_readable: 1}", "too few to learn from"),
+        (
+            "train_exam: {least_readable: 1.0}",
+            "xs, in format plain with 0 demonstrations, and asked",
+        ),
     ],
 )
 def test_what_cannot_be_done(
@@ -355,6 +438,42 @@ def test_mistakes_of_another_model_from_a_file(limbeck: Limbeck, recipe: Path, t
     assert graded.status == 0 and "9 mistakes from" in graded.err and "left out: 1 right" in graded.err
     kinds = {one["id"]: one["kind"] for one in rows(own / "round0" / "mistakes" / "mistakes.jsonl")}
     assert kinds["silent"] == "no-answer" and "right" not in kinds
+
+
+def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path
+) -> None:
+    """They are in the prompts of its exam, of the exam on train and of the training, in every round."""
+    model, tokenizer = tiny_model("llama-2")
+    model.config.max_position_embeddings = 1024
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    own = "{rounds: 2, begin: base, train_exam: {samples: 1, least_readable: 0}, "
+    own += f"feedback: {{kind: again, {EVERY_KIND}}}, reflection: {{{EVERY_KIND}}}}}"
+    prompt = '{examples: 2, template: "{examples}\\n\\nQuestion: {question}\\nReasoning:\\n"}'
+    changes = {
+        "task.train": 12,
+        "student.model": tmp_path / "base",
+        "student.train": "{steps: 2, batch_size: 4, max_length: 1024}",
+        "student.prompt": prompt,
+        "student.settings": own,
+        "exam.max_tokens": 8,
+    }
+    sets = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
+    out = tmp_path / "run"
+    answer = limbeck("run", recipe, "--out", out, *sets)
+    assert answer.status == 0, answer.err
+    student = out / "students/tailored/seed0"
+    assert (
+        not (student / "round0/model").exists() and facts(student / "round0/exam/metrics.json")["steps"] == 0
+    )
+    for number in (1, 2):
+        for one in rows(student / f"round{number}/examples.jsonl"):
+            assert one["prompt"].count("Question: ") == 3 and one["prompt"].endswith("\nReasoning:\n")
+    itself = facts(student / "exam/metrics.json")
+    assert itself["steps"] == 4 and [one["round"] for one in itself["by_round"]] == [1, 2]
+    again = limbeck("run", recipe, "--out", out, *sets)
+    assert again.status == 0 and "started" not in again.err
 
 
 def test_a_round_that_does_not_help_on_dev_is_left(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:

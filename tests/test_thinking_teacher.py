@@ -83,6 +83,25 @@ def served(folder: Path) -> Iterator[Callable[..., Server]]:
         context.__exit__(None, None, None)
 
 
+def test_a_rationale_written_again_is_learned_with_its_thinking(
+    limbeck: Limbeck, folder: Path, served: Callable[..., Server]
+) -> None:
+    """As plain ones are: the teacher's answer alone is a bare statement, and nothing would be left."""
+    served("deepseek")
+    kinds = "[wrong, no-answer, cut-off]"
+    own = (
+        f"{{rounds: 1, begin: rationales, train_exam: {{samples: 1, least_readable: 0}}, "
+        f"feedback: {{kind: again, of: {kinds}}}}}"
+    )
+    student = f"{{method: tailored, model: tiny-causal-xs, train: {{epochs: 1}}, settings: {own}}}"
+    changes = ("--set", "students=null", "--set", f"student={student}", "--set", "exam.max_tokens=8")
+    answer = limbeck("run", "even.yaml", "--yes", "--out", "run", *changes)
+    assert answer.status == 0, answer.err
+    graded = records(folder / "run/students/tailored/seed0/round0/feedback/graded.jsonl")
+    assert graded and all(one["dropped"] is None for one in graded)
+    assert all(one["reasoning"] == one["thinking"].strip() for one in graded)
+
+
 def test_forty_answers_of_a_thinking_teacher(
     limbeck: Limbeck, folder: Path, served: Callable[..., Server]
 ) -> None:

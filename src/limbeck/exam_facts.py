@@ -25,12 +25,24 @@ def of_exam(other: str) -> str:
     return "without reasoning" if other == DIRECT else f"of {other}"
 
 
+class RoundFacts(Record):
+    """What one round of a student's training took; None: not known."""
+
+    round: int | None = Field(None, ge=0)
+    training_examples: int | None = Field(None, ge=0)
+    steps: int | None = Field(None, ge=0)
+    epochs: float | None = Field(None, ge=0, allow_inf_nan=False)
+    tokens: int | None = Field(None, ge=0)
+    train_seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+
 class ExamFacts(Record):
     """Who sat one exam; with the numbers of `evaluate.metrics` it makes metrics.json.
 
     Seeds of one student share role, name and round. The student itself, after its last round, has no
-    `round`; `after_round` says which one it was. Numbers of training are those of
-    this learner alone: not of the mentor it learned from, nor of an earlier round.
+    `round`; `after_round` says which one it was. Numbers of training are those of this learner alone, not of
+    the mentor it learned from. Those of a round are its own; those of the student itself are of all rounds
+    behind its weights, and `by_round` says which is of which.
     """
 
     role: Role = Field(description="what it is in its run")
@@ -68,6 +80,9 @@ class ExamFacts(Record):
         ge=0,
         allow_inf_nan=False,
         description="dollars paid to an endpoint: for the answers it was trained on, or (a teacher) its exam",
+    )
+    by_round: tuple[RoundFacts, ...] | None = Field(
+        None, description="of the student itself after several rounds: each one's own numbers of training"
     )
     passages: int | None = Field(None, ge=1, description="that its prompts hold; null: it reads none")
     found_by: str | None = Field(

@@ -17,6 +17,7 @@ class Uses:
         trains: False where nobody is trained.
         rows: training examples of a problem that an epoch reads, at most; for estimates alone.
         together: whether these are one group.
+        compared: rows that each is compared with in an epoch, and that are not learned; for estimates alone.
         models: how many models a student's training leaves in its folder, such as one for each round.
         asks: the teacher is asked for more than plain rationales.
         files: that its settings name; a protocol of claims holds their hashes.
@@ -32,6 +33,7 @@ class Uses:
     trains: bool = True
     rows: int = 1
     together: bool = False
+    compared: int = 0
     models: int = 1
     asks: bool = False
     reads: bool = False

@@ -15,7 +15,7 @@ from limbeck.errors import DiskError, RecipeError, TrainingError
 from limbeck.records import Example
 from limbeck.training.collate import collate, tokenise
 from limbeck.training.groups import Draw, Group, singles
-from limbeck.training.parts import CrossEntropy, SpanKL
+from limbeck.training.parts import CrossEntropy, SpanKL, Triplet
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 
@@ -260,6 +260,31 @@ def test_a_part_that_counts_nothing_in_an_epoch_is_an_error(
         fit(make_model("llama"), make_examples(8), parts=parts, epochs=3, batch_size=2)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["checkpoint-4"]
     assert history(tmp_path / "run")[-1]["step"] == 7
+
+
+def test_what_a_step_does_not_count_is_not_in_its_history(
+    fit, make_model, make_examples, tmp_path, history, monkeypatch
+):
+    """One group of four has a triplet: a 0 in other steps, or in a mean over all, would say it is learned."""
+    first, *others = make_examples(6)
+    three = [
+        first.model_copy(update={"role": role, "scored": role == "anchor", "completion": text})
+        for role, text in (("anchor", first.completion), ("positive", "w3 w4"), ("negative", "w5 w6 w7"))
+    ]
+    groups = [Group("0", tuple(three)), *singles(others[:3])]
+    given = {"parts": (CrossEntropy(), Triplet(0.5)), "epochs": 2, "batch_size": 1, "checkpoints": 1}
+    fit(make_model("llama"), groups, others[3:], folder=tmp_path / "steps", **given)
+    *steps, dev = history(tmp_path / "steps")
+    found = [row["triplet"] for row in steps if "triplet" in row]
+    assert len(steps) == 8 and len(found) == 2 and all(0 < value < 3 for value in found)
+    assert all("cross_entropy" in row for row in steps)
+    assert "dev_loss" in dev and "dev_triplet" not in dev
+
+    monkeypatch.setattr("limbeck.training.arguments.LOGGED_ROWS", 1)
+    fit(make_model("llama"), groups, folder=tmp_path / "whole", **given)
+    (whole,) = history(tmp_path / "whole")
+    assert whole["triplet"] == pytest.approx(sum(found) / 2, abs=1e-5)
+    assert whole["loss"] == pytest.approx(sum(row["loss"] for row in steps) / 8, abs=1e-5)
 
 
 @dataclass(frozen=True)

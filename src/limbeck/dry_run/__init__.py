@@ -156,7 +156,8 @@ def _of_learners(
         if role == "verifier":
             facts["estimates"] = [*facts["estimates"], "rationales in its prompts are not counted"]
         if uses.models > 1:
-            facts["estimates"] = [*facts["estimates"], f"one of {uses.models} trainings, the first"]
+            which = "with the rows that it is compared with" if uses.compared else "the first"
+            facts["estimates"] = [*facts["estimates"], f"one of {uses.models} trainings, {which}"]
         found.append(facts)
     return found
 

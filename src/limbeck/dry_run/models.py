@@ -147,8 +147,15 @@ def _reading(
     if planned is not None and model.tokenizer is not None:
         return known(planned, model.tokenizer, encoder_decoder=both)
     rows = learner.rationales if isinstance(learner, MentorSettings) else uses.rows
-    together = uses.together
-    return guessed(context, learner, rows, model.tokenizer, together=together, encoder_decoder=both)
+    return guessed(
+        context,
+        learner,
+        rows,
+        model.tokenizer,
+        together=uses.together,
+        compared=uses.compared,
+        encoder_decoder=both,
+    )
 
 
 def _of_training(learner: LearnerSettings, model: Sized, reading: Reading, memory: Memory) -> Facts:

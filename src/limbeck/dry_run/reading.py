@@ -4,7 +4,7 @@ lengths that the recipe allows."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -111,6 +111,7 @@ def guessed(
     tokenizer: Any,
     *,
     together: bool,
+    compared: int = 0,
     encoder_decoder: bool,
 ) -> Reading:
     """A reading of the right number of rows, all of them as long as the recipe allows.
@@ -118,6 +119,7 @@ def guessed(
     Args:
         rows: examples of a problem.
         together: whether they are one group.
+        compared: rows next to each that are not learned.
     """
     asking = learner_asking(learner.prompt, learner.format, demonstrations=(), thinks=learner.thinks)
     most = learner.train.max_length
@@ -136,10 +138,11 @@ def guessed(
         problems(context).train, prompt_lengths(asking, problems(context).train, tokenizer), strict=True
     ):
         some = [row(length)] * rows
+        beside = (replace(row(length), scored=False),) * compared
         groups += (
-            [RowGroup(problem.id, tuple(some))]
+            [RowGroup(problem.id, tuple(some) + beside * rows)]
             if together
-            else [RowGroup(problem.id, (one,)) for one in some]
+            else [RowGroup(problem.id, (one, *beside)) for one in some]
         )
     why = (GUESSED, *(() if tokenizer is not None else (UNREAD,)))
     return Reading(_feed(groups, learner, ALL, tokenizer, encoder_decoder), why)

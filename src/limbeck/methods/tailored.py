@@ -8,9 +8,7 @@
        L = LM + λ · max(0, cos(a, n) − cos(a, p) + ρ)
 
    a and p are the last states of two right rationales of a question, n that of a mistake.
-3. It sits the exam again. Steps 1 to 3 are a round.
-
-Deviations from the published code are in docs/papers.md.
+3. It sits the exam again. Steps 1 to 3 are a round. Deviations from the published code: docs/papers.md.
 """
 
 from __future__ import annotations
@@ -80,7 +78,7 @@ def tailored(context: Context, student: Learner, settings: TailoredSettings) -> 
             return
         if not wrong.all:
             break
-        said.append(feedback(context, place, wrong, settings.feedback, round=number))
+        said.append(feedback(context, place, wrong, settings.feedback, round=number, before=said))
         better = learn(context, student, model, said, wrong, settings)
         if settings.stop == "dev" and accuracy(context, better, "dev") <= accuracy(context, model, "dev"):
             context.run.say(f"{student.shown}: round {number + 1} is no better on dev; round {number} counts")
@@ -133,10 +131,12 @@ def check(recipe: Recipe, settings: TailoredSettings, place: str) -> None:
 
 def uses(own: TailoredSettings) -> Uses:
     """What these settings need."""
-    models, asks = own.rounds + (own.begin == "rationales"), own.feedback.kind != "given" and own.rounds > 0
+    count, asks = own.rounds + (own.begin == "rationales"), own.feedback.kind != "given" and own.rounds > 0
     files = files_of(own.train_exam, own.feedback, own.rounds)
-    rows = max(own.rationales, 1)
-    return Uses(trains=models > 0, models=models, asks=asks, files=files, pauses=("mistakes",), rows=rows)
+    rows, two = max(own.rationales, 1), 2 if own.rounds and own.reflection.weight else 0
+    return Uses(
+        trains=count > 0, models=count, asks=asks, files=files, pauses=("mistakes",), rows=rows, compared=two
+    )
 
 
 METHOD = Method(

@@ -252,8 +252,14 @@ def _mean_operations(
             folder = run[side.name][0].run
             assert folder is not None
             stages, mentor = stages_of(folder), folder / "mentors" / str(side.mentor) if labels else None
-            costs += [operations(one.exam.parent, stages, mentor) for one in run[side.name]]
+            costs += [operations(trained_in(one), stages, mentor) for one in run[side.name]]
     return _known(costs)
+
+
+def trained_in(exam: Contestant) -> Path:
+    """The stage of the training behind an exam; of a student taught in rounds, that of its last round."""
+    folder, last = exam.exam.parent, exam.facts.after_round
+    return folder if exam.facts.round is not None or last is None else folder / f"round{last}"
 
 
 def _standing(

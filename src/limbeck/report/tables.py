@@ -377,6 +377,7 @@ def _mean_row(group: str, members: Sequence[Contestant]) -> Row:
         **{key: _mean(row[key] for row in rows) for key in means},
         **{key: _mean_of_known([row[key] for row in rows]) for key in MAKING},
         "name": group,
+        "by_round": None,
         "seed": None,
         "seeds": len(members),
         "under_mean": False,
@@ -408,5 +409,10 @@ def results_notes(rows: Sequence[Row]) -> list[str]:
         notes.append("mean: over seeds; its interval counts seeds and problems.")
     if any(size <= ENOUGH for size in sizes):
         notes.append("mean of two seeds: its interval counts problems and speaks of these seeds only.")
+    if any(row["by_round"] for row in rows):
+        notes.append(
+            "steps and train time of a student that was taught in rounds: of all its rounds; those of one "
+            "round are its own."
+        )
     means = [(row["name"], row["seeds"], row["seed_std"]) for row in rows]
     return [*notes, between_seeds(means)]

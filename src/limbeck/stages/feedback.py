@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from limbeck.errors import DataError, RecipeError
 from limbeck.lm import Completion, Sampling
 from limbeck.lm.cost import exact, tokens_at_most
-from limbeck.lm.written import is_unfinished
+from limbeck.lm.written import is_unfinished, whole
 from limbeck.rationales import graded, mark_dropped
 from limbeck.recipe import ApiTeacherSettings, GoldRule, Recipe
 from limbeck.records import (
@@ -31,6 +32,7 @@ from limbeck.records import (
 from limbeck.run_folder import Stage, fingerprint, plan, read_json
 from limbeck.settings import Settings
 from limbeck.stages.context import Context
+from limbeck.stages.explaining import explaining_teacher, to_explain
 from limbeck.stages.mistakes import MISTAKES, Kind, Mistakes, TrainExamSettings
 from limbeck.stages.models import Question
 from limbeck.stages.problems import problems
@@ -53,6 +55,9 @@ VERSION = 3
 
 FEEDBACK, GRADED, AUDIT = "feedback.jsonl", "graded.jsonl", "audit.json"
 
+KNOWN, OTHERS = "answered in earlier rounds", "lines about other mistakes"
+"""Counts of the audit."""
+
 NO_PARTS = "the reply has not the two parts asked for"
 
 
@@ -73,7 +78,7 @@ class FeedbackSettings(Settings):
     of: tuple[Kind, ...] = Field(
         ("wrong",), min_length=1, description="mistakes that are shown: wrong, no-answer, cut-off"
     )
-    per_problem: int = Field(4, ge=1, description="mistakes per problem, at most")
+    per_problem: int = Field(4, ge=1, description="mistakes per problem that are asked about, at most")
     problems: int | None = Field(None, ge=1, description="problems per round, at most; null: all")
     max_cost_usd: float | None = Field(
         None, ge=0, description="worst case of a round's requests in dollars, next to the teacher's own cap"
@@ -104,9 +109,16 @@ class FeedbackSettings(Settings):
 
 @dataclass(frozen=True)
 class Tailored:
-    """Rationales about mistakes."""
+    """Rationales about mistakes.
+
+    Attributes:
+        wrong: the mistakes.
+        asked: the teacher's replies in this round; None: they are in a file, or saw no mistake.
+    """
 
     rationales: Rationales
+    wrong: Mistakes
+    asked: Stage | None = None
 
     @property
     def kept(self) -> list[Rationale]:
@@ -115,19 +127,30 @@ class Tailored:
 
 
 def feedback(
-    context: Context, place: str, wrong: Mistakes, settings: FeedbackSettings, *, round: int
+    context: Context,
+    place: str,
+    wrong: Mistakes,
+    settings: FeedbackSettings,
+    *,
+    round: int,
+    before: Sequence[Tailored] = (),
 ) -> Tailored:
     """What is said to the mistakes of a round, as graded rationales that know their mistake.
+
+    A text that the student wrote to the same question in an earlier round was answered there. It gets that
+    reply again, is not sent, and has no part in the round's budget.
 
     Args:
         place: the folder of its stages `asked` and `feedback`.
         round: whose mistakes.
+        before: the feedback of earlier rounds, by the same settings.
 
     Raises:
         DataError: a file of feedback cannot be read, or says nothing to these mistakes.
     """
     by_id = {problem.id: problem for problem in problems(context).train}
-    inputs = dict(problems(context).inputs) | wrong.inputs
+    inputs = dict(problems(context).inputs) | wrong.inputs  # which stand on all rounds before
+    known, again = replies_before(before), settings.kind == "again"
     if settings.kind == "given":
         file, asked = file_of(settings, round), None
         if not has_feedback(settings, round):
@@ -137,28 +160,29 @@ def feedback(
                 "run this again",
             )
         inputs |= file_inputs(file)
-        shown = wrong.all  # the file says which of them
+        shown, new = wrong.all, list[Mistake]()  # the file says which of them
     else:
-        shown = chosen(wrong, settings, context.recipe.seed + round)
-        shown = within_budget(context, shown, by_id, settings)
-        asked = _asked(context, place, shown, by_id, settings, inputs, round)
+        shown = chosen(wrong, settings, context.recipe.seed + round, known)
+        shown = within_budget(context, shown, by_id, settings, known)
+        new = [one for one in shown if text_id(one) not in known]
+        asked = _asked(context, place, new, by_id, settings, inputs, round)
         inputs["asked"] = asked.fingerprint
-    source = teacher_name(context.recipe)
+    source, reasoning = teacher_name(context.recipe), taken_as_rationale(context.recipe)
 
     def work(folder: Path) -> None:
-        replies = completions_of(asked) if asked else []
+        replies = _replies(asked, shown, known) if asked else []
         if asked is None:
             said, others = _from_file(file, {one.id: one for one in shown}, source)
         else:
-            said = [(_again if settings.kind == "again" else _read)(one, source) for one in replies]
-        cut = {one.prompt_id for one in replies if one.truncated}
+            said = [(_fresh if again else _read)(one, source) for one in replies]
+        cut = {one.about for one in replies if one.truncated}
         found = rationales_of(context, said, by_id, cut, settings.keep)
         write_jsonl(folder / FEEDBACK, said)
         write_jsonl(folder / GRADED, found)
-        about = len({one.mistake_id for one in said}) if asked is None else len(shown)
+        about = len({one.mistake_id for one in said})
         unfinished = sum(is_unfinished(one.thinking, one.text) for one in replies)
-        more = {"lines about other mistakes": others} if asked is None else {"unfinished": unfinished}
-        write_json(folder / AUDIT, audit(about, found) | more)
+        counts = {"unfinished": unfinished, KNOWN: len(shown) - len(new)} if asked else {OTHERS: others}
+        write_json(folder / AUDIT, audit(about, found) | counts)
 
     about = {name: getattr(settings, name) for name in ("of", "per_problem", "problems")}
     how = plan(
@@ -170,6 +194,7 @@ def feedback(
         keep=settings.keep,
         drop_false_equations=context.recipe.rationales.drop_false_equations,
         source=source,
+        **({"reasoning": reasoning} if again and reasoning != "both" else {}),
     )
     stage = context.run.stage(f"{place}/feedback", how, inputs, work)
     found = list(read_jsonl(stage.folder / GRADED, Rationale))
@@ -178,14 +203,46 @@ def feedback(
         f"{place}: feedback on {facts['mistakes']} mistakes, {facts['kept']} rationales kept"
         + "".join(f", {count} {reason}" for reason, count in facts["dropped"].items())
     )
-    if others := facts.get("lines about other mistakes"):
+    if count := facts.get(KNOWN):
+        context.run.say(f"{place}: {count} of them were answered in earlier rounds, and not sent again")
+    if others := facts.get(OTHERS):
         context.run.say(f"{place}: {others} lines of {file} are about other mistakes, and are passed over")
     if count := facts.get("unfinished"):
         context.run.say(
             f"{place}: {count} of {facts['replies']} replies end inside their thinking, and say nothing; "
             "raise settings.feedback.max_tokens"
         )
-    return Tailored(Rationales(stage, f"feedback on round {round}", found))
+    return Tailored(Rationales(stage, f"feedback on round {round}", found), wrong, None if again else asked)
+
+
+def text_id(mistake: Mistake) -> str:
+    """The same for the same text about the same question, whichever round, answer or student it is of.
+
+    What a teacher is asked is known by it, so its memory has the reply to a text that another student of
+    the run wrote.
+    """
+    text = mistake.completion.strip().encode("utf-8", "surrogatepass")
+    return f"{mistake.problem_id}/{hashlib.blake2b(text, digest_size=16).hexdigest()}"
+
+
+def replies_before(before: Sequence[Tailored]) -> dict[str, RawCompletion]:
+    """What a teacher said to mistakes in earlier rounds, by `text_id`; the first reply to each text."""
+    found: dict[str, RawCompletion] = {}
+    for one in before:
+        if one.asked is not None:
+            texts = {mistake.id: text_id(mistake) for mistake in one.wrong.all}
+            for reply in completions_of(one.asked):
+                found.setdefault(texts[reply.about], reply)
+    return found
+
+
+def _replies(
+    asked: Stage, shown: Sequence[Mistake], known: Mapping[str, RawCompletion]
+) -> list[RawCompletion]:
+    """The reply to each mistake, of this round or an earlier one, about this round's mistake."""
+    now = {one.about: one for one in completions_of(asked)}
+    found = [(one, now.get(one.id) or known.get(text_id(one))) for one in shown]
+    return [reply.model_copy(update={"about": one.id}) for one, reply in found if reply is not None]
 
 
 def check_feedback(recipe: Recipe, settings: FeedbackSettings, place: str, *, rounds: int) -> None:
@@ -214,43 +271,66 @@ def check_feedback(recipe: Recipe, settings: FeedbackSettings, place: str, *, ro
         raise RecipeError(f"{place}.max_cost_usd: needs a teacher with prices (teacher.prices); leave it out")
 
 
-def chosen(wrong: Mistakes, settings: FeedbackSettings, seed: int) -> list[Mistake]:
+def chosen(
+    wrong: Mistakes, settings: FeedbackSettings, seed: int, known: Collection[str] = ()
+) -> list[Mistake]:
     """The mistakes that are shown: of each problem the first ones, of the problems some drawn by the seed.
 
     They come in the order of the draw, so that a budget takes a part of them and not the first problems.
+
+    Args:
+        known: what was answered before (`text_id`); that is all there, and counts for nothing.
     """
     of: dict[str, list[Mistake]] = {}
     for one in wrong.of(settings.of):
         of.setdefault(one.problem_id, []).append(one)
-    drawn = sorted(of, key=lambda own: fingerprint([seed, own]))[: settings.problems]
-    return [one for own in drawn for one in of[own][: settings.per_problem]]
+    shown: list[Mistake] = []
+    count = 0
+    for own in sorted(of, key=lambda own: fingerprint([seed, own])):
+        new = [one for one in of[own] if text_id(one) not in known][: settings.per_problem]
+        if settings.problems is not None and count == settings.problems:
+            new = []
+        count += bool(new)
+        shown += [one for one in of[own] if one in new or text_id(one) in known]
+    return shown
 
 
 def within_budget(
-    context: Context, shown: Sequence[Mistake], by_id: Mapping[str, Problem], settings: FeedbackSettings
+    context: Context,
+    shown: Sequence[Mistake],
+    by_id: Mapping[str, Problem],
+    settings: FeedbackSettings,
+    known: Collection[str] = (),
 ) -> list[Mistake]:
-    """As many of them as cost at most the round's budget, by the worst case of each request."""
+    """As many of them as cost at most the round's budget, by the worst case of each request.
+
+    Args:
+        known: what is not sent (`text_id`), and costs nothing.
+    """
     teacher = context.recipe.teacher
     if settings.max_cost_usd is None or not isinstance(teacher, ApiTeacherSettings) or not teacher.prices:
         return list(shown)
     model, left = _teacher(context, settings), exact(settings.max_cost_usd)
     system = model.asking_now.system or teacher.system
-    for count, one in enumerate(shown):
+    new = [one for one in shown if text_id(one) not in known]
+    for count, one in enumerate(new):
         text = model.asking_now.plain(_pieces(model, by_id[one.problem_id], one, settings))
         left -= teacher.prices.exact(tokens_at_most(text, system), settings.max_tokens)
         if left < 0:
             context.run.say(
                 f"feedback.max_cost_usd = {settings.max_cost_usd:g}: the teacher is shown {count} of "
-                f"{len(shown)} mistakes"
+                f"{len(new)} mistakes"
             )
-            return list(shown[:count])
+            beyond = {one.id for one in new[count:]}
+            return [one for one in shown if one.id not in beyond]
     return list(shown)
 
 
 def _teacher(context: Context, settings: FeedbackSettings) -> TeacherModel:
     """The teacher as it is asked here."""
     if settings.kind == "again":
-        return TeacherModel(context)
+        explained = context.recipe.rationales.explain_gold
+        return TeacherModel(context) if explained is None else explaining_teacher(context, explained)
     wanted = settings.instruction
     usual = prompt.instruction(context.kind, context.labels)
     template = settings.template or prompt.TEMPLATE
@@ -261,7 +341,8 @@ def _teacher(context: Context, settings: FeedbackSettings) -> TeacherModel:
 
 def _pieces(model: TeacherModel, problem: Problem, mistake: Mistake, settings: FeedbackSettings) -> Pieces:
     if settings.kind == "again":
-        return model.asking_now.pieces(problem)
+        explains = model.context.recipe.rationales.explain_gold is not None
+        return (to_explain(model, problem) if explains else model.question(problem)).pieces
     return model.asking_now.pieces(problem, mistake=mistake.completion.strip(), gold=gold_of(problem))
 
 
@@ -276,8 +357,15 @@ def _asked(
 ) -> Stage:
     """The stage of the teacher's replies, as they came."""
     model = _teacher(context, settings)
+    # What never saw the mistake is drawn anew for each: the same request, known by the mistake.
+    again = settings.kind == "again"
     questions = [
-        Question(one.id, one.problem_id, _pieces(model, by_id[one.problem_id], one, settings), one.id)
+        Question(
+            one.id if again else text_id(one),
+            one.problem_id,
+            _pieces(model, by_id[one.problem_id], one, settings),
+            one.id,
+        )
         for one in shown
     ]
     sampling = Sampling(
@@ -306,14 +394,14 @@ def _read(reply: RawCompletion, source: str) -> Feedback:
     found = prompt.read(reply.text)
     said, solution = (found.said, found.solution) if found else ("", "")
     return Feedback(
-        mistake_id=reply.prompt_id, problem_id=reply.problem_id, source=source, said=said, solution=solution
+        mistake_id=reply.about, problem_id=reply.problem_id, source=source, said=said, solution=solution
     )
 
 
-def _again(reply: RawCompletion, source: str) -> Feedback:
-    return Feedback(
-        mistake_id=reply.prompt_id, problem_id=reply.problem_id, source=source, solution=reply.text
-    )
+def _fresh(reply: RawCompletion, source: str) -> Feedback:
+    """A rationale that saw no mistake, with its thinking: what of it is learned is as for plain ones."""
+    solution = whole(reply.thinking, reply.text)
+    return Feedback(mistake_id=reply.about, problem_id=reply.problem_id, source=source, solution=solution)
 
 
 def waits_for_feedback(context: Context, wrong: Mistakes, settings: FeedbackSettings, round: int) -> bool:

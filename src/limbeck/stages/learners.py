@@ -151,16 +151,22 @@ def mentor_learner(context: Context, name: str) -> Learner:
     return Learner("mentor", name, settings, settings.seed, how, "finetune-cot", own)
 
 
+SUMMED = ("steps", "epochs", "tokens", "train_seconds")
+"""What several trainings of one model take together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A model that was trained: its stage, who learned, and what the training counted (`training.json`).
 
-    It can write and be examined (see `models.Model`), and another training can start from it.
+    It can write and be examined (see `models.Model`), and another training can start from it; `start` is the
+    one that this training started from.
     """
 
     stage: Stage
     learner: Learner
     counted: Mapping[str, Any]
+    start: Trained | None = None
     shared: ClassVar[bool] = True
     timed: ClassVar[bool] = True
     begins: ClassVar[bool] = True
@@ -192,7 +198,27 @@ class Trained:
         counted = dict(self.counted)
         for how in ("share_prompts", "held_parameters"):  # it was trained, not what
             counted.pop(how, None)
+        if self.start is not None and self.learner.round is None:
+            counted |= self._of_all_rounds()
         return {**self.learner.facts, **counted}
+
+    def _of_all_rounds(self) -> dict[str, Any]:
+        """What all trainings behind the weights took, and each by itself.
+
+        A round learns what the rounds before it learned, and more; so the largest number of examples is that
+        of different ones.
+        """
+        trainings: list[Trained] = [self]
+        while (earlier := trainings[0].start) is not None:
+            trainings.insert(0, earlier)
+        own = [one.learner.round for one in trainings[:-1]] + [self.learner.after_round]
+        rounds = [
+            {"round": number, **{name: one.counted.get(name) for name in ("training_examples", *SUMMED)}}
+            for number, one in zip(own, trainings, strict=True)
+        ]
+        examples = _if_known(max, [one["training_examples"] for one in rounds])
+        sums = {name: _if_known(sum, [one[name] for one in rounds]) for name in SUMMED}
+        return {"training_examples": examples, **sums, "by_round": rounds}
 
     @property
     def reads(self) -> tuple[Path, ...]:
@@ -227,6 +253,11 @@ class Trained:
 
     def open(self, folder: Path, batch_size: int, max_tokens: int) -> Opened:
         return _opened(self.load(), Asking.of_folder(self.path), folder, batch_size, max_tokens)
+
+
+def _if_known(total: Callable[[list[Any]], Any], values: list[Any]) -> Any:
+    """A total; None where one of the values is not known. Sums of seconds are rounded as each is."""
+    return None if None in values else round(total(values), 4)
 
 
 @dataclass(frozen=True, slots=True)

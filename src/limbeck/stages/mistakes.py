@@ -35,6 +35,9 @@ from limbeck.stages.writing import completions_of, write
 VERSION = 3
 """Raised by hand when this code finds other mistakes in the same answers."""
 
+SHOWN = 300
+"""Characters of a prompt that an error shows."""
+
 MISTAKES, AUDIT = "mistakes.jsonl", "audit.json"
 
 Kind = Literal["wrong", "no-answer", "cut-off"]
@@ -142,10 +145,21 @@ def mistakes(
         raise NothingKeptError(
             f"{model.name}: {found.facts['readable']:.0%} of its answers to the training questions can be "
             f"read, too few to learn from (least_readable). {answers.folder} holds them; the base is "
-            f"{model.facts['model']}. Take another base or prompt, show demonstrations (prompt.examples), or "
-            "begin with rationales"
+            f"{model.facts['model']}, {_prompt(model, asked[0])}. Take another base or prompt, show "
+            "demonstrations (prompt.examples), or begin with rationales"
         )
     return found
+
+
+def _prompt(model: Model, problem: Problem) -> str:
+    """How a model is asked, in words: how many demonstrations, and its prompt, of which a long one's end."""
+    if model.weights is None:
+        return "asked as the recipe says"
+    asking = model.weights.asking()
+    pieces = model.question(problem).pieces
+    text = asking.plain(pieces)
+    shown = text if len(text) <= SHOWN else f"…{text[-SHOWN:]}"
+    return f"in format {asking.format} with {len(pieces.examples)} demonstrations, and asked {shown!r}"
 
 
 def given_mistakes(context: Context, place: str, file: str) -> Mistakes:

@@ -113,7 +113,7 @@ def train(
 
     reads = [start.path] if start else []
     stage = context.run.stage(learner.place, settings, inputs, work, everyone=True, reads=reads)
-    return Trained(stage, learner, read_json(stage.folder / FACTS) or {})
+    return Trained(stage, learner, read_json(stage.folder / FACTS) or {}, start)
 
 
 def made_parts(learner: Learner, parts: Callable[[], Parts]) -> Parts:

@@ -107,7 +107,7 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         self.lowered = Lowered(model) if on_cpu else None
         self._step_values: list[Tensor] = []
         self._epoch_counts: list[Tensor] = []
-        self._logged: list[list[float]] = []
+        self._logged: list[dict[str, float]] = []
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's share of the micro-batches."""
@@ -168,13 +168,14 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         Raises:
             TrainingError: it is not finite, or a part counted nothing in the epoch that ends here.
         """
-        told = [torch.stack(self._step_values).sum(0)]
+        summed = torch.stack(self._step_values).sum(0)
         if ranks.world() > 1:
-            told = [self.accelerator.reduce(told[0], "sum")]
+            summed = self.accelerator.reduce(summed, "sum")
+        told = [summed, self._epoch_counts[-1]]
         step = self.state.global_step + 1
         if step % self._steps_per_epoch == 0:
             told.append(torch.stack(self._epoch_counts).sum(0))
-        values, *counts = torch.stack(told).tolist()
+        values, own, *counts = torch.stack(told).tolist()
         value = self._total(values)
         if not math.isfinite(value):
             named = ", ".join(f"{part.name} {v:g}" for part, v in zip(self.parts, values, strict=True))
@@ -186,7 +187,8 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
                     "train nothing; give the examples what it needs (too long ones were left out by "
                     "max_length), or set its weight to 0"
                 )
-        self._logged.append([value, *values])
+        counted = {part.name: v for part, v, n in zip(self.parts, values, own, strict=True) if n}
+        self._logged.append({"loss": value, **counted})
         return value
 
     def _counted_before(self, part: Part) -> bool:
@@ -201,13 +203,17 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         return sum(part.weight * value for part, value in zip(self.parts, values, strict=True))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the loss and its parts as means over the steps, each over all its tokens or examples."""
+        """Log the loss and its parts as means over the steps, each over all its tokens or examples.
+
+        A part's mean is over the steps in which it counted something; without any it is left out, since 0
+        would say that it is learned.
+        """
         if not math.isfinite(logs.get("grad_norm", 0.0)):
             raise TrainingError(f"step {self.state.global_step}: the gradient is not finite; {REMEDY}")
         if "loss" in logs:
-            means = [sum(column) / len(self._logged) for column in zip(*self._logged, strict=True)]
-            names = ["loss", *(part.name for part in self.parts)]
-            logs = {**logs, **dict(zip(names, means, strict=True))}
+            for name in ("loss", *(part.name for part in self.parts)):
+                if column := [step[name] for step in self._logged if name in step]:
+                    logs[name] = sum(column) / len(column)
             self._logged = []
         super().log(logs, start_time)
 
@@ -238,7 +244,10 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         return self._named(counts_P)
 
     def _dev_loss(self) -> dict[str, float]:
-        """Loss and parts, divided by their counts over the whole of dev; empty without dev examples."""
+        """Loss and parts, divided by their counts over the whole of dev; empty without dev examples.
+
+        A part that counts nothing there is left out.
+        """
         if not self.dev_feed:
             return {}
         values = []
@@ -248,8 +257,9 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
             values.append(self._stacked(found))
         own = [sum(column) for column in zip(*torch.stack(values).tolist(), strict=True)]
         parts = [sum(column) for column in zip(*ranks.gather(own), strict=True)]
-        named = {part.name: value for part, value in zip(self.parts, parts, strict=True)}
-        return {"loss": self._total(parts), **named}
+        named = zip(self.parts, parts, strict=True)
+        counted = {part.name: value for part, value in named if self._dev_counts[part.name] > 0}
+        return {"loss": self._total(parts), **counted}
 
     def _dev_exam(self) -> dict[str, float]:
         """What the exam found, on every rank what it found on the first."""
