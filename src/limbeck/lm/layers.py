@@ -135,11 +135,16 @@ def _fill(smaller: Any, model: Any, stacks: Mapping[str, nn.ModuleList], renamed
                 found[renamed[layer.group()] + name[layer.end() :]] = tensor
         return found
 
-    smaller.load_state_dict(named(model.state_dict()), strict=True, assign=True)
+    # The very parameters, so that those are one that were one. The library's tie_weights goes by the config,
+    # which says that FLAN-T5's head is its embedding.
+    smaller.load_state_dict(named(model.state_dict(keep_vars=True)), strict=True, assign=True)
+    tied = named(model.all_tied_weights_keys)
+    smaller.all_tied_weights_keys = {
+        name: source for name, source in smaller.all_tied_weights_keys.items() if name in tied
+    }
     for name, buffer in named(dict(model.named_buffers())).items():  # rotary frequencies are in no state
         place, _, own = name.rpartition(".")
         smaller.get_submodule(place)._buffers[own] = buffer
-    smaller.tie_weights()
     smaller.generation_config = model.generation_config
     there = {*model.parameters(), *model.buffers()}
     for name, one in (*smaller.named_parameters(), *smaller.named_buffers()):
