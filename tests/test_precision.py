@@ -95,6 +95,25 @@ def test_both_precisions_begin_at_the_same_weights_and_learn(recipe: Path, tmp_p
         assert losses["bf16"] == pytest.approx(losses["fp32"], rel=precision.CLOSE)
 
 
+def test_a_base_that_is_an_adapter_is_tried_as_it_is_trained(recipe: Path, tmp_path: Path) -> None:
+    """It is folded in, and the new adapter may have other settings."""
+    from limbeck.lm.load import load
+    from limbeck.lm.saving import save
+    from limbeck.lm.settings import LoraSettings
+    from limbeck.tasks.sources import load_splits
+
+    texts = ["Question: how many?"]
+    save(load("tiny-causal-xs", tokenizer_texts=texts, lora=LoraSettings(r=2)), tmp_path / "adapter")
+    given = [
+        f"students.one.model={tmp_path / 'adapter'}",
+        "students.one.lora={r: 4}",
+        "students.one.layers=1",
+    ]
+    loaded = load_recipe(recipe, given)
+    losses, _ = precision._both(loaded.students["one"], load_splits(loaded.task, 0).train)
+    assert all(math.isfinite(one) for one in losses.values())
+
+
 def test_questions_of_a_letter_and_small_micro_batches_will_do(recipe: Path) -> None:
     from limbeck.records import Problem
 

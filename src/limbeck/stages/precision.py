@@ -171,7 +171,6 @@ def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, flo
         layers=learner.layers,
         dtype=learner.dtype,
         device=learner.device,
-        trainable=learner.lora is not None,
     )
     model, both = loaded.model.eval(), loaded.encoder_decoder  # dropout would not be the same in both
     form: Any = {"encoder_decoder": both, "max_length": learner.train.max_length}
