@@ -114,6 +114,30 @@ def test_a_base_that_is_an_adapter_is_tried_as_it_is_trained(recipe: Path, tmp_p
     assert all(math.isfinite(one) for one in losses.values())
 
 
+def test_the_trial_holds_one_optimiser(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the training does: its state is twice as large as what is trained."""
+    from weakref import WeakSet
+
+    import torch
+
+    from limbeck.tasks.sources import load_splits
+
+    at_once, there = [], WeakSet[torch.optim.Optimizer]()
+
+    class Counted(torch.optim.AdamW):
+        def step(self, *given: Any) -> Any:
+            done = super().step(*given)
+            there.add(self)
+            at_once.append(len(there))
+            return done
+
+    monkeypatch.setattr(torch.optim, "AdamW", Counted)
+    monkeypatch.setattr(precision, "STEPS", 3)
+    loaded = load_recipe(recipe)
+    precision._both(loaded.students["one"], load_splits(loaded.task, 0).train)
+    assert set(at_once) == {1}
+
+
 def test_questions_of_a_letter_and_small_micro_batches_will_do(recipe: Path) -> None:
     from limbeck.records import Problem
 

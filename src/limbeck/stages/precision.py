@@ -23,7 +23,6 @@ from limbeck.stages.context import Context, changed
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.problems import problems
 from limbeck.training.groups import Group
-from limbeck.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
@@ -186,20 +185,21 @@ def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, flo
 
     trained = [one for one in model.parameters() if one.requires_grad]
     begin = [one.detach().cpu().clone() for one in trained]
+    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[learner.train.optimizer]
+    optimizer = kind(trained, lr=learner.train.learning_rate)  # one for all: it may be as large as the model
+    steps = {
+        precision: _step_of(model, optimizer, precision, encoder_decoder=both) for precision in PRECISIONS
+    }
     losses: dict[str, float] = {}
-    for precision in PRECISIONS:
+    for precision, step in steps.items():
         with torch.no_grad():
             for one, value in zip(trained, begin, strict=True):
                 one.copy_(value)
-        step = _step_of(model, trained, precision, learner.train, encoder_decoder=both)
+        optimizer.state.clear()
         losses[precision] = statistics.mean(
             step(batch)[0] for batch in batches(short, STEPS, min(ROWS, size))
         )
     times: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-    steps = {
-        precision: _step_of(model, trained, precision, learner.train, encoder_decoder=both)
-        for precision in PRECISIONS
-    }
     for batch in batches(full, 1 + TIMED, size):
         for precision, step in steps.items():
             times[precision].append(step(batch)[1])
@@ -228,7 +228,7 @@ def _long(asked: Sequence[Problem]) -> list[Group]:
 
 
 def _step_of(
-    model: Any, trained: list[Any], precision: str, settings: TrainSettings, *, encoder_decoder: bool
+    model: Any, optimizer: torch.optim.Optimizer, precision: str, *, encoder_decoder: bool
 ) -> Callable[[Batch], tuple[float, float]]:
     """An optimiser step in this precision; it gives its loss and its seconds."""
     import torch
@@ -238,8 +238,7 @@ def _step_of(
 
     lowered = Lowered(model) if precision == "bf16" and model.device.type == "cpu" else None
     part = CrossEntropy()
-    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[settings.optimizer]
-    optimizer = kind(trained, lr=settings.learning_rate)
+    trained = [one for group in optimizer.param_groups for one in group["params"]]
 
     def step(batch: Batch) -> tuple[float, float]:
         start = time.perf_counter()
