@@ -47,6 +47,8 @@ def test_a_cut_student_learns_from_the_whole_model(
     folder = student / "model"
     config = json.loads((folder / ("config.json" if lora == "null" else "base/config.json")).read_text())
     assert config["num_hidden_layers"] == 1
+    texts = [one.read_text() for one in folder.rglob("*") if one.suffix in (".json", ".md")]
+    assert not [one for one in texts if str(base) in one], "its own base is inside, and is not that folder"
     found = load(folder, device="cpu").model
     assert len(found.model.layers) == 1 and len(load(base, device="cpu").model.model.layers) == 2
     assert (run / "mentors/mentor/soft-labels").is_dir()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from limbeck.files import digest
 from limbeck.lm.cost import TEMPLATE_TOKENS
@@ -221,6 +222,33 @@ def test_a_model_without_weights_at_hand(limbeck: Limbeck, recipe: Path, tmp_pat
     found = learner(looked(limbeck, recipe, "--no-probe", *override), "students.plain")
     assert found["parameters"] == sum(one.numel() for one in model.parameters())
     assert any("four characters count as a token" in why for why in found["estimates"])
+
+
+def test_a_step_is_timed_as_it_is_trained(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter as a base is folded in; on a CPU bf16 computes with weights that are converted once."""
+    from limbeck.lm.load import load
+    from limbeck.lm.saving import save
+    from limbeck.lm.settings import LoraSettings
+
+    folder, seen = tmp_path / "adapter", set[torch.dtype]()
+    texts = [one * 3 for one in "abc"]
+    save(load("tiny-causal-xs", tokenizer_texts=texts, lora=LoraSettings(r=2), device="cpu"), folder)
+    plain = torch.nn.functional.linear
+
+    def looked_at(
+        given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        seen.add(weight.dtype)
+        return plain(given, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", looked_at)
+    override = [f"students.plain.{one}" for one in (f"model={folder}", "lora={r: 4}", "device=cpu")]
+    override += ["students.plain.train.precision=bf16"]
+    changes = [part for one in override for part in ("--set", one)]
+    found = learner(looked(limbeck, recipe, *changes), "students.plain")
+    assert found["seconds_per_step"] > 0 and torch.bfloat16 in seen
 
 
 def test_tables_and_where_a_run_ends(limbeck: Limbeck, recipe: Path) -> None:

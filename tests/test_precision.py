@@ -95,6 +95,72 @@ def test_both_precisions_begin_at_the_same_weights_and_learn(recipe: Path, tmp_p
         assert losses["bf16"] == pytest.approx(losses["fp32"], rel=precision.CLOSE)
 
 
+def test_a_base_that_is_an_adapter_is_tried_as_it_is_trained(recipe: Path, tmp_path: Path) -> None:
+    """It is folded in, and the new adapter may have other settings."""
+    from limbeck.lm.load import load
+    from limbeck.lm.saving import save
+    from limbeck.lm.settings import LoraSettings
+    from limbeck.tasks.sources import load_splits
+
+    texts = ["Question: how many?"]
+    save(load("tiny-causal-xs", tokenizer_texts=texts, lora=LoraSettings(r=2)), tmp_path / "adapter")
+    given = [
+        f"students.one.model={tmp_path / 'adapter'}",
+        "students.one.lora={r: 4}",
+        "students.one.layers=1",
+    ]
+    loaded = load_recipe(recipe, given)
+    losses, _ = precision._both(loaded.students["one"], load_splits(loaded.task, 0).train)
+    assert all(math.isfinite(one) for one in losses.values())
+
+
+def test_the_trial_holds_one_optimiser(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the training does: its state is twice as large as what is trained."""
+    from weakref import WeakSet
+
+    import torch
+
+    from limbeck.tasks.sources import load_splits
+
+    at_once, there = [], WeakSet[torch.optim.Optimizer]()
+
+    class Counted(torch.optim.AdamW):
+        def step(self, *given: Any) -> Any:
+            done = super().step(*given)
+            there.add(self)
+            at_once.append(len(there))
+            return done
+
+    monkeypatch.setattr(torch.optim, "AdamW", Counted)
+    monkeypatch.setattr(precision, "STEPS", 3)
+    loaded = load_recipe(recipe)
+    precision._both(loaded.students["one"], load_splits(loaded.task, 0).train)
+    assert set(at_once) == {1}
+
+
+def test_the_learning_rate_of_a_trial_rises_in_both_precisions(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from limbeck.tasks.sources import load_splits
+
+    rates: list[float] = []
+
+    class Noted(torch.optim.AdamW):
+        def step(self, *given: Any) -> Any:
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*given)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Noted)
+    loaded = load_recipe(recipe)
+    precision._both(loaded.students["one"], load_splits(loaded.task, 0).train)
+    full, steps, warmup = loaded.students["one"].train.learning_rate, precision.STEPS, precision.WARMUP
+    for of_one in (rates[:steps], rates[steps : 2 * steps]):
+        assert of_one[:2] == pytest.approx([full / warmup, 2 * full / warmup])
+        assert of_one[warmup - 1 :] == [full] * (steps - warmup + 1)
+
+
 def test_questions_of_a_letter_and_small_micro_batches_will_do(recipe: Path) -> None:
     from limbeck.records import Problem
 

@@ -79,3 +79,17 @@ def test_a_model_from_scratch_is_refused(tmp_path: Path, limbeck: Limbeck) -> No
     answer = limbeck("run", tmp_path / "base.yaml", "--set", "students.small.method=zero-shot")
     assert answer.status == 2
     assert "students.small.model: tiny-causal-xs is made from scratch, so it knows nothing" in answer.err
+
+
+def test_a_base_of_some_layers_is_examined_here(base: Path, tmp_path: Path, limbeck: Limbeck) -> None:
+    """A server has all of its layers, so it is not asked; nothing listens at this one."""
+    given = [
+        f"students={{cut: {{method: zero-shot, model: '{base}', layers: 1}}}}",
+        "exam.endpoint={base_url: 'http://127.0.0.1:9/v1', retries: 0}",
+    ]
+    changes = [part for one in given for part in ("--set", one)]
+    answer = limbeck("run", tmp_path / "base.yaml", "--out", tmp_path / "run", *changes)
+    assert answer.status == 0, answer.err
+    facts = json.loads((tmp_path / "run/students/cut/seed0/exam/metrics.json").read_text())
+    whole = json.loads((base.parent / "exam" / "metrics.json").read_text())
+    assert facts["served"] is None and facts["parameters"] < whole["parameters"]

@@ -70,6 +70,7 @@ class Family:
     arguments: dict[str, Any]
     embedding: float = 1.0  # scale of the embeddings; where they drown the layers, greedy output stands still
     tokenizer: Callable[[Sequence[str]], Any] = build_tokenizer
+    own_head: bool = False
 
 
 def _decoder(name: str, embedding: float = 1.0, **arguments: Any) -> Family:
@@ -130,6 +131,7 @@ FAMILIES: dict[str, Family] = {
         "T5ForConditionalGeneration",
         T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
         0.05,
+        own_head=True,
     ),
 }
 
@@ -155,4 +157,8 @@ def tiny_model(family: str, seed: int = 0) -> tuple[Any, Any]:
         for name, parameter in model.named_parameters():
             if name.endswith("_proj.bias"):
                 parameter.normal_(std=0.1)
+        if made.own_head:  # transformers ties those of any T5, unless a checkpoint has both
+            head = torch.empty_like(model.lm_head.weight).normal_(std=0.35)
+            model.lm_head.weight = torch.nn.Parameter(head)
+            model.all_tied_weights_keys = {}
     return model.eval(), tokenizer

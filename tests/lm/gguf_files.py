@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from limbeck.lm.bases import Base
 from limbeck.lm.tiny import seeded
 
-from .families import TEXTS
+from .families import TEXTS, tiny_model
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -60,13 +61,25 @@ def bpe() -> Tokenizer:
 
 
 def write_gguf(
-    file: Path, family: str = "llama", *, named: str = "", with_tokenizer: bool = True, bits: int = 32
+    file: Path,
+    family: str = "llama",
+    *,
+    named: str = "",
+    with_tokenizer: bool = True,
+    bits: int = 32,
+    context: int = 256,
+    rope: Mapping[str, Any] | None = None,
+    divisors: np.ndarray[Any, Any] | None = None,
+    scaling: str = "",
 ) -> tuple[Any, Tokenizer]:
     """Write a random model as GGUF; return the model that was written and its tokenizer.
 
     Args:
         named: a family that the file claims instead.
         bits: 8 writes Q8_0 matrices; the model that comes back then has the rounded weights.
+        rope: the model's `rope_parameters`.
+        divisors: what llama.cpp divides each frequency by (of Llama 3.1 and later).
+        scaling: `rope.scaling.type`.
     """
     tokenizer = bpe()
     kind, model_class = FAMILIES[family]
@@ -77,32 +90,78 @@ def write_gguf(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         initializer_range=0.3,
+        **({"rope_parameters": dict(rope)} if rope else {}),
     )
     with seeded(0):
         model = model_class(config).eval()
     name = named or family
     writer = gguf.GGUFWriter(file, name)
     writer.add_name("tiny")
-    writer.add_context_length(256)
+    writer.add_context_length(context)
     writer.add_embedding_length(32)
     writer.add_block_count(2)
     writer.add_feed_forward_length(64)
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10_000.0)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
+    if scaling:
+        writer.add_string(f"{name}.rope.scaling.type", scaling)
     if with_tokenizer:
         _add_tokenizer(writer, tokenizer)
     _add_tensors(writer, model, family, bits)
+    if divisors is not None:
+        writer.add_tensor("rope_freqs.weight", divisors.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return model, tokenizer
+
+
+def write_t5(file: Path, family: str) -> Any:
+    """Write a random T5 of `families` as llama.cpp's converter does; return the model that was written."""
+    model, _ = tiny_model(family)
+    for module in model.modules():  # no file says it; all published ones have 128
+        if hasattr(module, "relative_attention_max_distance"):
+            module.relative_attention_max_distance = 128
+    config, blanks = model.config, 100
+    words = config.vocab_size - 3 - blanks
+    writer = gguf.GGUFWriter(file, "t5")
+    writer.add_context_length(128)
+    writer.add_embedding_length(config.d_model)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.num_heads)
+    writer.add_key_length(config.d_kv)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_relative_attn_buckets_count(config.relative_attention_num_buckets)
+    writer.add_decoder_start_token_id(0)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("t5")
+    special = ["<pad>", "</s>", "<unk>"]
+    pads = [f"[PAD{number}]" for number in range(blanks)]
+    writer.add_token_list([*special, *(f"\u2581w{number}" for number in range(words)), *pads])
+    writer.add_token_scores([-float(number) for number in range(config.vocab_size)])
+    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (words + blanks))
+    writer.add_pad_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5, config.num_layers)
+    for place, tensor in model.state_dict().items():
+        shared = place == "lm_head.weight" and model.lm_head.weight is model.shared.weight
+        name = names.get_name(place, try_suffixes=(".weight",))
+        if "embed_tokens" not in place and not shared:
+            writer.add_tensor(name, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
 
 
 def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:

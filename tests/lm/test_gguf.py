@@ -7,17 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from limbeck.errors import ModelError
 from limbeck.lm import cache
 from limbeck.lm.load import load, parameters_of
 from limbeck.lm.saving import save
 from limbeck.lm.settings import LoraSettings
 from limbeck.stages.model_inputs import model_inputs
 
-from .gguf_files import write_gguf
+from .gguf_files import write_gguf, write_t5
 
 Limbeck = Callable[..., Any]
 
@@ -66,6 +68,53 @@ def test_what_is_loaded_is_what_the_file_says(
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert torch.equal(logits(again, ids), logits(written, ids))
     assert AutoTokenizer.from_pretrained(tmp_path / "saved")(QUESTION).input_ids == ids
+
+
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])  # of Llama 3.1 and 3.2
+def test_positions_are_scaled_as_the_file_says(tmp_path: Path, factor: float) -> None:
+    """llama.cpp writes what each frequency is divided by; transformers overlooks it."""
+    file, rope = tmp_path / "tiny.gguf", LLAMA_3 | {"factor": factor}
+    written, _ = write_gguf(file, context=2**17, rope=rope)
+    plain = 500_000.0 ** -(torch.arange(4) / 4)
+    divisors = (plain / written.model.rotary_emb.inv_freq).numpy()
+    assert divisors[0] == 1 and divisors[-1] == pytest.approx(factor)
+    written, _ = write_gguf(file, context=2**17, rope=rope, divisors=divisors)
+    loaded = load(file, device="cpu")
+    assert torch.equal(logits(loaded.model, [*range(5, 60)]), logits(written, [*range(5, 60)]))
+    write_gguf(file, divisors=np.ones(4))  # as older converters wrote them of models that scale nothing
+    assert load(file, device="cpu").model.config.rope_parameters["rope_type"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"divisors": np.array([1.0, 1.5, 2.0, 8.0])}, r"a way of its own \(rope_freqs.weight\)"),
+        ({"scaling": "yarn"}, r"scales its positions \(yarn\), which is not read from GGUF files"),
+    ],
+)
+def test_positions_that_cannot_be_read_are_refused(tmp_path: Path, more: Any, says: str) -> None:
+    write_gguf(tmp_path / "tiny.gguf", **more)
+    with pytest.raises(ModelError, match=says):
+        load(tmp_path / "tiny.gguf", device="cpu")
+
+
+@pytest.mark.parametrize("family", ["flan-t5", "t5"])
+def test_a_t5_keeps_its_head_and_its_activation(tmp_path: Path, family: str) -> None:
+    written = write_t5(tmp_path / "tiny.gguf", family)
+    model = load(tmp_path / "tiny.gguf", device="cpu").model
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        found, expected = (one(input_ids=ids, decoder_input_ids=ids).logits for one in (model, written))
+    assert torch.equal(found, expected)
 
 
 def test_a_run_trains_it_and_a_second_one_does_nothing(limbeck: Limbeck, tmp_path: Path) -> None:

@@ -103,6 +103,23 @@ def test_a_model_that_cannot_be_cut() -> None:
         with_layers(model, 2, "it")
 
 
+def test_a_layer_that_depends_on_its_number_is_not_moved() -> None:
+    """The third layer of such a GPT-2 divides its attention by three, wherever its weights come from."""
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=3, n_head=2, scale_attn_by_inverse_layer_idx=True
+    )
+    with pytest.raises(ModelError, match="scale_attn_by_inverse_layer_idx a layer depends on its number"):
+        with_layers(transformers.GPT2LMHeadModel(config), 2, "it")
+
+
+def test_as_many_end_tokens_as_layers_stay() -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
+        eos_token_id=[5, 6, 7],
+    )  # fmt: skip
+    assert with_layers(transformers.LlamaForCausalLM(config), 2, "it").config.eos_token_id == [5, 6, 7]
+
+
 def test_the_first_layer_of_t5_holds_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = five_layers("t5", monkeypatch)
     with pytest.raises(ModelError, match=r"relative_attention_bias.*keep its first layer"):

@@ -16,6 +16,7 @@ from limbeck.objectives.align import IGNORED
 from limbeck.scale.outline import Outline, outline
 from limbeck.scale.training import MicroBatch, activations, gradients, optimiser, weights
 from limbeck.training.collate import Row, collate
+from limbeck.training.lowered import Lowered, width_of
 from limbeck.training.parts import CrossEntropy, loss
 
 from ..lm.families import FAMILIES, TEXTS, tiny_model
@@ -96,6 +97,9 @@ CASES: dict[str, dict[str, Any]] = {
     "adapter without dropout": {"lora": LoraSettings(r=8, dropout=0)},
     "adapter on 16 bits": {"lora": LORA, "dtype": "bfloat16"},
     "autocast": {"precision": "bf16"},
+    "autocast of long texts": {"precision": "bf16", "prompt": 256},
+    "autocast of an encoder too": {"name": "tiny-seq2seq-m", "precision": "bf16"},
+    "autocast and many tokens": {"precision": "bf16", "rows": 16, "prompt": 192},
     "checkpointing": {"checkpointing": True},
     "checkpointing on 16 bits": {"lora": LORA, "dtype": "bfloat16", "checkpointing": True},
     "gradient descent": {"kind": "sgd"},
@@ -148,10 +152,13 @@ def _step(
     part = CrossEntropy()
     counts = {part.name: part.count(batch, encoder_decoder=both)}
 
+    lowered = Lowered(model) if precision == "bf16" else None
+
     def micro() -> None:
-        with torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext():
-            total, _ = loss((part,), model, batch, counts)
-        total.backward()  # type: ignore[no-untyped-call]
+        with lowered.step(width_of(batch)) if lowered else nullcontext():
+            with torch.autocast("cpu", torch.bfloat16, enabled=lowered is not None):
+                total, _ = loss((part,), model, batch, counts)
+            total.backward()  # type: ignore[no-untyped-call]
 
     micro()
     steps.step()

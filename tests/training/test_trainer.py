@@ -415,6 +415,25 @@ def test_the_chosen_checkpoint_is_what_the_model_becomes(
     assert not torch.equal(trainable(model), seen[-1])
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_an_exam_on_dev_computes_as_that_of_the_saved_model(fit, make_model, make_examples, lora):
+    """Not under the autocast of the training, which goes on afterwards."""
+    model, trained, examined, seen = make_model("llama", lora=lora), set(), set(), []
+
+    def exam(model):
+        seen.clear()
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+        examined.update(seen)
+        return {"accuracy": 0.5}
+
+    layer = next(module for name, module in model.named_modules() if name.endswith("layers.0.mlp"))
+    layer.register_forward_hook(
+        lambda module, given, found: trained.add(found.dtype) if module.training else seen.append(found.dtype)
+    )
+    fit(model, make_examples(4), dev_exam=exam, epochs=2, precision="bf16", choose="dev-accuracy")
+    assert (trained, examined) == ({torch.bfloat16}, {torch.float32})
+
+
 def test_a_choice_without_dev_is_refused(fit, make_model, make_examples):
     model, examples = make_model("llama"), make_examples(2)
     with pytest.raises(RecipeError, match="choose: dev-loss needs dev examples"):

@@ -225,7 +225,6 @@ def _timed(learner: LearnerSettings, model: Sized, reading: Reading, found: Fact
         layers=learner.layers,
         dtype=learner.dtype,
         device=learner.device,
-        trainable=learner.lora is not None,
     )
     step = seconds_per_step(loaded.model, reading, learner)
     return {"seconds_per_step": step, "seconds": step * found["steps"]}

@@ -13,6 +13,7 @@ from accelerate.utils import send_to_device
 from limbeck.dry_run.reading import Reading
 from limbeck.recipe import LearnerSettings
 from limbeck.training.collate import Batch, collate
+from limbeck.training.lowered import Lowered, width_of
 from limbeck.training.parts import CrossEntropy, loss
 
 STEPS = 3
@@ -40,19 +41,17 @@ def seconds_per_step(model: Any, reading: Reading, learner: LearnerSettings) -> 
         model.enable_input_require_grads()
         model.activation_checkpointing_enable({"use_reentrant": False})
     part, both = CrossEntropy(), reading.feed.encoder_decoder
-    lower = (
-        torch.autocast(model.device.type, torch.bfloat16)
-        if learner.train.precision == "bf16"
-        else nullcontext()
-    )
+    low, kind = learner.train.precision == "bf16", model.device.type
+    lowered = Lowered(model) if low and kind == "cpu" else None
 
     def take(batches: Sequence[Batch]) -> float:
         start = time.perf_counter()
         counts = {part.name: sum(part.count(batch, encoder_decoder=both) for batch in batches)}
         for batch in batches:
-            with lower:
-                total, _ = loss((part,), model, batch, counts)  # type: ignore[arg-type]
-            total.backward()  # type: ignore[no-untyped-call]
+            with lowered.step(width_of(batch)) if lowered else nullcontext():
+                with torch.autocast(kind, torch.bfloat16, enabled=low):
+                    total, _ = loss((part,), model, batch, counts)  # type: ignore[arg-type]
+                total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -3,11 +3,15 @@
 transformers reads the families that it knows, and makes float32 of weights in fewer bits: nothing is lost,
 and training goes on from exactly what the file says. It refuses to save what it loaded so, because of the
 file's quantisation in the config. So the weights move into a fresh model of the same config without it.
+
+Two things it overlooks without a word: how positions are scaled (Llama 3.1 and later), and the activation
+of a gated T5 (FLAN-T5). They are put right here, or the file is refused.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -15,7 +19,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer, LlamaConfig, PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from limbeck.errors import DiskError, ModelError, first_line, is_explainable
@@ -31,9 +36,15 @@ PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 FOLDER = "give the model's Hugging Face folder"
 
+LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""How all published Llamas from 3.1 on scale positions, but for the factor."""
 
-def check(file: Path) -> None:
+
+def check(file: Path) -> Any:
     """Refuse a file that is no whole GGUF model with its tokenizer, as far as is seen without its weights.
+
+    Returns:
+        The gguf package's reader of it.
 
     Raises:
         ModelError: what is wrong.
@@ -65,6 +76,7 @@ def check(file: Path) -> None:
         raise ModelError(f"{file}: no tokenizer is inside; {FOLDER}")
     if not reader.tensors:
         raise ModelError(f"{file}: a vocabulary without weights; {FOLDER}")
+    return reader
 
 
 def read_into(file: Path, folder: Path) -> None:
@@ -75,11 +87,11 @@ def read_into(file: Path, folder: Path) -> None:
         InputError: too little room.
         DiskError: the folder cannot be written.
     """
-    check(file)
+    reader = check(file)
     where: dict[str, Any] = {"gguf_file": file.name}
     place = file.absolute().parent
     with quiet():
-        config = _config(file, place, where)
+        config = _config(file, reader, place, where)
         kind = architecture_of(file, config)
         with explained(file, "the config"), torch.device("meta"):
             fresh = kind.from_config(config, dtype=torch.float32)
@@ -89,8 +101,9 @@ def read_into(file: Path, folder: Path) -> None:
         with redirect_stderr(StringIO()):  # a bar of its own that no setting turns off
             loaded = weights_of(place, kind, config, said=file, dtype=torch.float32, **where)
         with explained(file, "the weights"):
-            fresh.load_state_dict(loaded.state_dict(), assign=True)
-        fresh.tie_weights()
+            # The very parameters: a head stays its embedding, or its own where a T5 has one.
+            fresh.load_state_dict(loaded.state_dict(keep_vars=True), assign=True)
+        fresh.all_tied_weights_keys = loaded.all_tied_weights_keys
         fresh.generation_config = loaded.generation_config
         try:
             fresh.save_pretrained(str(folder))
@@ -112,7 +125,7 @@ def convert(file: Path, out: Path) -> int:
     return count
 
 
-def _config(file: Path, place: Path, where: dict[str, Any]) -> Any:
+def _config(file: Path, reader: Any, place: Path, where: dict[str, Any]) -> Any:
     """The config of a GGUF file, as its family's class."""
     with explained(file, "its family or sizes"):
         try:
@@ -125,4 +138,46 @@ def _config(file: Path, place: Path, where: dict[str, Any]) -> Any:
             raise
         refuse_odd(file, raw, "it")
         raw.pop("_model_name_or_path", None)  # a title
+        raw |= _positions(file, reader, raw) | _activation(reader, raw)
         return CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
+
+
+def _positions(file: Path, reader: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting by which the model scales its rotary positions; {} where it does not, or the config has it.
+
+    llama.cpp writes for Llama 3.1 and later what each frequency is divided by, and no setting.
+
+    Raises:
+        ModelError: a way to scale them that is not known here; without it this would be another model.
+    """
+    if "rope_scaling" in raw or "rope_parameters" in raw:
+        return {}
+    tensors = {one.name: one.data for one in reader.tensors}
+    said = reader.fields.get(f"{reader.fields['general.architecture'].contents()}.rope.scaling.type")
+    way = said.contents() if said else "none"
+    if way == "none" and "rope_factors_long.weight" in tensors:
+        way = "longrope"
+    if way != "none":
+        raise ModelError(f"{file}: scales its positions ({way}), which is not read from GGUF files; {FOLDER}")
+    divisors = torch.tensor(tensors.get("rope_freqs.weight", (1.0,)), dtype=torch.float32)
+    if bool((divisors == 1).all()):
+        return {}
+    rope = {"rope_type": "llama3", "factor": divisors.max().item(), **LLAMA_3}
+    theta = raw.get("rope_theta", 10_000.0)
+    config = LlamaConfig(
+        head_dim=2 * len(divisors), max_position_embeddings=2**17, rope_theta=theta, rope_scaling=rope
+    )
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = theta ** -(torch.arange(len(divisors)) / len(divisors))
+    if not torch.allclose(plain / scaled, divisors, rtol=1e-3):
+        raise ModelError(f"{file}: scales its positions in a way of its own (rope_freqs.weight); {FOLDER}")
+    return {"rope_scaling": rope}
+
+
+def _activation(reader: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a T5 whether its layers are gated, and so by which function; {} of others."""
+    if raw["model_type"] != "t5":
+        return {}
+    gated = any(one.name.endswith("ffn_gate.weight") for one in reader.tensors)
+    form = "gated-gelu" if gated else "relu"
+    return {"feed_forward_proj": form, "is_gated_act": gated}

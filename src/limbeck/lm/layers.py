@@ -24,6 +24,9 @@ COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "encoder_layers")
 DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
 """What configurations call the number of layers, and that of a decoder next to an encoder."""
 
+BY_NUMBER = ("scale_attn_by_inverse_layer_idx", "num_kv_shared_layers")
+"""Settings by which a layer computes something else in another place: some GPT-2, Gemma 3n."""
+
 
 def with_layers(model: Any, layers: Layers, name: str) -> Any:
     """A model of some of another one's layers, in the same memory; `model` must not be used any more.
@@ -110,8 +113,11 @@ def _empty(model: Any, kept: Sequence[Sequence[int]]) -> Any:
     """A model of the new size without weights."""
     config = copy.deepcopy(model.config)
     before = _first(config, COUNTS)
+    if found := [name for name in BY_NUMBER if vars(config).get(name)]:
+        raise ValueError(f"by {found[0]} a layer depends on its number")
     for name, value in list(vars(config).items()):  # one entry per layer, such as their kinds of attention
-        if isinstance(value, list) and len(value) == before and not config.is_encoder_decoder:
+        listed = isinstance(value, list) and not name.endswith("_token_id")
+        if listed and len(value) == before and not config.is_encoder_decoder:
             setattr(config, name, [value[number] for number in kept[0]])
     for names, numbers in zip((COUNTS, DECODER_COUNTS), (kept[0], kept[-1]), strict=True):
         for name in names:
@@ -135,11 +141,16 @@ def _fill(smaller: Any, model: Any, stacks: Mapping[str, nn.ModuleList], renamed
                 found[renamed[layer.group()] + name[layer.end() :]] = tensor
         return found
 
-    smaller.load_state_dict(named(model.state_dict()), strict=True, assign=True)
+    # The very parameters, so that those are one that were one. The library's tie_weights goes by the config,
+    # which says that FLAN-T5's head is its embedding.
+    smaller.load_state_dict(named(model.state_dict(keep_vars=True)), strict=True, assign=True)
+    tied = named(model.all_tied_weights_keys)
+    smaller.all_tied_weights_keys = {
+        name: source for name, source in smaller.all_tied_weights_keys.items() if name in tied
+    }
     for name, buffer in named(dict(model.named_buffers())).items():  # rotary frequencies are in no state
         place, _, own = name.rpartition(".")
         smaller.get_submodule(place)._buffers[own] = buffer
-    smaller.tie_weights()
     smaller.generation_config = model.generation_config
     there = {*model.parameters(), *model.buffers()}
     for name, one in (*smaller.named_parameters(), *smaller.named_buffers()):

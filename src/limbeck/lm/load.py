@@ -280,7 +280,11 @@ def _empty(place: Path | str, *, weights: bool) -> Any:
         with quiet():
             return weights_of(place, kind, config, device_map="meta")
     with quiet(), explained(place, "config.json"), torch.device("meta"):
-        return kind.from_config(config)
+        model = kind.from_config(config)
+        if vars(config).get("scale_decoder_outputs") is False:  # T5 1.1 and FLAN-T5: a head of its own
+            head = model.get_output_embeddings()
+            head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
+        return model
 
 
 def adapted(model: Any, lora: LoraSettings, name: str) -> Any:

@@ -139,8 +139,9 @@ def _save_adapter(loaded: Loaded, folder: Path, state: Mapping[str, Any] | None)
     config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = loaded.base or BASE
     place, card = loaded.bare.config.name_or_path, folder / "README.md"
-    if loaded.base and place and card.is_file():  # of a base the card names the cache
-        card.write_text(card.read_text(encoding="utf-8").replace(place, loaded.base), encoding="utf-8")
+    if place and card.is_file():  # it names the cache, or the whole of what was cut
+        named = card.read_text(encoding="utf-8").replace(place, loaded.base or BASE)
+        card.write_text(named, encoding="utf-8")
     (folder / ADAPTER).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

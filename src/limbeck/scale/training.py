@@ -7,6 +7,8 @@
                 linear and norm are of all layers, and seen are the tokens that a row's attentions look at;
                 with gradient checkpointing layers · tokens · hidden · (bytes of a weight), and all that one
                 layer keeps
+                on a CPU, bf16 computes attention of up to 256 tokens by single operations
+                (`training.lowered`), which keep the scores of every head in both types
     copies      under autocast: every matrix once more in 16 bits
     head        a chunk of logits, three blocks of it, rows and their gradients, and the head's own gradient:
                 only rows of completions go through the head
@@ -24,6 +26,7 @@ from typing import Literal
 
 from limbeck.objectives.tokens import BLOCK_BYTES, CHUNK_BYTES, OTHER_BLOCK_BYTES, OTHER_CHUNK_BYTES
 from limbeck.scale.outline import Outline, Stack
+from limbeck.training.lowered import LONGEST
 
 FLOAT32 = 4
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -110,10 +113,12 @@ def activations(
     number = 2 if "16" in precision or "16" in dtype else FLOAT32
     adapter = model.lora_16 if "16" in dtype else model.lora
     kept = working = 0
+    eager = device == "cpu" and "16" in precision and max(batch.lengths) <= LONGEST
     before = 0  # tokens of the stack before it, which a decoder looks at
     for stack, length in zip(model.stacks, batch.lengths, strict=True):
         tokens = batch.rows * length
-        whole = _kept(stack, tokens, length + before, number) + adapter * tokens // len(model.stacks)
+        whole = _kept(stack, tokens, length + before, number, eager=eager)
+        whole += adapter * tokens // len(model.stacks)
         if checkpointing:
             whole = stack.layers * tokens * stack.hidden * BYTES[dtype] + whole // max(stack.layers, 1)
         kept += whole
@@ -123,10 +128,11 @@ def activations(
     return Activations(kept, copies, _head(model, batch.scored, number, device), working)
 
 
-def _kept(stack: Stack, tokens: int, seen: int, number: int) -> int:
+def _kept(stack: Stack, tokens: int, seen: int, number: int, *, eager: bool) -> int:
     """Bytes that the layers keep for the backward pass; `seen`: tokens that a row's attentions look at."""
-    pairs = stack.layers * tokens * seen * (1 + stack.scores * stack.heads)
-    return tokens * (stack.linear * number + stack.norm * FLOAT32) + pairs * FLOAT32
+    pairs = stack.layers * tokens * seen
+    scores = stack.heads * (max(stack.scores, 1) * FLOAT32 + number if eager else stack.scores * FLOAT32)
+    return tokens * (stack.linear * number + stack.norm * FLOAT32) + pairs * (FLOAT32 + scores)
 
 
 def _head(model: Outline, scored: int, number: int, device: str) -> int:

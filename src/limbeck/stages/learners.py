@@ -303,8 +303,10 @@ class Untrained:
         return ()
 
     @property
-    def weights(self) -> Weights:
+    def weights(self) -> Weights | None:
         one = self.learner
+        if one.settings.layers is not None:
+            return None  # no folder has them: a server would answer with all layers
         source = one.settings.model
         return Weights(source, one.place, "untrained", one.role, one.name, lambda: one.asking)
 

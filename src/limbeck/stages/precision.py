@@ -23,7 +23,6 @@ from limbeck.stages.context import Context, changed
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.problems import problems
 from limbeck.training.groups import Group
-from limbeck.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
@@ -173,7 +172,6 @@ def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, flo
         layers=learner.layers,
         dtype=learner.dtype,
         device=learner.device,
-        trainable=learner.lora is not None,
     )
     model, both = loaded.model.eval(), loaded.encoder_decoder  # dropout would not be the same in both
     form: Any = {"encoder_decoder": both, "max_length": learner.train.max_length}
@@ -189,24 +187,39 @@ def _both(learner: LearnerSettings, asked: list[Problem]) -> tuple[dict[str, flo
 
     trained = [one for one in model.parameters() if one.requires_grad]
     begin = [one.detach().cpu().clone() for one in trained]
+    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[learner.train.optimizer]
+    optimizer = kind(trained, lr=learner.train.learning_rate)  # one for all: it may be as large as the model
+    steps = {
+        precision: _step_of(model, optimizer, precision, encoder_decoder=both) for precision in PRECISIONS
+    }
     losses: dict[str, float] = {}
-    for precision in PRECISIONS:
+    for precision, step in steps.items():
         with torch.no_grad():
             for one, value in zip(trained, begin, strict=True):
                 one.copy_(value)
-        step = _step_of(model, trained, precision, learner.train, encoder_decoder=both)
-        losses[precision] = statistics.mean(
-            step(batch)[0] for batch in batches(short, STEPS, min(ROWS, size))
-        )
+        optimizer.state.clear()
+        some = batches(short, STEPS, min(ROWS, size))
+        losses[precision] = statistics.mean(_losses(step, optimizer, some, learner.train.learning_rate))
     times: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
-    steps = {
-        precision: _step_of(model, trained, precision, learner.train, encoder_decoder=both)
-        for precision in PRECISIONS
-    }
     for batch in batches(full, 1 + TIMED, size):
         for precision, step in steps.items():
             times[precision].append(step(batch)[1])
     return losses, {precision: min(some[1:]) for precision, some in times.items()}
+
+
+def _losses(
+    step: Callable[[Batch], tuple[float, float]],
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    rate: float,
+) -> list[float]:
+    """The loss of a step on each batch; over the first `WARMUP` of them the learning rate rises to `rate`."""
+    found = []
+    for number, batch in enumerate(batches, start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, number / WARMUP)
+        found.append(step(batch)[0])
+    return found
 
 
 def _group(problem: Problem) -> Group:
@@ -231,10 +244,9 @@ def _long(asked: Sequence[Problem]) -> list[Group]:
 
 
 def _step_of(
-    model: Any, trained: list[Any], precision: str, settings: TrainSettings, *, encoder_decoder: bool
+    model: Any, optimizer: torch.optim.Optimizer, precision: str, *, encoder_decoder: bool
 ) -> Callable[[Batch], tuple[float, float]]:
-    """An optimiser step in this precision, the first `WARMUP` of them with a smaller learning rate; it gives
-    its loss and its seconds."""
+    """An optimiser step in this precision; it gives its loss and its seconds."""
     import torch
 
     from limbeck.training.lowered import Lowered, width_of
@@ -242,10 +254,7 @@ def _step_of(
 
     lowered = Lowered(model) if precision == "bf16" and model.device.type == "cpu" else None
     part = CrossEntropy()
-    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[settings.optimizer]
-    optimizer = kind(trained, lr=settings.learning_rate)
-
-    warming = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP, total_iters=WARMUP - 1)
+    trained = [one for group in optimizer.param_groups for one in group["params"]]
 
     def step(batch: Batch) -> tuple[float, float]:
         start = time.perf_counter()
@@ -258,7 +267,6 @@ def _step_of(
             total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        warming.step()
         optimizer.zero_grad()
         return total.item(), time.perf_counter() - start
 

@@ -265,7 +265,8 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         """What the exam found, on every rank what it found on the first."""
         if self.dev_exam is None:
             return {}
-        return ranks.share(dict(self.dev_exam(self.model)))
+        with _own_forward(self.model):
+            return ranks.share(dict(self.dev_exam(self.model)))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint; where they are in parts, the optimiser's state brings them."""
@@ -312,6 +313,19 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: Any) -> int:
         """Not reported; counting all parameters again at every micro-batch costs time."""
         return 0
+
+
+@contextmanager
+def _own_forward(model: nn.Module) -> Iterator[None]:
+    """While open, the model computes as the saved one will: without the autocast around it."""
+    own, around = vars(model).get("_original_forward"), vars(model).get("forward")
+    if own is not None:
+        vars(model)["forward"] = own
+    try:
+        yield
+    finally:
+        if own is not None:
+            vars(model)["forward"] = around
 
 
 @contextmanager
