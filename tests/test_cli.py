@@ -219,8 +219,8 @@ def test_methods_with_wrong_contents_are_one_sentence(limbeck: Limbeck, recipe: 
     wrong = {
         "METHOD = 3": "holds no METHOD",
         "raise SystemExit(0)": "SystemExit",
-        head + "METHOD = Method('a', 'b', dict, print)": "METHOD.settings is no class of settings",
-        head + "METHOD = Method('a', 'b', Settings, None)": "METHOD.story is no function",
+        head + "METHOD = Method('a', 'b', dict, print)": "METHOD.settings is not a class of settings",
+        head + "METHOD = Method('a', 'b', Settings, None)": "METHOD.story is not a function",
         head + "METHOD = Method('a', 'b', Settings, print, uses=lambda settings: None)": "return Uses",
     }
     for text, said in wrong.items():

@@ -206,7 +206,7 @@ def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, reci
         ("knowledge=null", "the recipe names none; add `knowledge: {corpus: FILE}`"),
         ("task={name: coin-flip}", "knowledge.corpus: built-in is that of task animals"),
         ("knowledge={corpus: built-in, index: x}", "names both corpus and index"),
-        ("knowledge={index: nowhere}", "nowhere: is no index"),
+        ("knowledge={index: nowhere}", "nowhere: is not an index"),
         ('knowledge={corpus: ""}', "knowledge.corpus"),
         ("knowledge={corpus: nowhere.jsonl}", "nowhere.jsonl"),
         ('student.prompt={template: "{question}\\n"}', "has no place {passages}"),

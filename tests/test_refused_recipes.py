@@ -48,8 +48,8 @@ def refusal(path: Path, *overrides: str) -> str:
 def test_a_key_that_is_no_text_is_refused_with_its_line(recipe: Path, key: str, place: str) -> None:
     recipe.write_text(MINIMAL + place % key + "\n")
     text = refusal(recipe)
-    assert f"r.yaml:4: the key {key} is no text in YAML" in text and "quotes" in text
-    assert f"the key {key} is no text" in refusal(recipe, f"student.settings={{{key}: 1}}")
+    assert f"r.yaml:4: the key {key} is not text in YAML" in text and "quotes" in text
+    assert f"the key {key} is not text" in refusal(recipe, f"student.settings={{{key}: 1}}")
 
 
 def test_a_quoted_name_is_meant(recipe: Path) -> None:
@@ -171,7 +171,7 @@ def test_an_alias_inside_itself_is_refused(recipe: Path) -> None:
 
 def test_a_huge_recipe_and_a_huge_number_are_refused_at_once(recipe: Path) -> None:
     recipe.write_text(MINIMAL + "# " + "x" * 300_000)
-    assert "so it is no recipe" in refusal(recipe)
+    assert "so it is not a recipe" in refusal(recipe)
     recipe.write_text(f"name: x\nseed: {'1:' * 100_000}1\n")
     assert "a number of 200001 characters" in refusal(recipe)
 

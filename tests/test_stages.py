@@ -237,7 +237,7 @@ def test_another_mentor_trains_its_students_again(limbeck: Limbeck, recipe: Path
     out = tmp_path / "run"
     (tmp_path / "mine.py").write_text(LABELS.replace(", INPUTS", ""))
     answer = limbeck("run", recipe, "--out", out)
-    assert answer.status == 2 and "mentor is no input of the examples" in answer.err
+    assert answer.status == 2 and "mentor is not an input of the examples" in answer.err
     (tmp_path / "mine.py").write_text(LABELS.replace("INPUTS", "inputs=teaching.inputs"))
     assert limbeck("run", recipe, "--out", out).status == 0
     answer = limbeck("run", recipe, "--out", out, "--set", "mentor.train.epochs=2")

@@ -385,8 +385,8 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | N
         options: of kind choice, or the labels of kind label.
 
     Raises:
-        InputError: there is no such kind, no labels, or more options than letters; text is no string, or
-            options is no list of strings.
+        InputError: there is no such kind, no labels, or more options than letters; text is not a string, or
+            options is not a list of strings.
     """
     from limbeck.lm.written import apart
     from limbeck.tasks.answers import KINDS

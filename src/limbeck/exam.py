@@ -39,7 +39,7 @@ class Examined:
 
 LOG = "completions.log"
 """In an exam's or a writing stage's folder: whole chunks of a local model's completions, until it is done.
-That of `examine_model`, which is no stage, has a hash of what was asked behind it."""
+That of `examine_model`, which is not a stage, has a hash of what was asked behind it."""
 
 SERVED_LOG = f"{LOG}-served"
 """The same of a server's completions, one by one."""

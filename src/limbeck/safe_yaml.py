@@ -1,6 +1,6 @@
 """YAML as recipes need it: what would be guessed, would hang or would be lost in it is refused with its line.
 
-Refused are a key that is no text (`no:` is false in YAML, `010` is 8), a key given twice, a value that does
+Refused are a key that is not text (`no:` is false in YAML, `010` is 8), a key given twice, a value that does
 not fit its tag (`!!int ''`), aliases that multiply to more than `MOST_VALUES`, and numbers too long to be
 meant.
 """
@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise RecipeError(f"{path}: no such recipe file; check the path") from None
         raise DiskError(path, error) from error
     if len(content) > MOST_BYTES:
-        raise RecipeError(f"{path}: larger than {MOST_BYTES:,} bytes, so it is no recipe; check the path")
+        raise RecipeError(f"{path}: larger than {MOST_BYTES:,} bytes, so it is not a recipe; check the path")
     try:
         raw = parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -104,7 +104,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
             raise _refused(key, "a key must be a plain word")
         if key.tag not in (TEXT, MERGE):
             kind = key.tag.rpartition(":")[2]
-            raise _refused(key, f"the key {key.value} is no text in YAML (but {kind}); put it in quotes")
+            raise _refused(key, f"the key {key.value} is not text in YAML (but {kind}); put it in quotes")
         if key.value in seen:
             raise _refused(key, f"the key {key.value!r} is here twice")
         seen.add(key.value)

@@ -128,7 +128,7 @@ def test_a_finished_index_is_not_replaced(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match="holds other files and is no index"):
+    with pytest.raises(InputError, match="holds other files and is not an index"):
         build([corpus(tmp_path)], tmp_path / "mine", SETTINGS)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 

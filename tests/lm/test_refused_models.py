@@ -406,7 +406,7 @@ def test_what_cannot_be_converted_is_named(folder: Path, tmp_path: Path) -> None
     (folder / "consolidated.01.pth").unlink()
     for content, says in (
         ([1], "no tensors by name"),
-        ({"step": 3}, "'step' is no tensor"),
+        ({"step": 3}, "'step' is not a tensor"),
         ({}, "no tensors"),
     ):
         torch.save(content, folder / "consolidated.00.pth")

@@ -164,13 +164,17 @@ TRAIN_FILE = f"data/{SET}/train.json"
 @pytest.mark.parametrize(
     ("file", "rows", "says"),
     [
-        (TRAIN_FILE, [TRAIN[0], TRAIN[1] | {"label": 4}], "json:2: the label '4' is no place of 4 options"),
+        (
+            TRAIN_FILE,
+            [TRAIN[0], TRAIN[1] | {"label": 4}],
+            "json:2: the label '4' is not a place of 4 options",
+        ),
         (TRAIN_FILE, [TRAIN[0], {"sent1": "Why?"}], "train.json:2: is not of the shape sent1, ending0"),
         (TRAIN_FILE, [TRAIN[0], TRAIN[1] | {"ending2": None}], "train.json:2: an option is not text"),
         (TRAIN_FILE, TRAIN[:2], "00002.json: is about row 2 of train, from 0, which has 2"),
         (TRAIN_FILE, None, "name those of train with train=FILE"),
         (f"{SAID}/00002.json", '{\n"choices": [', "00002.json:2: not valid JSON"),
-        (f"{SAID}/00002.json", '{"error": 1}', "00002.json: is no response of the API"),
+        (f"{SAID}/00002.json", '{"error": 1}', "00002.json: is not a response of the API"),
         (f"{SAID}/00002.json", '{"choices": [{}]}', "choice 1 has no text under message.content"),
         (f"{MADE}/test.json", '[{"question": "Why?"}]', "record 1: is not of the shape question, reasoning"),
         (f"{MADE}/test.json", '[{"question": "Why?", "reasoning": 1, "answer": 0}]', "reasoning is not text"),

@@ -121,7 +121,7 @@ def test_what_answers_right_is_no_mistake(files: list[str], tmp_path: Path) -> N
     out = tmp_path / "out"
     summary = imported(out, files)
     assert [(one.split, one.place, one.why) for one in read_jsonl(out / "left-out.jsonl", LeftOut)] == [
-        ("mistakes", f"{STUDENT}_feedback_round0.json#2", "its answer is right, so it is no mistake")
+        ("mistakes", f"{STUDENT}_feedback_round0.json#2", "its answer is right, so it is not a mistake")
     ]
     assert summary["mistakes"] == {
         "texts": 3,
@@ -136,7 +136,7 @@ def test_what_answers_right_is_no_mistake(files: list[str], tmp_path: Path) -> N
         "what their authors read": {"the same answer": 1, "another answer": 1, "no answer, nor do we": 1},
     }
     assert summary["feedback"]["gemini-1.0-pro"] == {"texts": 1, "with a solution": 1, "a right one": 0}
-    assert summary["left out"] == {"mistakes: its answer is right, so it is no mistake": 1}
+    assert summary["left out"] == {"mistakes: its answer is right, so it is not a mistake": 1}
 
 
 def test_rationales_are_graded_against_the_verdict_of_the_other_teachers(

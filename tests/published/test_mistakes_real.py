@@ -166,7 +166,7 @@ def test_rounds_of_svamp_in_the_published_form(splits: Splits, tmp_path: Path) -
         "rationales: asks no question of train": 124,
         "mistakes: asks no question of train": 61,
         "mistakes: asks a question of the exam": 59,
-        "mistakes: its answer is right, so it is no mistake": 15,
+        "mistakes: its answer is right, so it is not a mistake": 15,
     }
     counts = summary["mistakes"]
     assert (counts["texts"], counts["wrong"], counts["no answer found"]) == (267, 246, 6)

@@ -76,7 +76,7 @@ def test_a_text_keeps_its_own_ending_and_nothing_is_written_behind_it(tmp_path: 
     ]
     assert len({one.id for one in mistakes}) == 3
     assert [(one.place, one.why) for one in read_jsonl(out / "left-out.jsonl", LeftOut)] == [
-        ("m.json#1", "its answer, a guess, is right, so it is no mistake")
+        ("m.json#1", "its answer, a guess, is right, so it is not a mistake")
     ]
     counts = summary["mistakes"]
     assert (counts["texts"], counts["duplicates"], counts["right, so no mistakes"]) == (4, 1, 1)
@@ -201,4 +201,4 @@ def test_settings_that_are_wrong(tmp_path: Path, train: str, limbeck: Callable[.
         imported(tmp_path / "out", train)
     answer = limbeck("import", "tailored", file, train, "--task", "svamp", "--out", tmp_path / "out")
     assert answer.status == 0 and "mistakes: 3 of 4 texts" in answer.out, answer.err
-    assert "left out, mistakes: its answer, a guess, is right, so it is no mistake: 1" in answer.out
+    assert "left out, mistakes: its answer, a guess, is right, so it is not a mistake: 1" in answer.out

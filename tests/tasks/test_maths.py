@@ -81,7 +81,7 @@ def test_comparing(answer: str, gold: str, equal: bool) -> None:
 def test_gold_must_be_an_expression() -> None:
     assert canonical("math", " $\\frac43$. ") == "\\frac43"
     for gold in ("", "$$", "\\frac{"):
-        with pytest.raises(ValueError, match="no mathematical expression"):
+        with pytest.raises(ValueError, match="not a mathematical expression"):
             canonical("math", gold)
 
 

@@ -131,7 +131,7 @@ def opened(folder: Path, *, whole: bool = False) -> dict[str, Any]:
     """
     state = sealed.read(folder / STATE)
     if state is None:
-        raise InputError(f"{folder}: is no index, or a damaged one; limbeck index makes one")
+        raise InputError(f"{folder}: is not an index, or a damaged one; limbeck index makes one")
     if state.get("state") != "done":
         raise InputError(f"{folder}: is half an index; the same limbeck index command goes on with it")
     if wrong := _damage(folder, state, whole=whole):
@@ -173,7 +173,7 @@ def _locked(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder with --out")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LOCK).is_file():
-        raise InputError(f"{folder}: holds other files and is no index; name another folder with --out")
+        raise InputError(f"{folder}: holds other files and is not an index; name another folder with --out")
     with held(folder / LOCK, f"{folder}: another process builds this index; wait for it"):
         yield
 

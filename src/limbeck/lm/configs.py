@@ -109,9 +109,7 @@ def refuse_odd(place: Path | str, raw: Mapping[str, Any], where: str = "config.j
                     f"{place}: {where} says {name} {value:,}, and no model has more than {most:,}; fix it"
                 )
             if pattern.search(name) and "num" in name and isinstance(value, int) and value < 0:
-                raise ModelError(
-                    f"{place}: {where} says {name} {value:,}, which is no number of them; fix it"
-                )
+                raise ModelError(f"{place}: {where} says {name} {value:,}, which cannot be; fix it")
 
 
 def _entries(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

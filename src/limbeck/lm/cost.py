@@ -40,7 +40,7 @@ LONGEST_TOKEN = 128
 """Characters that the longest tokens of today's vocabularies stand for (they are white space)."""
 
 MOST_TOKENS = 2_000_000
-"""More than any model reads or writes for one answer; a larger number is no count of tokens."""
+"""More than any model reads or writes for one answer; a larger number is not a count of tokens."""
 
 MOST_COUNTED = 10**9
 """Tokens on a line of a log, by the bytes of the longest prompts; a larger number is damage."""

@@ -41,7 +41,7 @@ LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 
 def check(file: Path) -> Any:
-    """Refuse a file that is no whole GGUF model with its tokenizer, as far as is seen without its weights.
+    """Refuse a file that is not a whole GGUF model with its tokenizer, as far as is seen without its weights.
 
     Returns:
         The gguf package's reader of it.

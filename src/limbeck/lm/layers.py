@@ -31,7 +31,7 @@ BY_NUMBER = ("scale_attn_by_inverse_layer_idx", "num_kv_shared_layers")
 def with_layers(model: Any, layers: Layers, name: str) -> Any:
     """A model of some of another one's layers, in the same memory; `model` must not be used any more.
 
-    Both halves of an encoder-decoder model are cut alike.
+    Both halves of an encoder-decoder model are cut at the same places.
 
     Args:
         model: a transformers model without an adapter.

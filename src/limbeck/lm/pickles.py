@@ -141,7 +141,7 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
             raise
         # Its own text says how to run the code in the file.
         unsafe = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds something else, or is no file of torch" if unsafe else first_line(error)
+        reason = "it holds something else, or is not a file of torch" if unsafe else first_line(error)
         raise ModelError(
             f"{file}: cannot be read as weights only ({reason}); get the weights again"
         ) from error
@@ -152,7 +152,9 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{file}: holds no tensors by name; give the file of the model's weights")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise ModelError(f"{file}: {str(name)[:80]!r} is no tensor; give the file of the model's weights")
+            raise ModelError(
+                f"{file}: {str(name)[:80]!r} is not a tensor; give the file of the model's weights"
+            )
         _refuse_odd(file, name, value)
     return found
 

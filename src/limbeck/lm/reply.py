@@ -247,7 +247,7 @@ def _count(usage: Mapping[str, object], name: str) -> int | None:
     """A number of tokens; None where there is none.
 
     Raises:
-        ValueError: it is no whole number, negative, or more than any model writes.
+        ValueError: it is not a whole number, negative, or more than any model writes.
     """
     count = usage.get(name)
     if count is None:

@@ -278,7 +278,7 @@ def check_served(endpoint: EndpointSettings, served_as: str, place: str, called:
 
 
 def _listed(said: str) -> list[str]:
-    """The names in a list of models; none where it is no such list."""
+    """The names in a list of models; none where it is not such a list."""
     try:
         body = json.loads(said)
     except (ValueError, RecursionError):

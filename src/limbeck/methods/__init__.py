@@ -129,11 +129,11 @@ def _checked(method: Method, place: str) -> Method:
     """Refuse what would fail when the student's turn comes."""
     if not (isinstance(method.settings, type) and issubclass(method.settings, BaseModel)):
         raise RecipeError(
-            f"{place}: METHOD.settings is no class of settings; derive one from limbeck.recipe.Settings"
+            f"{place}: METHOD.settings is not a class of settings; derive one from limbeck.recipe.Settings"
         )
     for name in ("story", "uses", "check", "plan", "shared"):
         if not callable(getattr(method, name)):
-            raise RecipeError(f"{place}: METHOD.{name} is no function; give it one")
+            raise RecipeError(f"{place}: METHOD.{name} is not a function; give it one")
     return method
 
 

@@ -47,7 +47,7 @@ def known_problems(files: Sequence[File], kind: AnswerKind, request: Request) ->
     """Read the files of problems, in our own form, such as `train.jsonl` of an import.
 
     Raises:
-        DataError: a line is no problem, its answer not of this kind, or its id that of another one.
+        DataError: a line is not a problem, its answer not of this kind, or its id that of another one.
         RecipeError: what shall be left out needs a file that is not named. DiskError: one cannot be read.
     """
     roles = {file.role for file in files}

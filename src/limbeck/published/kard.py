@@ -10,7 +10,7 @@ in the question ("… A. this B. that"); `answer` may be called `label` there, a
 Both its files are of the training questions: `test.json` holds the last twentieth of the rationales.
 
 The texts explain an answer that the teacher was shown. Those of preprocessed_data are the ones that the
-authors' verifier let pass, and they wrote "Answer: C" behind each: that is no evidence, and is taken off.
+authors' verifier let pass, and they wrote "Answer: C" behind each: that is not evidence, and is taken off.
 Where responses are there too, all of their texts are taken, with the verifier's verdict. Passages
 (`knowledge`) are not taken: Limbeck finds them.
 """
@@ -177,7 +177,7 @@ def _problem(
     """The problem of a record, now one of the split.
 
     Raises:
-        DataError: an option is no text, or the label not the place of one.
+        DataError: an option is not text, or the label not the place of one.
     """
     if not all(isinstance(one, str) for one in endings):
         raise DataError(place, f"an option is not text but {shortened(str(list(endings)))}; write texts")
@@ -185,7 +185,7 @@ def _problem(
     if isinstance(label, bool) or number is None or int(number[0]) >= len(endings):
         raise DataError(
             place,
-            f"the label {shortened(str(label))} is no place of {len(endings)} options, from 0 on; fix it",
+            f"the label {shortened(str(label))} is not a place of {len(endings)} options, from 0 on; fix it",
         )
     row: Row = {"question": question, "options": list(endings), "answer": LETTERS[int(number[0])]}
     return reading.problem(place, row, _COLUMNS, split, origin)
@@ -286,7 +286,7 @@ def _contents(place: str, response: Row) -> list[tuple[str | None, bool]]:
     """The texts of a response, and whether each was cut off at its length."""
     choices: Any = response.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise DataError(place, "is no response of the API: it has no list of choices; give such files")
+        raise DataError(place, "is not a response of the API: it has no list of choices; give such files")
     found = []
     for number, choice in enumerate(choices, start=1):
         message = choice.get("message") if isinstance(choice, dict) else None

@@ -16,8 +16,8 @@ from typing import Any
 from limbeck.records import Feedback, LeftOut, Mistake, Problem
 from limbeck.tasks.answers import AnswerKind, grade, same
 
-RIGHT = "its answer is right, so it is no mistake"
-RIGHT_BY_GUESS = "its answer, a guess, is right, so it is no mistake"
+RIGHT = "its answer is right, so it is not a mistake"
+RIGHT_BY_GUESS = "its answer, a guess, is right, so it is not a mistake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Judged:
 
 
 def judge(kind: AnswerKind, given: Sequence[GivenMistake]) -> Judged:
-    """Read the answer of each text; one that is right is no mistake, and is left out with what is said to it.
+    """Read the answer of each text; one that is right is left out, with what is said to it.
 
     Args:
         kind: of the answers.

@@ -65,7 +65,7 @@ def read(paths: Sequence[str], request: Request) -> Found:
         request: which set, the kind of its answers, what teacher and student are called, what to leave out.
 
     Raises:
-        DataError: a file has another shape, or asks a question that is no problem's.
+        DataError: a file has another shape, or asks a question that is not a problem's.
         LeakError: a question is one of test=FILE; neither where the request leaves these out.
         RecipeError: task, kind or train=FILE is missing; DiskError: a file cannot be read.
     """

@@ -357,7 +357,7 @@ def _asked(
 ) -> Stage:
     """The stage of the teacher's replies, as they came."""
     model = _teacher(context, settings)
-    # What never saw the mistake is drawn anew for each: the same request, known by the mistake.
+    # What never saw the mistake is drawn again for each: the same request, known by the mistake.
     again = settings.kind == "again"
     questions = [
         Question(
@@ -436,7 +436,7 @@ def _from_file(file: str, shown: Mapping[str, Mistake], source: str) -> tuple[li
     """The lines of a file that are about these mistakes, and how many are about others.
 
     Raises:
-        DataError: a line is no feedback, or no line is about one of them.
+        DataError: a line is not feedback, or no line is about one of them.
     """
     found, others = [], 0
     for place, line in placed_records(Path(file).expanduser(), Said, called="feedback"):

@@ -179,7 +179,7 @@ def knowledge_fingerprints(recipe: Recipe) -> dict[str, str]:
 
 
 def check_there(settings: KnowledgeSettings) -> None:
-    """Refuse files of a corpus that are not there, or a folder that is no index; no corpus is read.
+    """Refuse files of a corpus that are not there, or a folder that is not an index; no corpus is read.
 
     Raises:
         DataError, InputError: naming it.

@@ -166,7 +166,7 @@ def given_mistakes(context: Context, place: str, file: str) -> Mistakes:
     """Mistakes from a file, those about training problems of this task.
 
     Raises:
-        DataError: a line is no mistake, or none is about a training problem.
+        DataError: a line is not a mistake, or none is about a training problem.
         LeakError: one is about a question of the test split.
     """
 
@@ -255,7 +255,7 @@ def found_in(answers: Sequence[Rationale], round: int) -> list[Mistake]:
 
 
 def kind_of(wrong: Rationale) -> Kind:
-    """Why an answer is no right one: the text ended too early, states nothing, or states something else.
+    """Why an answer is not a right one: the text ended too early, states nothing, or states something else.
 
     What runs on to another question came to its end before that, wherever the limit was then.
     """

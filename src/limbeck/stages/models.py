@@ -103,7 +103,7 @@ class Model(Protocol):
 
     @property
     def weights(self) -> Weights | None:
-        """What a server of the user's would need to have it; None: it is no model of the run."""
+        """What a server of the user's would need to have it; None: it is not a model of the run."""
         ...
 
     def question(self, problem: Problem) -> Question:

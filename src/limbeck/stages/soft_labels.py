@@ -120,7 +120,7 @@ def soft_labels(
 
     if settings.kl_weight and mentor.stage.fingerprint not in data.inputs.values():
         raise InputError(
-            f"soft_labels: {mentor.name} is no input of the examples; add inputs=mentor.inputs there"
+            f"soft_labels: {mentor.name} is not an input of the examples; add inputs=mentor.inputs there"
         )
     if not settings.kl_weight or is_trained(context, learner, data):
         return SoftLabelStage(context, mentor, learner, settings, ())

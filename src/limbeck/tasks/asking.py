@@ -373,7 +373,7 @@ def about_model(path: str | Path) -> dict[str, Any]:
     if isinstance(room, bool) or not isinstance(room, int) or room < 1:
         raise ModelError(f"{file}: max_tokens {room!r} is not a whole number above 0; {fix}")
     if not isinstance(about.get(BASE_TEMPLATE), str | dict | None):
-        raise ModelError(f"{file}: {BASE_TEMPLATE} is no text; {fix}")
+        raise ModelError(f"{file}: {BASE_TEMPLATE} is not text; {fix}")
     return about
 
 

@@ -91,7 +91,7 @@ def instruction(kind: AnswerKind, labels: Sequence[str] = ()) -> str:
 def read(text: str) -> Reply | None:
     """The parts of a reply; None unless each is there once, in order, and not empty.
 
-    What a teacher writes in front of the first part is no part of it.
+    What a teacher writes in front of the first part is left out.
 
     Example:
         >>> read("Mistake: 3 + 4 is 7, not 8.\\nSolution: 3 + 4 = 7. The answer is 7.")

@@ -85,7 +85,7 @@ def _keys(options: Sequence[str]) -> frozenset[str]:
 
 
 def question_form(question: str) -> Form:
-    """That of a text that is no problem's, such as a demonstration's question."""
+    """That of a text that is not a problem's, such as a demonstration's question."""
     return form(_Text(question))
 
 

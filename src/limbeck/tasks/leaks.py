@@ -128,7 +128,7 @@ Word = tuple[str, int]
 
 
 def near_duplicates(learned: Sequence[Form], examined: Sequence[Form], leaks: Sequence[Leak]) -> list[Near]:
-    """For each question trained on that is no leak, the examined one that shares most with it, if `NEAR`."""
+    """For each question trained on that does not leak, the examined one closest to it, if `NEAR`."""
     words = [form.words.split() for form in examined]
     common = Counter(chain.from_iterable(_counted(one) for one in words))
     blocks: dict[tuple[str, ...], dict[Word, list[int]]] = defaultdict(lambda: defaultdict(list))

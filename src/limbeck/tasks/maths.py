@@ -15,7 +15,7 @@ from limbeck.tasks.statements import says_none, sentences
 from limbeck.tasks.verifying import ask
 
 LONGEST = 300
-"""Characters of an expression; more is no answer."""
+"""Characters of an expression; more is not an answer."""
 
 _FORMULA = re.compile(
     r"""\$\$((?:[^$\\]|\\.){1,600}+)\$\$ | (?<!\\)\$((?:[^$\\]|\\.){1,600}+)\$
@@ -89,12 +89,12 @@ def canonical_math(gold: str, options: Sequence[str]) -> str:
     """A gold expression without what encloses it.
 
     Raises:
-        ValueError: it is no expression.
+        ValueError: it is not an expression.
         InputError: math-verify is not installed.
     """
     text = plain_math(gold)
     if not text or len(text) > LONGEST or not (_WORDS.fullmatch(text) or _reads(text)):
-        raise ValueError("it is no mathematical expression that math-verify can read")
+        raise ValueError("it is not a mathematical expression that math-verify can read")
     return text
 
 

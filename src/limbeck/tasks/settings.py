@@ -224,7 +224,9 @@ class OtherFiles(FilesTask):
     """Your own data, whose test split is an exam too."""
 
     name: Name = Field(description="what tables and folders call it")
-    train: str = Field(default="", description="path of the data that test is cut from, where it is no path")
+    train: str = Field(
+        default="", description="path of the data that test is cut from, where it is not a path"
+    )
 
     @model_validator(mode="after")
     def _has_a_test(self) -> Self:

@@ -57,7 +57,7 @@ _OPENS_A_SENTENCE = re.compile(
 def guess_text(text: str, options: Sequence[str]) -> str | None:
     """What the last line ends in: after its last ":", "=", "is", "gets" or "gives", or its last quotation.
 
-    A line of one word is the answer itself, and so is a text of one line that is no sentence: direct
+    A line of one word is the answer itself, and so is a text of one line that is not a sentence: direct
     answers have several words too.
     """
     lines = [line for line in text.split("\n") if plain_text(line)]

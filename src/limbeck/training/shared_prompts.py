@@ -52,7 +52,7 @@ class Tokens:
     Attributes:
         prompts: of the prompts of all rows.
         different: the same where rows of a group that share one count it once.
-        completions: of all that is no prompt.
+        completions: of everything behind the prompt.
         scored: of which logits are made.
         batches: micro-batches, each of which begins a second pass.
     """
