@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from limbeck.errors import RecipeError
-from limbeck.recipe import check_recipe, load_recipe
-from limbeck.stages import precision
+from limbeck.recipe import LearnerSettings, check_recipe, load_recipe
+from limbeck.records import Problem
+from limbeck.stages import precision, precision_trial
 
 Limbeck = Callable[..., Any]
 
@@ -34,17 +35,24 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+def _learns(learner: LearnerSettings, asked: list[Problem]) -> None:
+    """Both precisions are timed and trained."""
+    trial = precision_trial._begun(learner, asked)
+    assert min(trial.seconds().values()) > 0
+    assert all(math.isfinite(trial.loss(one)) for one in ("fp32", "bf16"))
+
+
 def test_it_is_found_once_written_down_and_kept_on_another_machine(
     recipe: Path, tmp_path: Path, limbeck: Limbeck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "STEPS", 3)
+    monkeypatch.setattr(precision_trial, "STEPS", 3)
     out = tmp_path / "run"
     first = limbeck("run", recipe, "--out", out)
     assert first.status == 0, first.err
     (file,) = out.glob("precision/*/precision.json")  # one trial for both: they train the same weights
     found = json.loads(file.read_text())
-    if "difference" in found:
-        assert 0 < found["difference"] < precision.CLOSE and min(found["seconds"].values()) > 0
+    if "seconds" in found:
+        assert min(found["seconds"].values()) > 0
     students = load_recipe(out / "recipe.yaml").students
     assert {students[name].train.precision for name in ("one", "two")} == {found["precision"]}
     assert students["three"].train.precision == "fp32"
@@ -58,25 +66,43 @@ def test_it_is_found_once_written_down_and_kept_on_another_machine(
 
 
 @pytest.mark.parametrize(
-    ("losses", "seconds", "chosen"),
+    ("bf16", "disturbed", "seconds", "chosen"),
     [
-        ((2.0, 2.01), (1.0, 0.6), "bf16"),
-        ((2.0, 2.01), (1.0, 1.1), "fp32"),
-        ((2.0, 2.1), (1.0, 0.6), "fp32"),
-        ((2.0, math.nan), (1.0, 0.6), "fp32"),
+        (2.01, (), 0.6, "bf16"),
+        (None, (), 1.1, "fp32"),  # it is not even trained where it is slower
+        (2.1, (2.0, 2.01, 1.99), 0.6, "fp32"),
+        (2.1, (2.0, 1.89), 0.6, "bf16"),
+        (math.nan, (), 0.6, "fp32"),
     ],
 )
-def test_bfloat16_must_learn_the_same_and_be_faster(
-    losses: tuple[float, float],
-    seconds: tuple[float, float],
+def test_bfloat16_must_be_faster_and_learn_the_same(
+    bf16: float | None,
+    disturbed: tuple[float, ...],
+    seconds: float,
     chosen: str,
     recipe: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    both = tuple(dict(zip(("fp32", "bf16"), one, strict=True)) for one in (losses, seconds))
+    """The same: within 1 %, or as near to float32 as float32 from slightly other weights is."""
+    losses = {("fp32", 0): 2.0, ("bf16", 0): bf16}
+    losses |= {("fp32", seed): value for seed, value in enumerate(disturbed, start=1)}
+    asked = []
+
+    class Trial:
+        def seconds(self) -> dict[str, float]:
+            return {"fp32": 1.0, "bf16": seconds}
+
+        def loss(self, precision: str, *, disturbed: int = 0) -> float:
+            asked.append((precision, disturbed))
+            found = losses[precision, disturbed]
+            assert found is not None
+            return found
+
     monkeypatch.setattr(precision, "_computes_bf16", lambda device: True)
-    monkeypatch.setattr(precision, "_both", lambda learner, asked: both)
-    assert precision._tried(load_recipe(recipe).students["one"], [])["precision"] == chosen
+    monkeypatch.setattr(precision_trial, "_begun", lambda learner, asked: Trial())
+    found = precision._tried(load_recipe(recipe).students["one"], [])
+    assert found["precision"] == chosen
+    assert asked == ([] if bf16 is None else list(losses))
 
 
 def test_a_processor_without_bfloat16_tries_nothing(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,15 +110,20 @@ def test_a_processor_without_bfloat16_tries_nothing(recipe: Path, monkeypatch: p
     assert precision._tried(load_recipe(recipe).students["one"], [])["precision"] == "fp32"
 
 
-def test_both_precisions_begin_at_the_same_weights_and_learn(recipe: Path, tmp_path: Path) -> None:
+def test_trainings_begin_at_the_same_weights_and_learn(recipe: Path) -> None:
     from limbeck.tasks.sources import load_splits
 
     loaded = load_recipe(recipe)
     for model in ("tiny-causal-xs", "tiny-seq2seq-xs"):
         learner = loaded.students["one"].model_copy(update={"model": model})
-        losses, _ = precision._both(learner, load_splits(loaded.task, 0).train)
-        assert losses["bf16"] != losses["fp32"]
-        assert losses["bf16"] == pytest.approx(losses["fp32"], rel=precision.CLOSE)
+        trial = precision_trial._begun(learner, load_splits(loaded.task, 0).train)
+        assert set(trial.seconds()) == {"fp32", "bf16"}
+        reference, low = trial.loss("fp32"), trial.loss("bf16")
+        assert low != reference and low == pytest.approx(reference, rel=precision_trial.CLOSE)
+        assert trial.loss("fp32") == reference  # whatever was trained between
+        other = trial.loss("fp32", disturbed=1)
+        assert other != reference and other == pytest.approx(reference, rel=precision_trial.CLOSE)
+        assert trial.loss("fp32", disturbed=2) not in (other, reference)
 
 
 def test_a_base_that_is_an_adapter_is_tried_as_it_is_trained(recipe: Path, tmp_path: Path) -> None:
@@ -110,8 +141,7 @@ def test_a_base_that_is_an_adapter_is_tried_as_it_is_trained(recipe: Path, tmp_p
         "students.one.layers=1",
     ]
     loaded = load_recipe(recipe, given)
-    losses, _ = precision._both(loaded.students["one"], load_splits(loaded.task, 0).train)
-    assert all(math.isfinite(one) for one in losses.values())
+    _learns(loaded.students["one"], load_splits(loaded.task, 0).train)
 
 
 def test_the_trial_holds_one_optimiser(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +162,9 @@ def test_the_trial_holds_one_optimiser(recipe: Path, monkeypatch: pytest.MonkeyP
             return done
 
     monkeypatch.setattr(torch.optim, "AdamW", Counted)
-    monkeypatch.setattr(precision, "STEPS", 3)
+    monkeypatch.setattr(precision_trial, "STEPS", 3)
     loaded = load_recipe(recipe)
-    precision._both(loaded.students["one"], load_splits(loaded.task, 0).train)
+    _learns(loaded.students["one"], load_splits(loaded.task, 0).train)
     assert set(at_once) == {1}
 
 
@@ -154,16 +184,16 @@ def test_the_learning_rate_of_a_trial_rises_in_both_precisions(
 
     monkeypatch.setattr(torch.optim, "AdamW", Noted)
     loaded = load_recipe(recipe)
-    precision._both(loaded.students["one"], load_splits(loaded.task, 0).train)
-    full, steps, warmup = loaded.students["one"].train.learning_rate, precision.STEPS, precision.WARMUP
-    for of_one in (rates[:steps], rates[steps : 2 * steps]):
+    _learns(loaded.students["one"], load_splits(loaded.task, 0).train)
+    full, steps = loaded.students["one"].train.learning_rate, precision_trial.STEPS
+    warmup = precision_trial.WARMUP
+    assert len(rates) == 2 * (1 + precision_trial.TIMED) + 2 * steps
+    for of_one in (rates[-2 * steps : -steps], rates[-steps:]):
         assert of_one[:2] == pytest.approx([full / warmup, 2 * full / warmup])
         assert of_one[warmup - 1 :] == [full] * (steps - warmup + 1)
 
 
 def test_questions_of_a_letter_and_small_micro_batches_will_do(recipe: Path) -> None:
-    from limbeck.records import Problem
-
     asked = [Problem(id=text, question=text, answer="1") for text in ("a", "?!", "two")]
     for model in ("tiny-causal-xs", "tiny-seq2seq-xs"):
         given = [
@@ -171,14 +201,13 @@ def test_questions_of_a_letter_and_small_micro_batches_will_do(recipe: Path) -> 
             "students.one.train.batch_tokens=16",
             "students.one.train.optimizer=sgd",
         ]
-        losses, _ = precision._both(load_recipe(recipe, given).students["one"], asked)
-        assert all(math.isfinite(one) for one in losses.values())
+        _learns(load_recipe(recipe, given).students["one"], asked)
 
 
 def test_steps_of_another_size_get_a_trial_of_their_own_and_idle_mentors_none(
     recipe: Path, tmp_path: Path, limbeck: Limbeck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "STEPS", 3)
+    monkeypatch.setattr(precision_trial, "STEPS", 3)
     given = ["students.two.train.batch_size=3", "mentor={model: tiny-causal-s, train: {precision: auto}}"]
     out = tmp_path / "run"
     changes = [part for one in given for part in ("--set", one)]
@@ -186,7 +215,7 @@ def test_steps_of_another_size_get_a_trial_of_their_own_and_idle_mentors_none(
     assert answer.status == 0, answer.err
     assert len([*out.glob("precision/*/precision.json")]) == 2
     for name in ("one", "two"):
-        assert f"students.{name}.train.precision: auto; a short training" in answer.err
+        assert f"students.{name}.train.precision: auto; short trainings" in answer.err
     assert "mentors.mentor.train.precision" not in answer.err
 
 

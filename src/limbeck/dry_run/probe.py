@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,9 +10,8 @@ from accelerate.utils import send_to_device
 
 from limbeck.dry_run.reading import Reading
 from limbeck.recipe import LearnerSettings
-from limbeck.training.collate import Batch, collate
-from limbeck.training.lowered import Lowered, width_of
-from limbeck.training.parts import CrossEntropy, loss
+from limbeck.training.collate import collate
+from limbeck.training.timed_step import timed_step
 
 STEPS = 3
 """Timed, after one that is not."""
@@ -40,29 +37,12 @@ def seconds_per_step(model: Any, reading: Reading, learner: LearnerSettings) -> 
     if learner.train.gradient_checkpointing:
         model.enable_input_require_grads()
         model.activation_checkpointing_enable({"use_reentrant": False})
-    part, both = CrossEntropy(), reading.feed.encoder_decoder
-    low, kind = learner.train.precision == "bf16", model.device.type
-    lowered = Lowered(model) if low and kind == "cpu" else None
-
-    def take(batches: Sequence[Batch]) -> float:
-        start = time.perf_counter()
-        counts = {part.name: sum(part.count(batch, encoder_decoder=both) for batch in batches)}
-        for batch in batches:
-            with lowered.step(width_of(batch)) if lowered else nullcontext():
-                with torch.autocast(kind, torch.bfloat16, enabled=low):
-                    total, _ = loss((part,), model, batch, counts)  # type: ignore[arg-type]
-                total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        total.item()  # waits for the device
-        return time.perf_counter() - start
-
-    found = []
+    step = timed_step(model, optimizer, learner.train.precision, encoder_decoder=reading.feed.encoder_decoder)
+    seconds = []
     for rows in [steps[-1], *steps]:
         batches = [collate(some, reading.feed.pad) for some in rows if some]
-        found.append(take([send_to_device(batch, model.device) for batch in batches]))
-    return sum(found[1:]) / len(steps)
+        seconds.append(step([send_to_device(batch, model.device) for batch in batches])[1])
+    return sum(seconds[1:]) / len(steps)
 
 
 def _typical(steps: Sequence[Any]) -> list[Any]:
