@@ -1,11 +1,8 @@
 """Soft labels on disk: what is read back, what a kill leaves, and what is refused."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +19,8 @@ from limbeck.soft_labels.settings import CodecSettings
 from limbeck.soft_labels.writing import write_cache
 from limbeck.training.collate import Row, collate, tokenise
 from limbeck.training.groups import singles
+from tests import label_writer
+from tests.commands import Started, end_as_a_launcher, finish, ranks_of
 
 BOTH = pytest.mark.parametrize("kind", ["llama", "t5"])
 CODECS = {
@@ -238,53 +237,55 @@ def test_a_kill_before_the_manifest(rows_of, mentor_of, small_shards, tmp_path, 
         assert contents(tmp_path / name) == contents(tmp_path / "whole")
 
 
-WORKER = """
-import os, signal, sys
-from pathlib import Path
-from transformers import AutoModelForCausalLM
-from limbeck.files import AppendLog
-from limbeck.soft_labels import writing as soft_writing
-from limbeck.soft_labels.settings import CodecSettings
-from limbeck.training.collate import Row
+@pytest.fixture
+def writing(rows_of, mentor_of, tmp_path):
+    """What writes into a folder with so many ranks; the one that makes this shard is killed then."""
+    mentor_of("llama").save_pretrained(tmp_path / "mentor")
+    rows = [(row.problem_id, [*row.input_ids], [*row.labels]) for row in rows_of("llama")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
 
-folder, model, write = Path(sys.argv[1]), sys.argv[2], AppendLog.append
-soft_writing.SHARD_BATCHES = 2
-def killing(log, line):
-    if b'"shard":2' in line:  # its data is on the disk, its line is not
-        log.path.open("ab").write(line[:20])
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write(log, line)
-AppendLog.append = killing
-rows = [Row(*row) for row in eval(sys.stdin.read())]
-soft_writing.write_cache(folder, AutoModelForCausalLM.from_pretrained(model), rows, 0, CodecSettings(k=6),
-    2.0, 43, {"mentor": "a" * 64, "tokenizer": "b" * 64}, batch_tokens=40)
-"""
+    def written(folder, world=1, killed_at=99):
+        given = [tmp_path / folder, tmp_path / "mentor", tmp_path / "rows.json", killed_at]
+        begun = [Started([*map(str, given)], rank, label_writer.write) for rank in ranks_of(world)]
+        if killed_at < 99:
+            end_as_a_launcher(begun)
+        found = finish(begun)
+        return [status for status, *_ in found], [error for *_, error in found]
+
+    return written
 
 
-def test_sigkill(rows_of, mentor_of, small_shards, tmp_path):
-    mentor, rows = mentor_of("llama"), rows_of("llama")
-    mentor.save_pretrained(tmp_path / "mentor")
-    data = repr([(row.problem_id, [*row.input_ids], [*row.labels]) for row in rows])
-    command = [sys.executable, "-c", WORKER, tmp_path / "killed", tmp_path / "mentor"]
-    done = subprocess.run(
-        command,
-        input=data,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+def test_sigkill(writing, tmp_path):
+    (status,), errors = writing("killed", killed_at=2)
+    assert status == -signal.SIGKILL, errors
     lines = (tmp_path / "killed" / "progress.jsonl").read_text().splitlines()
     assert len(lines) == 4 and not lines[-1].endswith("}")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the other process, so that sums are rounded the same
-    try:
-        write(tmp_path / "killed", mentor, rows, "top-k")
-        write(tmp_path / "whole", mentor, rows, "top-k")
-    finally:
-        torch.set_num_threads(threads)
+    assert writing("killed")[0] == writing("whole")[0] == [0]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def shards_of(folder):
+    """How many each log has, without torn lines."""
+    logs = [log.read_text().splitlines(keepends=True) for log in folder.glob("progress.jsonl*")]
+    return [sum('"shard"' in line and line.endswith("\n") for line in log) for log in logs]
+
+
+def without_logs(folder):
+    return {name: data for name, data in contents(folder).items() if "progress" not in name}
+
+
+@pytest.mark.parametrize("then", [(2,), (1,), (3, 2)])
+def test_ranks_share_the_pass_and_its_bytes_are_those_of_one(writing, tmp_path, then):
+    """One rank is killed, again and again; more, fewer or as many go on."""
+    assert writing("one")[0] == [0]
+    for world in (2, 2, *then[:-1]):
+        statuses, errors = writing("two", world, killed_at=3)
+        assert -signal.SIGKILL in statuses and all(statuses), errors
+    statuses, errors = writing("two", then[-1])
+    assert not any(statuses), errors
+    assert without_logs(tmp_path / "two") == without_logs(tmp_path / "one")
+    made, of_one = shards_of(tmp_path / "two"), shards_of(tmp_path / "one")
+    assert len(made) > 1 and all(made) and sum(made) == sum(of_one), "each shard was made once"
 
 
 @pytest.fixture
@@ -326,16 +327,20 @@ def test_behind_a_damaged_line_all_is_made_again(half, tmp_path, capsys, line, t
 @pytest.mark.parametrize("name", ["log_p.bin", "ids.bin"])
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove", "line"])
 def test_data_that_changed_are_made_again(half, tmp_path, capsys, name, harm):
-    """In the middle of what three shards hold, before the rest is written."""
+    """In what three shards hold, before the rest is written."""
     folder, go_on = half
     path = folder / ("progress.jsonl" if harm == "line" else name)
     data = bytearray(path.read_bytes())
+    lines = (folder / "progress.jsonl").read_text().splitlines()[1:]
+    last = (
+        2 * CODECS["top-k"].k * sum(sum(json.loads(line)["tokens"]) for line in lines) - 1
+    )  # of their bytes
     if harm == "flip":
-        data[len(data) // 2] ^= 1
+        data[last // 2] ^= 1
     elif harm == "line":  # another number of tokens in the second shard
         at = data.index(b'"tokens":[', data.index(b'"shard":1')) + 10
         data[at] ^= 1
-    path.write_bytes(data[:-1] if harm == "cut" else data)
+    path.write_bytes(data[:last] if harm == "cut" else data)
     if harm == "remove":
         path.unlink()
     go_on()

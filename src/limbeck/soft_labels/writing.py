@@ -1,9 +1,12 @@
-"""One pass of a mentor over rows, to disk: shard by shard, so that a kill costs one shard at most.
+"""One pass of a mentor over rows, to disk: shard by shard, so that a kill costs each rank one shard at most.
+
+Batches and shards follow from the rows and `batch_tokens` alone. So each shard's place in the data files is
+known before it is made: whoever makes it writes it there, in any order, and the files are the same, byte for
+byte, whatever the number of ranks and of kills. Ranks share out the shards that are lacking.
 
 `progress.jsonl` has the plan in its first line and a line per shard with the SHA-256 of its data, appended
-after these were synced. When the work goes on, everything behind the last whole shard is cut off.
-Batches and shards follow from the rows and `batch_tokens` alone, so that work that was killed
-ends with the same files, byte for byte, as work that was not.
+after these were synced; rank n's is `progress.jsonl.n`. When the work goes on, a log's lines from a damaged
+one on do not count, and their shards are made again.
 """
 
 from __future__ import annotations
@@ -11,9 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 from torch import nn
 
+from limbeck import ranks
 from limbeck.errors import DataError, DiskError
 from limbeck.files import AppendLog, digest, whole_binary_file, with_sum, without_sum
 from limbeck.objectives.align import align_batch, is_encoder_decoder
@@ -49,9 +52,10 @@ from limbeck.training.feed import lengths_of
 from limbeck.training.sampler import Limits, Size, cut_sizes, on_grid_size, snake
 
 PROGRESS = "progress.jsonl"
-SHARD_BATCHES = 16
+SHARD_BATCHES = 4
 SHARD_BYTES = 1 << 26
-"""A shard ends with the batch that reaches either limit: what is held in memory, and what a kill costs."""
+"""A shard ends with the batch that reaches either limit: what is held in memory, what a kill costs, and what
+a rank takes."""
 
 
 class Shard(Record):
@@ -77,7 +81,7 @@ def write_cache(
     progress: Advance | None = None,
     say: Callable[[str], None] = notice,
 ) -> None:
-    """Write a mentor's soft labels of all scored rows; go on where a kill stopped it.
+    """Write a mentor's soft labels of all scored rows, with all ranks; go on where a kill stopped it.
 
     Equal rows are stored once.
 
@@ -89,7 +93,7 @@ def write_cache(
         vocabulary: real tokens, see `tokenizers.vocabulary_of`.
         identity: fingerprints by name: of the mentor's weights, the tokenizer, the prompt's format.
         batch_tokens: most tokens in a batch of the mentor, with padding.
-        progress: called at first and after every batch with the rows that are done, and of how many.
+        progress: called at first and after every batch with this rank's rows that are done, and of how many.
         say: gets a line where shards of an earlier process are damaged.
 
     Raises:
@@ -111,7 +115,7 @@ def write_cache(
         "precision": {file.name: np.dtype(file.dtype).name for file in files},
         "text": text_of(unique),
     }
-    if (folder / MANIFEST).exists():
+    if ranks.share((folder / MANIFEST).exists()):
         compare(folder, read_manifest(folder), plan)
         return
     soft: Live | ServedLabels
@@ -119,13 +123,14 @@ def write_cache(
         both, soft = False, mentor
     else:
         both, soft = is_encoder_decoder(mentor), Live(mentor, codec, temperature, vocabulary)
-    batches = _batches(unique, both, batch_tokens)
+    shards = _shards(_batches(unique, both, batch_tokens), pad, files, encoder_decoder=both)
+    begun = plan | {"batch_tokens": batch_tokens}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        log = AppendLog(folder / PROGRESS, durable=True)
-        shards = _resumed(folder, log, plan | {"batch_tokens": batch_tokens}, files, batches, say)
-        _work(folder, log, soft, batches, shards, files, pad, both, progress)
-        _finish(folder, plan, [row for batch in batches for row in batch], shards, files)
+        done = ranks.share(_resumed(folder, begun, files, shards, say) if ranks.main() else set[int]())
+        _work(folder, begun, soft, shards, done, files, pad, progress)
+        ranks.barrier()  # every shard is on the disk
+        if ranks.main():
+            _finish(folder, plan, shards, files)
     except OSError as error:
         raise DiskError(error.filename or folder, error) from error
 
@@ -144,55 +149,78 @@ def _batches(rows: Sequence[Row], encoder_decoder: bool, batch_tokens: int) -> l
     return [[rows[i] for i in order[start:stop]] for start, stop in cuts]
 
 
-@dataclass
-class _Buffer:
-    """The shard that is being made."""
+@dataclass(frozen=True)
+class _Shard:
+    """Batches that are written in one go.
 
-    batches: int = 0
-    tokens: list[int] = field(default_factory=list)
-    data: dict[str, list[Array]] = field(default_factory=dict)
-    bytes: int = 0
+    Attributes:
+        tokens: scored tokens of each row.
+        begin: the place of its first token in the data files.
+    """
 
-    def add(self, packed: Mapping[str, Array], tokens: Sequence[int]) -> None:
-        self.batches += 1
-        self.tokens += tokens
-        for name, values in packed.items():
-            self.data.setdefault(name, []).append(values)
-            self.bytes += values.nbytes
+    number: int
+    batches: Sequence[Sequence[Row]]
+    tokens: tuple[int, ...]
+    begin: int
 
     @property
-    def is_full(self) -> bool:
-        return self.batches >= SHARD_BATCHES or self.bytes >= SHARD_BYTES
+    def end(self) -> int:
+        return self.begin + sum(self.tokens)
+
+
+def _shards(
+    batches: Sequence[Sequence[Row]], pad: int, files: Sequence[Column], *, encoder_decoder: bool
+) -> list[_Shard]:
+    """The batches in shards: one ends with the batch that reaches `SHARD_BATCHES` or `SHARD_BYTES`."""
+    shards: list[_Shard] = []
+    taken: list[Sequence[Row]] = []
+    tokens: list[int] = []
+    for number, rows in enumerate(batches, start=1):
+        taken.append(rows)
+        tokens += align_batch(collate(rows, pad), encoder_decoder=encoder_decoder).keep_BT.sum(1).tolist()
+        size = sum(file.bytes(sum(tokens)) for file in files)
+        if len(taken) >= SHARD_BATCHES or size >= SHARD_BYTES or number == len(batches):
+            begin = shards[-1].end if shards else 0
+            shards.append(_Shard(len(shards), tuple(taken), tuple(tokens), begin))
+            taken, tokens = [], []
+    return shards
 
 
 def _work(
     folder: Path,
-    log: AppendLog,
+    plan: Mapping[str, Any],
     soft: Live | ServedLabels,
-    batches: Sequence[Sequence[Row]],
-    shards: list[Shard],
+    shards: Sequence[_Shard],
+    done: Collection[int],
     files: Sequence[Column],
     pad: int,
-    encoder_decoder: bool,
     progress: Advance | None,
 ) -> None:
-    """Make the shards that are not there yet, and add them to `shards`."""
-    done = sum(len(shard.tokens) for shard in shards)
-    total = sum(map(len, batches))
+    """Make this rank's part of the shards that are not there yet."""
+    lacking = [shard for shard in shards if shard.number not in done]
+    mine = lacking[ranks.rank() :: ranks.world()]
+    rows = sum(len(shard.tokens) for shard in shards if shard.number in done)
+    total = rows + sum(len(shard.tokens) for shard in mine)
     if progress:
-        progress(done, total=total)
-    buffer = _Buffer()
-    begin = sum(shard.batches for shard in shards)
-    for number, rows in enumerate(batches[begin:], start=begin + 1):
-        batch = collate(rows, pad)
-        tokens = align_batch(batch, encoder_decoder=encoder_decoder).keep_BT.sum(1).tolist()
-        buffer.add(pack(soft.of(batch), files), tokens)
-        done += len(rows)
-        if buffer.is_full or number == len(batches):
-            shards.append(_append(folder, log, len(shards), buffer, files))
-            buffer = _Buffer()
+        progress(rows, total=total)
+    log = _log(folder, ranks.rank())
+    if mine and not any(log.lines()):
+        log.append(with_sum(json.dumps(plan).encode()))
+    for shard in mine:
+        packed = []
+        for batch in shard.batches:
+            packed.append(pack(soft.of(collate(batch, pad)), files))
+            rows += len(batch)
+            if progress and batch is not shard.batches[-1]:
+                progress(rows, total=total)
+        _write(folder, log, shard, packed, files)
         if progress:
-            progress(done, total=total)
+            progress(rows, total=total)
+
+
+def _log(folder: Path, rank: int) -> AppendLog:
+    """What a rank has finished."""
+    return AppendLog(folder / (f"{PROGRESS}.{rank}" if rank else PROGRESS), durable=True)
 
 
 def pack(soft: SoftTargets, files: Sequence[Column]) -> dict[str, Array]:
@@ -205,61 +233,70 @@ def pack(soft: SoftTargets, files: Sequence[Column]) -> dict[str, Array]:
     return {file.name: made[file.name].astype(file.dtype) for file in files}
 
 
-def _append(folder: Path, log: AppendLog, number: int, buffer: _Buffer, files: Sequence[Column]) -> Shard:
-    """Write a shard: its data, and once that is on the disk its line."""
+def _write(
+    folder: Path,
+    log: AppendLog,
+    shard: _Shard,
+    packed: Sequence[Mapping[str, Array]],
+    files: Sequence[Column],
+) -> None:
+    """Write a shard's data to their place, and once these are on the disk its line."""
     sums = {file.name: sha256() for file in files}
-    with ExitStack() as stack:
-        streams = [stack.enter_context((folder / file.file).open("ab")) for file in files]
-        for file, stream in zip(files, streams, strict=True):
-            for values in buffer.data[file.name]:
-                stream.write(values.tobytes())
-                sums[file.name].update(values.tobytes())
-        for stream in streams:
+    for file in files:
+        with (folder / file.file).open("r+b") as stream:
+            stream.seek(file.bytes(shard.begin))
+            for batch in packed:
+                data = batch[file.name].tobytes()
+                stream.write(data)
+                sums[file.name].update(data)
             stream.flush()
             os.fsync(stream.fileno())
     written = {name: one.hexdigest() for name, one in sums.items()}
-    shard = Shard(shard=number, batches=buffer.batches, tokens=tuple(buffer.tokens), sha256=written)
-    log.append(with_sum(shard.model_dump_json().encode()))
-    return shard
+    line = Shard(shard=shard.number, batches=len(shard.batches), tokens=shard.tokens, sha256=written)
+    log.append(with_sum(line.model_dump_json().encode()))
 
 
 def _resumed(
     folder: Path,
-    log: AppendLog,
     plan: Mapping[str, Any],
     files: Sequence[Column],
-    batches: Sequence[Sequence[Row]],
+    shards: Sequence[_Shard],
     say: Callable[[str], None],
-) -> list[Shard]:
-    """The shards that are whole; everything behind them is cut off, and a new plan begun if there is none.
+) -> set[int]:
+    """The numbers of the shards that are there; the data files get the size that they will have.
 
     Raises:
         RecipeError, ModelError: the work was begun with other settings, models or rows.
     """
-    shards: list[Shard] = []
-    end = tokens = 0
-    for number, (start, line) in enumerate(log.lines(), start=1):
-        try:
-            if number == 1:
-                compare(folder, _object(line), plan)
-            else:
-                shard = _shard(line, number - 2, batches[sum(one.batches for one in shards) :])
-                _check_data(folder, shard, files, tokens)
-                shards.append(shard)
-                tokens += sum(shard.tokens)
-        except ValueError as error:
-            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-            place = f"{folder / PROGRESS}:{number}"
-            say(f"{place}: damaged ({reason}); these soft labels and those behind are made again")
-            log.cut(start)
-            break
-        end = start + len(line)
+    folder.mkdir(parents=True, exist_ok=True)
+    done: set[int] = set()
+    for rank in _ranks(folder):
+        log = _log(folder, rank)
+        for number, (start, line) in enumerate(log.lines(), start=1):
+            try:
+                if number == 1:
+                    compare(folder, _object(line), plan)
+                else:
+                    found = Shard.model_validate(_object(line))
+                    _check(folder, found, files, shards, done)
+                    done.add(found.shard)
+            except ValueError as error:
+                reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
+                place = f"{log.path}:{number}"
+                say(f"{place}: damaged ({reason}); these soft labels and those behind are made again")
+                log.cut(start)
+                break
+    tokens = shards[-1].end
     for file in files:
         with (folder / file.file).open("ab") as stream:
             stream.truncate(file.bytes(tokens))
-    if not end:
-        log.append(with_sum(json.dumps(plan).encode()))
-    return shards
+    return done
+
+
+def _ranks(folder: Path) -> list[int]:
+    """Those that have logs: today's world may be smaller than the one that wrote them."""
+    ends = (path.name.removeprefix(f"{PROGRESS}.") for path in folder.glob(f"{PROGRESS}.*"))
+    return [0, *sorted(int(end) for end in ends if end.isdecimal())]
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -270,35 +307,27 @@ def _object(line: bytes) -> dict[str, Any]:
     return found
 
 
-def _shard(line: bytes, number: int, batches: Sequence[Sequence[Row]]) -> Shard:
-    """The shard of a line; ValueError: it is damaged, or not the one that belongs to the first batches."""
-    shard = Shard.model_validate(_object(line))
-    if shard.shard != number or len(shard.tokens) != sum(map(len, batches[: shard.batches])):
+def _check(
+    folder: Path, found: Shard, files: Sequence[Column], shards: Sequence[_Shard], done: Collection[int]
+) -> None:
+    """ValueError: a line is not of one of these shards, or the data files do not hold what it says."""
+    shard = shards[found.shard] if 0 <= found.shard < len(shards) else None
+    if shard is None or found.shard in done or found.tokens != shard.tokens:
         raise ValueError("not the shard that belongs here")
-    return shard
-
-
-def _check_data(folder: Path, shard: Shard, files: Sequence[Column], begin: int) -> None:
-    """ValueError: the data files do not hold what was written for this shard, from token `begin` on."""
     for file in files:
         path, size = folder / file.file, file.bytes(sum(shard.tokens))
         if not path.is_file():
             raise ValueError(f"{file.file} is missing")
         with path.open("rb") as stream:
-            stream.seek(file.bytes(begin))
+            stream.seek(file.bytes(shard.begin))
             data = stream.read(size)
-        if len(data) < size or shard.sha256.get(file.name, "") not in ("", sha256(data).hexdigest()):
+        if len(data) < size or found.sha256.get(file.name, "") not in ("", sha256(data).hexdigest()):
             raise ValueError(f"{file.file} does not hold what was written")
 
 
-def _finish(
-    folder: Path,
-    plan: Mapping[str, Any],
-    rows: Sequence[Row],
-    shards: Sequence[Shard],
-    files: Sequence[Column],
-) -> None:
-    """Write the index, then the manifest; `rows` in the order in which they were written."""
+def _finish(folder: Path, plan: Mapping[str, Any], shards: Sequence[_Shard], files: Sequence[Column]) -> None:
+    """Write the index, then the manifest."""
+    rows = [row for shard in shards for batch in shard.batches for row in batch]
     counts = np.array([count for shard in shards for count in shard.tokens])
     keys = np.array([row.key for row in rows], np.int64)
     order = np.lexsort((keys[:, 1], keys[:, 0]))

@@ -256,6 +256,7 @@ def _write(
         plan({"text": text, "temperature": settings.temperature, "codec": settings.codec}, version=VERSION),
         mentor.inputs,
         work,
+        everyone=True,
     )
 
 
