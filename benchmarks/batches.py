@@ -31,10 +31,11 @@ from torch import nn
 from limbeck.lm.load import Loaded, load
 from limbeck.records import Example
 from limbeck.tasks.generated import GENERATED, generate
-from limbeck.training.collate import Batch, Row, RowGroup, collate, tokenise
+from limbeck.training.collate import Batch, collate, tokenise
 from limbeck.training.feed import Feed, train_feed
 from limbeck.training.groups import ALL, singles
 from limbeck.training.parts import CrossEntropy
+from limbeck.training.rows import Row, RowGroup
 from limbeck.training.sampler import Sharing
 from limbeck.training.settings import TrainSettings
 from limbeck.training.trainer import train

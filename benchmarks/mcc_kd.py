@@ -39,6 +39,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import step
 import torch
 from step import SMALL, Scale, model_of
@@ -47,10 +48,11 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, pad
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from limbeck.training.collate import Batch, Row, collate
+from limbeck.training.collate import Batch, collate
 from limbeck.training.feed import Feed, lengths_of
 from limbeck.training.parts import CrossEntropy, SpanKL
-from limbeck.training.sampler import GroupSampler, Limits, Size
+from limbeck.training.rows import Row
+from limbeck.training.sampler import GroupSampler, Limits
 from limbeck.training.trainer import PartsTrainer
 
 SIDES = ["published", "plain", "plain-by-length", "ours-random", "ours"]
@@ -95,7 +97,7 @@ def batches_of(side: str, kind: str, pairs: Sequence[Pair], scale: Scale) -> lis
     longest = [tuple(map(max, *(lengths_of(row, encoder_decoder=both) for row in pair))) for pair in pairs]
     if side in ("ours", "plain-by-length"):
         limits = Limits(scale.per_step, 1 << 20)
-        sampler = GroupSampler([Size(2, own) for own in longest], limits, seed=0, batches="by-length")
+        sampler = GroupSampler(np.array([(2, *own) for own in longest]), limits, seed=0, batches="by-length")
         order = [list(batch) for _, batch in sampler]
     else:
         draw = torch.Generator().manual_seed(0)
@@ -205,7 +207,7 @@ def trainer_of(side: str, kind: str, scale: Scale, folder: str) -> Any:
     model, args = model_of(kind, scale.words), TrainingArguments(**step.arguments_of(folder))
     trainer: Any
     if side.startswith("ours"):
-        feed = Feed([], GroupSampler([Size(1, (1,))], Limits(1, 1), seed=0), 0, kind == "t5")
+        feed = Feed([], GroupSampler(np.array([[1, 1]]), Limits(1, 1), seed=0), 0, kind == "t5")
         trainer = PartsTrainer(model, args, (CrossEntropy(), SpanKL(WEIGHT, TEMPERATURE)), feed)
     else:
         trainer = PairTrainer(model=model, args=args)

@@ -59,9 +59,10 @@ from limbeck.tasks.asking import Asking, teacher_asking
 from limbeck.tasks.generated import OfflineTeacher, generate
 from limbeck.tasks.prompts import FORMATS
 from limbeck.tasks.settings import PromptSettings
-from limbeck.training.collate import Row, collate, padding, tokenise
+from limbeck.training.collate import collate, padding, tokenise
 from limbeck.training.groups import singles
 from limbeck.training.parts import CrossEntropy, SoftLabelKL
+from limbeck.training.rows import Row
 from limbeck.training.settings import TrainSettings
 from limbeck.training.trainer import train
 

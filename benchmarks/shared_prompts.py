@@ -38,7 +38,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from limbeck.training.collate import Batch, Row, collate
+from limbeck.training.collate import Batch, collate
+from limbeck.training.rows import Row
 from limbeck.training.shared_prompts import WORTH, gain, tokens_of, work_of
 
 LENGTHS = {"svamp": (45, 50), "gsm8k": (75, 130), "strategyqa": (30, 90), "demonstrations": (600, 130)}

@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -54,10 +55,11 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from limbeck.training.collate import Batch, Row, collate
+from limbeck.training.collate import Batch, collate
 from limbeck.training.feed import Feed, lengths_of
 from limbeck.training.parts import CrossEntropy
-from limbeck.training.sampler import GroupSampler, Limits, Size
+from limbeck.training.rows import Row
+from limbeck.training.sampler import GroupSampler, Limits
 from limbeck.training.trainer import PartsTrainer
 
 STEPS = 6
@@ -138,7 +140,7 @@ def batches_of(side: str, kind: str, rows: Sequence[Row], scale: Scale) -> list[
     """An epoch of a side's batches, the one that pads most at the end."""
     both = kind == "t5"
     if side == "ours":
-        sizes = [Size(1, lengths_of(row, encoder_decoder=both)) for row in rows]
+        sizes = np.array([(1, *lengths_of(row, encoder_decoder=both)) for row in rows])
         sampler = GroupSampler(sizes, Limits(scale.per_step, 1 << 20), seed=0, batches="by-length")
         found = [[rows[i] for i in batch] for _, batch in sampler]
     else:
@@ -188,7 +190,7 @@ def trainer_of(side: str, model: Any, folder: str, **more: Any) -> Any:
         trainer = trl_trainer(model, given)
     elif side.startswith("ours"):
         both = model.config.is_encoder_decoder
-        feed = Feed([], GroupSampler([Size(1, (1,))], Limits(1, 1), seed=0), 0, both)
+        feed = Feed([], GroupSampler(np.array([[1, 1]]), Limits(1, 1), seed=0), 0, both)
         trainer = PartsTrainer(model, TrainingArguments(**given), (CrossEntropy(),), feed)
     else:
         trainer = Trainer(model=model, args=TrainingArguments(**given))

@@ -39,6 +39,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import step
 import torch
 from step import SMALL, WHOLE, Scale, model_of
@@ -47,10 +48,11 @@ from torch.nn.functional import cosine_similarity, cross_entropy, relu
 from transformers import DynamicCache, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from limbeck.training.collate import Batch, Row, collate
+from limbeck.training.collate import Batch, collate
 from limbeck.training.feed import Feed
 from limbeck.training.parts import CrossEntropy, Triplet
-from limbeck.training.sampler import GroupSampler, Limits, Size
+from limbeck.training.rows import Row
+from limbeck.training.sampler import GroupSampler, Limits
 from limbeck.training.trainer import PartsTrainer
 
 SIDES = ["published", "plain", "plain-by-length", "ours-separate", "ours", "ours-bare"]
@@ -92,7 +94,7 @@ def batches_of(side: str, groups: Sequence[Three], scale: Scale) -> list[list[Th
     """An epoch of a side's batches, the one that pads most at the end."""
     longest = [max(len(row.input_ids) for row in group) for group in groups]
     if side.startswith("ours") or side == "plain-by-length":
-        sizes, limits = [Size(3, (one,)) for one in longest], Limits(scale.per_step, 1 << 20)
+        sizes, limits = np.array([(3, one) for one in longest]), Limits(scale.per_step, 1 << 20)
         order = [list(batch) for _, batch in GroupSampler(sizes, limits, seed=0, batches="by-length")]
     else:
         draw = torch.Generator().manual_seed(0)
@@ -206,7 +208,7 @@ def trainer_of(side: str, scale: Scale, folder: str) -> Any:
     model, args = model_of("llama", scale.words), TrainingArguments(**step.arguments_of(folder))
     trainer: Any
     if side.startswith("ours"):
-        feed = Feed([], GroupSampler([Size(1, (1,))], Limits(1, 1), seed=0), 0, False)
+        feed = Feed([], GroupSampler(np.array([[1, 1]]), Limits(1, 1), seed=0), 0, False)
         trainer = PartsTrainer(model, args, (CrossEntropy(), Triplet(WEIGHT, MARGIN)), feed)
     else:
         trainer = TripletTrainer(model=model, args=args)

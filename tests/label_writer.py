@@ -13,7 +13,7 @@ from limbeck import ranks
 from limbeck.files import AppendLog
 from limbeck.soft_labels import writing
 from limbeck.soft_labels.settings import CodecSettings
-from limbeck.training.collate import Row
+from limbeck.training.rows import Row
 
 
 def write() -> None:

@@ -24,6 +24,7 @@ SMALLEST = {
     "real_base": "--small",
     "rerank": "--small --questions 20 --train 20 --epochs 1 --rows late,late-128-trained,bi-trained",
     "retrieval": "--small",
+    "rows": "--rows 300 600",
     "shared_prompts": "--small --padded --kind llama",
     "step": "--small --kind t5",
     "tailored": "--small",
@@ -42,6 +43,7 @@ SAID = {
     "mentor_kd": ["published", "dynamic", "grouped", "ours", "time ratio to grouped with", "bytes per token"],
     "real_base": ["grouped", "ours    ", "of the texts equal"],
     "retrieval": ["generated: stop words", "en_plus, english, lucene", "question  ", "rationale, once"],
+    "rows": ["bytes each, held", "     600 "],
     "shared_prompts": [
         "llama demonstrations",
         "memory ratio",

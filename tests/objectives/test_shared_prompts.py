@@ -5,8 +5,9 @@ import torch
 
 from limbeck.objectives.align import align_batch, run
 from limbeck.objectives.shared_prompts import CannotShareError
-from limbeck.training.collate import Row, collate
+from limbeck.training.collate import collate
 from limbeck.training.parts import CrossEntropy, SpanKL, Triplet, loss
+from limbeck.training.rows import Row
 
 from ..commands import Started, finish, ranks_of
 from ..lm.families import FAMILIES, tiny_model

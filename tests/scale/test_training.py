@@ -15,9 +15,10 @@ from limbeck.lm.settings import LoraSettings
 from limbeck.objectives.align import IGNORED
 from limbeck.scale.outline import Outline, outline
 from limbeck.scale.training import MicroBatch, activations, gradients, optimiser, weights
-from limbeck.training.collate import Row, collate
+from limbeck.training.collate import collate
 from limbeck.training.lowered import Lowered, width_of
 from limbeck.training.parts import CrossEntropy, loss
+from limbeck.training.rows import Row
 
 from ..lm.families import FAMILIES, TEXTS, tiny_model
 from .held import Held, Kept

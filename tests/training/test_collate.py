@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from limbeck.errors import ModelError, RecipeError
 from limbeck.records import Example
-from limbeck.training.collate import NO_SPAN, Row, collate, overlapping, padding, tokenise
+from limbeck.training.collate import collate, overlapping, padding, tokenise
 from limbeck.training.groups import Group, singles
+from limbeck.training.rows import NO_SPAN, Row
 
 EOS = 1
 

@@ -13,9 +13,9 @@ from limbeck.records import Example
 from limbeck.training import shared_prompts as module
 from limbeck.training import trainer
 from limbeck.training.arguments import fingerprint
-from limbeck.training.collate import Row
 from limbeck.training.groups import Draw, Group
 from limbeck.training.parts import CrossEntropy, SpanKL, Triplet
+from limbeck.training.rows import Row, RowGroup
 from limbeck.training.settings import TrainSettings
 from limbeck.training.shared_prompts import Tokens, Work, gain, probe_rows, tokens_of, work_of
 
@@ -394,7 +394,7 @@ def test_the_probe_is_the_smallest_question_and_another_length():
     ]
 
     def groups(rows):
-        return [module.RowGroup(str(n), (one,)) for n, one in enumerate(rows)]
+        return [RowGroup(str(n), (one,)) for n, one in enumerate(rows)]
 
     assert probe_rows(groups(rows), encoder_decoder=False) == [rows[3], rows[4], rows[5]]
     alone = [row(long, [3]), row(short, [3])]

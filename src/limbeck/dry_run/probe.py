@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from accelerate.utils import send_to_device
 from limbeck.dry_run.reading import Reading
 from limbeck.recipe import LearnerSettings
 from limbeck.training.collate import collate
+from limbeck.training.rows import Row
 from limbeck.training.timed_step import timed_step
 
 STEPS = 3
@@ -26,7 +26,7 @@ def seconds_per_step(model: Any, reading: Reading, learner: LearnerSettings) -> 
         model: on the device where it is.
         reading: whose first epoch the steps are of: a small one, a middling one and a large one.
     """
-    steps = _typical([[reading.rows(micro) for micro in step] for step in reading.feed.sampler.steps(0)])
+    steps = _typical(reading)
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer: torch.optim.Optimizer = (
         torch.optim.SGD(trained, lr=1e-6)
@@ -45,13 +45,19 @@ def seconds_per_step(model: Any, reading: Reading, learner: LearnerSettings) -> 
     return sum(seconds[1:]) / len(steps)
 
 
-def _typical(steps: Sequence[Any]) -> list[Any]:
-    """Steps at one, three and five sixths of all by size; the same again where there are fewer."""
+def _typical(reading: Reading) -> list[list[list[Row]]]:
+    """The rows of steps at one, three and five sixths of all by size; of fewer steps some twice."""
+    steps = reading.feed.sampler.steps(0)
 
-    def size(step: Sequence[Sequence[Any]]) -> int:
+    def rows(number: int) -> list[list[Row]]:
+        return [reading.rows(micro) for micro in steps[number]]
+
+    def size(number: int) -> int:
         return sum(
-            len(micro) * max(len(row.input_ids) + len(row.labels) for row in micro) for micro in step if micro
+            len(micro) * max(len(row.input_ids) + len(row.labels) for row in micro)
+            for micro in rows(number)
+            if micro
         )
 
-    ordered = sorted(steps, key=size)
-    return [ordered[len(ordered) * (2 * n + 1) // (2 * STEPS)] for n in range(STEPS)]
+    ordered = sorted(range(len(steps)), key=size)
+    return [rows(ordered[len(ordered) * (2 * n + 1) // (2 * STEPS)]) for n in range(STEPS)]

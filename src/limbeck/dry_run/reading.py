@@ -12,13 +12,15 @@ from limbeck.lm.cost import tokens_about
 from limbeck.objectives.align import IGNORED
 from limbeck.recipe import LearnerSettings
 from limbeck.scale.training import MicroBatch
+from limbeck.soft_labels.cache import each_once
 from limbeck.stages.context import Context, PlannedTraining
 from limbeck.stages.problems import problems
 from limbeck.stages.training import rendered
 from limbeck.tasks.asking import Asking, learner_asking
-from limbeck.training.collate import Row, RowGroup, padding, tokenise
+from limbeck.training.collate import padding, tokenise
 from limbeck.training.feed import Feed, lengths_of, train_feed
 from limbeck.training.groups import ALL, Draw
+from limbeck.training.rows import Row, RowGroup, RowGroups, outline
 from limbeck.training.sampler import Sharing
 
 ANY = 1
@@ -43,7 +45,7 @@ class Reading:
     @property
     def examples(self) -> int:
         """Rows that token losses see."""
-        return sum(row.scored for group in self.feed.groups for row in group.rows)
+        return int(outline(self.feed.groups).scored.sum())
 
     def steps(self, learner: LearnerSettings) -> int:
         """Optimiser steps."""
@@ -66,12 +68,14 @@ class Reading:
 
     def scored(self) -> tuple[int, int]:
         """Scored tokens and rows, each different row once: what soft labels are of."""
-        different = {row.key: row for group in self.feed.groups for row in group.rows if row.scored}
-        rows = different.values() if not self.guessed else self._all()
-        return sum(scored_tokens(row) for row in rows), len(rows)
-
-    def _all(self) -> list[Row]:
-        return [row for group in self.feed.groups for row in group.rows]
+        groups = self.feed.groups
+        if not isinstance(groups, RowGroups):  # guessed: any two would be the same
+            tokens = sum(scored_tokens(row) for group in groups for row in group.rows)
+            return tokens, int(outline(groups).starts[-1])
+        rows = groups.rows
+        scored = rows.scored.nonzero()[0]
+        different = rows.some(scored[each_once(rows.keys[scored])])
+        return sum(map(scored_tokens, different)), len(different)
 
 
 def scored_tokens(row: Row) -> int:

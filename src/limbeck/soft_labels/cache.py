@@ -32,7 +32,8 @@ from limbeck.files import digest
 from limbeck.objectives.soft import SoftTargets
 from limbeck.records import first_problem
 from limbeck.soft_labels.settings import CodecSettings
-from limbeck.training.collate import NO_KEY, Batch, Row
+from limbeck.training.collate import Batch
+from limbeck.training.rows import NO_KEY, Row, Rows, as_rows
 
 FORMAT = 2
 MANIFEST, KEYS, PLACES = "manifest.json", "keys.npy", "places.npy"
@@ -94,6 +95,33 @@ class Manifest(BaseModel):
     sha256: dict[str, str]
 
 
+def find(stored_2R: Array, keys_B2: Array) -> Array:
+    """(B,) the place of each key among sorted ones, or -1."""
+    first, second = stored_2R
+    place = np.searchsorted(first, keys_B2[:, 0])
+    while True:
+        inside = np.minimum(place, len(first) - 1)
+        equal = (place < len(first)) & (first[inside] == keys_B2[:, 0])
+        found = equal & (second[inside] == keys_B2[:, 1])
+        if not (equal & ~found).any():
+            return np.where(found, place, -1)
+        place = place + (equal & ~found)  # another row with the same first half
+
+
+def each_once(keys_B2: Array) -> Array:
+    """The place of each different key where it comes first, by key.
+
+    Example:
+        >>> each_once(np.array([[7, 0], [-1, 5], [7, 0], [-1, 4]]))
+        array([3, 1, 0])
+    """
+    order = np.lexsort((keys_B2[:, 1], keys_B2[:, 0]))
+    ordered = keys_B2[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    return order[new]
+
+
 @dataclass(frozen=True)
 class Volume:
     """The rows of one folder; `Volume.open` makes one."""
@@ -143,15 +171,7 @@ class Volume:
 
     def find(self, keys_B2: Array) -> Array:
         """Each key's row number here, or -1."""
-        first, second = self.keys
-        place = np.searchsorted(first, keys_B2[:, 0])
-        while True:
-            inside = np.minimum(place, len(first) - 1)
-            equal = (place < len(first)) & (first[inside] == keys_B2[:, 0])
-            found = equal & (second[inside] == keys_B2[:, 1])
-            if not (equal & ~found).any():
-                return np.where(found, place, -1)
-            place = place + (equal & ~found)  # another row with the same first half
+        return find(self.keys, keys_B2)
 
     def spans(self, rows: Array) -> list[tuple[int, int]]:
         """Where each row's tokens begin and end in the data files."""
@@ -227,24 +247,24 @@ class Cached:
         return np.concatenate(parts or [self.volumes[0].data[name][:0]])
 
 
-def missing(folders: Sequence[Path], rows: Sequence[Row]) -> list[Row]:
+def missing(folders: Sequence[Path], rows: Sequence[Row]) -> Rows:
     """The rows that no volume holds, each once; rows that are not scored need no soft labels.
 
-    Of a volume this reads the manifest and the keys alone.
+    Of a volume this reads the manifest and the keys alone, and of rows in a file nothing but their keys.
 
     Raises:
         DataError: no whole soft labels, another format, or damaged keys.
         DiskError: a file cannot be read.
     """
-    known: set[tuple[int, int]] = set()
+    known = as_rows(rows)
+    keys_N2, scored = known.keys, np.flatnonzero(known.scored)
+    lacking = scored[np.sort(each_once(keys_N2[scored]))]
     for folder in folders:
         manifest = read_manifest(folder)
         compare(folder, manifest, {"format": FORMAT})
         _check_written(folder, KEYS, manifest)
-        first, second = np.load(folder / KEYS).tolist()
-        known.update(zip(first, second, strict=True))
-    lacking = {row.key: row for row in rows if row.scored and row.key not in known}
-    return list(lacking.values())
+        lacking = lacking[find(np.load(folder / KEYS, mmap_mode="r"), keys_N2[lacking]) < 0]
+    return known.some(lacking)
 
 
 def _widened(ids: Array, device: torch.device) -> Tensor:

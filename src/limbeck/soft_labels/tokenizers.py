@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from limbeck.errors import ModelError
@@ -17,7 +18,7 @@ def vocabulary_of(tokenizer: Any) -> int:
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
-def tokenizers_agree(student_tokenizer: Any, mentor_tokenizer: Any, texts: Sequence[str]) -> None:
+def tokenizers_agree(student_tokenizer: Any, mentor_tokenizer: Any, texts: Iterable[str]) -> None:
     """Refuse a mentor whose distributions are over other tokens than the student's.
 
     Args:
@@ -43,8 +44,8 @@ def tokenizers_agree(student_tokenizer: Any, mentor_tokenizer: Any, texts: Seque
             f"the student's texts end with token {student_tokenizer.eos_token_id} and the mentor's with "
             f"{mentor_tokenizer.eos_token_id}; {fix}"
         )
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        some = list(texts[start : start + TEXTS_AT_ONCE])
+    left = iter(texts)
+    while some := list(islice(left, TEXTS_AT_ONCE)):
         for text, one, other_ids in zip(
             some, _encoded(student_tokenizer, some), _encoded(mentor_tokenizer, some), strict=True
         ):

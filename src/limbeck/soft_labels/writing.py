@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import nn
 
@@ -40,6 +41,7 @@ from limbeck.soft_labels.cache import (
     Column,
     columns,
     compare,
+    each_once,
     effective,
     kept,
     read_manifest,
@@ -47,9 +49,9 @@ from limbeck.soft_labels.cache import (
 from limbeck.soft_labels.live import Live
 from limbeck.soft_labels.served import ServedLabels
 from limbeck.soft_labels.settings import CodecSettings
-from limbeck.training.collate import Row, collate
-from limbeck.training.feed import lengths_of
-from limbeck.training.sampler import Limits, Size, cut_sizes, on_grid_size, snake
+from limbeck.training.collate import collate
+from limbeck.training.rows import Row, Rows, as_rows
+from limbeck.training.sampler import Cuts, Limits, cut_sizes, on_grid, snake
 
 PROGRESS = "progress.jsonl"
 SHARD_BATCHES = 4
@@ -101,8 +103,10 @@ def write_cache(
         RecipeError, ModelError: the folder holds soft labels that were made otherwise.
         DiskError: the folder cannot be written.
     """
-    unique = sorted({row.key: row for row in rows if row.scored}.values(), key=lambda row: row.key)
-    if not unique:
+    known = as_rows(rows)
+    scored = np.flatnonzero(known.scored)
+    unique = known.some(scored[each_once(known.keys[scored])])
+    if not len(unique):
         raise DataError(folder, "there are no rows to make soft labels for; look at what was kept")
     codec = effective(codec, vocabulary)
     files = columns(codec, vocabulary)
@@ -123,66 +127,72 @@ def write_cache(
         both, soft = False, mentor
     else:
         both, soft = is_encoder_decoder(mentor), Live(mentor, codec, temperature, vocabulary)
-    shards = _shards(_batches(unique, both, batch_tokens), pad, files, encoder_decoder=both)
+    ordered, cuts = _batches(unique, both, batch_tokens)
+    shards = _shards(ordered, cuts, pad, files, encoder_decoder=both)
     begun = plan | {"batch_tokens": batch_tokens}
     try:
         done = ranks.share(_resumed(folder, begun, files, shards, say) if ranks.main() else set[int]())
-        _work(folder, begun, soft, shards, done, files, pad, progress)
+        _work(folder, begun, soft, ordered, shards, done, files, pad, progress)
         ranks.barrier()  # every shard is on the disk
         if ranks.main():
-            _finish(folder, plan, shards, files)
+            _finish(folder, plan, ordered.keys, shards, files)
     except OSError as error:
         raise DiskError(error.filename or folder, error) from error
 
 
 def text_of(rows: Sequence[Row]) -> str:
     """Fingerprint of what the rows are, whatever their order and however often one is among them."""
-    keys = np.array(sorted({row.key for row in rows}), "<i8")
-    return hashlib.sha256(keys.tobytes()).hexdigest()
+    keys_N2 = as_rows(rows).keys
+    return hashlib.sha256(keys_N2[each_once(keys_N2)].astype("<i8").tobytes()).hexdigest()
 
 
-def _batches(rows: Sequence[Row], encoder_decoder: bool, batch_tokens: int) -> list[list[Row]]:
-    """Rows of similar length share a batch; one that is over the limit has a batch of its own."""
-    sizes = [on_grid_size(Size(1, lengths_of(row, encoder_decoder=encoder_decoder))) for row in rows]
-    order = snake([size.lengths for size in sizes])
-    cuts = cut_sizes([sizes[i] for i in order], Limits(len(rows), batch_tokens))
-    return [[rows[i] for i in order[start:stop]] for start, stop in cuts]
+def _batches(rows: Rows, encoder_decoder: bool, batch_tokens: int) -> tuple[Rows, Cuts]:
+    """The rows in the order of their batches, and where each batch begins and ends.
+
+    Rows of similar length share a batch; one that is over the limit has a batch of its own.
+    """
+    grid = on_grid(rows.lengths if encoder_decoder else rows.lengths[:, :1])
+    order = snake(grid)
+    sizes = np.concatenate([np.ones((len(rows), 1), np.int64), grid[order]], axis=1)
+    return rows.some(order), cut_sizes(sizes, Limits(len(rows), batch_tokens))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Shard:
     """Batches that are written in one go.
 
     Attributes:
+        batches: (b,2) where each of them begins and ends among the rows in order.
         tokens: scored tokens of each row.
         begin: the place of its first token in the data files.
     """
 
     number: int
-    batches: Sequence[Sequence[Row]]
-    tokens: tuple[int, ...]
+    batches: Cuts
+    tokens: NDArray[np.int32]
     begin: int
 
     @property
     def end(self) -> int:
-        return self.begin + sum(self.tokens)
+        return self.begin + int(self.tokens.sum(dtype=np.int64))
 
 
 def _shards(
-    batches: Sequence[Sequence[Row]], pad: int, files: Sequence[Column], *, encoder_decoder: bool
+    rows: Rows, cuts: Cuts, pad: int, files: Sequence[Column], *, encoder_decoder: bool
 ) -> list[_Shard]:
     """The batches in shards: one ends with the batch that reaches `SHARD_BATCHES` or `SHARD_BYTES`."""
     shards: list[_Shard] = []
-    taken: list[Sequence[Row]] = []
-    tokens: list[int] = []
-    for number, rows in enumerate(batches, start=1):
-        taken.append(rows)
-        tokens += align_batch(collate(rows, pad), encoder_decoder=encoder_decoder).keep_BT.sum(1).tolist()
-        size = sum(file.bytes(sum(tokens)) for file in files)
-        if len(taken) >= SHARD_BATCHES or size >= SHARD_BYTES or number == len(batches):
-            begin = shards[-1].end if shards else 0
-            shards.append(_Shard(len(shards), tuple(taken), tuple(tokens), begin))
-            taken, tokens = [], []
+    tokens = np.empty(len(rows), np.int32)
+    first = begin = held = 0  # batch and token that the shard begins with, and its tokens
+    for number, (start, stop) in enumerate(cuts.tolist(), start=1):
+        batch = collate(rows[start:stop], pad)
+        own = align_batch(batch, encoder_decoder=encoder_decoder).keep_BT.sum(1)
+        tokens[start:stop] = own.numpy()
+        held += int(own.sum())
+        size = sum(file.bytes(held) for file in files)
+        if number - first >= SHARD_BATCHES or size >= SHARD_BYTES or number == len(cuts):
+            shards.append(_Shard(len(shards), cuts[first:number], tokens[int(cuts[first, 0]) : stop], begin))
+            first, begin, held = number, begin + held, 0
     return shards
 
 
@@ -190,6 +200,7 @@ def _work(
     folder: Path,
     plan: Mapping[str, Any],
     soft: Live | ServedLabels,
+    ordered: Rows,
     shards: Sequence[_Shard],
     done: Collection[int],
     files: Sequence[Column],
@@ -208,10 +219,11 @@ def _work(
         log.append(with_sum(json.dumps(plan).encode()))
     for shard in mine:
         packed = []
-        for batch in shard.batches:
-            packed.append(pack(soft.of(collate(batch, pad)), files))
-            rows += len(batch)
-            if progress and batch is not shard.batches[-1]:
+        end = int(shard.batches[-1, 1])
+        for start, stop in shard.batches.tolist():
+            packed.append(pack(soft.of(collate(ordered[start:stop], pad)), files))
+            rows += stop - start
+            if progress and stop < end:
                 progress(rows, total=total)
         _write(folder, log, shard, packed, files)
         if progress:
@@ -252,7 +264,8 @@ def _write(
             stream.flush()
             os.fsync(stream.fileno())
     written = {name: one.hexdigest() for name, one in sums.items()}
-    line = Shard(shard=shard.number, batches=len(shard.batches), tokens=shard.tokens, sha256=written)
+    tokens = tuple(shard.tokens.tolist())
+    line = Shard(shard=shard.number, batches=len(shard.batches), tokens=tokens, sha256=written)
     log.append(with_sum(line.model_dump_json().encode()))
 
 
@@ -312,10 +325,10 @@ def _check(
 ) -> None:
     """ValueError: a line is not of one of these shards, or the data files do not hold what it says."""
     shard = shards[found.shard] if 0 <= found.shard < len(shards) else None
-    if shard is None or found.shard in done or found.tokens != shard.tokens:
+    if shard is None or found.shard in done or list(found.tokens) != shard.tokens.tolist():
         raise ValueError("not the shard that belongs here")
     for file in files:
-        path, size = folder / file.file, file.bytes(sum(shard.tokens))
+        path, size = folder / file.file, file.bytes(shard.end - shard.begin)
         if not path.is_file():
             raise ValueError(f"{file.file} is missing")
         with path.open("rb") as stream:
@@ -325,11 +338,11 @@ def _check(
             raise ValueError(f"{file.file} does not hold what was written")
 
 
-def _finish(folder: Path, plan: Mapping[str, Any], shards: Sequence[_Shard], files: Sequence[Column]) -> None:
+def _finish(
+    folder: Path, plan: Mapping[str, Any], keys: Array, shards: Sequence[_Shard], files: Sequence[Column]
+) -> None:
     """Write the index, then the manifest."""
-    rows = [row for shard in shards for batch in shard.batches for row in batch]
-    counts = np.array([count for shard in shards for count in shard.tokens])
-    keys = np.array([row.key for row in rows], np.int64)
+    counts = np.concatenate([shard.tokens for shard in shards]).astype(np.int64)
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     places = np.stack([np.cumsum(counts) - counts, counts], 1)
     _save(folder / KEYS, np.ascontiguousarray(keys[order].T))
@@ -338,7 +351,7 @@ def _finish(folder: Path, plan: Mapping[str, Any], shards: Sequence[_Shard], fil
     names = [KEYS, PLACES, *(file.file for file in files)]
     sizes = {name: (folder / name).stat().st_size for name in names}
     total = sum(sizes.values())
-    about = {"rows": len(rows), "tokens": tokens}
+    about = {"rows": len(keys), "tokens": tokens}
     weight = {"bytes": total, "bytes_per_token": round(total / max(tokens, 1), 2), "files": sizes}
     weight["sha256"] = {name: digest(folder / name) for name in names}
     write_json(folder / MANIFEST, {**plan, **about, **weight})

@@ -5,7 +5,7 @@ A student can learn from a mentor's soft labels only if both read texts as the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,7 +50,7 @@ def check_pair(student: LearnerSettings, mentor: LearnerSettings, place: str) ->
             check_tokenizers(ours, theirs, Asking(format=student.format), [], student.model)
 
 
-def check_tokenizers(ours: Any, theirs: Any, asking: Asking, texts: Sequence[str], name: str) -> None:
+def check_tokenizers(ours: Any, theirs: Any, asking: Asking, texts: Iterable[str], name: str) -> None:
     """Refuse two tokenizers that cut texts differently or whose chat templates differ.
 
     Raises:

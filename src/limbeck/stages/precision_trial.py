@@ -18,8 +18,9 @@ from accelerate.utils import send_to_device
 from limbeck.lm.load import load
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Example, Problem
-from limbeck.training.collate import Batch, Row, collate, tokenise
+from limbeck.training.collate import Batch, collate, tokenise
 from limbeck.training.groups import Group
+from limbeck.training.rows import Row
 from limbeck.training.timed_step import Step, timed_step
 
 STEPS = 50

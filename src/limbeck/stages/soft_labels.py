@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -29,8 +29,8 @@ from limbeck.stages.served import Served, served_mentor
 from limbeck.stages.training import Data, is_trained, rendered
 
 if TYPE_CHECKING:
-    from limbeck.training.collate import Row
     from limbeck.training.parts import SoftLabelKL, SoftLabels
+    from limbeck.training.rows import Rows
 
 VERSION = 1
 """Raised by hand when this code stores other distributions of the same mentor."""
@@ -134,7 +134,7 @@ def soft_labels(
     context.run.verify(stored)
     _of_this_mentor(stored, expected(context, mentor, learner, settings))
     lacking = missing(stored, rows)
-    if lacking:
+    if len(lacking):
         taken = {path.name.partition("-")[0] for path in stored}
         number = next(one for one in map("{:03d}".format, count()) if one not in taken)
         _write(context, mentor, learner, settings, f"{place}/{number}", lacking)
@@ -167,13 +167,13 @@ def _agree(mentor: Trained, learner: Learner, data: Data) -> None:
         return  # it takes the mentor's tokenizer
     ours, theirs = tokenizer_of(name), tokenizer_of(str(mentor.path))
     both = bool(read_config(mentor.path).is_encoder_decoder)
-    groups = rendered(theirs, learner, [*data.train, *data.dev], encoder_decoder=both)
-    texts = [
+    groups = rendered(theirs, learner, chain(data.train, data.dev), encoder_decoder=both)
+    texts = (
         text
         for group in groups
         for example in group.examples
         for text in (str(example.prompt), example.completion)
-    ]
+    )
     check_tokenizers(ours, theirs, learner.asking, texts, name)
 
 
@@ -197,22 +197,24 @@ def volumes(context: Context, place: str) -> list[Path]:
     return sorted(filter(is_finished, found), key=lambda path: path.name)
 
 
-def rows_of(context: Context, mentor: Trained, learner: Learner, data: Data) -> list[Row]:
+def rows_of(context: Context, mentor: Trained, learner: Learner, data: Data) -> Rows:
     """The student's tokenised examples; the mentor's tokenizer is the student's."""
     from limbeck.lm.load import read_config
     from limbeck.training.collate import tokenise
 
     tokenizer = tokenizer_of(str(mentor.path))
     encoder_decoder = bool(read_config(mentor.path).is_encoder_decoder)
-    groups = rendered(tokenizer, learner, [*data.train, *data.dev], encoder_decoder=encoder_decoder)
+    groups = chain(data.train, data.dev)
     found = tokenise(
         tokenizer,
-        groups,
+        rendered(tokenizer, learner, groups, encoder_decoder=encoder_decoder),
         encoder_decoder=encoder_decoder,
         max_length=learner.settings.train.max_length,
         prompt_weight=learner.settings.train.prompt_weight,
+        # A run that only looks writes nothing there.
+        folder=context.run.folder if context.planned is None else None,
     )
-    return [row for group in found.groups for row in group.rows if row.scored]
+    return found.rows.some(found.rows.scored.nonzero()[0])
 
 
 def _write(
@@ -221,7 +223,7 @@ def _write(
     learner: Learner,
     settings: SoftLabelSettings,
     place: str,
-    rows: Sequence[Row],
+    rows: Rows,
 ) -> None:
     """One pass of the mentor over rows that are not stored yet: a stage of its own."""
     from limbeck.soft_labels.writing import text_of

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from limbeck import ranks
 from limbeck.errors import RecipeError
 from limbeck.exam import examine, student_prompts
 from limbeck.lm import Sampling
 from limbeck.lm.written import apart, opens_thinking
-from limbeck.records import Example, write_json, write_jsonl
+from limbeck.records import Example, Pieces, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Plan, read_json
 from limbeck.stages.context import Context, PlannedTraining
 from limbeck.stages.leaks import without_leaks
@@ -174,19 +175,20 @@ def _train(
     compares = any(isinstance(part, PairPart) and part.weight for part in made)
     if compares:
         refuse_without_places(loaded.tokenizer, f"{learner.shown}: {settings.model}")
-    text = partial(rendered, loaded.tokenizer, learner, encoder_decoder=loaded.encoder_decoder)
-    groups, dev = text(data.train), text(data.dev)
-    _report_cut(context, learner, loaded.tokenizer, data.train, groups)
-    _report_chat(context, learner, loaded, data.train, groups)
+    written = folder / "examples.jsonl"
     if ranks.main():
-        write_jsonl(folder / "examples.jsonl", (example for group in groups for example in group.examples))
+        seen = _write_examples(written, learner, loaded, data.train)
+        _report_cut(context, learner, seen)
+        _report_chat(context, learner, loaded, seen)
+    ranks.barrier()  # all read it
+    text = partial(rendered, loaded.tokenizer, learner, encoder_decoder=loaded.encoder_decoder)
     by_accuracy = settings.train.choose == "dev-accuracy"
     with context.track(f"training {learner.shown}", 0) as advance:
         done = run_training(
             loaded.model,
             loaded.tokenizer,
-            groups,
-            dev,
+            _groups_of(written, data.train),
+            _Rendered(data.dev, text),
             made,
             settings.train,
             folder,
@@ -198,7 +200,7 @@ def _train(
         )
     _report_too_long(context, learner, data, done)
     if compares:
-        _report_pairs(context, learner, groups, done)
+        _report_pairs(context, learner, data.train, done)
     about: dict[str, Any] = {
         "task": context.recipe.task.name,
         "kind": context.kind,
@@ -231,12 +233,12 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
     return load(
         settings.model,
         seed=learner.seed,
-        tokenizer_texts=[
+        tokenizer_texts=(
             text
             for group in groups
             for example in group.examples
             for text in (_plain(learner.asking, example), example.completion)
-        ],
+        ),
         tokenizer_of=tokenizer,
         lora=settings.lora,
         layers=settings.layers,
@@ -251,9 +253,12 @@ def _plain(asking: Asking, example: Example) -> str:
 
 
 def rendered(
-    tokenizer: Any, learner: Learner, groups: Sequence[Group], *, encoder_decoder: bool
-) -> list[Group]:
-    """Groups whose prompts are text, as the tokenizer's model reads them, cut where they may be."""
+    tokenizer: Any, learner: Learner, groups: Iterable[Group], *, encoder_decoder: bool
+) -> Iterator[Group]:
+    """Groups whose prompts are text, as the tokenizer's model reads them, cut where they may be.
+
+    Each is made when it is its turn: their texts together may be larger than memory.
+    """
     text = partial(
         rendered_examples,
         learner.asking,
@@ -261,7 +266,73 @@ def rendered(
         max_length=learner.settings.train.max_length,
         encoder_decoder=encoder_decoder,
     )
-    return [replace(group, examples=tuple(text(group.examples))) for group in groups]
+    return (replace(group, examples=tuple(text(group.examples))) for group in groups)
+
+
+@dataclass(frozen=True)
+class _Rendered(Sequence[Group]):
+    """Groups that are rendered whenever they are looked at."""
+
+    groups: Sequence[Group]
+    text: Callable[[Sequence[Group]], Iterator[Group]]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, place: int) -> Group: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Group]: ...
+    def __getitem__(self, place: int | slice) -> Group | list[Group]:
+        if isinstance(place, slice):
+            return list(self.text(self.groups[place]))
+        return next(self.text([self.groups[place]]))
+
+
+@dataclass
+class _Seen:
+    """What the reports want to know of the training prompts, without keeping all of them.
+
+    Attributes:
+        prompts: how many there are.
+        cut: of these, which lost demonstrations or passages.
+        opens: whether one of the first group opens <think>.
+        shown: pieces and text of the first that show the learner's demonstrations.
+    """
+
+    prompts: int = 0
+    cut: int = 0
+    opens: bool = False
+    shown: list[tuple[Pieces, str]] = field(default_factory=list)
+
+
+def _write_examples(path: Path, learner: Learner, loaded: Loaded, groups: Sequence[Group]) -> _Seen:
+    """Write what is trained on, rendered; each prompt is let go when it was looked at and written."""
+    asking, seen = learner.asking, _Seen()
+    shown = asking.demonstrations[: asking.shots]
+
+    def examples() -> Iterator[Example]:
+        made = rendered(loaded.tokenizer, learner, groups, encoder_decoder=loaded.encoder_decoder)
+        for number, (whole, group) in enumerate(zip(groups, made, strict=True)):
+            for before, after in zip(whole.examples, group.examples, strict=True):
+                pieces, text = before.prompt, str(after.prompt)
+                seen.prompts += 1
+                seen.opens |= number == 0 and opens_thinking(text)
+                if not isinstance(pieces, str):
+                    seen.cut += text != asking.text(loaded.tokenizer, pieces)
+                    if pieces.examples == shown and len(seen.shown) < CHECKED:
+                        seen.shown.append((pieces, text))
+                yield after
+
+    write_jsonl(path, examples())
+    return seen
+
+
+def _groups_of(path: Path, groups: Sequence[Group]) -> Iterator[Group]:
+    """These groups with the examples that were written, as they are read."""
+    written = read_jsonl(path, Example)
+    for group in groups:
+        yield replace(group, examples=tuple(islice(written, len(group.examples))))
 
 
 def _dev_exam(
@@ -278,29 +349,16 @@ def _dev_exam(
     return {"accuracy": summary["accuracy"]}
 
 
-def _report_cut(
-    context: Context, learner: Learner, tokenizer: Any, whole: Sequence[Group], cut: Sequence[Group]
-) -> None:
+def _report_cut(context: Context, learner: Learner, seen: _Seen) -> None:
     """Say how many prompts lost demonstrations or passages: exams may show all of them."""
-    pairs = [
-        (before.prompt, after.prompt)
-        for one, other in zip(whole, cut, strict=True)
-        for before, after in zip(one.examples, other.examples, strict=True)
-    ]
-    count = sum(
-        not isinstance(pieces, str) and text != learner.asking.text(tokenizer, pieces)
-        for pieces, text in pairs
-    )
-    if count:
+    if seen.cut:
         context.run.say(
-            f"{learner.shown}: {count} of {len(pairs)} prompts were cut to train.max_length = "
+            f"{learner.shown}: {seen.cut} of {seen.prompts} prompts were cut to train.max_length = "
             f"{learner.settings.train.max_length} tokens; raise it, or show fewer demonstrations or passages"
         )
 
 
-def _report_chat(
-    context: Context, learner: Learner, loaded: Loaded, whole: Sequence[Group], cut: Sequence[Group]
-) -> None:
+def _report_chat(context: Context, learner: Learner, loaded: Loaded, seen: _Seen) -> None:
     """Say that a chat model is trained without its template, and where the saved one fails the training."""
     form, tokenizer = learner.settings.format, loaded.tokenizer
     if form != "chat" and tokenizer.chat_template is not None and is_chat_model(learner.settings.model):
@@ -308,25 +366,19 @@ def _report_chat(
             f"{learner.shown}: {learner.settings.model} has a chat template, and format {form} trains it "
             "without; set format: chat, unless that is meant"
         )
-    if not learner.asking.thinks and any(opens_thinking(str(one.prompt)) for one in cut[0].examples):
+    if not learner.asking.thinks and seen.opens:
         context.run.say(
             f"{learner.shown}: the chat template of {learner.settings.model} opens <think>, and no example "
             "closes it; set thinks: true, unless that is meant"
         )
     asking, shown = learner.asking, learner.asking.demonstrations[: learner.asking.shots]
-    pairs = [
-        (before.prompt, str(after.prompt))
-        for one, other in zip(whole, cut, strict=True)
-        for before, after in zip(one.examples, other.examples, strict=True)
-        if not isinstance(before.prompt, str) and before.prompt.examples == shown
-    ][:CHECKED]
     thoughts = [apart(one.completion)[0] for one in shown] if asking.thinks else []
-    if any(thought not in text for thought in thoughts for _, text in pairs[:1]):
+    if any(thought not in text for thought in thoughts for _, text in seen.shown[:1]):
         context.run.say(
             f"{learner.shown}: the chat template of {learner.settings.model} leaves out what demonstrations "
             "think, so they show the answers alone; use another format, or remove prompt.examples"
         )
-    uncut = [(pieces, text) for pieces, text in pairs if text == asking.text(tokenizer, pieces)]
+    uncut = [(pieces, text) for pieces, text in seen.shown if text == asking.text(tokenizer, pieces)]
     template = student_template(asking, tokenizer, encoder_decoder=loaded.encoder_decoder)
     if count := differing(template, tokenizer, uncut, encoder_decoder=loaded.encoder_decoder):
         context.run.say(

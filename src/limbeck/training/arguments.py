@@ -17,8 +17,8 @@ from transformers.utils import logging
 
 from limbeck.errors import RecipeError
 from limbeck.objectives.align import unwrap
-from limbeck.training.collate import RowGroup
 from limbeck.training.parts import Parts
+from limbeck.training.rows import RowGroup
 from limbeck.training.settings import TrainSettings
 
 LOGGED_ROWS = 200

@@ -6,22 +6,23 @@ training are exactly those of the same prompt in an exam.
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, DTypeLike
 from torch import Tensor
 
 from limbeck.errors import ModelError, RecipeError
 from limbeck.objectives.align import IGNORED
 from limbeck.records import Example
 from limbeck.training.groups import Group
+from limbeck.training.rows import NO_KEY, NO_SPAN, Row, RowGroup, RowGroups, Rows, outline, stored
 
 Batch = dict[str, Any]
 """The rows of a micro-batch, padded on the right.
@@ -47,98 +48,27 @@ Batch = dict[str, Any]
 SLICE = 1_000
 """Examples that are tokenised in one call: what a tokenizer returns takes some hundred bytes a token."""
 
-NO_KEY = (0, 0)
-"""The key of a row that is not there."""
-
-NO_SPAN = (-1, -1)
-"""The span of a row whose answer was not marked or not found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One tokenised example.
-
-    Decoder-only: `labels` and `weights` go with `input_ids`, position by position.
-    Encoder-decoder: `input_ids` feed the encoder, `labels` are the decoder's.
-
-    `span` is the answer's place in `labels`, `prompt` how many labels in front of the completion are scored.
-    `key` follows from the ids and labels alone: 128 bits
-    of their BLAKE2b, as two signed int64. What is stored about a row is found again by it, whatever
-    the batch, the order, the role or the span.
-
-    Ids, labels and weights may be given as any sequence; they are kept as arrays, in 4 bytes (8 for a weight)
-    where a list takes 40 and more.
-    """
-
-    problem_id: str
-    input_ids: Sequence[int]
-    labels: Sequence[int]
-    weights: Sequence[float] | None = None
-    scored: bool = True
-    role: str = ""
-    span: tuple[int, int] = NO_SPAN
-    prompt: int = 0
-    key: tuple[int, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        for name, code in (("input_ids", "i"), ("labels", "i"), ("weights", "d")):
-            given = getattr(self, name)
-            if given is not None:
-                object.__setattr__(self, name, array(code, given))
-        object.__setattr__(self, "key", _key(self.input_ids, self.labels))
-
-    @property
-    def begin(self) -> int:
-        """Where in `labels` the completion begins."""
-        return self.prompt or next((n for n, label in enumerate(self.labels) if label != IGNORED), 0)
-
-    def prompt_ids(self, *, encoder_decoder: bool) -> tuple[int, ...]:
-        """What rows must have in common to share it: all that the encoder reads, or what is in front of the
-        completion. An empty prompt gives the completion's first token, which nothing predicts."""
-        return tuple(self.input_ids if encoder_decoder else self.input_ids[: max(self.begin, 1)])
-
-
-def _key(input_ids: Sequence[int], labels: Sequence[int]) -> tuple[int, int]:
-    numbers = np.array([len(input_ids), *input_ids, *labels], "<i8")
-    digest = hashlib.blake2b(numbers.tobytes(), digest_size=16).digest()
-    first, second = np.frombuffer(digest, "<i8").tolist()
-    return first, second
-
-
-@dataclass(frozen=True, slots=True)
-class RowGroup:
-    """The rows of a group that can be trained on; see `Group`."""
-
-    key: str
-    rows: tuple[Row, ...]
-    question: str = ""
-
-    @property
-    def roles(self) -> list[str]:
-        """The role of each row."""
-        return [row.role for row in self.rows]
-
 
 @dataclass(frozen=True, slots=True)
 class Tokenised:
     """Groups of rows to train on, and what was left out.
 
     Attributes:
-        groups: in the order of the groups that were given.
+        groups: in the order of the groups that were given, in a file (see `rows`).
         too_long: examples over `max_length`.
         dropped: groups that then had no example left, or no scored one.
         without_span: examples whose `answer_span` could not be found among their tokens.
     """
 
-    groups: list[RowGroup]
+    groups: RowGroups
     too_long: list[Example]
     dropped: list[Group]
     without_span: int
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Rows:
         """The rows of all groups."""
-        return [row for group in self.groups for row in group.rows]
+        return self.groups.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,25 +86,27 @@ class Pairs:
     alone: int
 
 
-def pairs_in(groups: Iterable[RowGroup]) -> Pairs:
+def pairs_in(groups: Sequence[RowGroup]) -> Pairs:
     """Count the pairs of all groups, whatever is drawn of them."""
-    possible = unlike = alone = 0
-    for group in groups:
+    known = outline(groups)
+    several = np.flatnonzero(known.per_group(known.spanned) > 1).tolist()
+    possible = unlike = 0
+    for group in (groups[number] for number in several):  # only they are read
         answers = [row.labels[slice(*row.span)] for row in group.rows if row.span != NO_SPAN]
         pairs = list(combinations(answers, 2))
         possible += len(pairs)
         unlike += sum(one != other for one, other in pairs)
-        alone += not pairs
-    return Pairs(possible, unlike, alone)
+    return Pairs(possible, unlike, len(groups) - len(several))
 
 
 def tokenise(
     tokenizer: Any,
-    groups: Sequence[Group],
+    groups: Iterable[Group],
     *,
     encoder_decoder: bool,
     max_length: int,
     prompt_weight: float = 0.0,
+    folder: Path | None = None,
 ) -> Tokenised:
     """Tokenise groups of examples whose `prompt` is already rendered text.
 
@@ -183,55 +115,81 @@ def tokenise(
     the prompt as the tokenizer makes it; completion ids and end of sequence as labels.
 
     Args:
+        groups: read once, about `SLICE` examples at a time; nothing is kept of those that fit.
         max_length: most tokens of a row (of each side of an encoder-decoder row); an
             example over it is never cut but left out and returned in `too_long`.
+        folder: where the rows' file takes its room; None: where the system has its temporary files.
 
     Raises:
         RecipeError: `prompt_weight` with an encoder-decoder, or every example is too long.
         ModelError: the tokenizer has no end-of-sequence token.
+        DiskError: the rows cannot be written.
     """
     if encoder_decoder and prompt_weight > 0:
         raise RecipeError(
             f"prompt_weight: {prompt_weight:g} needs a decoder-only model, because the decoder of an "
             "encoder-decoder never writes the prompt; set it to 0"
         )
-    examples = [example for group in groups for example in group.examples]
-    if not examples:
-        return Tokenised([], [], list(groups), 0)
-    rows = _rows(tokenizer, examples, encoder_decoder=encoder_decoder, prompt_weight=prompt_weight)
-    lengths = [max(len(row.input_ids), len(row.labels)) for row in rows]
-    if min(lengths) > max_length:
+    make = partial(_slice, tokenizer, encoder_decoder=encoder_decoder, prompt_weight=prompt_weight)
+    out = _LeftOut()
+    kept = stored(_fitting(groups, make, max_length, out), folder)
+    if out.examples and out.shortest > max_length:
         raise RecipeError(
-            f"max_length: all {len(examples)} examples are longer than {max_length} tokens, "
-            f"the shortest has {min(lengths)}; raise max_length"
+            f"max_length: all {out.examples} examples are longer than {max_length} tokens, "
+            f"the shortest has {out.shortest}; raise max_length"
         )
-    fit = [length <= max_length for length in lengths]
-    kept, dropped = _grouped(groups, rows, fit)
-    pairs = list(zip(examples, rows, fit, strict=True))
-    return Tokenised(
-        kept,
-        [example for example, _, fits in pairs if not fits],
-        dropped,
-        sum(fits and example.answer_span is not None and row.span == NO_SPAN for example, row, fits in pairs),
-    )
+    return Tokenised(kept, out.too_long, out.dropped, out.without_span)
 
 
-def _grouped(
-    groups: Sequence[Group], rows: Sequence[Row], fit: Sequence[bool]
-) -> tuple[list[RowGroup], list[Group]]:
+@dataclass(slots=True)
+class _LeftOut:
+    """What `Tokenised` has besides rows, the number of examples, and the tokens of the shortest."""
+
+    too_long: list[Example] = field(default_factory=list)
+    dropped: list[Group] = field(default_factory=list)
+    without_span: int = 0
+    examples: int = 0
+    shortest: int = 0
+
+
+def _fitting(
+    groups: Iterable[Group], make: Callable[[Sequence[Example]], list[Row]], max_length: int, out: _LeftOut
+) -> Iterator[RowGroup]:
     """Give each group its rows that fit; leave out the groups that have none, or none to be learned."""
-    kept, dropped = [], []
-    start = 0
+    for some in _slices(groups):
+        examples = [example for group in some for example in group.examples]
+        rows = iter(make(examples) if examples else ())
+        for group in some:
+            own = []
+            for example in group.examples:
+                row = next(rows)
+                length = max(len(row.input_ids), len(row.labels))
+                out.shortest = min(length, out.shortest) if out.examples else length
+                out.examples += 1
+                if length > max_length:
+                    out.too_long.append(example)
+                    continue
+                own.append(row)
+                out.without_span += example.answer_span is not None and row.span == NO_SPAN
+            scored = any(example.scored for example in group.examples)
+            if own and (not scored or any(row.scored for row in own)):
+                yield RowGroup(group.key, own, group.question)
+            else:
+                out.dropped.append(group)
+
+
+def _slices(groups: Iterable[Group]) -> Iterator[list[Group]]:
+    """The groups, so many at a time that they have `SLICE` examples."""
+    some: list[Group] = []
+    count = 0
     for group in groups:
-        stop = start + len(group.examples)
-        own = tuple(row for row, fits in zip(rows[start:stop], fit[start:stop], strict=True) if fits)
-        start = stop
-        scored = any(example.scored for example in group.examples)
-        if own and (not scored or any(row.scored for row in own)):
-            kept.append(RowGroup(group.key, own, group.question))
-        else:
-            dropped.append(group)
-    return kept, dropped
+        some.append(group)
+        count += len(group.examples)
+        if count >= SLICE:
+            yield some
+            some, count = [], 0
+    if some:
+        yield some
 
 
 def _text(example: Example) -> str:
@@ -239,15 +197,6 @@ def _text(example: Example) -> str:
     if not isinstance(example.prompt, str):
         raise TypeError(f"problem {example.problem_id}: the prompt is in pieces; render it first")
     return example.prompt
-
-
-def _rows(
-    tokenizer: Any, examples: Sequence[Example], *, encoder_decoder: bool, prompt_weight: float
-) -> list[Row]:
-    """A row of each example, whatever its length; a slice of them at a time."""
-    make = partial(_slice, tokenizer, encoder_decoder=encoder_decoder, prompt_weight=prompt_weight)
-    slices = (examples[start : start + SLICE] for start in range(0, len(examples), SLICE))
-    return [row for some in slices for row in make(some)]
 
 
 def _slice(
@@ -374,9 +323,9 @@ def collate(
         empty = collate([Row("", [pad], [IGNORED], scored=False)], pad, prompts=own)
         return {**empty, "keys": torch.tensor([NO_KEY], dtype=torch.long)}
     batch: Batch = {
-        "input_ids": _padded([row.input_ids for row in rows], pad, torch.long),
-        "attention_mask": _padded([[1] * len(row.input_ids) for row in rows], 0, torch.long),
-        "labels": _padded([row.labels for row in rows], IGNORED, torch.long),
+        "input_ids": _padded([row.input_ids for row in rows], pad, np.int64),
+        "attention_mask": _padded([np.ones(len(row.input_ids)) for row in rows], 0, np.int64),
+        "labels": _padded([row.labels for row in rows], IGNORED, np.int64),
         "keys": torch.tensor([row.key for row in rows], dtype=torch.long),
         "groups": torch.tensor(range(len(rows)) if groups is None else groups, dtype=torch.long),
         "roles": [row.role for row in rows],
@@ -386,7 +335,7 @@ def collate(
     if not all(row.scored for row in rows):
         batch["scored"] = torch.tensor([row.scored for row in rows])
     if factors is not None or any(row.weights for row in rows):
-        weights = _padded([row.weights or [1.0] * len(row.labels) for row in rows], 0.0, torch.float32)
+        weights = _padded([row.weights or np.ones(len(row.labels)) for row in rows], 0.0, np.float32)
         batch["label_weights"] = weights if factors is None else weights * torch.tensor(factors)[:, None]
     if factors is not None:
         batch["expected"] = torch.tensor([expected * row.scored for row in rows])
@@ -406,7 +355,10 @@ def _shared(rows: Sequence[Row], prompts: Sequence[tuple[int, ...]]) -> Batch:
     }
 
 
-def _padded(values: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:
+def _padded(values: Sequence[ArrayLike], fill: float, dtype: DTypeLike) -> Tensor:
     """Stack sequences of different lengths: (B, longest)."""
-    longest = max(len(value) for value in values)
-    return torch.tensor([[*value, *[fill] * (longest - len(value))] for value in values], dtype=dtype)
+    known = [np.asarray(value) for value in values]
+    stacked = np.full((len(known), max(map(len, known))), fill, dtype)
+    for own, value in zip(stacked, known, strict=True):
+        own[: len(value)] = value
+    return torch.from_numpy(stacked)

@@ -19,6 +19,7 @@ steps is larger: a step of long rows moves more than one of short rows.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.objectives.align import IGNORED
-from limbeck.training.collate import Row, RowGroup
 from limbeck.training.groups import Draw
-from limbeck.training.sampler import GroupSampler, Size, on_grid_size
+from limbeck.training.rows import Outline, Row, RowGroup
+from limbeck.training.sampler import GroupSampler, Sizes, on_grid_sizes, padded
 
 Floats = NDArray[np.float64]
 
@@ -43,22 +44,31 @@ QUANTILES = 500
 """Of the rest of a step, per bin."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Correction:
     """What the rows of batches by length are corrected by.
 
     Attributes:
-        factors: v, of each row of each group.
+        factors: v, of each row, through all groups.
+        starts: the first row of each group, and their number.
         expected: E, what each scored row adds to the count of a step.
     """
 
-    factors: tuple[tuple[float, ...], ...]
+    factors: Floats
+    starts: NDArray[np.int64]
     expected: float
+
+    def of(self, group: int) -> list[float]:
+        """v of a group's rows."""
+        first, end = self.starts[group : group + 2]
+        found: list[float] = self.factors[first:end].tolist()
+        return found
 
 
 def correction(
     groups: Sequence[RowGroup],
-    sizes: Sequence[Size],
+    known: Outline,
+    sizes: Sizes,
     by_length: GroupSampler,
     at_random: GroupSampler,
     draw: Draw,
@@ -68,29 +78,26 @@ def correction(
     """Estimate v and E.
 
     Args:
+        known: their outline.
         sizes: of each group at its largest draw, as the samplers have them.
         by_length: with any seed; epochs of it are simulated.
         at_random: the same groups and limits.
     """
-    counts = np.array(
-        [scored_tokens(row, encoder_decoder=encoder_decoder) for group in groups for row in group.rows]
-    )
-    scored = np.array([row.scored for group in groups for row in group.rows])
+    each = (scored_tokens(row, encoder_decoder=encoder_decoder) for group in groups for row in group.rows)
+    counts, scored, starts = np.fromiter(each, np.float64), known.scored, known.starts
     expected = float(counts[scored].mean()) if scored.any() else 0.0
     if expected == 0:
-        return Correction(tuple((1.0,) * len(group.rows) for group in groups), 1.0)
-    starts = np.concatenate([[0], np.cumsum([len(group.rows) for group in groups])])
-    widths = np.repeat([size.rows * sum(size.lengths) for size in sizes], np.diff(starts))
+        return Correction(np.ones(len(counts)), starts, 1.0)
+    rows = known.rows_of_groups
+    widths = np.repeat(padded(sizes), rows)
     epochs = max(2, round(SAMPLES / len(counts)))
     wanted = _at_random(_steps(groups, at_random, draw, starts, epochs), counts, widths)
-    grid = [on_grid_size(size) for size in sizes]
-    classes = np.unique([(size.rows, *size.lengths) for size in grid], axis=0, return_inverse=True)[1]
+    classes = np.unique(on_grid_sizes(sizes), axis=0, return_inverse=True)[1]
     steps = _steps(groups, by_length, draw, starts, epochs)
-    found = _by_length(steps, scored * expected, np.repeat(classes, np.diff(starts)))
+    found = _by_length(steps, np.where(scored, expected, 0.0), np.repeat(classes, rows))
     # Where a limit of tokens cuts, epochs by length have fewer steps: each still adds up to 1.
     factors = wanted / found * (by_length.steps_per_epoch / at_random.steps_per_epoch)
-    parts = np.split(np.where(scored, factors, 1.0), starts[1:-1])
-    return Correction(tuple(tuple(part.tolist()) for part in parts), expected)
+    return Correction(np.where(scored, factors, 1.0), starts, expected)
 
 
 def scored_tokens(row: Row, *, encoder_decoder: bool) -> float:
@@ -99,7 +106,8 @@ def scored_tokens(row: Row, *, encoder_decoder: bool) -> float:
         return 0.0
     first = 0 if encoder_decoder else 1  # nothing predicts the first token of a decoder-only row
     if row.weights is None:
-        return float(sum(label != IGNORED for label in row.labels[first:]))
+        labels = row.labels[first:]
+        return float(len(labels) - labels.count(IGNORED))
     pairs = zip(row.labels[first:], row.weights[first:], strict=True)
     return sum(weight for label, weight in pairs if label != IGNORED)
 
@@ -108,16 +116,16 @@ def _steps(
     groups: Sequence[RowGroup], sampler: GroupSampler, draw: Draw, starts: NDArray[Any], epochs: int
 ) -> Iterator[NDArray[Any]]:
     """The rows of every step of some epochs, numbered through all groups."""
+
+    def drawn(group: int, epoch: int) -> Sequence[int]:
+        if not draw.per_role:  # every row of a group, which then need not be read
+            return range(starts[group + 1] - starts[group])
+        own = groups[group]
+        return draw.chosen(own.key, own.roles, seed=sampler.seed, epoch=epoch)
+
     for epoch in range(epochs):
         for step in sampler.steps(epoch):
-            yield np.array(
-                [
-                    starts[g] + row
-                    for micro in step
-                    for g in micro
-                    for row in draw.chosen(groups[g].key, groups[g].roles, seed=sampler.seed, epoch=epoch)
-                ]
-            )
+            yield np.array([starts[g] + row for micro in step for g in micro for row in drawn(g, epoch)])
 
 
 def _at_random(steps: Iterator[NDArray[Any]], counts: Floats, widths: NDArray[Any]) -> Floats:
@@ -127,13 +135,13 @@ def _at_random(steps: Iterator[NDArray[Any]], counts: Floats, widths: NDArray[An
     rows of similar length, and a row's own tokens are added to each. It depends a little, because a
     row is not among its own others: their mean falls by `share` of what the row has more.
     """
-    rows, rests, shares = [], [], []
+    rows, rests, shares = array("q"), array("d"), array("d")
     for step in steps:
         share = (len(step) - 1) / max(len(counts) - 1, 1)
-        rows.append(step)
-        rests.append(counts[step].sum() - (1 - share) * counts[step])
-        shares.append(np.full(len(step), share))
-    row, rest, share_of = np.concatenate(rows), np.concatenate(rests), np.concatenate(shares)
+        rows.frombytes(step.tobytes())
+        rests.frombytes((counts[step].sum() - (1 - share) * counts[step]).tobytes())
+        shares.frombytes(np.full(len(step), share).tobytes())
+    row, rest, share_of = np.asarray(rows), np.asarray(rests), np.asarray(shares)
     order = np.argsort(widths, kind="stable")
     place = np.empty(len(order), int)
     place[order] = np.arange(len(order))

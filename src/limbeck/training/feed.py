@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from limbeck import ranks
-from limbeck.training.collate import Batch, Row, RowGroup, collate
+from limbeck.training.collate import Batch, collate
 from limbeck.training.corrections import Correction, correction
 from limbeck.training.groups import ALL, Draw
-from limbeck.training.sampler import GroupSampler, Limits, MicroBatch, Sharing, Size
+from limbeck.training.rows import Outline, Row, RowGroup, outline
+from limbeck.training.sampler import GroupSampler, Limits, MicroBatch, Sharing, Sizes
 from limbeck.training.settings import TrainSettings
 
 
@@ -43,27 +45,30 @@ class Feed:
 
     def __getitem__(self, item: tuple[int, MicroBatch]) -> Batch:
         epoch, groups = item
-        drawn = [self.drawn(group, epoch) for group in groups]
-        rows = [self.groups[g].rows[n] for g, chosen in zip(groups, drawn, strict=True) for n in chosen]
+        own = [self.groups[group] for group in groups]
+        drawn = [self._drawn(group, epoch) for group in own]
+        rows = [group.rows[n] for group, chosen in zip(own, drawn, strict=True) for n in chosen]
         owners = [owner for owner, chosen in enumerate(drawn) for _ in chosen]
         both = self.encoder_decoder
         prompts = [row.prompt_ids(encoder_decoder=both) for row in rows] if self.share else None
         if self.correction is None:
             return collate(rows, self.pad, groups=owners, prompts=prompts)
-        factors = self.correction.factors
+        factors = [self.correction.of(g)[n] for g, chosen in zip(groups, drawn, strict=True) for n in chosen]
         return collate(
             rows,
             self.pad,
             groups=owners,
             prompts=prompts,
-            factors=[factors[g][n] for g, chosen in zip(groups, drawn, strict=True) for n in chosen],
+            factors=factors,
             expected=self.correction.expected,
         )
 
     def drawn(self, group: int, epoch: int) -> tuple[int, ...]:
         """Which rows a group gives in an epoch."""
-        own = self.groups[group]
-        return self.draw.chosen(own.key, own.roles, seed=self.sampler.seed, epoch=epoch)
+        return self._drawn(self.groups[group], epoch)
+
+    def _drawn(self, group: RowGroup, epoch: int) -> tuple[int, ...]:
+        return self.draw.chosen(group.key, group.roles, seed=self.sampler.seed, epoch=epoch)
 
     def loader(self) -> DataLoader[Any]:
         """A loader whose item is a whole micro-batch: resuming then counts micro-batches."""
@@ -76,19 +81,21 @@ class Feed:
 
     def tokens(self, steps: int) -> int:
         """Real tokens that the model reads in the first so many steps, over all ranks."""
-        lengths = [
-            [sum(lengths_of(row, encoder_decoder=self.encoder_decoder)) for row in group.rows]
-            for group in self.groups
-        ]
+        known = outline(self.groups)
+        lengths = known.lengths if self.encoder_decoder else known.lengths[:, :1]
+        own = lengths.sum(1, dtype=np.int64)
+        whole = known.per_group(own)
 
         def of(groups: Iterable[int], epoch: int) -> int:
-            return sum(lengths[g][n] for g in groups for n in self.drawn(g, epoch))
+            if not self.draw.per_role:
+                return int(whole[list(groups)].sum())
+            return sum(int(own[known.starts[g] + n]) for g in groups for n in self.drawn(g, epoch))
 
         epochs, left = divmod(steps, self.sampler.steps_per_epoch)
         last = [g for step in self.sampler.steps(epochs)[:left] for micro in step for g in micro]
         if not self.draw.per_role:  # every epoch is the same
-            return epochs * sum(map(sum, lengths)) + of(last, epochs)
-        return sum(of(range(len(lengths)), epoch) for epoch in range(epochs)) + of(last, epochs)
+            return epochs * int(own.sum()) + of(last, epochs)
+        return sum(of(range(len(whole)), epoch) for epoch in range(epochs)) + of(last, epochs)
 
 
 def _only(items: list[Batch]) -> Batch:
@@ -103,10 +110,18 @@ def lengths_of(row: Row, *, encoder_decoder: bool) -> tuple[int, ...]:
     return (len(row.input_ids),)
 
 
-def size_of(group: RowGroup, draw: Draw, *, encoder_decoder: bool) -> Size:
-    """The most that a group can give: as many rows as are drawn, with the longest among them."""
-    lengths = [lengths_of(row, encoder_decoder=encoder_decoder) for row in group.rows]
-    return Size(draw.most(group.roles), tuple(map(max, zip(*lengths, strict=True))))
+def sizes_of(known: Outline, draw: Draw, *, encoder_decoder: bool) -> Sizes:
+    """The most that each group can give: as many rows as are drawn, with the longest among them."""
+    lengths = known.lengths if encoder_decoder else known.lengths[:, :1]
+    if not len(known.questions):
+        return np.zeros((0, 1 + lengths.shape[1]), np.int32)
+    rows = known.rows_of_groups
+    for role, number in draw.per_role.items():
+        if role in known.named:
+            own = known.per_group(known.roles == known.named.index(role))
+            rows = rows - own + np.minimum(own, number)
+    longest = np.maximum.reduceat(lengths, known.starts[:-1], axis=0)
+    return np.concatenate([rows[:, None], longest], axis=1).astype(np.int32)
 
 
 def _most_epochs(settings: TrainSettings, groups: int) -> int:
@@ -132,11 +147,11 @@ def train_feed(
     Args:
         corrected: False leaves the tokens of batches by length as they weigh by themselves.
     """
-    sizes = [size_of(group, draw, encoder_decoder=encoder_decoder) for group in groups]
+    known = outline(groups)
+    sizes = sizes_of(known, draw, encoder_decoder=encoder_decoder)
     limits = Limits(settings.batch_size, settings.batch_tokens)
-    questions = [group.question for group in groups]
     epochs = _most_epochs(settings, len(groups))
-    sampler_of = partial(GroupSampler, sizes, limits, epochs=epochs, questions=questions)
+    sampler_of = partial(GroupSampler, sizes, limits, epochs=epochs, questions=known.questions)
     fix = None
     if settings.batches == "by-length" and corrected:
         # Of whole steps and with a seed of its own: the same on every rank and for every student.
@@ -144,7 +159,7 @@ def train_feed(
             sampler_of(seed=0, batches=batches, sharing=Sharing(settings.accumulate))
             for batches in ("by-length", "random")
         )
-        fix = correction(groups, sizes, by_length, at_random, draw, encoder_decoder=encoder_decoder)
+        fix = correction(groups, known, sizes, by_length, at_random, draw, encoder_decoder=encoder_decoder)
     sampler = sampler_of(seed=seed, batches=settings.batches, sharing=sharing)
     return Feed(groups, sampler, pad, encoder_decoder, draw, fix)
 
@@ -165,7 +180,7 @@ def dev_feed(
     """
     if not groups:
         return None
-    sizes = [size_of(group, draw, encoder_decoder=encoder_decoder) for group in groups]
+    sizes = sizes_of(outline(groups), draw, encoder_decoder=encoder_decoder)
     limits = Limits(settings.batch_size, settings.batch_tokens)
     sharing = Sharing(ranks.world(), ranks.rank(), ranks.world())
     sampler = GroupSampler(sizes, limits, seed=seed, sharing=sharing)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -22,9 +23,10 @@ from limbeck.errors import RecipeError, is_explainable
 from limbeck.lm.local import position_limit
 from limbeck.objectives.align import IGNORED, head_weight, is_encoder_decoder, is_sharded, unwrap
 from limbeck.objectives.shared_prompts import CannotShareError
-from limbeck.training.collate import Batch, Row, RowGroup, collate
+from limbeck.training.collate import Batch, collate
 from limbeck.training.feed import Feed
 from limbeck.training.parts import CrossEntropy, Parts, RouterPart, loss
+from limbeck.training.rows import Row, RowGroup, outline
 from limbeck.training.settings import TrainSettings
 
 WORTH = 1.2
@@ -172,9 +174,9 @@ def decided(model: nn.Module, feed: Feed, settings: TrainSettings, parts: Parts)
 
 def _decided(model: nn.Module, feed: Feed, settings: TrainSettings, parts: Parts) -> Verdict:
     both, auto = feed.encoder_decoder, settings.share_prompts == "auto"
-    if auto and all(len(group.rows) == 1 for group in feed.groups):
+    if auto and bool((outline(feed.groups).rows_of_groups == 1).all()):
         return Verdict(False)
-    drawn = [[feed.groups[g].rows[n] for n in feed.drawn(g, 0)] for g in range(len(feed.groups))]
+    drawn = ([group.rows[n] for n in feed.drawn(g, 0)] for g, group in enumerate(feed.groups))
     batches = sum(len(step) for step in feed.sampler.steps(0)) * feed.sampler.sharing.members
     found = gain(tokens_of(drawn, encoder_decoder=both, batches=batches), work_of(model))
     if auto and found < WORTH:
@@ -208,13 +210,14 @@ def _impossible(
     limit = position_limit(model.config)
     if encoder_decoder or limit is None:
         return ""
-    rows = [row for group in groups for row in group.rows]
-    prompts = [len(row.prompt_ids(encoder_decoder=False)) for row in rows]
-    rests = [len(row.input_ids) - prompt for row, prompt in zip(rows, prompts, strict=True)]
-    if max(prompts) + max(rests) <= limit:
+    longest = rest = 0
+    for row in (row for group in groups for row in group.rows):
+        prompt = len(row.prompt_ids(encoder_decoder=False))
+        longest, rest = max(longest, prompt), max(rest, len(row.input_ids) - prompt)
+    if longest + rest <= limit:
         return ""
     return (
-        f"the longest prompt ({max(prompts)} tokens) and the longest completion ({max(rests)}) may meet in a "
+        f"the longest prompt ({longest} tokens) and the longest completion ({rest}) may meet in a "
         f"batch, and the model has {limit} positions"
     )
 
@@ -224,19 +227,29 @@ def probe_rows(groups: Sequence[RowGroup], *, encoder_decoder: bool) -> list[Row
 
     Where no two rows share a prompt, the shortest row twice.
     """
-    by_prompt: dict[tuple[int, ...], list[Row]] = {}
-    for row in (row for group in groups for row in group.rows):
-        by_prompt.setdefault(row.prompt_ids(encoder_decoder=encoder_decoder), []).append(row)
-
-    def size(rows: Sequence[Row]) -> int:
-        return sum(len(row.input_ids) + len(row.labels) for row in rows)
-
-    pairs = [sorted(rows, key=lambda row: size([row]))[:2] for rows in by_prompt.values() if len(rows) > 1]
-    shortest = min((rows[0] for rows in by_prompt.values()), key=lambda row: size([row]))
-    pair = min(pairs, key=size, default=[shortest, shortest])
-    length = len(pair[0].prompt_ids(encoder_decoder=encoder_decoder))
-    others = [rows[0] for prompt, rows in by_prompt.items() if len(prompt) != length]
-    return [*pair, *sorted(others, key=lambda row: size([row]))[:1]]
+    known = outline(groups)
+    sizes = known.lengths.sum(1, dtype=np.int64)
+    prompts = np.empty((len(sizes), 2), np.int64)  # of each row: 64 bits of what it is, and its tokens
+    every = (row for group in groups for row in group.rows)
+    for place, row in enumerate(every):
+        ids = row.prompt_ids(encoder_decoder=encoder_decoder)
+        prompts[place] = hash(ids), len(ids)
+    # By prompt, and of one prompt by size; rows of one size as they come.
+    order = np.lexsort((sizes, prompts[:, 0]))
+    begins = np.flatnonzero(np.diff(prompts[order, 0], prepend=prompts[order[0], 0] - 1))
+    firsts = np.sort(np.minimum.reduceat(order, begins))  # the first row of each prompt
+    shortest = int(firsts[sizes[firsts].argmin()])
+    pair = (shortest, shortest)
+    several = begins[np.diff(begins, append=len(order)) > 1]
+    if len(several):
+        both = sizes[order[several]] + sizes[order[several + 1]]
+        came = np.minimum.reduceat(order, begins)[np.isin(begins, several)]
+        best = int(several[np.lexsort((came, both))[0]])
+        pair = (int(order[best]), int(order[best + 1]))
+    others = firsts[prompts[firsts, 1] != prompts[pair[0], 1]]
+    chosen = [*pair, *others[np.argsort(sizes[others], kind="stable")][:1].tolist()]
+    owners = (np.searchsorted(known.starts, chosen, side="right") - 1).tolist()
+    return [groups[g].rows[n - int(known.starts[g])] for g, n in zip(owners, chosen, strict=True)]
 
 
 def _unequal(

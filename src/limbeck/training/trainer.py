@@ -16,7 +16,7 @@ import errno
 import gc
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -42,11 +42,12 @@ from limbeck.records import Example
 from limbeck.training import sharded
 from limbeck.training.arguments import arguments, fingerprint, set_steps, undisturbed
 from limbeck.training.checkpoints import Keeper, newest, refuse_damaged, remove_others, step_of
-from limbeck.training.collate import Batch, Pairs, Row, padding, pairs_in, tokenise
+from limbeck.training.collate import Batch, Pairs, padding, pairs_in, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
 from limbeck.training.lowered import Lowered, width_of
 from limbeck.training.parts import Part, Parts, loss, weighted, with_router
+from limbeck.training.rows import Rows
 from limbeck.training.sampler import Sharing
 from limbeck.training.settings import TrainSettings
 from limbeck.training.shared_prompts import Verdict, decided
@@ -376,7 +377,7 @@ class Training:
 def train(
     model: nn.Module,
     tokenizer: Any,
-    groups: Sequence[Group],
+    groups: Iterable[Group],
     dev_groups: Sequence[Group],
     parts: Parts,
     settings: TrainSettings,
@@ -399,7 +400,8 @@ def train(
     Under several ranks every one calls this; they share the steps that one alone would do.
 
     Args:
-        groups: what to train on; each is seen once per epoch, and `prompt` is rendered text.
+        groups: what to train on; each is seen once per epoch, and `prompt` is rendered text. They are gone
+            through once, and nothing is kept of their texts.
         dev_groups: evaluated at every checkpoint, always on what `draw` gives of them in the first epoch;
             may be empty.
         parts: the loss; those weighted 0 are neither run nor logged. The router loss of a
@@ -426,12 +428,13 @@ def train(
         "encoder_decoder": both,
         "max_length": settings.max_length,
         "prompt_weight": settings.prompt_weight,
+        "folder": folder,
     }
     found = tokenise(tokenizer, groups, **given)
     dev = tokenise(tokenizer, dev_groups, **given)
     if not found.groups:
         raise TrainingError(f"{folder}: there is no example to train on; look at what the stage before kept")
-    _refuse_beyond_positions(model, [*found.rows, *dev.rows])
+    _refuse_beyond_positions(model, [found.rows, dev.rows])
     with undisturbed(model):
         device = next(model.parameters()).device
         args = arguments(settings, folder / "checkpoints", seed, device, sharing.turns)
@@ -488,14 +491,14 @@ def _shares(model: nn.Module, settings: TrainSettings, say: Callable[[str], None
     return tuple(ranks.gather(held(model)))
 
 
-def _refuse_beyond_positions(model: nn.Module, rows: Sequence[Row]) -> None:
+def _refuse_beyond_positions(model: nn.Module, splits: Sequence[Rows]) -> None:
     """Refuse rows that are longer than what the model has positions for.
 
     Raises:
         RecipeError: naming both lengths.
     """
     limit = positions_of(model.config)
-    longest = max(max(len(row.input_ids), len(row.labels)) for row in rows)
+    longest = max(int(rows.lengths.max(initial=0)) for rows in splits)
     if limit is not None and longest > limit:
         raise RecipeError(
             f"max_length: the longest example has {longest} tokens, and the model {limit} positions; "
