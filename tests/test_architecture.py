@@ -13,6 +13,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "limbeck"
 FLOORS = [
     {
         "errors",
+        "places",
+        "sequences",
         "settings",
         "safe_yaml",
         "time_limit",

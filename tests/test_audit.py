@@ -113,7 +113,7 @@ def test_an_audit_of_nothing() -> None:
     found = audit([], [problem("a")], "number")
     assert found["kept"] == 0 and found["length of kept rationales"] == {}
     assert "no rationales at all" in nothing_kept([])
-    assert "(wrong answer: 2)" in nothing_kept(mark_dropped(said("a", "8", "9")))
+    assert "(wrong answer: 2)" in nothing_kept(list(mark_dropped(said("a", "8", "9"))))
 
 
 def test_how_texts_end_is_counted_where_it_happens() -> None:

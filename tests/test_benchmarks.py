@@ -12,6 +12,7 @@ BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 SMALLEST = {
     "batches": "--small",
+    "data_path": "--problems 60 120",
     "divergence": "--small",
     "exam": "--prompts 16",
     "kard": "--small",
@@ -33,6 +34,7 @@ SMALLEST = {
 
 SAID = {
     "batches": ["by length, corrected", "seconds  ratio"],
+    "data_path": ["more: bytes a rationale", "     120         240 "],
     "divergence": ["top-64 + tail", "64 tokens, 151936 logits each: memory"],
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
     "kard": ["questions    ours", "the same ranking of 2 of 2", "train   2 rationales", "apart"],

@@ -45,7 +45,7 @@ def test_grading_compares_with_gold_and_keeps_every_completion() -> None:
         Completion("1", 1, "1 + 1 = 3. The answer is 3.", 9),
         Completion("2", 0, "I do not know.", 4, truncated=True),
     ]
-    graded = grade(PROBLEMS, "number", completions, "teacher")
+    graded = list(grade(PROBLEMS, "number", completions, "teacher"))
     assert [(r.answer, r.how, r.correct) for r in graded] == [
         ("2", "marker", True),
         ("3", "marker", False),
@@ -79,13 +79,13 @@ def test_several_prompts_of_a_problem_are_collected_and_graded_apart() -> None:
         *[("3", 0), ("3", 1)],
         *[("1#b", 0), ("1#b", 1)],
     ]
-    graded = grade(PROBLEMS, "number", completions, "t", owners=owners_of(prompts))
+    graded = list(grade(PROBLEMS, "number", completions, "t", owners=owners_of(prompts)))
     assert [(r.problem_id, r.index, r.about, r.correct) for r in graded] == [
         *[("1", 0, "a", True), ("1", 1, "a", True)],
         *[("3", 0, "", False), ("3", 1, "", False)],
         *[("1", 2, "b", True), ("1", 3, "b", True)],
     ]
-    backwards = grade(PROBLEMS, "number", completions[::-1], "t", owners=owners_of(prompts))
+    backwards = list(grade(PROBLEMS, "number", completions[::-1], "t", owners=owners_of(prompts)))
     assert backwards[::-1] == graded, "indices do not depend on the order of arrival"
     assert {r.dropped for r in mark_dropped(graded) if r.problem_id == "1"} == {None}
     with pytest.raises(ValueError, match="same id"):
@@ -121,7 +121,7 @@ def test_what_is_kept(keep: str, kept: set[str]) -> None:
         rationale("guess", answer="3", how="fallback"),
         rationale("none", answer=None, how=None),
     ]
-    filtered = mark_dropped(rationales, keep=keep)  # type: ignore[arg-type]
+    filtered = list(mark_dropped(rationales, keep=keep))  # type: ignore[arg-type]
     assert {r.reasoning for r in filtered if r.dropped is None} == kept
     assert len(filtered) == 4, "dropped ones stay in the file"
 

@@ -126,14 +126,14 @@ def test_other_problems_change_nothing(choose: Choose) -> None:
     group = texts(rng, 7)
     others = [rationale(one.reasoning, one.index, problem="2") for one in texts(rng, 5)]
     mixed = [one for pair in itertools.zip_longest(others, group) for one in pair if one is not None]
-    alone = select(group, 3, choose=choose, seed=1)
+    alone = list(select(group, 3, choose=choose, seed=1))
     assert [one for one in select(mixed, 3, choose=choose, seed=1) if one.problem_id == "1"] == alone
-    assert alone == select(group, 3, choose=choose, seed=1) and len(alone) == 3
+    assert alone == list(select(group, 3, choose=choose, seed=1)) and len(alone) == 3
 
 
 def test_first_and_random() -> None:
     group = [rationale(f"text number {n}", n) for n in range(6)]
-    assert select(group, 2) == group[:2]
+    assert list(select(group, 2)) == group[:2]
     assert len({tuple(r.index for r in select(group, 3, choose="random", seed=s)) for s in range(20)}) > 5
 
 

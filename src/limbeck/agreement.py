@@ -112,10 +112,15 @@ def abstains(rationale: Rationale) -> bool:
 
 def votes(rationales: Iterable[Rationale], kind: AnswerKind) -> dict[str, Vote]:
     """What the samples of each problem answer, by the problem's id; all sources vote together."""
-    samples: dict[str, list[str | None]] = defaultdict(list)
+    samples: dict[str, list[Rationale]] = defaultdict(list)
     for one in rationales:
-        samples[one.problem_id].append(None if abstains(one) else one.answer)
-    return {problem_id: _vote(answers, kind) for problem_id, answers in samples.items()}
+        samples[one.problem_id].append(one)
+    return {problem_id: vote(group, kind) for problem_id, group in samples.items()}
+
+
+def vote(group: Iterable[Rationale], kind: AnswerKind) -> Vote:
+    """What the samples of one problem answer."""
+    return _vote([None if abstains(one) else one.answer for one in group], kind)
 
 
 def _vote(answers: Sequence[str | None], kind: AnswerKind) -> Vote:
@@ -146,35 +151,51 @@ def against_gold(
     the figures of a level and all higher ones: what a rule with that share would keep.
     Ties and problems without any answer have rows of their own, and no right answer.
     """
-    counts: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-    tied = silent = 0
+    levels = Levels(kind)
     for problem in problems:
-        vote = found.get(problem.id)
-        if problem.answer is None or vote is None or vote.samples < 2:
-            continue
-        if not vote.answers:
-            silent += 1
-        elif vote.tied:
-            tied += 1
+        if problem.id in found:
+            levels.add(found[problem.id], problem)
+    return levels.table()
+
+
+class Levels:
+    """The counts of `against_gold`, problem by problem."""
+
+    def __init__(self, kind: AnswerKind) -> None:
+        self._kind = kind
+        self._counts: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+        self._tied = self._silent = 0
+
+    def add(self, found: Vote, problem: Problem) -> None:
+        """Count what the samples of a problem answer."""
+        if problem.answer is None or found.samples < 2:
+            return
+        if not found.answers:
+            self._silent += 1
+        elif found.tied:
+            self._tied += 1
         else:
-            level = counts[vote.most * LEVELS // vote.samples]
+            level = self._counts[found.most * LEVELS // found.samples]
             level[0] += 1
-            level[1] += same(kind, vote.answers[0], problem.answer)
-    table: dict[str, dict[str, Any]] = {}
-    above = right_above = 0
-    for place, (count, right) in sorted(counts.items(), reverse=True):
-        above, right_above = above + count, right_above + right
-        table[_level_name(place)] = {
-            "problems": count,
-            "gold": right,
-            "share": round(right / count, 4),
-            "from here up": above,
-            "share from here up": round(right_above / above, 4),
-        }
-    for name, count in (("tie", tied), ("no answer", silent)):
-        if count:
-            table[name] = {"problems": count}
-    return table
+            level[1] += same(self._kind, found.answers[0], problem.answer)
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """A row for each level, the highest first."""
+        table: dict[str, dict[str, Any]] = {}
+        above = right_above = 0
+        for place, (count, right) in sorted(self._counts.items(), reverse=True):
+            above, right_above = above + count, right_above + right
+            table[_level_name(place)] = {
+                "problems": count,
+                "gold": right,
+                "share": round(right / count, 4),
+                "from here up": above,
+                "share from here up": round(right_above / above, 4),
+            }
+        for name, count in (("tie", self._tied), ("no answer", self._silent)):
+            if count:
+                table[name] = {"problems": count}
+        return table
 
 
 def _level_name(level: int) -> str:

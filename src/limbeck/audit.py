@@ -9,12 +9,13 @@ is named: the gold answer may be wrong.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.agreement import Agreement, Vote, against_gold, votes
+from limbeck.agreement import Agreement, Levels, Vote, vote, votes
 from limbeck.errors import DataError
 from limbeck.lm.settings import Reasoning
 from limbeck.lm.written import is_unfinished
@@ -22,7 +23,8 @@ from limbeck.rationale_files import read_rationales
 from limbeck.rationales import false_equations, graded, mark_dropped
 from limbeck.recipe import GoldRule
 from limbeck.records import LeftOut, Problem, Rationale
-from limbeck.selection import similarity
+from limbeck.selection import Together, mean_similarity, together
+from limbeck.sequences import ById, Part
 from limbeck.tasks.answers import AnswerKind
 from limbeck.tasks.dates import contradicts_choice, options_are_dates
 from limbeck.tasks.options import options_of
@@ -34,6 +36,8 @@ NAMED = 20
 
 SUSPICIOUS = 3
 """Samples that must agree against gold before the gold answer is suspected."""
+
+UNFINISHED = "end inside their thinking"
 
 LONGEST_QUESTION = 120
 """Characters of a question in an audit."""
@@ -73,11 +77,13 @@ def grade_file(
         found[problem.id].append(
             graded(problem, kind, one.completion, one.source, about=one.about, reasoning=reasoning)
         )
-    marked = mark_dropped(
-        [rationale for group in found.values() for rationale in group],
-        keep=keep,
-        agreement=agreement,
-        drop_false_equations=drop_false_equations,
+    marked = list(
+        mark_dropped(
+            [rationale for group in found.values() for rationale in group],
+            keep=keep,
+            agreement=agreement,
+            drop_false_equations=drop_false_equations,
+        )
     )
     rows = [*splits.left_out, *rows_left_out(bad)]
     if left_out is not None:
@@ -106,7 +112,7 @@ def left_out_facts(rows: Sequence[LeftOut], listed: str = "") -> dict[str, Any]:
 
 
 def audit(
-    rationales: Sequence[Rationale],
+    rationales: Iterable[Rationale],
     problems: Sequence[Problem],
     kind: AnswerKind,
     agreement: Agreement | None = None,
@@ -123,60 +129,188 @@ def audit(
         agreement: the rule they were marked by; None: the usual one is tried out, where
             problems have several samples.
     """
-    kept = [one for one in rationales if one.dropped is None]
-    false = {id(one) for one in rationales if false_equations(one.reasoning)}
-    without_gold = sum(problem.answer is None for problem in problems)
-    found = votes(rationales, kind)
+    rationales = rationales if isinstance(rationales, Sequence) else list(rationales)
+    asked = ById(problems)
+    with_gold, dates = array("Q"), False
+    for place, problem in enumerate(problems):
+        if problem.answer is not None:
+            with_gold.append(place)
+        dates = dates or options_are_dates(options_of(problem))
+    without_gold = len(problems) - len(with_gold)
+    texts = _Texts(asked, dates)
+    of = _OfProblems(asked, len(problems), kind, agreement or Agreement(kind))
+    alike = mean_similarity(map(of.add, together(rationales, each=texts.add)))
+    failed = Part(problems, array("Q", (place for place in with_gold if not of.right[place])))
+    suspected = Part(problems, of.suspected)
+    named = _named(failed, suspected, rationales=rationales, kind=kind)
     return {
         "problems": len(problems),
         **({"problems without a gold answer": without_gold} if without_gold else {}),
-        "problems with a kept rationale": len({one.problem_id for one in kept}),
-        "rationales": len(rationales),
-        "correct": sum(one.correct is True for one in rationales),
-        "no answer found": sum(one.answer is None for one in rationales),
-        "answer found by fallback": sum(one.how == "fallback" for one in rationales),
-        **_endings(rationales),
-        "kept": len(kept),
-        "dropped": dropped_for(rationales),
-        "with a false equation": len(false),
-        "right answer but a false equation": sum(
-            id(one) in false and one.correct is True for one in rationales
-        ),
-        "kept with a false equation": sum(id(one) in false for one in kept),
-        **_dates(rationales, problems),
-        "sources": dict(Counter(one.source for one in rationales)),
-        "words per kept rationale": round(_mean([len(one.reasoning.split()) for one in kept]), 1),
-        "length of kept rationales": _lengths(kept),
-        "rationales per problem": _histogram(rationales, problems),
-        **_correct(rationales, [problem for problem in problems if problem.answer is not None]),
-        "kept per problem": _histogram(kept, problems),
-        "similarity of kept rationales of a problem": similarity(kept),
-        "different answers per problem": round(_mean([len(vote.answers) for vote in found.values()]), 2),
-        **_agreement(found, problems, kind, agreement or Agreement(kind)),
-        **_never_right(rationales, problems, found),
-        **_suspected(problems, found, rationales),
+        "problems with a kept rationale": of.covered,
+        **texts.counted(),
+        "rationales per problem": _histogram(of.written),
+        **({"correct per problem": _histogram(of.right[place] for place in with_gold)} if with_gold else {}),
+        "kept per problem": _histogram(of.kept),
+        "similarity of kept rationales of a problem": alike,
+        "different answers per problem": round(of.answers / of.answered if of.answered else 0.0, 2),
+        **of.agreement(),
+        **_listed("problems without a correct rationale", failed, named),
+        **_listed("suspected wrong gold answers", suspected, named),
     }
 
 
-def _correct(rationales: Sequence[Rationale], with_gold: Sequence[Problem]) -> dict[str, Any]:
-    """How many problems with a gold answer have 0, 1, 2 … correct rationales; nothing where none has one."""
-    right = [one for one in rationales if one.correct]
-    return {"correct per problem": _histogram(right, with_gold)} if with_gold else {}
+class _Texts:
+    """Counts over rationales, whatever problem they are about."""
+
+    def __init__(self, asked: ById[Problem], dates: bool) -> None:
+        self._asked = asked
+        self._dates = dates  # some problem has dates to choose
+        self._counts: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._sources: Counter[str] = Counter()
+        self._words: Counter[int] = Counter()  # of kept ones: how many have so many
+        self._tokens: Counter[int] = Counter()
+
+    def add(self, one: Rationale) -> None:
+        """Count a rationale."""
+        kept, right = one.dropped is None, one.correct is True
+        false = bool(false_equations(one.reasoning))
+        other = self._dates and contradicts_choice(one.reasoning, one.answer, self._options(one))
+        holds = {
+            "rationales": True,
+            "correct": right,
+            "no answer found": one.answer is None,
+            "answer found by fallback": one.how == "fallback",
+            "state an answer that is none of its kind": one.answer is None and one.how == "marker",
+            "cut off at max_tokens": one.truncated,
+            "cut where a new question began": one.cut > 0,
+            "with thinking": bool(one.thinking.strip()),
+            UNFINISHED: is_unfinished(one.thinking, one.completion),
+            "ended by a stop string": bool(one.stopped),
+            "kept": kept,
+            "with a false equation": false,
+            "right answer but a false equation": false and right,
+            "kept with a false equation": false and kept,
+            "states a date other than the chosen option": other,
+            "kept with another date than the chosen option": other and kept,
+        }
+        self._counts.update(what for what, does in holds.items() if does)
+        self._sources[one.source] += 1
+        if one.dropped is None:
+            self._words[len(one.reasoning.split())] += 1
+            self._tokens[one.tokens] += 1
+        else:
+            self._dropped[one.dropped] += 1
+
+    def _options(self, one: Rationale) -> tuple[str, ...]:
+        problem = self._asked.get(one.problem_id)
+        return () if problem is None else tuple(options_of(problem))
+
+    def counted(self) -> dict[str, Any]:
+        """For an audit."""
+        counts = self._counts
+        words = sum(size * count for size, count in self._words.items())
+        return {
+            "rationales": counts["rationales"],
+            "correct": counts["correct"],
+            "no answer found": counts["no answer found"],
+            "answer found by fallback": counts["answer found by fallback"],
+            **{what: counts[what] for what in ENDINGS if counts[what]},
+            "kept": counts["kept"],
+            "dropped": dict(self._dropped.most_common()),
+            "with a false equation": counts["with a false equation"],
+            "right answer but a false equation": counts["right answer but a false equation"],
+            "kept with a false equation": counts["kept with a false equation"],
+            **({what: counts[what] for what in DATES} if self._dates else {}),
+            "sources": dict(self._sources),
+            "words per kept rationale": round(words / counts["kept"] if counts["kept"] else 0.0, 1),
+            "length of kept rationales": _lengths(self._words, self._tokens),
+        }
 
 
-def _endings(rationales: Sequence[Rationale]) -> dict[str, int]:
-    """How texts end that are not simply an answer; nothing of what never happens."""
-    counts = {
-        "state an answer that is none of its kind": sum(
-            one.answer is None and one.how == "marker" for one in rationales
-        ),
-        "cut off at max_tokens": sum(one.truncated for one in rationales),
-        "cut where a new question began": sum(one.cut > 0 for one in rationales),
-        "with thinking": sum(bool(one.thinking.strip()) for one in rationales),
-        "end inside their thinking": sum(is_unfinished(one.thinking, one.completion) for one in rationales),
-        "ended by a stop string": sum(bool(one.stopped) for one in rationales),
-    }
-    return {what: count for what, count in counts.items() if count}
+ENDINGS = (
+    "state an answer that is none of its kind",
+    "cut off at max_tokens",
+    "cut where a new question began",
+    "with thinking",
+    UNFINISHED,
+    "ended by a stop string",
+)
+"""How texts end that are not simply an answer; what never happens is not mentioned."""
+
+DATES = ("states a date other than the chosen option", "kept with another date than the chosen option")
+"""How many rationales contradict the date they choose; mentioned where a problem has dates to choose."""
+
+
+class _OfProblems:
+    """Counts by problem: 12 bytes each.
+
+    Attributes:
+        written, kept, right: how many rationales of each problem, in the order of the problems.
+        covered: problems with a kept rationale.
+        answers: different ones, over all problems that have rationales; `answered` are these problems.
+        suspected: places of problems whose samples all state one answer, and not gold: every one that states
+            any, three or more.
+    """
+
+    def __init__(self, asked: ById[Problem], count: int, kind: AnswerKind, rule: Agreement) -> None:
+        self._asked = asked
+        self._kind = kind
+        self._rule = rule
+        self._levels = Levels(kind)
+        self._several = self._agreed = self._tied = self._compared = self._gold = 0
+        self.written, self.kept, self.right = (array("I", bytes(4 * count)) for _ in range(3))
+        self.covered = self.answers = self.answered = 0
+        self._suspicious = bytearray(count)
+
+    def add(self, group: Together) -> list[Rationale]:
+        """Count the rationales of a problem, and give those of them that were kept."""
+        found = vote(group.rationales, self._kind)
+        kept = [one for one in group.rationales if one.dropped is None]
+        self.covered += bool(kept)
+        self.answers += len(found.answers)
+        self.answered += 1
+        place, problem = self._asked.place(group.problem_id), self._asked.get(group.problem_id)
+        if place is not None and problem is not None:
+            right = sum(one.correct is True for one in group.rationales)
+            self.written[place], self.kept[place], self.right[place] = len(group.rationales), len(kept), right
+            one_answer = len(found.answers) == 1 and found.stated >= SUSPICIOUS
+            self._suspicious[place] = problem.answer is not None and not right and one_answer
+            self._compare(found, problem)
+        return kept
+
+    def _compare(self, found: Vote, problem: Problem) -> None:
+        """Count what the samples of a problem say together."""
+        if found.samples < 2:
+            return
+        self._several += 1
+        self._tied += found.tied
+        self._levels.add(found, problem)
+        if self._rule.agreed(found) is not None:
+            self._agreed += 1
+            self._compared += problem.answer is not None
+            self._gold += self._rule.is_gold(found, problem)
+
+    def agreement(self) -> dict[str, Any]:
+        """What the samples say together, and how often that is gold; nothing where no problem has two."""
+        if not self._several:
+            return {}
+        summary = {
+            "share of samples needed": self._rule.share,
+            "samples needed": self._rule.least,
+            "problems with two samples or more": self._several,
+            "samples agree": self._agreed,
+            "samples tie": self._tied,
+            "agreed answers that can be compared with gold": self._compared,
+            "agreed answer is gold": self._gold,
+            "share of these": round(self._gold / self._compared, 4) if self._compared else None,
+        }
+        table = self._levels.table()
+        return {"agreement": summary, **({"agreement and gold": table} if table else {})}
+
+    @property
+    def suspected(self) -> Sequence[int]:
+        return array("Q", (place for place, is_so in enumerate(self._suspicious) if is_so))
 
 
 def dropped_for(rationales: Iterable[Rationale]) -> dict[str, int]:
@@ -195,106 +329,56 @@ def nothing_kept(rationales: Sequence[Rationale]) -> str:
     )
 
 
-def _dates(rationales: Sequence[Rationale], problems: Sequence[Problem]) -> dict[str, int]:
-    """How many rationales contradict the date they choose; nothing where no problem has dates to choose."""
-    options = {problem.id: options_of(problem) for problem in problems}
-    if not any(options_are_dates(texts) for texts in options.values()):
-        return {}
-    other = [
-        rationale
-        for rationale in rationales
-        if contradicts_choice(rationale.reasoning, rationale.answer, options.get(rationale.problem_id, ()))
-    ]
-    return {
-        "states a date other than the chosen option": len(other),
-        "kept with another date than the chosen option": sum(one.dropped is None for one in other),
-    }
+def _lengths(words: Counter[int], tokens: Counter[int]) -> dict[str, dict[str, int]]:
+    """Words, and tokens where a model counted them: the median, the 90th percentile, the longest.
 
-
-def _lengths(kept: Sequence[Rationale]) -> dict[str, dict[str, int]]:
-    """Words, and tokens where a model counted them: the median, the 90th percentile, the longest."""
-    counts = {"words": sorted(len(one.reasoning.split()) for one in kept)}
-    if any(one.tokens for one in kept):
-        counts["tokens"] = sorted(one.tokens for one in kept)
+    Args:
+        words, tokens: how many texts are so long.
+    """
+    counts = {"words": words, **({"tokens": tokens} if any(tokens) else {})}
     return {
         unit: {
-            "median": sizes[len(sizes) // 2],
-            "90 %": sizes[(9 * len(sizes) - 1) // 10],
-            "longest": sizes[-1],
+            "median": _at(sizes, sizes.total() // 2),
+            "90 %": _at(sizes, (9 * sizes.total() - 1) // 10),
+            "longest": max(sizes),
         }
         for unit, sizes in counts.items()
         if sizes
     }
 
 
-def _agreement(
-    found: Mapping[str, Vote], problems: Sequence[Problem], kind: AnswerKind, rule: Agreement
-) -> dict[str, Any]:
-    """What the samples say together, and how often that is gold; nothing where no problem has two samples."""
-    several = [problem for problem in problems if problem.id in found and found[problem.id].samples > 1]
-    if not several:
-        return {}
-    table = against_gold(found, several, kind)
-    agreed = [problem for problem in several if rule.agreed(found[problem.id]) is not None]
-    known = [problem for problem in agreed if problem.answer is not None]
-    gold = sum(rule.is_gold(found[problem.id], problem) for problem in known)
-    summary = {
-        "share of samples needed": rule.share,
-        "samples needed": rule.least,
-        "problems with two samples or more": len(several),
-        "samples agree": len(agreed),
-        "samples tie": sum(found[problem.id].tied for problem in several),
-        "agreed answers that can be compared with gold": len(known),
-        "agreed answer is gold": gold,
-        "share of these": round(gold / len(known), 4) if known else None,
-    }
-    return {"agreement": summary, **({"agreement and gold": table} if table else {})}
-
-
-def _never_right(
-    rationales: Sequence[Rationale], problems: Sequence[Problem], found: Mapping[str, Vote]
-) -> dict[str, Any]:
-    """Problems with a gold answer of which no rationale ends in it, those without any rationale too."""
-    solved = {one.problem_id for one in rationales if one.correct}
-    failed = [problem for problem in problems if problem.answer is not None and problem.id not in solved]
-    return _named("problems without a correct rationale", failed, found, rationales)
-
-
-def _suspected(
-    problems: Sequence[Problem], found: Mapping[str, Vote], rationales: Sequence[Rationale]
-) -> dict[str, Any]:
-    """Problems whose samples all state one answer, and not gold: every one that states any, three or more."""
-    right = {one.problem_id for one in rationales if one.correct}
-    suspected = [
-        problem
-        for problem in problems
-        if problem.answer is not None
-        and problem.id not in right
-        and (vote := found.get(problem.id)) is not None
-        and len(vote.answers) == 1
-        and vote.stated >= SUSPICIOUS
-    ]
-    return _named("suspected wrong gold answers", suspected, found, rationales)
+def _at(sizes: Counter[int], place: int) -> int:
+    """What would be at a place if all sizes were sorted."""
+    for size in sorted(sizes):
+        if place < sizes[size]:
+            return size
+        place -= sizes[size]
+    raise IndexError(place)
 
 
 def _named(
-    what: str, some: Sequence[Problem], found: Mapping[str, Vote], rationales: Sequence[Rationale]
-) -> dict[str, Any]:
-    """How many problems, and the first of them with what their samples answer, and how many guess."""
-    guesses = Counter(one.problem_id for one in rationales if one.how == "fallback")
-    count: dict[str, Any] = {what: len(some)}
-    if some:
-        count[f"{what}, named"] = [
-            {
-                "problem": problem.id,
-                "question": _shortened(problem.question),
-                "gold": problem.answer,
-                "answers": found[problem.id].shown() if problem.id in found else "not answered",
-                "guessed": guesses[problem.id],
-            }
-            for problem in some[:NAMED]
-        ]
-    return count
+    *lists: Sequence[Problem], rationales: Sequence[Rationale], kind: AnswerKind
+) -> dict[str, dict[str, Any]]:
+    """The first problems of each list by id, with what their samples answer, and how many guess."""
+    problems = {problem.id: problem for some in lists for problem in some[:NAMED]}
+    samples = [one for one in rationales if one.problem_id in problems] if problems else []
+    found, guesses = votes(samples, kind), Counter(one.problem_id for one in samples if one.how == "fallback")
+    return {
+        problem.id: {
+            "problem": problem.id,
+            "question": _shortened(problem.question),
+            "gold": problem.answer,
+            "answers": found[problem.id].shown() if problem.id in found else "not answered",
+            "guessed": guesses[problem.id],
+        }
+        for problem in problems.values()
+    }
+
+
+def _listed(what: str, some: Sequence[Problem], named: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """How many problems, and the first of them."""
+    first = {f"{what}, named": [named[problem.id] for problem in some[:NAMED]]} if some else {}
+    return {what: len(some), **first}
 
 
 def _shortened(question: str) -> str:
@@ -304,12 +388,7 @@ def _shortened(question: str) -> str:
     return line if len(line) <= LONGEST_QUESTION else f"{line[:half].rstrip()} … {line[-half:].lstrip()}"
 
 
-def _histogram(some: Sequence[Rationale], problems: Sequence[Problem]) -> dict[str, int]:
-    """How many problems have 0, 1, 2 … of these rationales."""
-    counts = Counter(one.problem_id for one in some)
-    table = Counter(counts.get(problem.id, 0) for problem in problems)
+def _histogram(numbers: Iterable[int]) -> dict[str, int]:
+    """How many problems have 0, 1, 2 … of something, given how many each has."""
+    table = Counter(numbers)
     return {str(number): table[number] for number in sorted(table)}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -7,17 +7,22 @@ what the samples of a problem say together.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
-from limbeck.agreement import Agreement, Vote, votes
-from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id, finishing
+from limbeck.agreement import Agreement, Vote, vote
+from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing, places_by_id
 from limbeck.lm.settings import Reasoning
 from limbeck.lm.written import is_unfinished, separated
+from limbeck.places import Places, key_of
 from limbeck.progress import SILENT, Track
 from limbeck.recipe import GoldRule
 from limbeck.records import Problem, Rationale
+from limbeck.selection import together
+from limbeck.sequences import ById, Made, Part, Spool
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
 
@@ -34,85 +39,139 @@ DUPLICATE_OF_TEACHER = "duplicate of the teacher's"
 FALSE_EQUATION = "false equation"
 NOT_REACHED = "the verifier comes to another answer"
 NOT_READ = "the verifier comes to no answer"
+REFUSED = (NOT_REACHED, NOT_READ)
 
 
 def collect(
-    prompts: Sequence[Prompt], complete: Complete, sampling: Sampling, *, track: Track = SILENT
-) -> list[Completion]:
+    prompts: Sequence[Prompt],
+    complete: Complete,
+    sampling: Sampling,
+    *,
+    track: Track = SILENT,
+    folder: Path | None = None,
+) -> Sequence[Completion]:
     """Ask `complete` for `sampling.n` completions of every prompt.
 
     Returns them in the order of the prompts, then by index, whatever order they
-    arrived in.
+    arrived in. They are read from a file without a name when they are looked at.
+
+    Args:
+        folder: on the disk that takes this file; None: the system's for such files.
 
     Raises:
-        ValueError: two prompts have the same id.
+        ValueError: two prompts have the same id, or a completion is none of those that were asked for.
+        DiskError: the file cannot be written.
     """
-    order = {own: place for place, own in enumerate(by_id(prompts))}
-    arrived: list[Completion] = []
+    n = sampling.n
+    numbers = array("Q", bytes(8 * n * len(prompts)))  # of each completion: which it was to arrive; 0: none
     stream = complete(prompts, sampling)
-    with track(f"{complete.name} writes", len(prompts) * sampling.n) as advance, finishing(stream):
-        for completion in stream:
-            arrived.append(completion)
-            advance(len(arrived), "")
-    return sorted(arrived, key=lambda completion: (order[completion.prompt_id], completion.index))
+    places = places_by_id(prompts)
+    with track(f"{complete.name} writes", len(numbers)) as advance, finishing(stream):
+
+        def arriving() -> Iterator[Completion]:
+            for count, completion in enumerate(stream, start=1):
+                place = places.get(key_of(completion.prompt_id))
+                if place is None or not 0 <= completion.index < n:
+                    asked = f"completion {completion.index} of prompt {completion.prompt_id}"
+                    raise ValueError(f"{complete.name} wrote {asked}, which it was not asked for")
+                numbers[place * n + completion.index] = count
+                yield completion
+                advance(count, "")
+
+        arrived = Spool(arriving(), folder=folder)
+    return Part(arrived, array("Q", (number - 1 for number in numbers if number)))
+
+
+class Owner(NamedTuple):
+    """Whose a prompt is: the problem's, and what else it is about."""
+
+    prompt_id: str
+    problem_id: str
+    about: str
 
 
 def grade(
     problems: Sequence[Problem],
     kind: AnswerKind,
-    completions: Sequence[Completion],
+    completions: Iterable[Completion],
     source: str,
     *,
-    owners: Mapping[str, tuple[str, str]] | None = None,
+    owners: Sequence[Owner] | None = None,
     reasoning: Reasoning = "both",
-) -> list[Rationale]:
+) -> Iterator[Rationale]:
     """Extract the answer of each completion and compare it with gold; nothing is dropped yet.
 
     Args:
         problems: those that the completions are of.
         kind: of their answers.
-        completions: in any order; so are the rationales.
+        completions: in any order; so are the rationales. Where `owners` are given they are looked at twice.
         source: who wrote them.
-        owners: of each prompt's id the problem's and what the prompt is about, in the order of
-            the prompts (see `owners_of`). None: every prompt is its problem's only one.
+        owners: of each prompt, in the order of the prompts; one may be there several times.
+            None: every prompt is its problem's only one.
         reasoning: see `reasoning_of`.
 
     The rationales of a problem's second prompt are numbered after those of its first:
     an index belongs to one rationale of a source and problem.
     """
-    known = {problem.id: problem for problem in problems}
+    known = ById(problems)
     if owners is None:
-        return [graded(known[one.prompt_id], kind, one, source, reasoning=reasoning) for one in completions]
-    first, marked = _first_indices(owners, completions), []
+        for one in completions:
+            yield graded(known[one.prompt_id], kind, one, source, reasoning=reasoning)
+        return
+    completions = completions if isinstance(completions, Sequence) else list(completions)
+    numbering = _Numbering(owners, completions)
     for one in completions:
-        problem_id, about = owners[one.prompt_id]
-        numbered = replace(one, index=first[one.prompt_id] + one.index)
-        marked.append(graded(known[problem_id], kind, numbered, source, about=about, reasoning=reasoning))
-    return marked
+        owner, first = numbering.of(one.prompt_id)
+        numbered = replace(one, index=first + one.index)
+        problem = known[owner.problem_id]
+        yield graded(problem, kind, numbered, source, about=owner.about, reasoning=reasoning)
 
 
-def owners_of(prompts: Sequence[Prompt]) -> dict[str, tuple[str, str]]:
-    """Of each prompt's id the problem's, and what the prompt is about.
+def owners_of(prompts: Sequence[Prompt]) -> Sequence[Owner]:
+    """Whose each prompt is.
 
     Raises:
         ValueError: two prompts have the same id.
     """
-    return {own: (prompt.problem_id, prompt.about) for own, prompt in by_id(prompts).items()}
+    places_by_id(prompts)
+    return Made(prompts, lambda prompt: Owner(prompt.id, prompt.problem_id, prompt.about))
 
 
-def _first_indices(
-    owners: Mapping[str, tuple[str, str]], completions: Iterable[Completion]
-) -> dict[str, int]:
+class _Numbering:
     """Where each prompt's indices begin among those of its problem."""
-    sizes: dict[str, int] = defaultdict(int)
-    for one in completions:
-        sizes[one.prompt_id] = max(sizes[one.prompt_id], one.index + 1)
-    ends: dict[str, int] = defaultdict(int)
-    first = {}
-    for prompt_id, (problem_id, _) in owners.items():
-        first[prompt_id] = ends[problem_id]
-        ends[problem_id] += sizes[prompt_id]
-    return first
+
+    def __init__(self, owners: Sequence[Owner], completions: Iterable[Completion]) -> None:
+        self._owners = owners
+        self._prompts, problems = Places(), Places()
+        self._places = array("Q")  # of each prompt, where its owner stands
+        of = array("Q")  # of each prompt, the number of its problem
+        for place, owner in enumerate(owners):
+            if self._prompts.number(key_of(owner.prompt_id)) == len(self._places):
+                self._places.append(place)
+                of.append(problems.number(key_of(owner.problem_id)))
+        sizes = array("Q", bytes(8 * len(of)))
+        for one in completions:
+            prompt = self._prompt(one.prompt_id)
+            sizes[prompt] = max(sizes[prompt], one.index + 1)
+        ends = array("Q", bytes(8 * len(problems)))
+        self._first = array("Q")
+        for problem, size in zip(of, sizes, strict=True):
+            self._first.append(ends[problem])
+            ends[problem] += size
+        self._last: tuple[str, Owner, int] | None = None  # completions of a prompt come one after another
+
+    def of(self, prompt_id: str) -> tuple[Owner, int]:
+        """A prompt's owner, and where its indices begin."""
+        if self._last is None or self._last[0] != prompt_id:
+            prompt = self._prompt(prompt_id)
+            self._last = prompt_id, self._owners[self._places[prompt]], self._first[prompt]
+        return self._last[1:]
+
+    def _prompt(self, prompt_id: str) -> int:
+        found = self._prompts.get(key_of(prompt_id))
+        if found is None:
+            raise KeyError(prompt_id)
+        return found
 
 
 def graded(
@@ -177,11 +236,11 @@ def mark_dropped(
     known: Iterable[Rationale] = (),
     judged: Iterable[Rationale] = (),
     settled: Mapping[str, str] | None = None,
-) -> list[Rationale]:
+) -> Iterator[Rationale]:
     """Mark in `dropped` what shall not be trained on, and why; the order stays.
 
     Args:
-        rationales: graded ones.
+        rationales: graded ones; with `agreement` they are looked at three times.
         keep: "correct" drops what does not end in the gold answer; "unless-wrong"
             drops only what names another answer after an explicit marker (for
             published chains without a closing statement, where the fallback is a
@@ -198,39 +257,66 @@ def mark_dropped(
 
     Cut-off, empty and duplicate rationales are always dropped: the first of
     equal texts of a problem stays, of those about the same thing.
+
+    Yields one after another and holds a hash of each text that stays.
     """
-    rationales = list(rationales)
-    found = votes(rationales, agreement.kind) if agreement else {}
-    theirs = {_same_text(one) for one in known if one.dropped is None}
-    refused = {_same_text(one): one.dropped for one in judged if one.dropped in (NOT_REACHED, NOT_READ)}
-    seen: set[tuple[str, str, str]] = set()
-    filtered = []
-    for rationale in rationales:
+    objections = None
+    if agreement:
+        rationales = rationales if isinstance(rationales, Sequence) else list(rationales)
+        objections = _Objections(rationales, agreement, settled or {})
+    theirs, refused = Places(), Places()
+    for one in known:
+        if one.dropped is None:
+            theirs.put(_same_text(one), 0)
+    for one in judged:
+        if one.dropped in REFUSED:
+            refused.put(_same_text(one), REFUSED.index(one.dropped))
+    seen = Places()
+    for place, rationale in enumerate(rationales):
         reason = _reason(rationale, keep)
-        if reason is None and agreement:
-            settled_answer = (settled or {}).get(rationale.problem_id)
-            reason = _by_samples(rationale, agreement, found[rationale.problem_id], settled_answer)
+        if reason is None and objections:
+            reason = objections[place]
         elif reason is None and rationale.correct is None and keep != "all":
             reason = NO_GOLD
         if reason is None and drop_false_equations and false_equations(rationale.reasoning):
             reason = FALSE_EQUATION
-        text = _same_text(rationale)
-        if reason is None and text in theirs:
-            reason = DUPLICATE_OF_TEACHER
-        elif reason is None and text in refused:
-            reason = refused[text]
-        elif reason is None and text in seen:
-            reason = DUPLICATE
         if reason is None:
-            seen.add(text)
-        same_mark = rationale.dropped == reason  # a copy would take as much again
-        filtered.append(rationale if same_mark else rationale.model_copy(update={"dropped": reason}))
-    return filtered
+            text = _same_text(rationale)
+            if text in theirs:
+                reason = DUPLICATE_OF_TEACHER
+            elif (why := refused.get(text)) is not None:
+                reason = REFUSED[why]
+            elif text in seen:
+                reason = DUPLICATE
+            else:
+                seen.put(text, 0)
+        same_mark = rationale.dropped == reason
+        yield rationale if same_mark else rationale.model_copy(update={"dropped": reason})
 
 
-def _same_text(rationale: Rationale) -> tuple[str, str, str]:
+def _same_text(rationale: Rationale) -> bytes:
     """What duplicates share: two mistakes may well get the same feedback, and each is an example."""
-    return rationale.problem_id, rationale.about, " ".join(rationale.reasoning.split())
+    return key_of(rationale.problem_id, rationale.about, " ".join(rationale.reasoning.split()))
+
+
+class _Objections:
+    """Why the samples of its problem drop each rationale, by its place; None: they do not."""
+
+    def __init__(
+        self, rationales: Sequence[Rationale], agreement: Agreement, settled: Mapping[str, str]
+    ) -> None:
+        self._reasons: list[str | None] = [None]  # a handful
+        self._of = bytearray(len(rationales))
+        for group in together(rationales):
+            found = vote(group.rationales, agreement.kind)
+            for place, one in zip(group.places, group.rationales, strict=True):
+                reason = _by_samples(one, agreement, found, settled.get(group.problem_id))
+                if reason not in self._reasons:
+                    self._reasons.append(reason)
+                self._of[place] = self._reasons.index(reason)
+
+    def __getitem__(self, place: int) -> str | None:
+        return self._reasons[self._of[place]]
 
 
 def _reason(rationale: Rationale, keep: GoldRule) -> str | None:
@@ -251,11 +337,11 @@ def _reason(rationale: Rationale, keep: GoldRule) -> str | None:
     return None
 
 
-def _by_samples(rationale: Rationale, agreement: Agreement, vote: Vote, settled: str | None) -> str | None:
+def _by_samples(rationale: Rationale, agreement: Agreement, found: Vote, settled: str | None) -> str | None:
     """Why the samples of its problem drop it."""
     if rationale.answer is None:
         return NO_ANSWER
-    if objection := agreement.objection(vote, rationale):
+    if objection := agreement.objection(found, rationale):
         return objection
     other = settled is not None and not same(agreement.kind, rationale.answer, settled)
     return OTHER_THAN_TEACHER if other and rationale.correct is None else None

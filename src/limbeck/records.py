@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from limbeck.errors import DataError, DiskError
 from limbeck.files import refuse_special, whole_file
+from limbeck.sequences import part
 
 
 @cache
@@ -278,6 +280,18 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
     return count
 
 
+def write_records(path: Path, records: Iterable[R], kind: type[R]) -> Records[R]:
+    """As `write_jsonl`; gives the records as they are read from there, which are not checked again."""
+    starts, end = array("Q"), 0
+    with whole_file(path) as stream:
+        for record in records:
+            line = record.model_dump_json() + "\n"
+            stream.write(line)
+            starts.append(end)
+            end += len(line.encode())
+    return Records(path, kind, starts)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write one JSON document to `path`, whole or not at all."""
     with whole_file(path) as stream:
@@ -297,7 +311,8 @@ def read_jsonl(path: Path, kind: type[R], *, torn_tail: bool = False) -> Iterato
         DataError: a line is not JSON or not such a record, with `file:line`.
         DiskError: the file cannot be read.
     """
-    return (record for _, record in placed_records(path, kind, torn_tail=torn_tail))
+    lines = numbered_lines(path, torn_tail=torn_tail)
+    return (_record(path, number, line, kind) for number, line in lines)
 
 
 def placed_records(
@@ -309,24 +324,99 @@ def placed_records(
         called: what errors call such a record; "": its class.
     """
     for number, line in numbered_lines(path, torn_tail=torn_tail):
-        place = f"{path}:{number}"
+        yield f"{path}:{number}", _record(path, number, line, kind, called)
+
+
+def _record(path: Path, number: int, line: str, kind: type[R], called: str = "") -> R:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        wrong = f"not {called or f'a {kind.__name__}'}: {first_problem(error)}"
+        raise DataError(f"{path}:{number}", wrong) from None
+
+
+AHEAD = 64
+"""Records that are read from the disk at once where they are looked at one after another."""
+
+
+class Records(Sequence[R]):
+    """The records of a JSONL file, which are read when they are looked at: 8 bytes of memory each.
+
+    All of them are read once at the beginning, so what is wrong is found then. The file stays as it is while
+    anybody holds them.
+
+    Args:
+        path: the file.
+        kind: the record type of every line.
+        starts: where each line begins, in bytes, of a file that was just written; None: it is read.
+
+    Raises:
+        DataError: as `read_jsonl`.
+        DiskError: as `read_jsonl`.
+    """
+
+    def __init__(self, path: Path, kind: type[R], starts: array[int] | None = None) -> None:
+        self.path = path
+        self.kind = kind
+        self._starts = array("Q") if starts is None else starts
+        self._ahead: tuple[int, list[bytes]] = (0, [])
+        if starts is not None:
+            return
+        for number, start, line in _lines(path):
+            _record(path, number, line, kind)
+            self._starts.append(start)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[R]:
+        return read_jsonl(self.path, self.kind)
+
+    @overload
+    def __getitem__(self, place: int) -> R: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[R]: ...
+    def __getitem__(self, place: int | slice) -> R | Sequence[R]:
+        if isinstance(place, slice):
+            return part(self, place)
+        return self.kind.model_validate_json(self._line(range(len(self))[place]))
+
+    def _line(self, place: int) -> bytes:
+        """The line of a record; where the one before was looked at last, some more are read with it."""
+        first, lines = self._ahead
+        if first <= place < first + len(lines):
+            return lines[place - first]
+        stop = min(place + AHEAD, len(self)) if place == first + len(lines) else place + 1
         try:
-            yield place, kind.model_validate_json(line)
-        except ValidationError as error:
-            wrong = f"not {called or f'a {kind.__name__}'}: {first_problem(error)}"
-            raise DataError(place, wrong) from None
+            with self.path.open("rb") as stream:
+                lines = []
+                for start in self._starts[place:stop]:
+                    stream.seek(start)
+                    lines.append(stream.readline())
+        except OSError as error:
+            raise DiskError(self.path, error) from error
+        self._ahead = place, lines
+        return lines[0]
 
 
 def numbered_lines(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number, text) of the non-empty lines of a UTF-8 file."""
+    return ((number, line) for number, _, line in _lines(path, torn_tail=torn_tail))
+
+
+def _lines(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, int, str]]:
+    """As `numbered_lines`, with the byte at which each line begins between the two."""
     refuse_special(path)
+    start = 0
     try:
-        with path.open(encoding="utf-8", newline="\n") as stream:
+        with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
-                if torn_tail and not line.endswith("\n"):
+                if torn_tail and not line.endswith(b"\n"):
                     return
-                if line.strip():
-                    yield number, line
+                text = line.decode()
+                if text.strip():
+                    yield number, start, text
+                start += len(line)
     except UnicodeDecodeError as error:
         raise DataError(path, f"not valid UTF-8 ({error.reason}); convert the file to UTF-8") from None
     except OSError as error:

@@ -9,20 +9,64 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, groupby
 from math import comb, lcm
-from typing import Any
+from typing import Any, NamedTuple
 
+from limbeck.places import Places, key_of
 from limbeck.recipe import Choose
 from limbeck.records import Rationale
+from limbeck.sequences import Part
 
 MOST_COMBINATIONS = 20_000
 """Up to so many subsets all are tried (C(16, 8) = 12,870); above it see `by_similarity`."""
 
 Grams = frozenset[tuple[str, ...]]
+
+
+class Together(NamedTuple):
+    """The rationales of one problem, and where they stand among all."""
+
+    problem_id: str
+    places: list[int]
+    rationales: list[Rationale]
+
+
+def together(
+    rationales: Sequence[Rationale], *, kept: bool = False, each: Callable[[Rationale], None] | None = None
+) -> Iterator[Together]:
+    """The rationales of each problem, in the order of the problems' first ones.
+
+    They are looked at twice. Those of one problem are in memory at once, and some bytes of the others.
+
+    Args:
+        kept: pass over those that were dropped.
+        each: is given every rationale in order, before the first problem's are yielded.
+    """
+    problems, of, some = Places(), array("I"), array("Q")
+    next_to = True  # those of each problem stand next to one another
+    last, number = "", -1
+    for place, one in enumerate(rationales):
+        if each is not None:
+            each(one)
+        if kept and one.dropped is not None:
+            continue
+        if number < 0 or one.problem_id != last:
+            last, number = one.problem_id, problems.number(key_of(one.problem_id))
+        next_to = next_to and (not of or number >= of[-1])  # numbers are given in this order
+        some.append(place)
+        of.append(number)
+    items = (one for one in rationales if not kept or one.dropped is None)
+    if not next_to:
+        order = sorted(range(len(of)), key=of.__getitem__)  # stable: the places of a problem ascend
+        some, of = array("Q", map(some.__getitem__, order)), array("I", map(of.__getitem__, order))
+        items = (rationales[place] for place in some)
+    for _, group in groupby(zip(of, some, items, strict=True), key=lambda entry: entry[0]):
+        found = [(place, one) for _, place, one in group]
+        yield Together(found[0][1].problem_id, [place for place, _ in found], [one for _, one in found])
 
 
 def select(
@@ -32,7 +76,7 @@ def select(
     choose: Choose = "first",
     seed: int = 0,
     ngram: int = 3,
-) -> list[Rationale]:
+) -> Sequence[Rationale]:
     """Choose at most `per_problem` kept rationales of each problem, whatever other problems have.
 
     Args:
@@ -40,24 +84,22 @@ def select(
         choose: "first" takes them by source order and index; "random" draws with a generator of
             (seed, problem); "diverse" and "similar" see `by_similarity`.
         ngram: n of the n-grams.
+
+    Returns:
+        The chosen ones; what is held of each is where it stands among those that were given.
     """
-    chosen: list[Rationale] = []
-    for problem_id, group in _by_problem(one for one in rationales if one.dropped is None).items():
+    rationales = rationales if isinstance(rationales, Sequence) else list(rationales)
+    chosen = array("Q")
+    for problem_id, places, group in together(rationales, kept=True):
         if len(group) <= per_problem or choose == "first":
-            chosen.extend(group[:per_problem])
+            chosen.extend(places[:per_problem])
         elif choose == "random":
-            places = random.Random(f"{seed}:{problem_id}").sample(range(len(group)), per_problem)
-            chosen.extend(group[place] for place in sorted(places))
+            drawn = random.Random(f"{seed}:{problem_id}").sample(range(len(group)), per_problem)
+            chosen.extend(places[number] for number in sorted(drawn))
         else:
-            chosen.extend(by_similarity(group, per_problem, ngram=ngram, similar=choose == "similar"))
-    return chosen
-
-
-def _by_problem(rationales: Iterable[Rationale]) -> dict[str, list[Rationale]]:
-    groups: dict[str, list[Rationale]] = defaultdict(list)
-    for one in rationales:
-        groups[one.problem_id].append(one)
-    return groups
+            nearest = _by_similarity(group, per_problem, ngram=ngram, similar=choose == "similar")
+            chosen.extend(places[number] for number in nearest)
+    return Part(rationales, chosen)
 
 
 def by_similarity(
@@ -69,6 +111,10 @@ def by_similarity(
     with more than `MOST_COMBINATIONS` subsets is not searched whole: the best subset of its largest head
     that has no more is taken, and then one of it exchanged for any other as long as that helps.
     """
+    return [group[place] for place in _by_similarity(group, count, ngram=ngram, similar=similar)]
+
+
+def _by_similarity(group: Sequence[Rationale], count: int, *, ngram: int, similar: bool) -> Sequence[int]:
     near = _similarities([ngrams(one.reasoning, ngram) for one in group])
 
     def cost(places: Sequence[int]) -> int:
@@ -84,7 +130,7 @@ def by_similarity(
         if cost(better) >= cost(best):
             break
         best = better
-    return [group[place] for place in best]
+    return best
 
 
 def _similarities(grams: Sequence[Grams]) -> dict[tuple[int, int], int]:
@@ -102,11 +148,18 @@ def _exchanged(places: Sequence[int], size: int) -> list[tuple[int, ...]]:
 
 def similarity(rationales: Iterable[Rationale], ngram: int = 3) -> float | None:
     """Mean over problems of the mean pairwise similarity of their rationales; None: no problem has two."""
-    means = []
-    for group in _by_problem(rationales).values():
+    rationales = rationales if isinstance(rationales, Sequence) else list(rationales)
+    return mean_similarity((group.rationales for group in together(rationales)), ngram)
+
+
+def mean_similarity(groups: Iterable[Sequence[Rationale]], ngram: int = 3) -> float | None:
+    """The same, of rationales that are together already."""
+    means = array("d")
+    for group in groups:
         grams = [ngrams(one.reasoning, ngram) for one in group]
         pairs = [jaccard(a, b) for a, b in combinations(grams, 2)]
-        means += [sum(pairs) / len(pairs)] if pairs else []
+        if pairs:
+            means.append(sum(pairs) / len(pairs))
     return round(sum(means) / len(means), 4) if means else None
 
 

@@ -233,7 +233,7 @@ def test_a_prompt_that_a_filter_refuses_does_not_keep_a_collection_from_its_end(
     texts = {one.prompt_id: one.text for one in memory(PROMPTS, Sampling())}
     assert len(texts) == len(PROMPTS) and [own for own, text in texts.items() if not text] == ["p2"]
     assert "refused: content_filter" in said[-1]
-    assert memory.missing(PROMPTS, Sampling()) == [], "and is not asked again"
+    assert not memory.missing(PROMPTS, Sampling()), "and is not asked again"
     assert memory.ledger.spent_usd(None) == 0
 
 

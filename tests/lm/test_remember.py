@@ -71,7 +71,7 @@ def test_a_second_pass_asks_nothing_and_says_the_same(tmp_path: Path, kind: type
     first = list(remembered(kind(), path)(PROMPTS, FOUR))
     silent = kind()
     memory = remembered(silent, path)
-    assert memory.missing(PROMPTS, FOUR) == []
+    assert not memory.missing(PROMPTS, FOUR)
     assert list(memory(PROMPTS, FOUR)) == first
     assert not silent.asked
     assert memory.from_memory == 20
@@ -142,7 +142,7 @@ def test_one_degree_is_one_degree(tmp_path: Path) -> None:
     """A recipe may say `temperature: 1` today and `1.0` tomorrow."""
     memory = remembered(Single(), tmp_path / "log.jsonl")
     assert len(list(memory(PROMPTS, Sampling(temperature=1)))) == 5
-    assert memory.missing(PROMPTS, Sampling(temperature=1.0)) == []
+    assert not memory.missing(PROMPTS, Sampling(temperature=1.0))
 
 
 def test_other_speakers_texts_and_ids_are_asked_anew(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_ten_raw_rationales_of_each_question(svamp: Imported) -> None:
     assert counts["questions by number of texts"] == {"10": 700}
     assert (counts["texts"], counts["correct"], counts["duplicates"]) == (7000, 5116, 141)
     assert counts["without an explicit answer"] == 6850
-    kept = mark_dropped(read_jsonl(out / "teacher.jsonl", Rationale))
+    kept = list(mark_dropped(read_jsonl(out / "teacher.jsonl", Rationale)))
     near = {choose: similarity(select(kept, 3, choose=choose)) for choose in ("diverse", "random", "similar")}
     assert near["diverse"] < near["random"] < near["similar"]
 

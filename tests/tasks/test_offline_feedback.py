@@ -65,7 +65,7 @@ def test_the_reply_is_read_and_graded_right_in_the_students_phrasing(
         for one, found in zip(completions, replies, strict=True)
         if found
     ]
-    graded = mark_dropped(grade(problems, GENERATED[name].kind, solved, "offline"))
+    graded = list(mark_dropped(grade(problems, GENERATED[name].kind, solved, "offline")))
     assert all(one.correct and one.how == "marker" for one in graded)
     for number, one in enumerate(solved):
         puzzle = puzzles[number // 2]
@@ -119,7 +119,7 @@ def test_solutions_err_as_rationales_do(name: str) -> None:
     rationales, replies = list(teacher(plain, ONE)), list(teacher(prompts, ONE))
     solutions = [found.solution for one in replies if (found := read(one.text))]
     assert solutions == [one.text for one in rationales]
-    graded = grade(problems, GENERATED[name].kind, rationales, "offline")
+    graded = list(grade(problems, GENERATED[name].kind, rationales, "offline"))
     assert 60 < sum(not one.correct for one in graded) < 120
     fresh = list(OfflineTeacher(name)(prompts, ONE))
     for one, other in zip(replies, fresh, strict=True):  # what is said of the student's text stays true

@@ -5,12 +5,15 @@ Importing this module loads no torch; `lm.load` and `lm.local` do.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, overload
 
+from limbeck.places import Places, key_of, places_of
 from limbeck.records import Pieces
+from limbeck.sequences import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +84,51 @@ class Completion:
     @classmethod
     def kept(cls, line: object) -> Completion:
         """What a line of a file holds, which has attributes of the same names."""
-        return cls(**{one.name: getattr(line, one.name) for one in fields(cls) if one.name != UNKEPT})
+        return cls(**{name: getattr(line, name) for name in KEPT})
 
     def line(self) -> dict[str, Any]:
         """What such a line holds."""
-        return {name: value for name, value in asdict(self).items() if name != UNKEPT}
+        return {name: getattr(self, name) for name in KEPT}
 
 
 UNKEPT = "probability"
 """Of a completion, what files of rationales do not hold."""
+
+KEPT = tuple(one.name for one in fields(Completion) if one.name != UNKEPT)
+"""What they hold."""
+
+
+class Prompts(Sequence[Prompt]):
+    """Prompts in a file without a name, with the place of each: 50 bytes of memory for a prompt.
+
+    They are not made again for each look, because a tokenizer or a template may take long.
+
+    Args:
+        prompts: all there will be.
+        folder: on the disk that takes the file.
+
+    Attributes:
+        places: where each prompt stands, by the key of its id; of two with one id the last.
+    """
+
+    def __init__(self, prompts: Iterable[Prompt], folder: Path) -> None:
+        self.places = Places()
+        self._spool = Spool(self._noted(prompts), folder=folder)
+
+    def _noted(self, prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+        for place, prompt in enumerate(prompts):
+            self.places.put(key_of(prompt.id), place)
+            yield prompt
+
+    def __len__(self) -> int:
+        return len(self._spool)
+
+    @overload
+    def __getitem__(self, place: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Prompt]: ...
+    def __getitem__(self, place: int | slice) -> Prompt | Sequence[Prompt]:
+        return self._spool[place]
 
 
 class Complete(Protocol):
@@ -103,6 +142,9 @@ class Complete(Protocol):
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]: ...
 
 
+TWICE = "two prompts have the same id, so their completions cannot be distinguished"
+
+
 def by_id(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
     """Prompts by their ids.
 
@@ -111,7 +153,19 @@ def by_id(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
     """
     found = {prompt.id: prompt for prompt in prompts}
     if len(found) < len(prompts):
-        raise ValueError("two prompts have the same id, so their completions cannot be distinguished")
+        raise ValueError(TWICE)
+    return found
+
+
+def places_by_id(prompts: Sequence[Prompt]) -> Places:
+    """Where each prompt stands, by the key of its id (`places.key_of`).
+
+    Raises:
+        ValueError: as `by_id`.
+    """
+    found = prompts.places if isinstance(prompts, Prompts) else places_of(one.id for one in prompts)
+    if len(found) < len(prompts):
+        raise ValueError(TWICE)
     return found
 
 

@@ -293,13 +293,16 @@ def estimate(
         remembered: the memory that will be asked first; its ledger gives the usual length.
         system: the system prompt of every request whose prompt has none of its own.
     """
+    requests: Sequence[Request]
     if remembered is None:
         requests = [Request(prompt, index) for prompt in prompts for index in range(sampling.n)]
     else:
         requests = remembered.missing(prompts, sampling)
-    texts = [(request.prompt.text, request.prompt.system or system) for request in requests]
-    guess = sum(tokens_about((own or "") + text) for text, own in texts)
-    bound = sum(tokens_at_most(text, own) for text, own in texts)
+    guess = bound = 0
+    for request in requests:
+        text, own = request.prompt.text, request.prompt.system or system
+        guess += tokens_about((own or "") + text)
+        bound += tokens_at_most(text, own)
     most = len(requests) * sampling.max_tokens
     usual = remembered.ledger if remembered is not None and remembered.ledger.output_tokens else None
     expected = None

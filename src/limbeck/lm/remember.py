@@ -13,19 +13,24 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Protocol
 
 from pydantic import Field
 
 from limbeck.files import AppendLog, with_sum, without_sum
-from limbeck.lm import Complete, Completion, Prompt, Sampling, by_id
+from limbeck.lm import Complete, Completion, Prompt, Sampling, places_by_id
 from limbeck.lm.cost import MOST_COUNTED, MOST_USD, Ledger, Receipt, Request
+from limbeck.places import KEY, Places, key_of
 from limbeck.progress import notice
 from limbeck.records import Record
+from limbeck.sequences import Made, Part
 
 ALWAYS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 """Of the sampling, always part of the key; any other setting only where it is not at its default."""
@@ -72,6 +77,57 @@ class Entry(Record):
         return Receipt(Completion.kept(self), *counts, self.without, self.sent)
 
 
+class _Missing:
+    """Completions that a memory does not hold, by their numbers: prompt p has those from p * n on.
+
+    24 bytes each and 40 for each prompt; the prompts are made again when they are asked.
+
+    Raises:
+        ValueError: two prompts have the same id.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], n: int, numbers: array[int], keys: bytearray) -> None:
+        self._prompts = prompts
+        self._n = n
+        self._numbers = numbers  # ascending
+        self._keys = keys
+        self._places = places_by_id(prompts)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, number: int) -> bool:
+        return self._place(number) is not None
+
+    def key(self, completion: Completion) -> bytes | None:
+        """The key of a completion; None: it is not missing."""
+        prompt = self._places.get(key_of(completion.prompt_id))
+        if prompt is None or not 0 <= completion.index < self._n:
+            return None
+        place = self._place(prompt * self._n + completion.index)
+        return None if place is None else bytes(self._keys[KEY * place : KEY * (place + 1)])
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        return Made(self._numbers, self._request)
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """Those of which anything is missing."""
+        return Part(self._prompts, array("Q", (place for place, _ in groupby(self._numbers, self._prompt))))
+
+    def _request(self, number: int) -> Request:
+        prompt, index = divmod(number, self._n)
+        return Request(self._prompts[prompt], index)
+
+    def _prompt(self, number: int) -> int:
+        return number // self._n
+
+    def _place(self, number: int) -> int | None:
+        place = bisect_left(self._numbers, number)
+        return place if place < len(self._numbers) and self._numbers[place] == number else None
+
+
 class Remembered:
     """A `Complete` that answers from its log what the log holds, and asks only for the rest.
 
@@ -113,7 +169,7 @@ class Remembered:
         self._log = AppendLog(path, durable=durable)
         self._model = _hashed(dict(key)).hexdigest()
         self._lock = threading.Lock()
-        self._offsets: dict[bytes, int] = {}  # key -> where its line starts; the texts stay on disk
+        self._offsets = Places()  # where the line of a key starts; the texts stay on disk
         self.ledger = Ledger()
         self.from_memory = 0
         self._read(say)
@@ -131,55 +187,61 @@ class Remembered:
         """
         return self._answer(prompts, sampling, self._missing(prompts, sampling))
 
-    def missing(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Request]:
+    def missing(self, prompts: Sequence[Prompt], sampling: Sampling) -> Sequence[Request]:
         """What would have to be asked: the completions that the log does not hold.
 
         Raises:
             ValueError: two prompts have the same id.
         """
-        return list(self._missing(prompts, sampling))
+        return self._missing(prompts, sampling).requests
 
-    def _missing(self, prompts: Sequence[Prompt], sampling: Sampling) -> dict[Request, bytes]:
-        by_id(prompts)
-        return {r: key for r, key in self._keyed(prompts, sampling) if key not in self._offsets}
+    def _missing(self, prompts: Sequence[Prompt], sampling: Sampling) -> _Missing:
+        numbers, keys = array("Q"), bytearray()
+        for number, key in enumerate(self._keys(prompts, sampling)):
+            if key not in self._offsets:
+                numbers.append(number)
+                keys += key
+        return _Missing(prompts, sampling.n, numbers, keys)
 
     def _answer(
-        self, prompts: Sequence[Prompt], sampling: Sampling, missing: Mapping[Request, bytes]
+        self, prompts: Sequence[Prompt], sampling: Sampling, missing: _Missing
     ) -> Iterator[Completion]:
         if len(missing) < len(prompts) * sampling.n:
-            yield from self._recall(key for r, key in self._keyed(prompts, sampling) if r not in missing)
+            keys = enumerate(self._keys(prompts, sampling))
+            yield from self._recall(key for number, key in keys if number not in missing)
         if not missing:
             return
-        keys = {(request.prompt.id, request.index): key for request, key in missing.items()}
         if self._ask is None:
-            yield from self._ask_whole(missing, sampling, keys)
+            yield from self._ask_whole(missing, sampling)
             return
 
         def keep(receipt: Receipt) -> None:
-            self._append(keys[receipt.completion.prompt_id, receipt.completion.index], receipt)
+            key = missing.key(receipt.completion)
+            if key is None:
+                raise KeyError((receipt.completion.prompt_id, receipt.completion.index))
+            self._append(key, receipt)
 
-        with closing(self._ask(list(missing), sampling, keep)) as receipts:
+        with closing(self._ask(missing.requests, sampling, keep)) as receipts:
             for receipt in receipts:
                 yield receipt.completion
 
-    def _ask_whole(
-        self, missing: Iterable[Request], sampling: Sampling, keys: Mapping[tuple[str, int], bytes]
-    ) -> Iterator[Completion]:
+    def _ask_whole(self, missing: _Missing, sampling: Sampling) -> Iterator[Completion]:
         """Complete every prompt of which something is missing; keep and yield the missing part."""
-        prompts = dict.fromkeys(request.prompt for request in missing)
-        for completion in self._complete(list(prompts), sampling):
-            key = keys.get((completion.prompt_id, completion.index))
+        for completion in self._complete(missing.prompts, sampling):
+            key = missing.key(completion)
             if key is not None:
                 self._append(key, Receipt(completion))
                 yield completion
 
     def _recall(self, keys: Iterable[bytes]) -> Iterator[Completion]:
-        for line in self._log.at(self._offsets[key] for key in keys):
+        offsets = (self._offsets.get(key) for key in keys)
+        for line in self._log.at(offset for offset in offsets if offset is not None):
             completion = _entry(line).receipt.completion
             self.from_memory += 1
             yield completion
 
-    def _keyed(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[Request, bytes]]:
+    def _keys(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[bytes]:
+        """The key of each completion, in the order of the prompts, then by index."""
         common = _hashed([self._model, _decisive(sampling)])
         for prompt in prompts:
             mine = common.copy()
@@ -188,13 +250,14 @@ class Remembered:
             for index in range(sampling.n):
                 one = mine.copy()
                 one.update(_hashable([index]))
-                yield Request(prompt, index), one.digest()
+                yield one.digest()
 
     def _read(self, say: Callable[[str], None]) -> None:
         """Index the log, as far as it is whole."""
         damaged: list[int] = []
         for offset, _, key in _entries(self._log, damaged):
-            self._offsets[key] = offset
+            if len(key) == KEY:  # no other one is ever asked for
+                self._offsets.put(key, offset)
         for receipt in receipts_of(self._log.path):
             self.ledger.add(receipt)
         if damaged:
@@ -220,7 +283,7 @@ class Remembered:
         empty = {name for name in ("thinking", "stopped") if not getattr(entry, name)}
         line = with_sum(json.dumps(entry.model_dump(exclude=empty)).encode())
         with self._lock:
-            self._offsets[key] = self._log.append(line)
+            self._offsets.put(key, self._log.append(line))
             self.ledger.add(receipt)
 
 
@@ -284,4 +347,4 @@ def _hashable(parts: object) -> bytes:
 
 
 def _hashed(parts: object) -> hashlib.blake2b:
-    return hashlib.blake2b(_hashable(parts), digest_size=16)
+    return hashlib.blake2b(_hashable(parts), digest_size=KEY)

@@ -21,6 +21,7 @@ settings: `mentor_rationales: 0` is the paper's "w/o RD", `kl_weight: 0` its
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ def pick(context: Context, student: Learner, settings: MentorKdSettings, split: 
     wanted = settings.teacher_rationales or (1 if split == "dev" else 0)  # the mentor writes none of dev
     chosen = select(teacher.all, wanted, seed=seed)
     inputs = {"mentor": mentor(context, name).stage.fingerprint, **teacher.inputs}
-    added: list[Rationale] = []
+    added: Collection[Rationale] = []
     if split == "train" and settings.mentor_rationales:
         written = mentor_rationales(context, name)
         inputs |= written.inputs

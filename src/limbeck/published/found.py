@@ -198,7 +198,7 @@ def _summary(found: Found, verdicts: dict[str, list[_Verdict]], format_name: str
     """What `import.json` holds."""
     teachers = verdicts.get(TEACHER, [])
     taught = {one.given.problem.id for one in teachers}
-    kept = mark_dropped(one.ours for one in teachers if one.ours)
+    kept = list(mark_dropped(one.ours for one in teachers if one.ours))
     files: dict[str, Any] = {}
     for name, graded in verdicts.items():
         rationales = [one.ours for one in graded if one.ours]

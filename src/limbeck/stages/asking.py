@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from limbeck.lm import Completion
 from limbeck.rationales import grade, mark_dropped
 from limbeck.recipe import LearnerSettings
-from limbeck.records import Demonstration, Problem
+from limbeck.records import Demonstration
+from limbeck.sequences import ById
 from limbeck.stages.context import Context, once
 from limbeck.stages.others import Other, others
 from limbeck.stages.problems import problems
@@ -85,7 +86,7 @@ def _demonstrations(
 def _given_demonstrations(context: Context, form: str) -> list[Demonstration]:
     """Rationales that the user's data hold for training problems, the right ones."""
     parts = problems(context)
-    train: dict[str, Problem] = {problem.id: problem for problem in parts.train}
+    train = ById(parts.train)
     given: list[Completion] = [one for one in parts.given if one.prompt_id in train]
     graded = mark_dropped(grade(parts.train, context.kind, given, "given"))
     return of_rationales(parts.train, graded, form)

@@ -6,31 +6,35 @@ that names the mentor finds them done.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from limbeck.agreement import Agreement
 from limbeck.audit import audit, nothing_kept
 from limbeck.lm import Sampling
+from limbeck.places import key_of, places_of
 from limbeck.rationales import DUPLICATE, DUPLICATE_OF_TEACHER, mark_dropped
-from limbeck.records import Problem, Rationale, read_jsonl, write_json, write_jsonl
+from limbeck.records import Problem, Rationale, Records, write_json
 from limbeck.run_folder import Stage, plan
+from limbeck.sequences import Made, Part, Spool, where
 from limbeck.stages.context import Context, once
 from limbeck.stages.examining import examine
 from limbeck.stages.learners import Trained, mentor_learner
 from limbeck.stages.problems import Split, problems
 from limbeck.stages.rationales import (
+    GRADED,
     Picked,
     Rationales,
     conditions,
     file_inputs,
-    grade_completions,
     grade_file,
+    graded_one_by_one,
     grading_settings,
     rationale_data,
     rationales,
     report_unfinished,
+    write_graded,
 )
 from limbeck.stages.served import served_mentor
 from limbeck.stages.training import train
@@ -69,13 +73,13 @@ def examine_mentor(context: Context, name: str) -> None:
         once(context, f"mentors/{name}/exam", lambda: examine(context, mentor(context, name)))
 
 
-def asked(context: Context, name: str) -> list[Problem]:
+def asked(context: Context, name: str) -> Sequence[Problem]:
     """The training problems that the mentor writes about."""
     train_problems = problems(context).train
     if context.recipe.mentors[name].writes.problems == "all":
         return train_problems
-    known = {one.problem_id for one in taught(context, name).all if one.dropped is None}
-    return [problem for problem in train_problems if problem.id in known]
+    known = places_of(one.problem_id for one in taught(context, name).all if one.dropped is None)
+    return Part(train_problems, where(train_problems, lambda problem: key_of(problem.id) in known))
 
 
 def written(context: Context, name: str) -> Stage:
@@ -98,7 +102,7 @@ def written(context: Context, name: str) -> Stage:
         context,
         f"mentors/{name}/collected",
         served_mentor(context, model),
-        [model.question(problem) for problem in asked(context, name)],
+        Made(asked(context, name), model.question),
         sampling,
         settings=writes,
         inputs=inputs,
@@ -120,15 +124,16 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
 
     def work(folder: Path) -> None:
         left_out: dict[str, Any] = {}
+        graded: Iterable[Rationale]
         if source is None:
             graded, left_out = grade_file(context, str(settings.file), questions, folder)
         else:
-            graded = grade_completions(context, questions, completions_of(source), name)
-        known = [rationale for rationale in teacher.all if rationale.dropped is None]
-        marked = _marked(context, name, graded, known)
+            graded = graded_one_by_one(context, questions, completions_of(source), name)
+        known = teacher.kept
         _, agreement = conditions(context, settings)
+        graded = Spool(graded, folder=folder) if agreement else graded  # which looks at them three times
+        marked = write_graded(folder, _marked(context, name, graded, known))
         summary = mentor_audit(marked, known, questions, context.kind, agreement) | left_out
-        write_jsonl(folder / "graded.jsonl", marked)
         write_json(folder / "audit.json", summary)
         facts = (
             "accuracy on training problems",
@@ -139,7 +144,7 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
         )
         shown = mentor(context, name).name
         context.run.say(f"{shown}: " + ", ".join(f"{fact} {summary[fact]}" for fact in facts))
-        report_unfinished(context, shown, marked, f"mentors.{name}.writes.max_tokens")
+        report_unfinished(context, shown, summary, f"mentors.{name}.writes.max_tokens")
         if not summary["kept"]:
             context.run.say(f"{shown}: {nothing_kept(marked)}")
 
@@ -163,12 +168,12 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
         inputs,
         work,
     )
-    return Rationales(stage, "mentor", list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
+    return Rationales(stage, "mentor", Records(stage.folder / GRADED, Rationale))
 
 
 def _marked(
-    context: Context, name: str, graded: Sequence[Rationale], known: Sequence[Rationale]
-) -> list[Rationale]:
+    context: Context, name: str, graded: Iterable[Rationale], known: Iterable[Rationale]
+) -> Iterator[Rationale]:
     """A mentor's rationales by its own rule; the teacher's may be unfinished texts, its own may not."""
     keep, agreement = conditions(context, context.recipe.mentors[name])
     taught_answers = {
@@ -187,14 +192,15 @@ def _marked(
     )
 
 
-def new_rationales(context: Context, name: str, teacher: Sequence[Rationale]) -> list[Rationale]:
+def new_rationales(context: Context, name: str, teacher: Sequence[Rationale]) -> Sequence[Rationale]:
     """The mentor's kept rationales that repeat none of those of the teacher that a student is given.
 
     A student that sees fewer of the teacher's gets the mentor's equal ones instead; without any of
     the teacher's, these are all that are kept.
     """
-    marked = _marked(context, name, mentor_rationales(context, name).all, teacher)
-    return [one for one in marked if one.dropped is None]
+    written = mentor_rationales(context, name).all
+    new = Part(written, where(_marked(context, name, written, teacher), lambda one: one.dropped is None))
+    return Made(new, lambda one: one.model_copy(update={"dropped": None}))  # it may repeat one not given
 
 
 def mentor_audit(

@@ -6,7 +6,7 @@ elsewhere keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +114,7 @@ def _try(context: Context, place: str, folder: Path) -> None:
     write_json(folder / FILE, _tried(context.recipe.learners[place], problems(context).train))
 
 
-def _tried(learner: LearnerSettings, asked: list[Problem]) -> dict[str, Any]:
+def _tried(learner: LearnerSettings, asked: Sequence[Problem]) -> dict[str, Any]:
     from limbeck.lm.load import device_of
     from limbeck.stages.precision_trial import tried
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from limbeck.files import existing_parent
 from limbeck.lm import Completion
 from limbeck.recipe import Recipe
-from limbeck.records import Also, LeftOut, Problem, Record, read_jsonl, write_jsonl
+from limbeck.records import Also, LeftOut, Problem, Record, Records, read_jsonl, write_jsonl
 from limbeck.run_folder import Plan, Stage, plan
 from limbeck.stages.context import Context, once
 from limbeck.tasks.settings import FilesTask, Leaks
@@ -33,13 +34,13 @@ class Problems:
     """
 
     stage: Stage
-    train: list[Problem]
-    dev: list[Problem]
-    test: list[Problem]
+    train: Sequence[Problem]
+    dev: Sequence[Problem]
+    test: Sequence[Problem]
     given: list[Completion]
     also: list[Also]
 
-    def of(self, split: Split) -> list[Problem]:
+    def of(self, split: Split) -> Sequence[Problem]:
         """The problems that rationales of a split are about."""
         return self.train if split == "train" else self.dev
 
@@ -90,10 +91,12 @@ def _decided(recipe: Recipe) -> tuple[Plan, dict[str, str]]:
 def _problems(context: Context) -> Problems:
     recipe = context.recipe
     settings, inputs = _decided(recipe)
-    splits = None if is_made(context) else load_splits(recipe.task, recipe.seed)
+    looks = context.planned is not None  # a dry run writes nothing there
+    disk = None if looks else existing_parent(context.run.folder)
+    splits = None if is_made(context) else load_splits(recipe.task, recipe.seed, folder=disk)
 
     def work(folder: Path) -> None:
-        made = splits or load_splits(recipe.task, recipe.seed)
+        made = splits or load_splits(recipe.task, recipe.seed, folder=folder)
         for note in made.notes:
             context.run.say(note)
         if made.left_out:
@@ -108,7 +111,7 @@ def _problems(context: Context) -> Problems:
 
     stage = context.run.stage("problems", settings, inputs, work)
     train, dev, test = (
-        list(read_jsonl(stage.folder / f"{split}.jsonl", Problem)) for split in ("train", "dev", "test")
+        Records(stage.folder / f"{split}.jsonl", Problem) for split in ("train", "dev", "test")
     )
     texts = read_jsonl(stage.folder / "given.jsonl", GivenText)
     given = [Completion(text.problem_id, text.index, text.text) for text in texts]

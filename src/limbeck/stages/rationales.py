@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from limbeck.agreement import Agreement
-from limbeck.audit import audit, left_out_facts, nothing_kept, rows_left_out
+from limbeck.audit import UNFINISHED, audit, left_out_facts, nothing_kept, rows_left_out
 from limbeck.errors import DataError, NothingKeptError, RecipeError
 from limbeck.lm import Completion, Sampling
 from limbeck.lm.settings import Reasoning
-from limbeck.lm.written import is_unfinished
 from limbeck.rationale_files import read_rationales
-from limbeck.rationales import grade, graded, mark_dropped
+from limbeck.rationales import Owner, grade, graded, mark_dropped
 from limbeck.recipe import (
     Choose,
     GivenTeacherSettings,
@@ -24,9 +24,10 @@ from limbeck.recipe import (
     RationaleSettings,
     rules_of,
 )
-from limbeck.records import Example, Problem, Rationale, read_jsonl, write_json, write_jsonl
+from limbeck.records import Example, Problem, Rationale, Records, write_json, write_records
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
 from limbeck.selection import select, similarity
+from limbeck.sequences import ById, Made, Part, Spool, where
 from limbeck.stages.context import Context, once
 from limbeck.stages.explaining import explaining_teacher, to_explain
 from limbeck.stages.leaks import check_stated
@@ -40,6 +41,8 @@ from limbeck.training.groups import Draw, Group, singles
 VERSION = 5
 """Raised by hand when this code grades the same completions differently."""
 
+
+GRADED = "graded.jsonl"
 
 SHOWS_GOLD = "the teacher was shown the gold answers"
 """In an audit."""
@@ -72,12 +75,17 @@ class Rationales:
 
     stage: Stage
     label: str
-    all: list[Rationale]
+    all: Sequence[Rationale]
 
     @property
     def inputs(self) -> dict[str, str]:
         """As an input of later stages."""
         return {f"rationales of {self.label}": self.stage.fingerprint}
+
+    @property
+    def kept(self) -> Sequence[Rationale]:
+        """Those that were not dropped."""
+        return Part(self.all, where(self.all, lambda one: one.dropped is None))
 
     def chosen(self, per_problem: int, choose: Choose = "first", *, seed: int = 0, ngram: int = 3) -> Picked:
         """At most `per_problem` kept ones of each problem, to train on; see `selection.select`.
@@ -86,8 +94,7 @@ class Rationales:
             NothingKeptError: none was kept.
         """
         picked = self.picked(select(self.all, per_problem, choose=choose, seed=seed, ngram=ngram))
-        kept = [one for one in self.all if one.dropped is None] if per_problem > 1 else []
-        return replace(picked, kept=kept)
+        return replace(picked, kept=self.kept if per_problem > 1 else ())
 
     def picked(self, chosen: Sequence[Rationale]) -> Picked:
         """Some of them, to train on; `chosen` chooses among those that were kept.
@@ -127,7 +134,7 @@ def collected(context: Context, split: Split) -> Stage:
         **({"shows_gold": True} if shown else {}),
     }
     asked = problems(context).of(split)
-    questions = [to_explain(model, one) if shown else model.question(one) for one in asked]
+    questions = Made(asked, partial(to_explain, model) if shown else model.question)
     inputs = problems(context).inputs
     return write(
         context, "collected" + SUFFIX[split], model, questions, sampling, settings=settings, inputs=inputs
@@ -148,7 +155,7 @@ def rationales(context: Context, split: Split = "train", share: float = 1.0) -> 
     if share == 1 or split == "dev":
         return found
     some = share_of(problems(context).train, share, context.recipe.seed)
-    return Rationales(found.stage, found.label, [one for one in found.all if one.problem_id in some])
+    return replace(found, all=Part(found.all, where(found.all, lambda one: one.problem_id in some)))
 
 
 def graded_rationales(context: Context, split: Split = "train") -> Rationales:
@@ -181,24 +188,28 @@ def _rationales(context: Context, split: Split) -> Rationales:
 
     def work(folder: Path) -> None:
         left_out: dict[str, Any] = {}
+        found: Iterable[Rationale]
         if file is not None:
             found, left_out = grade_file(context, file, asked, folder, reasoning)
         elif source is None:
             found = grade(asked, context.kind, given, teacher_name(recipe), reasoning=reasoning)
         else:
-            found = grade_completions(context, asked, completions_of(source), teacher_name(recipe), reasoning)
+            written = completions_of(source)
+            found = graded_one_by_one(context, asked, written, teacher_name(recipe), reasoning)
         keep, agreement = conditions(context, rule)
-        marked = mark_dropped(
-            found, keep=keep, agreement=agreement, drop_false_equations=rule.drop_false_equations
+        found = Spool(found, folder=folder) if agreement else found  # which looks at them three times
+        marked = write_graded(
+            folder,
+            mark_dropped(
+                found, keep=keep, agreement=agreement, drop_false_equations=rule.drop_false_equations
+            ),
         )
-        write_jsonl(folder / "graded.jsonl", marked)
         shown = {SHOWS_GOLD: "yes"} if source and rule.explain_gold else {}
-        write_json(folder / "audit.json", audit(marked, asked, context.kind, agreement) | shown | left_out)
-        report_unfinished(context, teacher_name(recipe), marked, "rationales.max_tokens")
-        if not any(one.dropped is None for one in marked):
-            raise NothingKeptError(
-                f"{nothing_kept(marked)}; {folder / 'graded.jsonl'} holds them with the reasons"
-            )
+        summary = audit(marked, asked, context.kind, agreement)
+        write_json(folder / "audit.json", summary | shown | left_out)
+        report_unfinished(context, teacher_name(recipe), summary, "rationales.max_tokens")
+        if not summary["kept"]:
+            raise NothingKeptError(f"{nothing_kept(marked)}; {folder / GRADED} holds them with the reasons")
 
     inputs = {**parts.inputs, **file_inputs(file)}
     if source is not None:
@@ -207,7 +218,12 @@ def _rationales(context: Context, split: Split) -> Rationales:
     if reasoning != "both":
         settings["reasoning"] = reasoning
     stage = context.run.stage("rationales" + SUFFIX[split], plan(settings, version=VERSION), inputs, work)
-    return Rationales(stage, split, list(read_jsonl(stage.folder / "graded.jsonl", Rationale)))
+    return Rationales(stage, split, Records(stage.folder / GRADED, Rationale))
+
+
+def write_graded(folder: Path, marked: Iterable[Rationale]) -> Sequence[Rationale]:
+    """Write graded and marked rationales into a stage's folder, and give them as they are read from there."""
+    return write_records(folder / GRADED, marked, Rationale)
 
 
 def share_of(some: Sequence[Problem], share: float, seed: int) -> frozenset[str]:
@@ -235,13 +251,17 @@ def conditions(
     return keep, Agreement(context.kind, **agreement.model_dump()) if agreement else None
 
 
-def report_unfinished(context: Context, name: str, rationales: Sequence[Rationale], setting: str) -> None:
-    """Say how many completions ended while their model was thinking."""
-    count = sum(is_unfinished(one.thinking, one.completion) for one in rationales)
+def report_unfinished(context: Context, name: str, summary: Mapping[str, Any], setting: str) -> None:
+    """Say how many completions ended while their model was thinking.
+
+    Args:
+        summary: the audit.
+    """
+    count = summary.get(UNFINISHED, 0)
     if count:
         context.run.say(
-            f"{name}: {count} of {len(rationales)} completions end inside their thinking, without an answer; "
-            f"they are paid for and dropped: raise {setting}"
+            f"{name}: {count} of {summary['rationales']} completions end inside their thinking, without an "
+            f"answer; they are paid for and dropped: raise {setting}"
         )
 
 
@@ -253,9 +273,26 @@ def grade_completions(
     reasoning: Reasoning = "both",
 ) -> list[Rationale]:
     """Rationales of what a model wrote; several prompts may be about one problem."""
-    owners = {raw.prompt_id: (raw.problem_id or raw.prompt_id, raw.about) for raw in completions}
-    written = [Completion.kept(raw) for raw in completions]
+    return list(graded_one_by_one(context, asked, completions, source, reasoning))
+
+
+def graded_one_by_one(
+    context: Context,
+    asked: Sequence[Problem],
+    completions: Sequence[RawCompletion],
+    source: str,
+    reasoning: Reasoning = "both",
+) -> Iterator[Rationale]:
+    """The same, without all of them in memory."""
+    written = Made(completions, Completion.kept)
+    owners = None
+    if any(raw.about or raw.problem_id not in ("", raw.prompt_id) for raw in completions):
+        owners = Made(completions, _owner)
     return grade(asked, context.kind, written, source, owners=owners, reasoning=reasoning)
+
+
+def _owner(raw: RawCompletion) -> Owner:
+    return Owner(raw.prompt_id, raw.problem_id or raw.prompt_id, raw.about)
 
 
 def grade_file(
@@ -272,7 +309,7 @@ def grade_file(
     found = read_rationales(Path(file).expanduser(), context.recipe.task, everyone, bad, parts.also)
     left_out = rows_left_out(bad)
     write_left_out(folder, left_out)
-    by_id = {problem.id: problem for problem in asked}
+    by_id = ById(asked)
     ours = [one for one in found if one.completion.prompt_id in by_id]
     rationales = [
         graded(
@@ -370,10 +407,11 @@ def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rati
     The answer is gold; where none is known, that of the rationale, which its problem's samples agree on.
     """
     parts, asking = problems(context), learner.asking
-    by_id = {problem.id: problem for problem in [*parts.train, *parts.dev]}
+    train, dev = ById(parts.train), ById(parts.dev)
     return [
-        asking.example(by_id[one.problem_id].answered(one.answer), one.reasoning, thinking=one.thinking)
+        asking.example(problem.answered(one.answer), one.reasoning, thinking=one.thinking)
         for one in chosen
+        for problem in (train.get(one.problem_id) or dev[one.problem_id],)
     ]
 
 

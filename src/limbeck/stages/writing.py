@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from limbeck import ranks
 from limbeck.exam import remove_logs
-from limbeck.lm import Completion, Sampling
+from limbeck.lm import Completion, Prompt, Prompts, Sampling
 from limbeck.rationales import collect
-from limbeck.records import Record, read_jsonl, write_jsonl
+from limbeck.records import Record, Records, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context, PlannedWriting
 from limbeck.stages.models import Model, Question
@@ -38,8 +38,8 @@ class RawCompletion(Record):
     stopped: str = ""
 
     @classmethod
-    def of(cls, completion: Completion, question: Question) -> RawCompletion:
-        return cls(**completion.line(), problem_id=question.problem_id, about=question.about)
+    def of(cls, completion: Completion, prompt: Prompt) -> RawCompletion:
+        return cls(**completion.line(), problem_id=prompt.problem_id, about=prompt.about)
 
 
 def write(
@@ -67,15 +67,13 @@ def write(
 
     def work(folder: Path) -> None:
         opened = model.open(folder, batch_size, sampling.max_tokens)
-        prompts = [opened.prompt(question) for question in questions]
+        prompts = Prompts(map(opened.prompt, questions), folder)
         opened.agree(prompts, sampling)
-        completions = collect(prompts, opened.complete, sampling, track=context.track)
+        completions = collect(prompts, opened.complete, sampling, track=context.track, folder=folder)
         for line in opened.account():
             context.run.say(line)
         if ranks.main():
-            asked = {question.id: question for question in questions}
-            raw = (RawCompletion.of(one, asked[one.prompt_id]) for one in completions)
-            write_jsonl(folder / COMPLETIONS, raw)
+            write_jsonl(folder / COMPLETIONS, _raw(completions, prompts))
             remove_logs(folder)
 
     if context.planned is not None:
@@ -90,6 +88,17 @@ def write(
     )
 
 
-def completions_of(stage: Stage) -> list[RawCompletion]:
+def _raw(completions: Iterable[Completion], prompts: Iterable[Prompt]) -> Iterator[RawCompletion]:
+    """Completions with what was asked; both in the same order, some prompts without any."""
+    asked = iter(prompts)
+    prompt = next(asked, None)
+    for one in completions:
+        while prompt is not None and prompt.id != one.prompt_id:
+            prompt = next(asked, None)
+        assert prompt is not None, "`collect` gives only what was asked for, in order"
+        yield RawCompletion.of(one, prompt)
+
+
+def completions_of(stage: Stage) -> Sequence[RawCompletion]:
     """What a model wrote in this stage."""
-    return list(read_jsonl(stage.folder / COMPLETIONS, RawCompletion))
+    return Records(stage.folder / COMPLETIONS, RawCompletion)

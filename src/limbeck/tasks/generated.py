@@ -17,6 +17,7 @@ from typing import Literal
 
 from limbeck.errors import RecipeError, TeacherError
 from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.places import KEY, Places
 from limbeck.records import Passage, Problem
 from limbeck.tasks import animals, arithmetic, coin_flip, last_letters, shuffled_objects
 from limbeck.tasks.answers import AnswerKind
@@ -149,6 +150,11 @@ def generate(name: str, split: Split, count: int, seed: int, **parameters: int) 
     Raises:
         RecipeError: an unknown task or parameter, or fewer than `count` problems exist.
     """
+    return list(generated(name, split, count, seed, **parameters))
+
+
+def generated(name: str, split: Split, count: int, seed: int, **parameters: int) -> Iterator[Problem]:
+    """As `generate`, one after another; what is held of those before is a hash."""
     task = built_in_task(name)
     try:
         settings = settle_parameters(task, parameters)
@@ -160,14 +166,16 @@ def generate(name: str, split: Split, count: int, seed: int, **parameters: int) 
         if parameter not in task.added or value != task.parameters[parameter]
     }
     rng = Random(f"{name} {split} {seed} {sorted(in_seed.items())}")
-    problems: dict[str, Problem] = {}
+    seen = Places()
     idle = 0
-    while len(problems) < count:
+    while len(seen) < count:
         puzzle = task.draw(rng, settings)
         question = puzzle.question
-        number = int(hashlib.sha256(question.encode()).hexdigest(), 16)
-        if number % 10 in _OF_TEN[split] and question not in problems:
-            problems[question] = Problem(
+        digest = hashlib.sha256(question.encode()).digest()
+        number = int.from_bytes(digest, "big")
+        if number % 10 in _OF_TEN[split] and digest[:KEY] not in seen:
+            seen.put(digest[:KEY], 0)
+            yield Problem(
                 id=f"{name}-{number:064x}"[: len(name) + 17],
                 question=question,
                 answer=puzzle.answer,
@@ -175,12 +183,11 @@ def generate(name: str, split: Split, count: int, seed: int, **parameters: int) 
             )
             idle = 0
         idle += 1
-        if idle > min(2000 + 60 * len(problems), 300_000):
+        if idle > min(2000 + 60 * len(seen), 300_000):
             raise RecipeError(
-                f"task.{split}: only about {len(problems)} different problems of {name} exist there with "
+                f"task.{split}: only about {len(seen)} different problems of {name} exist there with "
                 f"{_shown(settings)}, {count} are wanted; lower the number or raise a parameter"
             )
-    return list(problems.values())
 
 
 def _shown(parameters: Mapping[str, int]) -> str:

@@ -14,14 +14,16 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from limbeck.errors import DataError, LeakError, RecipeError
 from limbeck.records import Also, LeftOut, Problem
 from limbeck.run_folder import path_fingerprint
+from limbeck.sequences import Spool
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.forms import Form, form
-from limbeck.tasks.generated import generate
+from limbeck.tasks.generated import generated
 from limbeck.tasks.leaks import Leak, Near, find_leaks, groups, near_duplicates
 from limbeck.tasks.options import LETTERS
 from limbeck.tasks.plain import plain_key
@@ -76,9 +78,9 @@ class Table:
 class Splits:
     """The problems of a task; `given` are rationales of train and dev, `notes` what the user should know."""
 
-    train: list[Problem]
-    dev: list[Problem]
-    test: list[Problem]
+    train: Sequence[Problem]
+    dev: Sequence[Problem]
+    test: Sequence[Problem]
     given: list[GivenRationale] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -215,8 +217,14 @@ def cut(
     return left, [problem for problem in some if problem.id in chosen]
 
 
-def load_splits(settings: TaskSettings, seed: int) -> Splits:
+def load_splits(settings: TaskSettings, seed: int, *, folder: Path | None = None) -> Splits:
     """The problems of a task, generated or read, with the rationales given.
+
+    Those that are read are in memory. Generated ones are read from a file without a name when they are
+    looked at.
+
+    Args:
+        folder: on the disk that takes this file; None: the system's for such files.
 
     Raises:
         DataError: the data are wrong; LeakError: a question trains and is examined.
@@ -226,9 +234,9 @@ def load_splits(settings: TaskSettings, seed: int) -> Splits:
     if not isinstance(settings, FilesTask):
         name, parameters = settings.name, settings.parameters
         return Splits(
-            train=generate(name, "train", settings.train, seed, **parameters),
-            dev=generate(name, "dev", settings.dev, seed, **parameters),
-            test=generate(name, "test", settings.test, seed, **parameters),
+            train=Spool(generated(name, "train", settings.train, seed, **parameters), folder=folder),
+            dev=Spool(generated(name, "dev", settings.dev, seed, **parameters), folder=folder),
+            test=Spool(generated(name, "test", settings.test, seed, **parameters), folder=folder),
         )
     notes: list[str] = []
     left_out: list[LeftOut] = []

@@ -157,7 +157,7 @@ def continued(asked: str) -> str:
 
 def without_asked(examples: Sequence[Demonstration], questions: Sequence[str]) -> list[Demonstration]:
     """Demonstrations but those of the very question that is asked, in any of its layouts."""
-    same = {bare_text(question) for question in questions}
+    same = {bare_text(question) for question in questions} if examples else set()
     return [one for one in examples if bare_text(one.question) not in same]
 
 

@@ -1,0 +1,132 @@
+"""What collecting, grading and choosing hold in memory: places and hashes, and no texts."""
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from limbeck.actions import collect
+from limbeck.errors import DataError
+from limbeck.places import Places, key_of
+from limbeck.records import Problem, Rationale, Records, write_jsonl, write_records
+from limbeck.selection import select, together
+from limbeck.sequences import ById, Made, Part, Spool
+
+RECIPE = """
+name: many
+task: {{name: coin-flip, train: {problems}, dev: 4, test: 4, parameters: {{people: 7}}}}
+teacher: {{kind: offline, wrong_answer: 0.1, wrong_step: 0.05}}
+rationales: {{per_problem: 2, temperature: 0.7{more}}}
+"""
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Bytes that Python's own memory held at most, beyond those from before."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("more", ["", ", keep: agreement"])
+def test_a_collection_holds_no_texts(tmp_path: Path, more: str) -> None:
+    """A rationale more took 2 kB when records were lists; now places and hashes, 60 to 120 bytes."""
+
+    def collected(problems: int) -> int:
+        recipe = tmp_path / f"{problems}.yaml"
+        recipe.write_text(RECIPE.format(problems=problems, more=more))
+        return peak(lambda: collect(recipe, out=tmp_path / f"run{problems}"))
+
+    collected(20)  # what is loaded and compiled once
+    few, many = collected(200), collected(1000)
+    assert (many - few) / (2 * 800) < 250
+
+
+def rationale(problem: int, index: int, text: str, dropped: str | None = None) -> Rationale:
+    return Rationale(
+        problem_id=f"p{problem}",
+        source="t",
+        index=index,
+        completion=text,
+        reasoning=text,
+        answer="1",
+        correct=True,
+        dropped=dropped,
+    )
+
+
+def test_choosing_holds_no_texts(tmp_path: Path) -> None:
+    """Each text has 1,000 characters; in a file by source, where a problem's are far apart, too."""
+
+    def written() -> Iterator[Rationale]:
+        for index in range(3):
+            for problem in range(400):
+                yield rationale(problem, index, f"{problem} {index} " * 100, "wrong" if index == 1 else None)
+
+    write_jsonl(tmp_path / "graded.jsonl", written())
+    records = Records(tmp_path / "graded.jsonl", Rationale)
+    chosen = select(records, 2, choose="diverse")
+    assert [(one.problem_id, one.index) for one in chosen[:4]] == [("p0", 0), ("p0", 2), ("p1", 0), ("p1", 2)]
+    assert peak(lambda: [len(one.reasoning) for one in select(records, 2)]) < 1200 * 150
+
+
+def test_those_of_a_problem_come_together() -> None:
+    mixed = [rationale(n, i, "x", "no" if n == 2 else None) for i in range(2) for n in (1, 0, 2)]
+    assert [(one.problem_id, one.places) for one in together(mixed)] == [
+        ("p1", [0, 3]),
+        ("p0", [1, 4]),
+        ("p2", [2, 5]),
+    ]
+    seen: list[Rationale] = []
+    assert [one.problem_id for one in together(mixed, kept=True, each=seen.append)] == ["p1", "p0"]
+    assert seen == mixed, "each is given all of them, in their order"
+
+
+def test_places_are_a_dictionary() -> None:
+    rng, known, places = Random(0), dict[bytes, int](), Places()
+    for _ in range(3000):
+        key, number = key_of(str(rng.randrange(2000))), rng.randrange(2**60)
+        assert places.get(key) == known.get(key) and (key in places) == (key in known)
+        known[key] = number
+        places.put(key, number)
+    assert len(places) == len(known) and all(places.get(key) == known[key] for key in known)
+    assert key_of("a", "bc") != key_of("ab", "c")
+
+
+def test_records_are_a_list_of_those_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "problems.jsonl"
+    some = [Problem(id=f"p{n}", question=f"Ünï {n}\u2028?", answer=str(n)) for n in range(200)]
+    again = write_records(file, some, Problem)
+    file.write_bytes(b"\n" + file.read_bytes())  # empty lines are passed over
+    records = Records(file, Problem)
+    assert list(records) == some and len(records) == 200
+    assert [records[n] for n in range(200)] == some, "one after another, read ahead"
+    assert [records[n] for n in (7, 199, -1, 0, 8, 9)] == [some[n] for n in (7, 199, -1, 0, 8, 9)]
+    assert list(records[10:2:-3]) == some[10:2:-3] and len(again) == 200
+    with pytest.raises(IndexError):
+        records[200]
+    by_id = ById(records)
+    assert by_id["p17"] == some[17] and by_id.get("p200") is None and "p200" not in by_id
+    with file.open("a") as stream:
+        stream.write('{"id": "p"}\n')
+    with pytest.raises(DataError, match="jsonl:202: not a Problem: question"):
+        Records(file, Problem)
+
+
+def test_what_is_written_is_found_where_it_is(tmp_path: Path) -> None:
+    some = [Problem(id=f"p{n}", question=f"Ünï {n}?", answer=None) for n in range(5)]
+    records = write_records(tmp_path / "a.jsonl", some, Problem)
+    assert list(records) == some and records[3] == some[3]
+    write_jsonl(tmp_path / "b.jsonl", some)
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_a_spool_leaves_no_file_behind(tmp_path: Path) -> None:
+    spool = Spool((str(n) for n in range(100)), folder=tmp_path)
+    assert list(spool) == [str(n) for n in range(100)] and spool[-1] == "99"
+    assert list(Part(spool, [5, 2])) == ["5", "2"] and list(Made(spool, int))[7:9] == [7, 8]
+    assert not [*tmp_path.iterdir()]
