@@ -150,8 +150,8 @@ def learn(kind: str, seed: int, examples: list[Example], held_out: list[Example]
 
 def held_out_results(loaded: Loaded, held_out: list[Example]) -> list[float]:
     """Loss per token; shares right of all, of the shortest and of the longest fifth."""
-    rows = tokenise(loaded.tokenizer, singles(held_out), encoder_decoder=False, max_length=512).rows
-    rows.sort(key=lambda row: len(row.labels))
+    found = tokenise(loaded.tokenizer, singles(held_out), encoder_decoder=False, max_length=512)
+    rows = sorted(found.rows, key=lambda row: len(row.labels))
     batches = [collate(rows[start : start + 50], 0) for start in range(0, len(rows), 50)]
     nats, tokens = 0.0, 0
     with torch.no_grad():
