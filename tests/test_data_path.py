@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from limbeck.actions import collect
-from limbeck.errors import DataError
+from limbeck.errors import DataError, DiskError
 from limbeck.places import Places, key_of
 from limbeck.records import Problem, Rationale, Records, write_jsonl, write_records
 from limbeck.selection import select, together
@@ -130,3 +130,18 @@ def test_a_spool_leaves_no_file_behind(tmp_path: Path) -> None:
     assert list(spool) == [str(n) for n in range(100)] and spool[-1] == "99"
     assert list(Part(spool, [5, 2])) == ["5", "2"] and list(Made(spool, int))[7:9] == [7, 8]
     assert not [*tmp_path.iterdir()]
+
+
+def test_records_of_a_file_that_was_written_again_are_refused(tmp_path: Path) -> None:
+    """A stage that comes up again with other settings: the old places are in the middle of the new lines."""
+    file = tmp_path / "problems.jsonl"
+    held = write_records(file, [Problem(id=f"p{n}", question="?", answer="1") for n in range(99)], Problem)
+    some = held[70:]
+    (tmp_path / "old").mkdir()
+    file.rename(tmp_path / "old" / "problems.jsonl")
+    with pytest.raises(DiskError, match="No such file"):
+        some[0]
+    write_jsonl(file, [Problem(id=f"q{n}", question="?" * n, answer="1") for n in range(1, 99)])
+    for look in (lambda: some[0], lambda: list(held)):
+        with pytest.raises(DataError, match="was written again"):
+            look()

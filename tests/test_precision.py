@@ -204,6 +204,13 @@ def test_questions_of_a_letter_and_small_micro_batches_will_do(recipe: Path) -> 
         _learns(load_recipe(recipe, given).students["one"], asked)
 
 
+def test_a_training_on_texts_shorter_than_rationales_is_tried(recipe: Path) -> None:
+    asked = [Problem(id=text, question=f"{text} and one?", answer="1") for text in ("one", "two", "three")]
+    for model in ("tiny-causal-xs", "tiny-seq2seq-xs"):
+        given = [f"students.one.model={model}", "students.one.train.max_length=32"]
+        _learns(load_recipe(recipe, given).students["one"], asked)
+
+
 def test_steps_of_another_size_get_a_trial_of_their_own_and_idle_mentors_none(
     recipe: Path, tmp_path: Path, limbeck: Limbeck, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -343,7 +343,7 @@ class Records(Sequence[R]):
     """The records of a JSONL file, which are read when they are looked at: 8 bytes of memory each.
 
     All of them are read once at the beginning, so what is wrong is found then. The file stays as it is while
-    anybody holds them.
+    anybody holds them; another one in its place is refused, whose lines may begin elsewhere.
 
     Args:
         path: the file.
@@ -351,7 +351,7 @@ class Records(Sequence[R]):
         starts: where each line begins, in bytes, of a file that was just written; None: it is read.
 
     Raises:
-        DataError: as `read_jsonl`.
+        DataError: as `read_jsonl`; when records are looked at: the file was written again.
         DiskError: as `read_jsonl`.
     """
 
@@ -360,17 +360,18 @@ class Records(Sequence[R]):
         self.kind = kind
         self._starts = array("Q") if starts is None else starts
         self._ahead: tuple[int, list[bytes]] = (0, [])
-        if starts is not None:
-            return
-        for number, start, line in _lines(path):
-            _record(path, number, line, kind)
-            self._starts.append(start)
+        if starts is None:
+            for number, start, line in _lines(path):
+                _record(path, number, line, kind)
+                self._starts.append(start)
+        self._version = self._found()
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __iter__(self) -> Iterator[R]:
-        return read_jsonl(self.path, self.kind)
+        self._refuse_another()
+        yield from read_jsonl(self.path, self.kind)
 
     @overload
     def __getitem__(self, place: int) -> R: ...
@@ -387,6 +388,7 @@ class Records(Sequence[R]):
         if first <= place < first + len(lines):
             return lines[place - first]
         stop = min(place + AHEAD, len(self)) if place == first + len(lines) else place + 1
+        self._refuse_another()
         try:
             with self.path.open("rb") as stream:
                 lines = []
@@ -397,6 +399,19 @@ class Records(Sequence[R]):
             raise DiskError(self.path, error) from error
         self._ahead = place, lines
         return lines[0]
+
+    def _found(self) -> tuple[int, int]:
+        """Which file it is: one that is written whole has another number. Times differ by themselves on
+        network disks."""
+        try:
+            at = self.path.stat()
+        except OSError as error:
+            raise DiskError(self.path, error) from error
+        return at.st_ino, at.st_size
+
+    def _refuse_another(self) -> None:
+        if self._found() != self._version:
+            raise DataError(self.path, "was written again while its records are in use; give each its place")
 
 
 def numbered_lines(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, str]]:

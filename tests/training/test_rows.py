@@ -1,5 +1,6 @@
 """Rows in a file: what comes back, and what they cost in memory."""
 
+import pickle
 import tracemalloc
 
 import pytest
@@ -74,3 +75,9 @@ def test_a_row_costs_few_bytes_through_a_whole_epoch(tokenizer, batches, draw):
         finally:
             tracemalloc.stop()
     assert (taken[1] - taken[0]) / 4_000 < 150
+
+
+def test_rows_are_not_sent_to_another_process():
+    """It has no such file: it would read from whatever file of its own has the same number."""
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(stored(GROUPS))

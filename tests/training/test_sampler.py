@@ -1,6 +1,7 @@
 """Which groups share a micro-batch and a step, and what each rank has of it."""
 
 import random
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from limbeck.errors import RecipeError
 from limbeck.training.rows import question_number
-from limbeck.training.sampler import GroupSampler, Limits, Sharing, cut_sizes, on_grid
+from limbeck.training.sampler import GroupSampler, Limits, Sharing, cut_sizes, on_grid, passes
 
 BOTH = pytest.mark.parametrize("batches", ["by-length", "random"])
 
@@ -255,3 +256,10 @@ def test_grid():
 @BOTH
 def test_no_examples(batches):
     assert list(sampler_of([], batches=batches)) == []
+
+
+def test_a_question_of_all_groups_takes_a_pass_for_each_in_little_time():
+    start = time.process_time()
+    found = passes(np.arange(300_000), np.full(300_000, 5))
+    assert time.process_time() - start < 5  # with a look at all groups for each pass: half a minute
+    assert len(found) == 300_000 and found[7].tolist() == [7]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 
+from limbeck.errors import RecipeError
 from limbeck.lm.load import load
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Example, Problem
@@ -138,7 +139,10 @@ def _begun(learner: LearnerSettings, asked: Sequence[Problem]) -> _Trial:
     model, both = loaded.model.eval(), loaded.encoder_decoder  # dropout would not be the same in both
     form: Any = {"encoder_decoder": both, "max_length": learner.train.max_length}
     short = tokenise(loaded.tokenizer, [_group(problem) for problem in asked], **form).rows
-    full = tokenise(loaded.tokenizer, _long(asked), **form).rows or short
+    try:
+        full = tokenise(loaded.tokenizer, _long(asked), **form).rows
+    except RecipeError:  # none of these fits into `max_length`, and what is trained may
+        full = short
     longest = max(len(row.input_ids) + both * len(row.labels) for row in [*short, *full])
     size = min(learner.train.batch_size, max(1, learner.train.batch_tokens // longest))
     size = 1 if learner.train.gradient_checkpointing else size

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any, overload
 
@@ -191,15 +192,15 @@ class _Columns:
 class RowFile:
     """Rows on the disk, and what is known of them without reading; `stored` makes one."""
 
-    def __init__(self, descriptor: int, known: Outline, keys: NDArray[np.int64], begins: Places) -> None:
+    def __init__(self, stream: FileIO, known: Outline, keys: NDArray[np.int64], begins: Places) -> None:
         self.outline, self.keys = known, keys
-        self._begins, self._descriptor = begins, descriptor
-        weakref.finalize(self, os.close, descriptor)
+        self._begins, self._stream = begins, stream
+        weakref.finalize(self, stream.close)
 
     def _record(self, place: int) -> tuple[list[int], bytes]:
         """The head of a row, and all that follows it."""
         begin, end = self._begins[place : place + 2].tolist()
-        data = os.pread(self._descriptor, end - begin, begin)
+        data = os.pread(self._stream.fileno(), end - begin, begin)  # no place that processes would share
         return list(HEAD.unpack_from(data)), data[HEAD.size :]
 
     def row(self, place: int) -> Row:
@@ -338,9 +339,9 @@ def stored(groups: Iterable[RowGroup], folder: Path | None = None) -> RowGroups:
         with _writing(place):
             stream.flush()
         # The file must outlive this block, and is closed with what reads it.
-        descriptor = os.dup(stream.fileno())
+        own = FileIO(os.dup(stream.fileno()))
     known = columns.outline()
-    return RowGroups(RowFile(descriptor, known, np.asarray(keys).reshape(-1, 2), np.asarray(begins)))
+    return RowGroups(RowFile(own, known, np.asarray(keys).reshape(-1, 2), np.asarray(begins)))
 
 
 @contextmanager

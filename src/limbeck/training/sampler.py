@@ -284,7 +284,8 @@ def passes(order: Order, questions: NDArray[np.int64]) -> list[Order]:
     number = np.empty(len(order), np.int64)
     number[together] = np.arange(len(order)) - np.repeat(begins, counts)
     number[asked == 0] = 0
-    return [order[number == one] for one in range(int(number.max()) + 1)]
+    # One sort for all passes: a question may have as many groups as there are.
+    return np.split(order[np.argsort(number, kind="stable")], np.cumsum(np.bincount(number))[:-1])
 
 
 def by_length(sizes: Sizes, limits: Limits, questions: NDArray[np.int64]) -> Plan:
