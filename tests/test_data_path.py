@@ -13,6 +13,7 @@ from limbeck.places import Places, key_of
 from limbeck.records import Problem, Rationale, Records, write_jsonl, write_records
 from limbeck.selection import select, together
 from limbeck.sequences import ById, Made, Part, Spool
+from tests.test_selection import rationale
 
 RECIPE = """
 name: many
@@ -46,26 +47,14 @@ def test_a_collection_holds_no_texts(tmp_path: Path, more: str) -> None:
     assert (many - few) / (2 * 800) < 250
 
 
-def rationale(problem: int, index: int, text: str, dropped: str | None = None) -> Rationale:
-    return Rationale(
-        problem_id=f"p{problem}",
-        source="t",
-        index=index,
-        completion=text,
-        reasoning=text,
-        answer="1",
-        correct=True,
-        dropped=dropped,
-    )
-
-
 def test_choosing_holds_no_texts(tmp_path: Path) -> None:
     """Each text has 1,000 characters; in a file by source, where a problem's are far apart, too."""
 
     def written() -> Iterator[Rationale]:
         for index in range(3):
             for problem in range(400):
-                yield rationale(problem, index, f"{problem} {index} " * 100, "wrong" if index == 1 else None)
+                dropped = "wrong" if index == 1 else None
+                yield rationale(f"{problem} {index} " * 100, index, f"p{problem}", dropped)
 
     write_jsonl(tmp_path / "graded.jsonl", written())
     records = Records(tmp_path / "graded.jsonl", Rationale)
@@ -75,7 +64,7 @@ def test_choosing_holds_no_texts(tmp_path: Path) -> None:
 
 
 def test_those_of_a_problem_come_together() -> None:
-    mixed = [rationale(n, i, "x", "no" if n == 2 else None) for i in range(2) for n in (1, 0, 2)]
+    mixed = [rationale("x", i, f"p{n}", "no" if n == 2 else None) for i in range(2) for n in (1, 0, 2)]
     assert [(one.problem_id, one.places) for one in together(mixed)] == [
         ("p1", [0, 3]),
         ("p0", [1, 4]),

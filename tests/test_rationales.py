@@ -18,11 +18,11 @@ from limbeck.rationales import (
     NO_ANSWER,
     TRUNCATED,
     WRONG,
+    Owner,
     collect,
     false_equations,
     grade,
     mark_dropped,
-    owners_of,
 )
 from limbeck.records import Problem, Rationale, write_jsonl
 from limbeck.tasks.settings import built_in
@@ -79,13 +79,14 @@ def test_several_prompts_of_a_problem_are_collected_and_graded_apart() -> None:
         *[("3", 0), ("3", 1)],
         *[("1#b", 0), ("1#b", 1)],
     ]
-    graded = list(grade(PROBLEMS, "number", completions, "t", owners=owners_of(prompts)))
+    owners = [Owner(one.id, one.problem_id, one.about) for one in prompts]
+    graded = list(grade(PROBLEMS, "number", completions, "t", owners=owners))
     assert [(r.problem_id, r.index, r.about, r.correct) for r in graded] == [
         *[("1", 0, "a", True), ("1", 1, "a", True)],
         *[("3", 0, "", False), ("3", 1, "", False)],
         *[("1", 2, "b", True), ("1", 3, "b", True)],
     ]
-    backwards = list(grade(PROBLEMS, "number", completions[::-1], "t", owners=owners_of(prompts)))
+    backwards = list(grade(PROBLEMS, "number", completions[::-1], "t", owners=owners))
     assert backwards[::-1] == graded, "indices do not depend on the order of arrival"
     assert {r.dropped for r in mark_dropped(graded) if r.problem_id == "1"} == {None}
     with pytest.raises(ValueError, match="same id"):

@@ -22,7 +22,7 @@ from limbeck.progress import SILENT, Track
 from limbeck.recipe import GoldRule
 from limbeck.records import Problem, Rationale
 from limbeck.selection import together
-from limbeck.sequences import ById, Made, Part, Spool
+from limbeck.sequences import ById, Part, Spool
 from limbeck.tasks.answers import AnswerKind, same
 from limbeck.tasks.answers import grade as grade_answer
 
@@ -125,16 +125,6 @@ def grade(
         numbered = replace(one, index=first + one.index)
         problem = known[owner.problem_id]
         yield graded(problem, kind, numbered, source, about=owner.about, reasoning=reasoning)
-
-
-def owners_of(prompts: Sequence[Prompt]) -> Sequence[Owner]:
-    """Whose each prompt is.
-
-    Raises:
-        ValueError: two prompts have the same id.
-    """
-    places_by_id(prompts)
-    return Made(prompts, lambda prompt: Owner(prompt.id, prompt.problem_id, prompt.about))
 
 
 class _Numbering:

@@ -28,8 +28,8 @@ from limbeck.stages.rationales import (
     Rationales,
     conditions,
     file_inputs,
+    grade_completions,
     grade_file,
-    graded_one_by_one,
     grading_settings,
     rationale_data,
     rationales,
@@ -128,7 +128,7 @@ def _mentor_rationales(context: Context, name: str) -> Rationales:
         if source is None:
             graded, left_out = grade_file(context, str(settings.file), questions, folder)
         else:
-            graded = graded_one_by_one(context, questions, completions_of(source), name)
+            graded = grade_completions(context, questions, completions_of(source), name)
         known = teacher.kept
         _, agreement = conditions(context, settings)
         graded = Spool(graded, folder=folder) if agreement else graded  # which looks at them three times

@@ -129,7 +129,7 @@ def mistakes(
     )
 
     def work(folder: Path) -> None:
-        found = grade_completions(context, asked, completions_of(answers), model.name)
+        found = list(grade_completions(context, asked, completions_of(answers), model.name))
         write_jsonl(folder / MISTAKES, found_in(found, round))
         write_json(folder / AUDIT, audit(found))
 

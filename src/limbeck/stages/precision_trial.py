@@ -28,8 +28,8 @@ STEPS = 50
 """Steps of a short training."""
 WARMUP = 25
 """The first of them, in which the learning rate rises. Their losses do not count: without a warm-up, Adam's
-first steps turn a rounding into a step of the full learning rate; and adapters begin at zero, so in bfloat16
-they are heard a few steps later, which is over long before a training is."""
+first steps turn a rounding into a step of the full learning rate; and adapters learn a little later in
+bfloat16, which is made up for by then."""
 ROWS = 2
 """Questions in one of them."""
 CLOSE = 1e-2

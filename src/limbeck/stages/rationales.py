@@ -195,7 +195,7 @@ def _rationales(context: Context, split: Split) -> Rationales:
             found = grade(asked, context.kind, given, teacher_name(recipe), reasoning=reasoning)
         else:
             written = completions_of(source)
-            found = graded_one_by_one(context, asked, written, teacher_name(recipe), reasoning)
+            found = grade_completions(context, asked, written, teacher_name(recipe), reasoning)
         keep, agreement = conditions(context, rule)
         found = Spool(found, folder=folder) if agreement else found  # which looks at them three times
         marked = write_graded(
@@ -271,19 +271,8 @@ def grade_completions(
     completions: Sequence[RawCompletion],
     source: str,
     reasoning: Reasoning = "both",
-) -> list[Rationale]:
-    """Rationales of what a model wrote; several prompts may be about one problem."""
-    return list(graded_one_by_one(context, asked, completions, source, reasoning))
-
-
-def graded_one_by_one(
-    context: Context,
-    asked: Sequence[Problem],
-    completions: Sequence[RawCompletion],
-    source: str,
-    reasoning: Reasoning = "both",
 ) -> Iterator[Rationale]:
-    """The same, without all of them in memory."""
+    """Rationales of what a model wrote, one by one; several prompts may be about one problem."""
     written = Made(completions, Completion.kept)
     owners = None
     if any(raw.about or raw.problem_id not in ("", raw.prompt_id) for raw in completions):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from limbeck import ranks
 from limbeck.errors import RecipeError
@@ -17,6 +17,7 @@ from limbeck.lm import Sampling
 from limbeck.lm.written import apart, opens_thinking
 from limbeck.records import Example, Pieces, read_jsonl, write_json, write_jsonl
 from limbeck.run_folder import Plan, read_json
+from limbeck.sequences import Made
 from limbeck.stages.context import Context, PlannedTraining
 from limbeck.stages.leaks import without_leaks
 from limbeck.stages.learners import Learner, Trained
@@ -188,7 +189,7 @@ def _train(
             loaded.model,
             loaded.tokenizer,
             _groups_of(written, data.train),
-            _Rendered(data.dev, text),
+            Made(data.dev, lambda group: next(text([group]))),
             made,
             settings.train,
             folder,
@@ -267,26 +268,6 @@ def rendered(
         encoder_decoder=encoder_decoder,
     )
     return (replace(group, examples=tuple(text(group.examples))) for group in groups)
-
-
-@dataclass(frozen=True)
-class _Rendered(Sequence[Group]):
-    """Groups that are rendered whenever they are looked at."""
-
-    groups: Sequence[Group]
-    text: Callable[[Sequence[Group]], Iterator[Group]]
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    @overload
-    def __getitem__(self, place: int) -> Group: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Group]: ...
-    def __getitem__(self, place: int | slice) -> Group | list[Group]:
-        if isinstance(place, slice):
-            return list(self.text(self.groups[place]))
-        return next(self.text([self.groups[place]]))
 
 
 @dataclass
