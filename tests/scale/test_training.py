@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,19 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from limbeck.lm.load import Dtype, adapted, empty, fit_embeddings, load
 from limbeck.lm.settings import LoraSettings
 from limbeck.objectives.align import IGNORED
 from limbeck.scale.outline import Outline, outline
-from limbeck.scale.training import MicroBatch, activations, gradients, optimiser, weights
+from limbeck.scale.training import MicroBatch, activations, gradients, optimiser, share, weights
 from limbeck.training.collate import collate
 from limbeck.training.lowered import Lowered, width_of
 from limbeck.training.parts import CrossEntropy, loss
 from limbeck.training.rows import Row
 
+from ..commands import Started, finish, ranks_of
 from ..lm.families import FAMILIES, TEXTS, tiny_model
+from ..training.conftest import tokenizer
+from . import sharded_worker
 from .held import Held, Kept
+
+__all__ = ["tokenizer"]
 
 LORA = LoraSettings(r=8)
 
@@ -180,3 +187,21 @@ def test_only_rows_of_completions_go_through_the_head() -> None:
     sizes = outline(load("tiny-causal-xs", tokenizer_texts=TEXTS).model)
     few, many = (activations(sizes, MicroBatch(4, (64,), scored)) for scored in (10, 200))
     assert few.kept == many.kept and few.head < many.head
+
+
+def test_a_share_of_two_is_what_two_processes_hold(tokenizer: Any, tmp_path: Path) -> None:
+    """With gradient checkpointing under bf16 and several micro-batches a step: above all, no copies of all
+    layers in 16 bits at once, and no whole gradients."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    started = [Started([str(tmp_path)], rank, sharded_worker.main) for rank in ranks_of(2)]
+    texts = finish(started, 600)
+    assert [status for status, _, _ in texts] == [0, 0], texts
+    held = json.loads((tmp_path / "held.json").read_text())
+    with torch.device("meta"):
+        sizes = outline(LlamaForCausalLM(sharded_worker.CONFIG))
+    batch = MicroBatch(4, (24,), 4 * 15)
+    acts = activations(sizes, batch, precision="bf16", checkpointing=True)
+    found = share(sizes, acts, 2, checkpointing=True)
+    state = (weights(sizes, "float32") + gradients(sizes, "float32") + optimiser(sizes, "float32")) // 2
+    assert 1 < found / held["peak"] < 1.25 and state < held["peak"], held
+    assert held["halves"] < acts.copies / 3

@@ -5,7 +5,7 @@
     python -m limbeck.scale FOLDER --devices 4 --memory 24 --rows 4 --length 1024
 
 Bytes of a device, in GB of 10⁹. Replicated (DDP): every device holds everything. Sharded (FSDP2): a device
-holds its share of weights, gradients and optimiser, and two layers, or the embeddings and the head, whole.
+holds its share of weights, gradients and optimiser, and whole what it gathers (`training.share`).
 """
 
 from __future__ import annotations
@@ -20,22 +20,19 @@ from limbeck.lm.load import adapted, empty, quiet
 from limbeck.lm.settings import LoraSettings
 from limbeck.records import Rationale
 from limbeck.scale import generation, training
-from limbeck.scale.outline import Outline, outline
+from limbeck.scale.outline import outline
 from limbeck.scale.published import CONFIGS, made
 from limbeck.scale.stored import soft_label_bytes
 from limbeck.scale.training import MicroBatch
 
-LORA = LoraSettings(r=64, dropout=0)
-"""On all linear layers, with those of experts, of which peft drops no inputs."""
+RANK = 64
+"""Of adapters on all linear layers, with those of experts, of which peft drops no inputs."""
 
 RESERVED = 2_000_000_000
 """Bytes of a device that are left to its driver, its libraries and to fragments."""
 
 MANY, ASKED, WRITTEN, LABELLED = 10_000_000, 150, 100, 100_000_000
 """Rationales, tokens of their prompts and of themselves; soft-labelled tokens."""
-
-GATHERED = 2
-"""Layers that are whole on a device while weights are sharded: the one at work, and the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +45,12 @@ class Way:
     lora: LoraSettings | None = None
 
 
-WAYS = (
-    Way("LoRA, weights in bfloat16", "bfloat16", "fp32", LORA),
-    Way("all weights, in float32 under bf16", "float32", "bf16"),
-)
+def ways(rank: int = RANK) -> tuple[Way, ...]:
+    """The two ways of the table, with adapters of this rank."""
+    return (
+        Way("LoRA, weights in bfloat16", "bfloat16", "fp32", LoraSettings(r=rank, dropout=0)),
+        Way("all weights, in float32 under bf16", "float32", "bf16"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +79,8 @@ def trained(model: Any, way: Way, batch: MicroBatch, devices: int) -> Training:
         + training.gradients(sizes, way.dtype)
         + training.optimiser(sizes, way.dtype)
     )
-    # Sharded weights are cast layer by layer as they are gathered, so there is no copy of all.
-    whole = gathered(sizes) + acts.total - acts.copies
-    return Training(stays + acts.total, stays // devices + whole)
-
-
-def gathered(sizes: Outline) -> int:
-    """Bytes in 16 bits that are whole on a device of sharded weights."""
-    layers = GATHERED * max(stack.largest for stack in sizes.stacks)
-    return 2 * max(layers, 2 * sizes.vocabulary * sizes.head_width)
+    shared = training.share(sizes, acts, devices, dtype=way.dtype, checkpointing=True)
+    return Training(stays + acts.total, shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +105,12 @@ def examined(model: Any, rows: int, prompt: int, new: int, devices: int) -> Exam
 
 
 def lines(
-    names: Sequence[str], devices: int, memories: Sequence[int], rows: int, length: int
+    names: Sequence[str],
+    devices: int,
+    memories: Sequence[int],
+    rows: int,
+    length: int,
+    rank: int = RANK,
 ) -> Iterator[str]:
     """Both tables in Markdown."""
     half = MicroBatch(rows, (length,), rows * length // 2)
@@ -122,7 +119,7 @@ def lines(
     yield f"{head} {' | '.join(fits)} |"
     yield f"|---|---|---|---|{'---|' * len(fits)}"
     for name in names:
-        for way in WAYS:
+        for way in ways(rank):
             with quiet():
                 model = _made(name)
                 count = outline(model).parameters
@@ -205,10 +202,12 @@ def main() -> None:
     parser.add_argument("--memory", type=int, action="append", help="GB of a device; may be given often")
     parser.add_argument("--rows", type=int, default=8, help="of a device's micro-batch")
     parser.add_argument("--length", type=int, default=512, help="tokens of a row, half of them a completion")
+    parser.add_argument("--rank", type=int, default=RANK, help="of the adapters")
     parser.add_argument("--kept", action="store_true", help="what texts and soft labels take")
     asked = parser.parse_args()
     if asked.kept:
         print("\n".join(kept()))
         return
     names = asked.models or list(CONFIGS)
-    print("\n".join(lines(names, asked.devices, asked.memory or [32, 80], asked.rows, asked.length)))
+    found = lines(names, asked.devices, asked.memory or [32, 80], asked.rows, asked.length, asked.rank)
+    print("\n".join(found))

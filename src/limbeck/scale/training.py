@@ -16,7 +16,7 @@
 
 It is an estimate from above: a step without accumulation makes its gradients while it lets go of activations,
 and where prompts are computed once the prompts of a micro-batch count more than once here. Of the 16 families
-of the tests what is kept is 0.8 to 1.25 times what torch keeps (tests/scale/test_training.py).
+of the tests what is kept is 0.95 to 1.25 times what torch keeps (tests/scale/test_training.py).
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 BLOCKS = 3
 """Blocks of float32 logits that are worked on at the same time (see `objectives.tokens`)."""
+
+AT_ONCE = 2
+"""Layers of a sharded model that are whole at the same time: the one at work, and the one that comes next;
+of gradients the one at work, and the one whose gradients are on their way."""
 
 STEP_COUNT = 4
 """Bytes of the count of steps that AdamW keeps for every tensor."""
@@ -126,6 +130,38 @@ def activations(
         before = length
     copies = 2 * model.linear_weights if "16" in precision and dtype == "float32" else 0
     return Activations(kept, copies, _head(model, batch.scored, number, device), working)
+
+
+def share(
+    model: Outline,
+    acts: Activations,
+    devices: int,
+    *,
+    dtype: str = "float32",
+    kind: Literal["adamw", "sgd"] = "adamw",
+    checkpointing: bool = False,
+) -> int:
+    """The peak of a step on one of several devices that share a model (`lm.sharding`), in bytes.
+
+        share = (weights + gradients + optimiser) / devices + adapter + gathered + activations
+
+    gathered is in the weights' type: embeddings and head for a whole pass, two layers, and the gradients of
+    two; or, at the end of the backward pass, the gradients of embeddings and head, and what is sent of them.
+    An adapter, its gradients and its optimiser's state are whole on every device. With gradient checkpointing
+    autocast copies a layer at a time (`training.trainer`).
+
+    Args:
+        acts: of one device's micro-batch.
+    """
+    layer = max(stack.largest for stack in model.stacks)
+    ends = 2 * model.vocabulary * model.head_width
+    layers = AT_ONCE * layer
+    gathered = BYTES[dtype] * (ends + layers if model.adapter else max(ends + 2 * layers, 2 * ends))
+    copies = min(acts.copies, 2 * layer) if checkpointing else acts.copies
+    state = gradients(model, dtype) + optimiser(model, dtype, kind)
+    whole = model.adapter * FLOAT32 + state if model.adapter else 0
+    shared = weights(model, dtype) + state - whole
+    return -(-shared // devices) + whole + gathered + acts.total - acts.copies + copies
 
 
 def _kept(stack: Stack, tokens: int, seen: int, number: int, *, eager: bool) -> int:

@@ -54,6 +54,7 @@ def arguments(
         max_grad_norm=settings.clip,
         bf16=settings.precision == "bf16",
         activation_checkpointing=settings.gradient_checkpointing,
+        accelerator_config=None if settings.sharding == "none" else _shared_out_at_once(),
         load_best_model_at_end=False,
         logging_nan_inf_filter=False,  # a loss that is not finite is an error here
         save_total_limit=None,  # the keeper removes old checkpoints
@@ -66,6 +67,12 @@ def arguments(
     )
     args._n_gpu = min(args.n_gpu, 1)  # one process, one device: nn.DataParallel would copy the head's hook
     return args
+
+
+def _shared_out_at_once() -> dict[str, dict[str, bool]]:
+    """For gradients of sharded models: the library would keep them whole until the last micro-batch of a
+    step. It changes what it is given, so each training gets its own."""
+    return {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
 
 
 def set_steps(args: TrainingArguments, settings: TrainSettings, per_epoch: int, *, evaluate: bool) -> None:

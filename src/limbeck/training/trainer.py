@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import AutocastKwargs
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -97,6 +98,9 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
             super().__init__(
                 model=model, args=args, train_dataset=train, eval_dataset=dev or (), callbacks=list(callbacks)
             )
+        if in_parts and args.activation_checkpointing:
+            # The cache would keep the copies of all layers in 16 bits, whole, until the forward pass ends.
+            self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
         self.remove_callback(PrinterCallback)
         self.parts = parts
         self.encoder_decoder = is_encoder_decoder(model)
