@@ -166,6 +166,62 @@ def test_a_mentor_and_its_soft_labels(limbeck: Limbeck, recipe: Path) -> None:
     assert set(states(looked(limbeck, recipe, "--no-probe")).values()) == {"done"}
 
 
+def test_students_share_soft_labels_that_are_not_there_yet(limbeck: Limbeck, recipe: Path) -> None:
+    """One takes two of the teacher's rationales, one takes one: of a mentor that is trained, and before."""
+    text = MENTOR.replace("finetune-cot", "mentor-kd").replace(
+        "{rationales: 2}", "{mentor_rationales: 0, teacher_rationales: 2}"
+    )
+    less = (
+        "{method: mentor-kd, model: tiny-causal-xs, settings: {mentor_rationales: 0, teacher_rationales: 1}}"
+    )
+    text = text.replace("students:\n", f"students:\n  less: {less}\n")
+    recipe.write_text(text)
+    out = recipe.parent / "run"
+    for until in (None, "mentors/mentor/exam"):
+        if until:
+            assert limbeck("run", recipe, "--out", out, "--until", until).status == 0
+        found = looked(limbeck, recipe, "--no-probe")
+        both, fewer = (learner(found, f"students.{name}")["soft_labels"] for name in ("cot", "less"))
+        assert found["disk"]["soft_labels"] == both["bytes"] > fewer["bytes"] > 0
+    assert learner(found, "students.cot")["estimates"] == []
+    assert limbeck("run", recipe, "--out", out, "--until", "students/less").status == 0
+    (written,) = out.glob("mentors/*/soft-labels/*/*/manifest.json")
+    left = looked(limbeck, recipe, "--no-probe")["disk"]["soft_labels"]
+    there = json.loads(written.read_text())["bytes"]
+    assert there == fewer["bytes"] and left == pytest.approx(both["bytes"] - there, abs=300)  # headers
+    assert limbeck("run", recipe, "--out", out, "--until", "students/cot").status == 0
+    assert looked(limbeck, recipe, "--no-probe")["disk"]["soft_labels"] == 0
+
+
+def test_a_share_of_each_device(limbeck: Limbeck, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight hold an eighth each of what stays; what one process has no room for may fit on each of eight."""
+    from limbeck.scale.devices import Memory
+
+    sharded = ("--no-probe", "--set", "students.plain.train.sharding=fsdp")
+    sharded += ("--set", "students.plain.model=tiny-causal-m")
+    monkeypatch.setattr("limbeck.scale.devices.torch.cuda.device_count", lambda: 0)
+    one, eight = (looked(limbeck, recipe, *sharded, *more) for more in ((), ("--devices", 8)))
+    alone, each = (learner(found, "students.plain") for found in (one, eight))
+    assert (alone["devices"], each["devices"]) == (1, 8)
+    assert alone["peak"] == each["peak_alone"] > each["peak"]
+    stays = alone["weights"] + alone["gradients"] + alone["optimiser"]
+    assert alone["peak"] - each["peak"] < 7 * stays / 8  # embeddings, head and two layers are whole
+    assert learner(one, "students.cot")["peak"] == learner(eight, "students.cot")["peak"]
+    assert eight["disk"]["rows"] == 8 * one["disk"]["rows"] > 0
+
+    between = (alone["peak"] + each["peak"]) // 2
+    monkeypatch.setattr(
+        "limbeck.dry_run.models.memory_of", lambda name: Memory("a GPU", "cuda", between, between)
+    )
+    tables = limbeck("run", recipe, "--dry-run", *sharded, "--out", recipe.parent / "o", "--devices", 8)
+    said = " ".join(tables.out.split())
+    assert tables.status == 0 and "on each of 8 devices" in said, tables.err
+    monkeypatch.setattr("limbeck.scale.devices.torch.cuda.device_count", lambda: 8)
+    found = looked(limbeck, recipe, "--set", "students.plain.train.sharding=fsdp", *sharded[1:])
+    plain = learner(found, "students.plain")
+    assert plain["fits"] and plain["devices"] == 8 and "one device" in plain["not_timed"]
+
+
 @pytest.mark.parametrize(("folds", "trained"), [(2, True), (0, False)])
 def test_a_verifier_is_a_model_too(limbeck: Limbeck, recipe: Path, folds: int, trained: bool) -> None:
     model, tokenizer = tiny_model("llama-2")
@@ -262,10 +318,10 @@ def test_tables_and_where_a_run_ends(limbeck: Limbeck, recipe: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("option", ["--json", "--no-probe"])
-def test_options_of_a_dry_run_alone(limbeck: Limbeck, recipe: Path, option: str) -> None:
-    answer = limbeck("run", recipe, option, "--out", recipe.parent / "run")
-    assert answer.status == 2 and f"{option}: is of --dry-run" in answer.err
+@pytest.mark.parametrize("option", [["--json"], ["--no-probe"], ["--devices", "2"]])
+def test_options_of_a_dry_run_alone(limbeck: Limbeck, recipe: Path, option: list[str]) -> None:
+    answer = limbeck("run", recipe, *option, "--out", recipe.parent / "run")
+    assert answer.status == 2 and f"{option[0]}: is of --dry-run" in answer.err
 
 
 CURIOUS = """

@@ -213,9 +213,11 @@ def test_a_choice_by_dev_keeps_a_third_checkpoint(
     with open_context(recipe, overrides, Request(out=recipe.parent / "last")) as (context, _):
         preflight(context, {})
     overrides.append("student.train.choose=dev-loss")
-    with open_context(recipe, overrides, Request(out=recipe.parent / "dev")) as (context, _):
-        with pytest.raises(InputError, match="the models and checkpoints of this run need about"):
-            preflight(context, {})
+    with (
+        open_context(recipe, overrides, Request(out=recipe.parent / "dev")) as (context, _),
+        pytest.raises(InputError, match="the models and checkpoints of this run need about"),
+    ):
+        preflight(context, {})
 
 
 def test_a_teacher_that_is_asked_again_needs_its_key(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,12 @@ def run(recipe: Path | str, overrides: Sequence[str] = (), **request: Any) -> Pa
 
 
 def dry_run(
-    recipe: Path | str, overrides: Sequence[str] = (), *, probe: bool = True, **request: Any
+    recipe: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    probe: bool = True,
+    devices: int | None = None,
+    **request: Any,
 ) -> dict[str, Any]:
     """What `run` with the same arguments will do and take; it writes nothing and asks no teacher.
 
@@ -64,6 +69,7 @@ def dry_run(
         recipe: a YAML file.
         overrides: `a.b=value` texts.
         probe: take three steps of every training on this machine, to say how long it will take.
+        devices: processes that a launcher will start, a device each; None: as many as there are GPUs here.
         request: see `opening.Request`: out, until, again.
 
     Returns:
@@ -71,7 +77,7 @@ def dry_run(
     """
     from limbeck.dry_run import dry_run as look
 
-    return look(Path(recipe), overrides, Request(**request), probe=probe)
+    return look(Path(recipe), overrides, Request(**request), probe=probe, devices=devices)
 
 
 def _everything(context: Context, chosen: Mapping[str, Chosen], *, report: bool) -> None:

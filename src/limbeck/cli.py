@@ -162,6 +162,13 @@ def run(
     probe: Annotated[
         bool, typer.Option(help="Of --dry-run: time three steps of every training; not: no weights are read.")
     ] = True,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of --dry-run: processes that will run it, a device each; else as many as there are GPUs.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Of --dry-run: print JSON instead of tables.")] = False,
     page: Annotated[bool, typer.Option("--report/--no-report", hidden=True)] = True,
 ) -> None:
@@ -171,12 +178,19 @@ def run(
 
     if dry:
         found = actions.dry_run(
-            recipe, overrides or (), probe=probe, out=out, until=until, again=tuple(again or ())
+            recipe,
+            overrides or (),
+            probe=probe,
+            devices=devices,
+            out=out,
+            until=until,
+            again=tuple(again or ()),
         )
         _print_plan(found, json=json)
         return
-    if json or not probe:
-        raise InputError(f"{'--json' if json else '--no-probe'}: is of --dry-run; add that, or leave it out")
+    given = {"--json": json, "--no-probe": not probe, "--devices": devices is not None}
+    if foreign := [name for name, is_given in given.items() if is_given]:
+        raise InputError(f"{foreign[0]}: is of --dry-run; add that, or leave it out")
     folder = actions.run(
         recipe,
         overrides or (),

@@ -6,9 +6,11 @@ teacher.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +19,31 @@ from limbeck.errors import InputError
 from limbeck.opening import Request, check_until, to_stderr
 
 if TYPE_CHECKING:
+    from limbeck.dry_run.models import Sized
     from limbeck.methods import Chosen
-    from limbeck.recipe import Recipe
+    from limbeck.recipe import LearnerSettings, Recipe
     from limbeck.stages.context import Context
+    from limbeck.stages.soft_labels import SoftLabelSettings
+    from limbeck.training.rows import Rows
 
 Facts = dict[str, Any]
 
 
-def dry_run(path: Path, overrides: Sequence[str], request: Request, *, probe: bool = True) -> Facts:
+def dry_run(
+    path: Path,
+    overrides: Sequence[str],
+    request: Request,
+    *,
+    probe: bool = True,
+    devices: int | None = None,
+) -> Facts:
     """What `limbeck run` with the same arguments will do: stages, models, price, disk.
 
     Args:
         path: the recipe's file.
         probe: take three steps of every training, to say how long it will take. Without it a model needs no
             weights at hand, config.json is enough.
+        devices: processes that will run it; None: as many as there are GPUs here, at least one.
 
     Returns:
         JSON values; bytes, seconds and dollars. docs/architecture.md names them.
@@ -43,10 +56,11 @@ def dry_run(path: Path, overrides: Sequence[str], request: Request, *, probe: bo
     from limbeck.methods import resolve_methods
     from limbeck.recipe import load_recipe
     from limbeck.run_folder import Run, refuse_foreign
+    from limbeck.scale.devices import visible_devices
     from limbeck.stages.context import Context, Planned
 
     if ranks.world() > 1:
-        raise InputError("--dry-run: looks at one process; run it without torchrun")
+        raise InputError("--dry-run: looks at one process; run it without torchrun, with --devices N")
     recipe, chosen = resolve_methods(load_recipe(path, overrides), str(path), path.parent)
     check_until(request.until, recipe, chosen)
     folder = Path(request.out or Path("runs") / recipe.name)
@@ -56,7 +70,7 @@ def dry_run(path: Path, overrides: Sequence[str], request: Request, *, probe: bo
     run.check()
     with tempfile.TemporaryDirectory(prefix="limbeck-") as scratch:
         looking = Looking(run, Path(scratch), _quiet)
-        context = Context(looking, recipe, _no_teacher, planned=Planned())
+        context = Context(looking, recipe, _no_teacher, planned=Planned(rows=_room(folder)))
         context = _prepared(context, chosen, probe=probe)
         looking.until = (request.until or "").strip("/")
         if looking.until not in looking.seen:  # the problems are looked at already
@@ -71,8 +85,10 @@ def dry_run(path: Path, overrides: Sequence[str], request: Request, *, probe: bo
         }
         todo = {one["stage"] for one in found["stages"] if one["state"] != "done"}
         found["teacher"] = _of_teacher(context, todo)
-        found["learners"] = _of_learners(context, chosen, todo, probe=probe)
-        found["disk"] = _of_disk(folder, found["learners"])
+        devices = devices or visible_devices()
+        labels = _Labels(context)
+        found["learners"] = _of_learners(context, chosen, todo, devices, labels, probe=probe)
+        found["disk"] = _of_disk(folder, found["learners"], devices, labels.bytes())
     return found
 
 
@@ -113,7 +129,13 @@ def _of_teacher(context: Context, todo: set[str]) -> list[Facts]:
 
 
 def _of_learners(
-    context: Context, chosen: Mapping[str, Chosen], todo: set[str], *, probe: bool
+    context: Context,
+    chosen: Mapping[str, Chosen],
+    todo: set[str],
+    devices: int,
+    labels: _Labels,
+    *,
+    probe: bool,
 ) -> list[Facts]:
     """The models of the run, each with how many of it are still to be trained."""
     from limbeck.dry_run import models
@@ -140,12 +162,14 @@ def _of_learners(
         )
         planned = next((trainings[one] for one in folders if one in trainings), None)
         facts, model, reading = models.of_learner(
-            context, place, learner, uses, planned, probe=probe and left > 0
+            context, place, learner, uses, planned, devices, probe=probe and left > 0
         )
         facts |= {"left": left * (uses.models if uses.trains else 0), "seeds": len(folders)}
         settings = chosen[name].settings if role == "students" else None
         if isinstance(settings, SoftLabelSettings) and uses.soft_labels and reading is not None:
             facts["soft_labels"] = models.of_soft_labels(settings, model, reading)
+            if left:
+                labels.add(folders, learner, settings, model, facts["soft_labels"]["bytes"])
             if settings.soft_labels == "live":
                 facts["estimates"] = [*facts["estimates"], "its live mentor's weights are not counted"]
         if learner.train.precision == "auto":
@@ -172,19 +196,68 @@ def _folders(recipe: Recipe, role: str, name: str) -> list[str]:
     return [f"students/{name}/seed{seed}" for seed in recipe.students[name].seeds]
 
 
-def _of_disk(folder: Path, learners: Sequence[Facts]) -> Facts:
-    """Bytes that the run will still take, without its texts: models, the largest checkpoints, soft labels."""
+@dataclass
+class _Labels:
+    """Soft labels that are still to be written: students whose labels are kept in one place share them.
+
+    Attributes:
+        exact: by that place, what they are made by, and the rows that are not there yet.
+        guessed: where the rows are not known, the most bytes by what the place will depend on.
+    """
+
+    context: Context
+    exact: dict[str, tuple[SoftLabelSettings, Sized, list[Rows]]] = field(default_factory=dict)
+    guessed: dict[str, int] = field(default_factory=dict)
+
+    def add(
+        self,
+        folders: Sequence[str],
+        learner: LearnerSettings,
+        settings: SoftLabelSettings,
+        model: Sized,
+        guess: int,
+    ) -> None:
+        """Take note of a student's, in all of its folders."""
+        assert self.context.planned is not None
+        heard = [one for folder in folders if (one := self.context.planned.labels.get(folder))]
+        for one in heard:
+            self.exact.setdefault(one.store, (settings, model, []))[2].append(one.lacking)
+        if not heard:
+            about = (settings.mentor, settings.temperature, settings.codec.plan())
+            place = repr((about, learner.prompt, learner.format, learner.train.prompt_weight > 0))
+            self.guessed[place] = max(guess, self.guessed.get(place, 0))
+
+    def bytes(self) -> int:
+        """Of all of them."""
+        from limbeck.dry_run.models import labels_left
+
+        return sum(self.guessed.values()) + sum(labels_left(*one) for one in self.exact.values())
+
+
+def _room(folder: Path) -> Path | None:
+    """Where rows of tokens take their room while a run is looked at: on the disk of the run folder, in files
+    without a name. The system's folder of temporary files is memory on many machines."""
+    from limbeck.files import existing_parent
+
+    place = existing_parent(folder)
+    return place if os.access(place, os.W_OK) else None
+
+
+def _of_disk(folder: Path, learners: Sequence[Facts], devices: int, labels: int) -> Facts:
+    """Bytes that the run will still take, without its texts: models, the largest checkpoints, soft labels,
+    and the rows of tokens of the largest training, which each process has while it trains."""
     from limbeck.files import existing_parent
 
     saved = sum(one["saved"] * one["left"] for one in learners if "saved" in one)
     largest = max((one["checkpoints"] for one in learners if one["left"] and "saved" in one), default=0)
-    labels = sum(one["soft_labels"]["bytes"] for one in learners if one["left"] and "soft_labels" in one)
+    rows = devices * max((one["rows"] for one in learners if one["left"] and "saved" in one), default=0)
     free = shutil.disk_usage(existing_parent(folder)).free
-    needed = saved + largest + labels
+    needed = saved + largest + labels + rows
     return {
         "models": saved,
         "checkpoints": largest,
         "soft_labels": labels,
+        "rows": rows,
         "needed": needed,
         "free": free,
         "fits": needed <= free,

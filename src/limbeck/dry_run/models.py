@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from limbeck.dry_run.probe import seconds_per_step
-from limbeck.dry_run.reading import Reading, guessed, known, prompt_lengths
+from limbeck.dry_run.reading import Reading, guessed, known, prompt_lengths, scored_tokens
 from limbeck.errors import ModelError
 from limbeck.lm.load import adapted, empty, fit_embeddings, load
 from limbeck.recipe import LearnerSettings, LocalTeacherSettings, MentorSettings
 from limbeck.scale import generation, stored, training
 from limbeck.scale.devices import Memory, memory_of
 from limbeck.scale.outline import Outline, outline
+from limbeck.soft_labels.cache import each_once
 from limbeck.soft_labels.tokenizers import vocabulary_of
 from limbeck.stages.context import Context, PlannedTraining
 from limbeck.stages.pairs import is_from_scratch, known_tokenizer
 from limbeck.stages.problems import problems
 from limbeck.stages.soft_labels import SoftLabelSettings
 from limbeck.tasks.asking import learner_asking
+from limbeck.training.rows import Rows
 from limbeck.uses import Uses
 
 ROWS = 64
@@ -109,6 +113,7 @@ def of_learner(
     learner: LearnerSettings,
     uses: Uses,
     planned: PlannedTraining | None,
+    devices: int,
     *,
     probe: bool,
 ) -> tuple[Facts, Sized, Reading | None]:
@@ -118,6 +123,7 @@ def of_learner(
         place: in the recipe.
         uses: of its method.
         planned: its training, where the examples are known.
+        devices: how many processes will train it, a device each.
         probe: take three steps.
     """
     model, memory = sized(context, learner, planned, weights=probe), memory_of(learner.device)
@@ -133,7 +139,7 @@ def of_learner(
     }
     reading = _reading(context, learner, uses, planned, model) if uses.trains else None
     if reading is not None:
-        found |= _of_training(learner, model, reading, memory)
+        found |= _of_training(learner, model, reading, memory, devices)
     found["writing"] = _of_writing(context, learner, model, memory)
     if reading is not None:
         found |= _timed(learner, model, reading, found, probe=probe)
@@ -145,12 +151,12 @@ def _reading(
 ) -> Reading | None:
     both = model.encoder_decoder
     if planned is not None and model.tokenizer is not None:
-        return known(planned, model.tokenizer, encoder_decoder=both)
-    rows = learner.rationales if isinstance(learner, MentorSettings) else uses.rows
+        rows = context.planned.rows if context.planned else None
+        return known(planned, model.tokenizer, rows, encoder_decoder=both)
     return guessed(
         context,
         learner,
-        rows,
+        learner.rationales if isinstance(learner, MentorSettings) else uses.rows,
         model.tokenizer,
         together=uses.together,
         compared=uses.compared,
@@ -158,7 +164,9 @@ def _reading(
     )
 
 
-def _of_training(learner: LearnerSettings, model: Sized, reading: Reading, memory: Memory) -> Facts:
+def _of_training(
+    learner: LearnerSettings, model: Sized, reading: Reading, memory: Memory, devices: int
+) -> Facts:
     settings, sizes, batch = learner.train, model.outline, reading.largest()
     acts = training.activations(
         sizes,
@@ -173,17 +181,30 @@ def _of_training(learner: LearnerSettings, model: Sized, reading: Reading, memor
         "optimiser": training.optimiser(sizes, learner.dtype, settings.optimizer),
         "activations": acts.total,
     }
-    peak = training.weights(sizes, learner.dtype) + sum(bytes_.values())
+    peak = alone = training.weights(sizes, learner.dtype) + sum(bytes_.values())
+    if settings.sharding != "none" and devices > 1:
+        peak = training.share(
+            sizes,
+            acts,
+            devices,
+            dtype=learner.dtype,
+            kind=settings.optimizer,
+            checkpointing=settings.gradient_checkpointing,
+        )
     steps = reading.steps(learner)
     return {
         **bytes_,
+        "sharding": settings.sharding,
+        "devices": devices,
         "peak": peak,
+        "peak_alone": alone,
         "fits": peak <= memory.free,
         "batch": {"rows": batch.rows, "lengths": list(batch.lengths), "scored": batch.scored},
         "examples": reading.examples,
         "steps": steps,
         "tokens": reading.feed.tokens(steps),
         "estimates": list(reading.guessed),
+        "rows": reading.row_bytes(learner),
         "saved": stored.model_bytes(sizes, learner.dtype),
         "checkpoints": stored.checkpoint_bytes(sizes, learner.dtype, settings.optimizer, settings.choose),
     }
@@ -216,8 +237,8 @@ def _timed(learner: LearnerSettings, model: Sized, reading: Reading, found: Fact
     """Seconds of a step and of the training, where three steps may be taken."""
     if not probe:
         return {}
-    if not found["fits"]:
-        return {"not_timed": "it does not fit"}
+    if found["peak_alone"] > found["free"]:
+        return {"not_timed": "it does not fit" if found["devices"] == 1 else "it does not fit on one device"}
     loaded = load(
         learner.model,
         tokenizer_texts=model.texts or None,
@@ -253,10 +274,24 @@ def of_teacher(context: Context, teacher: LocalTeacherSettings, *, weights: bool
     }
 
 
+def labels_left(settings: SoftLabelSettings, model: Sized, some: Iterable[Rows]) -> int:
+    """Bytes of soft labels of these rows, each different one once."""
+    rows = list(some)
+    keys = np.concatenate([one.keys for one in rows])
+    tokens = np.array([scored_tokens(row) for one in rows for row in one])
+    first = each_once(keys)
+    if not len(first):
+        return 0
+    return stored.soft_label_bytes(int(tokens[first].sum()), len(first), _words(model), settings.codec)
+
+
+def _words(model: Sized) -> int:
+    return model.outline.vocabulary if model.tokenizer is None else vocabulary_of(model.tokenizer)
+
+
 def of_soft_labels(settings: SoftLabelSettings, model: Sized, reading: Reading) -> Facts:
     """Soft labels that a student's mentor writes: scored tokens and bytes; none where it is asked live."""
     tokens, rows = reading.scored()
     if settings.soft_labels == "live":
         return {"tokens": tokens, "bytes": 0}
-    words = model.outline.vocabulary if model.tokenizer is None else vocabulary_of(model.tokenizer)
-    return {"tokens": tokens, "bytes": stored.soft_label_bytes(tokens, rows, words, settings.codec)}
+    return {"tokens": tokens, "bytes": stored.soft_label_bytes(tokens, rows, _words(model), settings.codec)}

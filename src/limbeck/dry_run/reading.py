@@ -6,11 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from limbeck.lm.cost import tokens_about
 from limbeck.objectives.align import IGNORED
 from limbeck.recipe import LearnerSettings
+from limbeck.scale import stored
 from limbeck.scale.training import MicroBatch
 from limbeck.soft_labels.cache import each_once
 from limbeck.stages.context import Context, PlannedTraining
@@ -46,6 +50,18 @@ class Reading:
     def examples(self) -> int:
         """Rows that token losses see."""
         return int(outline(self.feed.groups).scored.sum())
+
+    def row_bytes(self, learner: LearnerSettings) -> int:
+        """Bytes of the file of these rows."""
+        known = outline(self.feed.groups)
+        inputs, labels = known.lengths.sum(0, dtype=np.int64).tolist()
+        return stored.row_bytes(
+            inputs,
+            labels,
+            len(known.scored),
+            encoder_decoder=self.feed.encoder_decoder,
+            weighted=learner.train.prompt_weight > 0,
+        )
 
     def steps(self, learner: LearnerSettings) -> int:
         """Optimiser steps."""
@@ -92,8 +108,14 @@ def shape(rows: Sequence[Row], *, encoder_decoder: bool) -> MicroBatch:
     return MicroBatch(len(rows), widest, sum(map(scored_tokens, rows)))
 
 
-def known(planned: PlannedTraining, tokenizer: Any, *, encoder_decoder: bool) -> Reading | None:
-    """The reading of a training whose examples are known; None where all of them are too long."""
+def known(
+    planned: PlannedTraining, tokenizer: Any, folder: Path | None, *, encoder_decoder: bool
+) -> Reading | None:
+    """The reading of a training whose examples are known; None where all of them are too long.
+
+    Args:
+        folder: where its rows take their room; see `Planned.rows`.
+    """
     learner, settings = planned.learner, planned.learner.settings
     groups = rendered(tokenizer, learner, planned.data.train, encoder_decoder=encoder_decoder)
     found = tokenise(
@@ -102,6 +124,7 @@ def known(planned: PlannedTraining, tokenizer: Any, *, encoder_decoder: bool) ->
         encoder_decoder=encoder_decoder,
         max_length=settings.train.max_length,
         prompt_weight=settings.train.prompt_weight,
+        folder=folder,
     )
     if not found.groups:
         return None

@@ -46,13 +46,19 @@ def _rows(one: Facts) -> Iterator[tuple[str, str]]:
         yield "gradients, optimiser", f"{size(one['gradients'])}, {size(one['optimiser'])}"
         yield "largest micro-batch", f"{about}{batch['rows']} × {lengths} tokens, {batch['scored']:,} scored"
         yield "activations", f"{about}{size(one['activations'])}"
-        yield "training at its peak", f"{about}{size(one['peak'])} of {_free(one)}: {_fits(one['fits'])}"
+        each = f" on each of {one['devices']} devices" if one["devices"] > 1 else ""
+        yield (
+            "training at its peak",
+            f"{about}{size(one['peak'])}{each} of {_free(one)}: {_fits(one['fits'])}",
+        )
+        if one["sharding"] != "none" and not each:
+            yield "sharding", "by one process alone; --devices N says what each of N devices would hold"
         yield (
             "training",
             f"{about}{one['examples']:,} examples, {one['steps']:,} steps, {one['tokens']:,} tokens",
         )
         yield "time of a training", f"{about}{_time(one)}"
-        yield "to train", f"{one['left']}, {size(one['saved'])} each on the disk"
+        yield "trainings to do", f"{one['left']} ({size(one['saved'])} of disk each)"
     if writing := one["writing"]:
         shape = f"{writing['rows']} rows of {writing['prompt']} + {writing['new']} tokens"
         yield "writing", f"{shape}, keys and values {size(writing['cache'])}"
@@ -75,7 +81,8 @@ def lines(found: Facts) -> Iterator[str]:
     disk = found["disk"]
     yield (
         f"disk: {size(disk['needed'])} (models {size(disk['models'])}, checkpoints "
-        f"{size(disk['checkpoints'])}, soft labels {size(disk['soft_labels'])}; texts are not counted) of "
+        f"{size(disk['checkpoints'])}, soft labels {size(disk['soft_labels'])}, rows of tokens "
+        f"{size(disk['rows'])}; texts are not counted) of "
         f"{size(disk['free'])} free: {_fits(disk['fits'])}"
     )
 

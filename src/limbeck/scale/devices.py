@@ -49,6 +49,11 @@ def memory_of(name: str) -> Memory:
     return Memory(device.type, device.type, limit, min(found.available, limit))
 
 
+def visible_devices() -> int:
+    """Processes that a launcher would start here, one for each GPU; one where there is none."""
+    return max(1, torch.cuda.device_count())
+
+
 def _limit(total: int) -> int:
     try:
         return min(total, int(CGROUP.read_text()))

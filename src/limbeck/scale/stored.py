@@ -12,6 +12,9 @@ from limbeck.soft_labels.settings import CodecSettings
 INDEX = 32
 """Bytes of a row of soft labels in their index: a key of 128 bits, and two places."""
 
+HEAD = 28
+"""Bytes in front of a row of tokens in its file; its ids and its question's are not counted."""
+
 HEADERS = 256
 """Bytes with which the two files of an index begin."""
 
@@ -37,6 +40,17 @@ def checkpoint_bytes(
 ) -> int:
     """The checkpoints of a training: what is trained, and the optimiser's state."""
     return checkpoints_at_once(choose) * (model_bytes(model, dtype) + optimiser(model, dtype, kind))
+
+
+def row_bytes(inputs: int, labels: int, rows: int, *, encoder_decoder: bool, weighted: bool) -> int:
+    """The file of tokenised examples that each process has while it trains, as `training.rows` writes it.
+
+    Args:
+        inputs: tokens that are read, of all rows.
+        labels: places of labels.
+        weighted: whether prompts are weighted (`train.prompt_weight`).
+    """
+    return 4 * inputs + (4 * labels if encoder_decoder else 0) + (8 * labels if weighted else 0) + rows * HEAD
 
 
 def soft_label_bytes(tokens: int, rows: int, vocabulary: int, codec: CodecSettings | None = None) -> int:

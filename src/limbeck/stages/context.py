@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from limbeck.stages.models import Model, Question
     from limbeck.stages.teacher import Teacher
     from limbeck.stages.training import Data
+    from limbeck.training.rows import Rows
 
 M = TypeVar("M")
 
@@ -72,11 +73,25 @@ class PlannedWriting:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedLabels:
+    """Soft labels that a student needs: where its mentor's are kept, and the rows that are not there yet."""
+
+    store: str
+    lacking: Rows
+
+
 @dataclass
 class Planned:
-    """What a dry run hears of work that comes up, whether it is done or not."""
+    """What a dry run hears of work that comes up, whether it is done or not.
 
+    Attributes:
+        rows: where rows of tokens take their room; None: where the system has its temporary files.
+    """
+
+    rows: Path | None = None
     trainings: dict[str, PlannedTraining] = field(default_factory=dict)
+    labels: dict[str, PlannedLabels] = field(default_factory=dict)
     writings: dict[str, PlannedWriting] = field(default_factory=dict)
 
 

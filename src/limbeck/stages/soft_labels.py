@@ -22,7 +22,7 @@ from limbeck.errors import DamagedError, InputError, RecipeError
 from limbeck.recipe import Recipe, Settings
 from limbeck.run_folder import fingerprint, is_finished, path_fingerprint, plan
 from limbeck.soft_labels.settings import CodecSettings
-from limbeck.stages.context import Context, once
+from limbeck.stages.context import Context, PlannedLabels, once
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.pairs import check_tokenizers, is_from_scratch, tokenizer_of
 from limbeck.stages.served import Served, served_mentor
@@ -134,6 +134,8 @@ def soft_labels(
     context.run.verify(stored)
     _of_this_mentor(stored, expected(context, mentor, learner, settings))
     lacking = missing(stored, rows)
+    if context.planned is not None:
+        context.planned.labels[learner.place] = PlannedLabels(place, lacking)
     if len(lacking):
         taken = {path.name.partition("-")[0] for path in stored}
         number = next(one for one in map("{:03d}".format, count()) if one not in taken)
@@ -211,8 +213,7 @@ def rows_of(context: Context, mentor: Trained, learner: Learner, data: Data) -> 
         encoder_decoder=encoder_decoder,
         max_length=learner.settings.train.max_length,
         prompt_weight=learner.settings.train.prompt_weight,
-        # A run that only looks writes nothing there.
-        folder=context.run.folder if context.planned is None else None,
+        folder=context.run.folder if context.planned is None else context.planned.rows,
     )
     return found.rows.some(found.rows.scored.nonzero()[0])
 
