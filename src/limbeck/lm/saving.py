@@ -15,11 +15,12 @@ from transformers import GenerationConfig
 from limbeck import ranks
 from limbeck.errors import DiskError, first_line
 from limbeck.files import whole_folder
+from limbeck.lm import names
 from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, load, quiet
 from limbeck.lm.local import stop_tokens
 from limbeck.lm.sharding import gathered, written_by_one
 from limbeck.objectives.align import is_sharded
-from limbeck.tasks.asking import ABOUT, BASE_TEMPLATE, Asking, about_model
+from limbeck.tasks.asking import ABOUT, BASE_IDENTITY, BASE_TEMPLATE, Asking, about_model
 from limbeck.tasks.chat_template import student_template
 
 MAX_TOKENS = 512
@@ -65,7 +66,11 @@ def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = N
             _greedy(loaded, about).save_pretrained(str(partial))
             _tokenizer(loaded, about).save_pretrained(str(partial))
             if about is not None:
-                kept = {**about, BASE_TEMPLATE: loaded.tokenizer.chat_template}
+                kept = {
+                    **about,
+                    BASE_TEMPLATE: loaded.tokenizer.chat_template,
+                    BASE_IDENTITY: names.identity(loaded.base) if loaded.lora else "",
+                }
                 text = json.dumps(kept, indent=1, ensure_ascii=False)
                 (partial / ABOUT).write_text(f"{text}\n", "utf-8")
     except SafetensorError as error:  # how its writer reports a full disk
