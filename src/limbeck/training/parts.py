@@ -263,6 +263,8 @@ class Triplet:
         """Sum over triplets."""
         anchors_M, positives_M, negatives_M = triplets(batch).nonzero().unbind(1)
         values_M = triplet(states_BH[anchors_M], states_BH[positives_M], states_BH[negatives_M], self.margin)
+        if "group_factors" in batch:
+            values_M = values_M * batch["group_factors"][anchors_M]
         return values_M.sum()
 
 
