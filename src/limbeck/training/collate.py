@@ -79,7 +79,7 @@ class Pairs:
 
     Attributes:
         possible: two rows of a group that both have a span.
-        unlike: of these, how many have other tokens in theirs, so that nothing can be compared.
+        unlike: of these, how many have different tokens in theirs, so that nothing can be compared.
         alone: groups of which at most one row has a span.
     """
 
@@ -99,6 +99,25 @@ def pairs_in(groups: Sequence[RowGroup]) -> Pairs:
         possible += len(pairs)
         unlike += sum(one != other for one, other in pairs)
     return Pairs(possible, unlike, len(groups) - len(several))
+
+
+def said_of_pairs(found: Tokenised, pairs: Pairs) -> Iterator[str]:
+    """What is in no pair, and why."""
+    if found.without_span:
+        yield (
+            f"of {found.without_span} examples the answer was not found among their tokens, so they are in "
+            "no pair"
+        )
+    if pairs.unlike:
+        yield (
+            f"in {pairs.unlike} of {pairs.possible} pairs the two answers are cut into different tokens, so "
+            "they are not compared"
+        )
+    if pairs.alone:
+        yield (
+            f"{pairs.alone} of {len(found.groups)} questions have fewer than two rationales whose answer was "
+            "found, so their answers are not compared"
+        )
 
 
 def tokenise(

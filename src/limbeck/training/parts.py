@@ -293,6 +293,17 @@ class Router:
         return total
 
 
+NEEDS: Mapping[type[Part], str] = {
+    SpanKL: "it compares the answers of two rationales of a question: give problems more of them "
+    "(rationales.per_problem, or the teacher's file), or set settings.span_weight to 0",
+    Triplet: "it compares two right rationales of a question with a mistake: give problems more of them "
+    "(settings.rationales, rationales.per_problem), or set settings.reflection.weight to 0",
+}
+"""What to do where a part counts nothing."""
+
+NEEDS_ELSE = "give the examples what it needs, or set its weight to 0"
+
+
 def with_router(parts: Parts, model: nn.Module) -> Parts:
     """The parts, and the router loss where the model's config asks for it (`output_router_logits`).
 
