@@ -67,6 +67,18 @@ class ExamFacts(Record):
     kept_similarity: float | None = Field(
         None, ge=0, le=1, description="the same of all that were kept, of which they were chosen"
     )
+    pairs: int | None = Field(
+        None, ge=0, description="of rationales of a question, whose answers could be compared; null: none are"
+    )
+    pairs_unlike: int | None = Field(
+        None, ge=0, description="of these, cut into different tokens, so not compared"
+    )
+    questions_without_pair: int | None = Field(
+        None, ge=0, description="with fewer than two rationales whose answer was found"
+    )
+    without_span: int | None = Field(
+        None, ge=0, description="examples whose answer was not found among their tokens"
+    )
     steps: int | None = Field(None, ge=0, description="optimiser steps behind its weights")
     epochs: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="how often it saw its examples; steps may end within one"

@@ -200,8 +200,6 @@ def _train(
             say=lambda line: context.run.say(f"{learner.shown}: {line}"),
         )
     _report_too_long(context, learner, data, done)
-    if compares:
-        _report_pairs(context, learner, data.train, done)
     about: dict[str, Any] = {
         "task": context.recipe.task.name,
         "kind": context.kind,
@@ -368,25 +366,6 @@ def _report_chat(context: Context, learner: Learner, loaded: Loaded, seen: _Seen
         )
 
 
-def _report_pairs(context: Context, learner: Learner, groups: Sequence[Group], done: Training) -> None:
-    """Say what is in no pair, and why."""
-    if done.without_span:
-        context.run.say(
-            f"{learner.shown}: of {done.without_span} examples the answer was not found among their tokens, "
-            "so they are in no pair"
-        )
-    if done.pairs.unlike:
-        context.run.say(
-            f"{learner.shown}: in {done.pairs.unlike} of {done.pairs.possible} pairs the answers are other "
-            "tokens, so they are not compared"
-        )
-    if done.pairs.alone:
-        context.run.say(
-            f"{learner.shown}: {done.pairs.alone} of {len(groups)} questions have no two rationales, so they "
-            "learn by the other parts of the loss alone"
-        )
-
-
 def _report_choice(context: Context, learner: Learner, facts: Mapping[str, Any]) -> None:
     """Say how different the chosen rationales of a question are, where there was a choice."""
     chosen, kept = facts.get("chosen_similarity"), facts.get("kept_similarity")
@@ -427,4 +406,16 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
         "train_seconds": round(done.seconds, 1),
         **done.shared.facts(),
         **({"held_parameters": done.held} if done.held else {}),
+        **_facts_of_pairs(done),
+    }
+
+
+def _facts_of_pairs(done: Training) -> dict[str, int]:
+    if done.pairs is None:
+        return {}
+    return {
+        "pairs": done.pairs.possible,
+        "pairs_unlike": done.pairs.unlike,
+        "questions_without_pair": done.pairs.alone,
+        "without_span": done.without_span,
     }

@@ -53,7 +53,7 @@ class TrainSettings(Settings):
     batches: Literal["random", "by-length"] = Field(
         "random",
         description="which groups share a micro-batch: any, or those of similar length, which pads less; "
-        "tokens are then weighted so that each counts on average as it does in random batches",
+        "tokens, pairs and triplets are then weighted so that each counts on average as in random batches",
     )
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step, shared by all processes")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or plain gradient descent")
