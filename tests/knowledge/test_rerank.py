@@ -1,6 +1,7 @@
 """Reranking: kept states rank as those encoded each time; whole or not at all; a search like any."""
 
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -183,6 +184,22 @@ def test_states_of_something_else_are_refused(index, encoder, tmp_path, damage) 
         wrong = "part.json is missing or damaged"
     with pytest.raises(InputError, match=wrong):
         Kept(folder, encoder, other)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_removed_part_is_encoded_again_and_the_others_stay(
+    index, encoder, tmp_path, monkeypatch, place
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 10)
+    Kept(tmp_path, encoder, index).fill(IDS[:30])
+    shutil.rmtree(tmp_path / "parts" / f"{place:05d}")
+    kept = Kept(tmp_path, encoder, index)
+    before = kept.of(IDS).states
+    assert len(kept) == 20 and kept.fill(IDS[:30]) == 10 and kept.fill(IDS) == 20
+    again = Kept(tmp_path, encoder, index)
+    assert len(again) == len(kept) == 50 and again.fill(IDS) == 0
+    for one in (kept, again):
+        np.testing.assert_allclose(one.of(IDS).states, before, atol=2e-3)
 
 
 def test_two_processes_do_not_keep_at_once(index, encoder, tmp_path) -> None:
