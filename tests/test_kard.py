@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from limbeck.errors import LimbeckError
+from limbeck.exam import asking_of, student_prompts
 from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.encoders import load_encoder
 from limbeck.knowledge.reading import passages_of, read_for, shown
 from limbeck.knowledge.rerank import Reranked
 from limbeck.knowledge.states import Fresh
+from limbeck.lm.load import unloaded
 from limbeck.records import Problem, read_jsonl
 
 Limbeck = Callable[..., Any]
@@ -198,6 +200,30 @@ def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, reci
         assert fact in without_numbers(teacher[key]), "an upper bound finds the fact itself"
     plain = limbeck("ask", run / "students/answers/seed0", "How?", "--knowledge", "nowhere")
     assert plain.status == 2 and "nowhere" in plain.err
+
+
+@pytest.mark.parametrize(("model", "room"), [("tiny-seq2seq-xs", 40), ("tiny-causal-xs", None)])
+def test_an_exam_cuts_passages_as_the_training_did(
+    limbeck: Limbeck, recipe: Path, model: str, room: int | None
+) -> None:
+    """T5 has no positions that would end its prompts: what it was trained with says how long they are."""
+    more = ("task.train=6", "task.dev=2", "task.test=2", f"student.model={model}", "students={kard: {}}")
+    length = f"student.train.max_length={room or 80}"
+    sets = [part for one in (*more, length) for part in ("--set", one)]
+    ran = limbeck("run", recipe, *sets, "--set", "student.settings.passages=5")
+    assert ran.status == 0 and "prompts were cut" in ran.err, ran.err
+    run = Path("runs/reads")
+    student, index = run / "students/kard/seed0", Index(run / "knowledge/index")
+    by_id = {one.id: one for one in read_jsonl(run / "problems/train.jsonl", Problem)}
+    asking, loaded = asking_of(str(student / "model")), unloaded(str(student / "model"))
+    assert asking.room == room, "a decoder-only model's depends on each completion"
+    asked = []
+    for one in rows(run / "silver/rationale/silver.jsonl"):
+        problem = by_id[one["problem_id"]]
+        held = {problem.id: [shown(passage) for passage in index.passages(one["passages"][:5])]}
+        asked += [prompt.text for prompt in student_prompts(loaded, asking, [problem], 24, passages=held)]
+    trained = [one["prompt"] for one in rows(student / "examples.jsonl")]
+    assert (asked == trained) == (room is not None), "what a decoder-only model is asked may be longer"
 
 
 @pytest.mark.parametrize(

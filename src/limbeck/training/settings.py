@@ -71,7 +71,8 @@ class TrainSettings(Settings):
         512,
         ge=2,
         description="longest example in tokens: prompt and completion together, or each of encoder and "
-        "decoder; longer ones are left out and reported",
+        "decoder; passages, then demonstrations are cut to fit (of an encoder-decoder in exams too); what is "
+        "still longer is left out and reported",
     )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32",
