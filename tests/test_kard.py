@@ -259,9 +259,9 @@ RANKED = ("--set", "students={ranked: {settings: {find: reranker}, train: {choos
         ),
         ("knowledge.reranker.device=mps", "knowledge.reranker.device: mps is not there"),
         ("knowledge.reranker.candidates=1", "settings.passages: 2, and knowledge.reranker.candidates: 1"),
-        ("knowledge.reranker.train.sharding=fsdp", "train.sharding: means nothing for a reranker"),
-        ("knowledge.reranker.train.precision=auto", "train.precision: auto is not found out for a reranker"),
-        ("knowledge.reranker.train.max_length=256", "train.max_length: means nothing for a reranker"),
+        ("knowledge.reranker.train.sharding=fsdp", "train.sharding: has no effect on a reranker"),
+        ("knowledge.reranker.train.precision=auto", "train.precision: auto is not available for a reranker"),
+        ("knowledge.reranker.train.max_length=256", "train.max_length: has no effect on a reranker"),
     ],
 )
 def test_what_can_search_or_rank_nothing_is_refused_before_the_first_stage(

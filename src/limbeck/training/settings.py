@@ -134,7 +134,7 @@ RANKING = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, schedule="l
 """KARD's training of its reranker."""
 
 UNUSED_IN_RANKING = ("batches", "max_length", "prompt_weight", "choose", "sharding", "share_prompts")
-"""Settings of trainings that mean nothing for a reranker's."""
+"""Settings of trainings that have no effect on a reranker's."""
 
 
 def refuse_unused_in_ranking(train: TrainSettings) -> None:
@@ -145,6 +145,6 @@ def refuse_unused_in_ranking(train: TrainSettings) -> None:
     """
     for name in UNUSED_IN_RANKING:
         if getattr(train, name) != (usual := TrainSettings.model_fields[name].default):
-            raise ValueError(f"train.{name}: means nothing for a reranker; leave it at {usual}")
+            raise ValueError(f"train.{name}: has no effect on a reranker; leave it at {usual}")
     if train.precision == "auto":
-        raise ValueError("train.precision: auto is not found out for a reranker; write fp32 or bf16")
+        raise ValueError("train.precision: auto is not available for a reranker; write fp32 or bf16")
