@@ -81,12 +81,9 @@ def test_a_rationale_of_an_unknown_problem_is_refused(index: Index) -> None:
 def test_what_is_said_of_them(index: Index) -> None:
     found = silver(index, PROBLEMS, RATIONALES, k=2)
     others = silver(index, PROBLEMS, RATIONALES, k=2, query="question")
-    said = about_silver(found, others, {"p1": {"harbour", "bergen"}})
+    said = about_silver(found, others)
     assert (said["rationales"], said["without"], said["questions"], said["passages"]) == (4, 1, 2, 3)
     assert said["per_question"] == 1.5
-    assert said["quality"]["queries"] == 3
-    assert said["quality"]["recall@1"][0] == pytest.approx(1 / 3)  # one of two, one of two, none
-    assert said["quality"]["mrr"][0] == pytest.approx(2 / 3)
     assert 0 <= said["with_others"] <= 1 and 0 <= said["between_rationales"] <= 1
     assert about_silver([])["per_question"] == 0
 

@@ -20,7 +20,7 @@ AT = (1, 5, 10, 100)
 
 
 class Mean(NamedTuple):
-    """A mean over queries, and the 95% interval of that over other queries of the same kind; None: not known."""
+    """A mean over queries, and its 95% interval over other queries of the same kind; None: not known."""
 
     value: float
     low: float | None

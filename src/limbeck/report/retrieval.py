@@ -99,8 +99,9 @@ def retrieval_rows(exams: Sequence[Contestant]) -> list[Row]:
     """A row for each way in which passages were found, ready for JSON; none where nobody reads.
 
     `judged` are the questions with a silver passage; hits, `mrr` and recall are [value, low, high] over
-    these, with the 95% interval for other questions of the kind (None for its ends where there is one
-    question), and None where nothing is known to be relevant, or where these are the silver passages themselves. `read_by` are exams with their accuracy.
+    these, with the 95% interval for other questions of the kind (its ends are None where it is not known),
+    and None where nothing is known to be relevant, or where these are the silver passages themselves.
+    `read_by` are exams with their accuracy.
     """
     found = sources(exams)
     several = len({source.run for source in found}) > 1
