@@ -241,7 +241,9 @@ def write_about(folder: Path, about: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("asking", [FULL, Asking(), Asking("chat", system="S", room=9)], ids=lambda one: one.format)
+@pytest.mark.parametrize(
+    "asking", [FULL, Asking(), Asking("chat", system="S", room=9)], ids=lambda one: one.format
+)
 def test_a_model_folder_keeps_everything(tmp_path: Path, asking: Asking) -> None:
     about = {"task": "own", "kind": "number", **asking.about()}
     assert Asking.of_folder(write_about(tmp_path, about)) == asking

@@ -341,7 +341,8 @@ class Asking:
         try:
             Template.read(prompt["template"], (*PLACES, *(RATIONALE for need in needs if need == RATIONALE)))
             shown = tuple(Demonstration.model_validate(one) for one in prompt["demonstrations"])
-            return cls(form, *texts, shown, shots, tuple(needs), thinks, apart, room)
+            template, instruction, system = texts
+            return cls(form, template, instruction, system, shown, shots, tuple(needs), thinks, apart, room)
         except ValidationError as error:
             raise ModelError(f"{place}: prompt.demonstrations: {first_problem(error)}; {fix}") from None
         except (TypeError, ValueError, RecipeError) as error:
