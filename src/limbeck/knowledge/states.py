@@ -98,17 +98,18 @@ class Kept:
     Args:
         folder: a new one, or one of this encoder and this index.
         search: where the texts are.
-        bits: compress what is kept to so many bits of a number (`residual.py`); 0: half precision. What is
-            not kept is brought to the same.
+        bits: compress what is kept to so many bits of a number (`residual.py`); 0: half precision; None: as
+            the folder has it. What is not kept is brought to the same.
 
     Raises:
         InputError: the folder holds the states of another encoder or index, or something else, or is damaged.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder, search: Search, *, bits: Bits = 0) -> None:
+    def __init__(self, folder: Path, encoder: Encoder, search: Search, *, bits: Bits | None = 0) -> None:
+        bits = (sealed.read(folder / STATE) or {}).get("bits", 0) if bits is None else bits
         self.folder = folder
         self.encoder = encoder
-        self.bits = bits
+        self.bits: Bits = bits
         self._fresh = Fresh(encoder, search)
         self._plan = _plan(encoder, search, bits)
         self._codec: Codec | None = None
