@@ -444,7 +444,7 @@ class RerankerSettings(Settings):
     lora: LoraSettings | None = Field(None, description="train an adapter, which is folded in at the end")
     candidates: int = Field(100, ge=1, description="passages that the question finds, and that are ranked")
     seed: int = Field(0, ge=0)
-    device: Device = Field("auto", description="as of learners")
+    device: Device = Field("auto", description="as for students")
 
     @field_validator("train", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from limbeck.stages.feedback import (
     files_of,
     waits_for_feedback,
 )
-from limbeck.stages.grounded import Reader, grounded_data, has_place, reads_passages
+from limbeck.stages.grounded import Reader, answered_data, grounded_data, has_place, reads_passages
 from limbeck.stages.knowledge import check_knowledge, knowledge, silver_passages
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
@@ -65,6 +65,7 @@ __all__ = [
     "Untrained",
     "accuracy",
     "answer_examples",
+    "answered_data",
     "by_problem",
     "check_feedback",
     "check_knowledge",

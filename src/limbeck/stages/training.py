@@ -184,6 +184,7 @@ def _train(
     ranks.barrier()  # all read it
     text = partial(rendered, loaded.tokenizer, learner, encoder_decoder=loaded.encoder_decoder)
     by_accuracy = settings.train.choose == "dev-accuracy"
+    asking = _asked_as_trained(learner, encoder_decoder=loaded.encoder_decoder)
     with context.track(f"training {learner.shown}", 0) as advance:
         done = run_training(
             loaded.model,
@@ -195,7 +196,7 @@ def _train(
             folder,
             seed=learner.seed,
             draw=data.draw,
-            dev_exam=partial(_dev_exam, context, loaded, learner.asking, data) if by_accuracy else None,
+            dev_exam=partial(_dev_exam, context, loaded, asking, data) if by_accuracy else None,
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
             say=lambda line: context.run.say(f"{learner.shown}: {line}"),
         )
@@ -206,11 +207,19 @@ def _train(
         "dtype": settings.dtype,
         "max_tokens": context.recipe.exam.max_tokens,
     }
-    save(loaded, folder / "model", about=about | learner.asking.about() | dict(data.about))
+    save(loaded, folder / "model", about=about | asking.about() | dict(data.about))
     if ranks.main():
         about_data = dict(data.facts())
         _report_choice(context, learner, about_data)
         write_json(folder / FACTS, facts_of(loaded, data, done) | about_data)
+
+
+def _asked_as_trained(learner: Learner, *, encoder_decoder: bool) -> Asking:
+    """How the trained model is asked: an encoder-decoder's prompts are cut as in its training.
+
+    A decoder-only model's were cut by what each completion left of `max_length`, which no exam knows.
+    """
+    return replace(learner.asking, room=learner.settings.train.max_length if encoder_decoder else None)
 
 
 def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, tokenizer: Path | None) -> Loaded:

@@ -71,7 +71,8 @@ class TrainSettings(Settings):
         512,
         ge=2,
         description="longest example in tokens: prompt and completion together, or each of encoder and "
-        "decoder; longer ones are left out and reported",
+        "decoder; passages, then demonstrations are cut to fit (of an encoder-decoder in exams too); what is "
+        "still longer is left out and reported",
     )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32",
@@ -133,7 +134,7 @@ RANKING = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, schedule="l
 """KARD's training of its reranker."""
 
 UNUSED_IN_RANKING = ("batches", "max_length", "prompt_weight", "choose", "sharding", "share_prompts")
-"""Settings of trainings that mean nothing for a reranker's."""
+"""Settings of trainings that have no effect on a reranker's."""
 
 
 def refuse_unused_in_ranking(train: TrainSettings) -> None:
@@ -144,6 +145,6 @@ def refuse_unused_in_ranking(train: TrainSettings) -> None:
     """
     for name in UNUSED_IN_RANKING:
         if getattr(train, name) != (usual := TrainSettings.model_fields[name].default):
-            raise ValueError(f"train.{name}: means nothing for a reranker; leave it at {usual}")
+            raise ValueError(f"train.{name}: has no effect on a reranker; leave it at {usual}")
     if train.precision == "auto":
-        raise ValueError("train.precision: auto is not found out for a reranker; write fp32 or bf16")
+        raise ValueError("train.precision: auto is not available for a reranker; write fp32 or bf16")
