@@ -17,7 +17,7 @@ def test_unknown_key_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"warmup": 1.5}, {"checkpoints": 0}, {"choose": "test"}, {"precision": "fp16"}]
+    "wrong", [{"epochs": 0}, {"warmup": 1.5}, {"checkpoints": 0}, {"choose": "test"}, {"precision": "fp8"}]
 )
 def test_impossible_values_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):

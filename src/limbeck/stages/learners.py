@@ -196,7 +196,7 @@ class Trained:
     @property
     def facts(self) -> dict[str, Any]:
         counted = dict(self.counted)
-        for how in ("share_prompts", "held_parameters"):  # it was trained, not what
+        for how in ("share_prompts", "held_parameters", "skipped_steps"):  # it was trained, not what
             counted.pop(how, None)
         if self.start is not None and self.learner.round is None:
             counted |= self._of_all_rounds()

@@ -200,6 +200,11 @@ def _train(
             say=lambda line: context.run.say(f"{learner.shown}: {line}"),
         )
     _report_too_long(context, learner, data, done)
+    if done.skipped:
+        context.run.say(
+            f"{learner.shown}: {done.skipped} of {done.steps} steps changed nothing, because their gradient "
+            "was not finite in fp16; a few are usual"
+        )
     if compares:
         _report_pairs(context, learner, data.train, done)
     about: dict[str, Any] = {
@@ -427,4 +432,5 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
         "train_seconds": round(done.seconds, 1),
         **done.shared.facts(),
         **({"held_parameters": done.held} if done.held else {}),
+        **({"skipped_steps": done.skipped} if done.skipped is not None else {}),
     }

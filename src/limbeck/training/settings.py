@@ -73,10 +73,11 @@ class TrainSettings(Settings):
         description="longest example in tokens: prompt and completion together, or each of encoder and "
         "decoder; longer ones are left out and reported",
     )
-    precision: Literal["fp32", "bf16", "auto"] = Field(
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
         "fp32",
-        description="bf16 computes under autocast, the weights keep their type; auto tries both once and "
-        "takes bf16 where it learns the same and is faster",
+        description="bf16 and fp16 compute under autocast, the weights keep their type; fp16 is for CUDA "
+        "GPUs without bf16, and scales the loss; auto tries fp32 and bf16 once, and takes bf16 where it "
+        "learns the same and is faster",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
     sharding: Annotated[Literal["none", "fsdp"], BeforeValidator(_not_by_tensors)] = Field(
@@ -147,3 +148,5 @@ def refuse_unused_in_ranking(train: TrainSettings) -> None:
             raise ValueError(f"train.{name}: means nothing for a reranker; leave it at {usual}")
     if train.precision == "auto":
         raise ValueError("train.precision: auto is not found out for a reranker; write fp32 or bf16")
+    if train.precision == "fp16":
+        raise ValueError("train.precision: fp16 is not offered for a reranker; write fp32 or bf16")
