@@ -283,6 +283,7 @@ class Untrained:
         about: dict[str, Any] = {"model": settings.model, "format": settings.format}
         about |= {"dtype": settings.dtype} if settings.dtype != "float32" else {}
         about |= {"layers": settings.layers} if settings.layers is not None else {}
+        about |= {"four_bits": settings.four_bits} if settings.four_bits else {}
         asking = self.learner.asking.plan()
         return about | ({"asking": asking} if asking else {})
 
@@ -329,6 +330,7 @@ class Untrained:
             device=settings.device,
             layers=settings.layers,
             name=self.name,
+            compressed=settings.four_bits,
         )
         return _opened(loaded, self.learner.asking, folder, batch_size, max_tokens)
 

@@ -313,12 +313,17 @@ def _check_learner(place: str, learner: LearnerSettings, *, trains: bool = True)
             "set dtype float32 with train.precision bf16, or use lora"
         )
     _check_name(place, learner.model)
+    if learner.quantize and is_from_scratch(learner.model):
+        raise RecipeError(
+            f"{place}.quantize: {learner.model} is made from scratch, and 4 bits are of a trained model; "
+            "leave quantize out"
+        )
     if learner.format == "chat":
         check_chat(learner, place)
 
 
 def _check_training(place: str, learner: LearnerSettings) -> None:
-    """Refuse fp16 where no CUDA GPU trains."""
+    """Refuse fp16 where no CUDA GPU trains, and 4 bits without their package."""
     if learner.train.precision == "fp16":
         from limbeck.lm.load import device_of
         from limbeck.training.arguments import refuse_fp16
@@ -327,6 +332,13 @@ def _check_training(place: str, learner: LearnerSettings) -> None:
             refuse_fp16(learner.train, device_of(learner.device))
         except RecipeError as error:
             raise RecipeError(f"{place}.train.{error}") from None
+    if learner.quantize:
+        from limbeck.lm.four_bits import check_installed
+
+        try:
+            check_installed()
+        except RecipeError as error:
+            raise RecipeError(f"{place}.{error}") from None
 
 
 def _check_name(place: str, name: str) -> None:

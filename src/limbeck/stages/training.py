@@ -166,6 +166,7 @@ def _train(
     tokenizer: Path | None,
 ) -> None:
     """Load the learner, train it on rendered examples, save it as an ordinary model folder."""
+    from limbeck.lm.four_bits import ABOUT_KEY
     from limbeck.lm.saving import save
     from limbeck.training.parts import PairPart
     from limbeck.training.trainer import train as run_training
@@ -213,6 +214,8 @@ def _train(
         "dtype": settings.dtype,
         "max_tokens": context.recipe.exam.max_tokens,
     }
+    if settings.four_bits:
+        about[ABOUT_KEY] = settings.four_bits
     save(loaded, folder / "model", about=about | learner.asking.about() | dict(data.about))
     if ranks.main():
         about_data = dict(data.facts())
@@ -235,6 +238,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
             dtype=settings.dtype,
             device=settings.device,
             sharded=sharded,
+            compressed=settings.four_bits,
         )
     return load(
         settings.model,
@@ -251,6 +255,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
         dtype=settings.dtype,
         device=settings.device,
         sharded=sharded,
+        compressed=settings.four_bits,
     )
 
 
@@ -420,7 +425,9 @@ def _report_too_long(context: Context, learner: Learner, data: Data, done: Train
 
 def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
     """What a report says of a training."""
-    sizes = [(one.numel(), one.requires_grad) for one in loaded.model.parameters()]
+    from limbeck.lm.four_bits import numel
+
+    sizes = [(numel(one), one.requires_grad) for one in loaded.model.parameters()]
     return {
         "parameters": sum(size for size, _ in sizes),
         "trained_parameters": sum(size for size, trained in sizes if trained),
