@@ -24,6 +24,14 @@ def test_impossible_values_are_refused(wrong):
         TrainSettings(**wrong)
 
 
+@pytest.mark.parametrize(
+    "asked", [{"deepspeed": "ds_stage3_config.json"}, {"sharding": "deepspeed"}, {"sharding": "zero3"}]
+)
+def test_deepspeed_is_refused_with_what_to_take(asked):
+    with pytest.raises(ValidationError, match=r"DeepSpeed is not offered, because .* take sharding: fsdp"):
+        TrainSettings(**asked)
+
+
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "clip", "prompt_weight", "warmup"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_numbers_are_finite(name, value):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -15,13 +16,21 @@ def _share_or_steps(warmup: float) -> float:
     return warmup
 
 
-def _not_by_tensors(sharding: object) -> object:
-    """Tensor parallel training with adapters is what published 7B to 72B models were trained by."""
+NO_DEEPSPEED = (
+    "DeepSpeed is not offered, because with ZeRO-3 the parts of the weights would be saved as if they were "
+    "the model (docs/scale.md); take sharding: fsdp, which shares out the same things"
+)
+
+
+def _not_otherwise(sharding: object) -> object:
+    """Tensor parallel training with adapters, and DeepSpeed, are what published models were trained by."""
     if isinstance(sharding, str) and sharding.replace("_", "-") in ("tp", "tensor", "tensor-parallel"):
         raise ValueError(
             "tensor parallel training is not offered, because adapters on all layers fail in it; take fsdp, "
             "with lora where a whole model is too large to train"
         )
+    if isinstance(sharding, str) and sharding.lower().startswith(("deepspeed", "zero")):
+        raise ValueError(NO_DEEPSPEED)
     return sharding
 
 
@@ -80,7 +89,7 @@ class TrainSettings(Settings):
         "learns the same and is faster",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
-    sharding: Annotated[Literal["none", "fsdp"], BeforeValidator(_not_by_tensors)] = Field(
+    sharding: Annotated[Literal["none", "fsdp"], BeforeValidator(_not_otherwise)] = Field(
         "none",
         description="fsdp: each of several processes holds a part of the weights, gradients and optimiser "
         "state (FSDP2) in place of a whole copy",
@@ -102,6 +111,13 @@ class TrainSettings(Settings):
     checkpoints: Annotated[int, Field(ge=1)] | Literal["epoch"] = Field(
         "epoch", description="when to evaluate on dev and save: once per epoch, or this often in the run"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_deepspeed(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "deepspeed" in given:
+            raise ValueError(NO_DEEPSPEED)
+        return given
 
     @model_validator(mode="after")
     def _one_saves_memory(self) -> Self:
