@@ -16,6 +16,7 @@ from limbeck import ranks
 from limbeck.errors import DiskError, first_line
 from limbeck.files import whole_folder
 from limbeck.lm import names
+from limbeck.lm.four_bits import ABOUT_KEY
 from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, load, quiet
 from limbeck.lm.local import stop_tokens
 from limbeck.lm.sharding import gathered, written_by_one
@@ -92,7 +93,7 @@ def export(
     dtype: Dtype | None = None,
     about: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> None:
-    """Write a saved adapter with its base model as one ordinary model folder.
+    """Write a saved adapter with its base model, in full precision, as one ordinary model folder.
 
     Args:
         folder: of the adapter, or of a whole model, which is then copied.
@@ -105,7 +106,8 @@ def export(
         DiskError: `out` cannot be written.
     """
     said = about_model(folder)
-    found = load(folder, dtype=dtype or said.get("dtype", "float32"), device="cpu")
+    found = load(folder, dtype=dtype or said.get("dtype", "float32"), device="cpu", whole=True)
+    said.pop(ABOUT_KEY, None)
     save(found, out, about=about(said) if said else None)
 
 

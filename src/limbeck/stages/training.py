@@ -166,6 +166,7 @@ def _train(
     tokenizer: Path | None,
 ) -> None:
     """Load the learner, train it on rendered examples, save it as an ordinary model folder."""
+    from limbeck.lm.four_bits import ABOUT_KEY
     from limbeck.lm.saving import save
     from limbeck.training.parts import PairPart
     from limbeck.training.trainer import train as run_training
@@ -201,12 +202,19 @@ def _train(
             say=lambda line: context.run.say(f"{learner.shown}: {line}"),
         )
     _report_too_long(context, learner, data, done)
+    if done.skipped:
+        context.run.say(
+            f"{learner.shown}: {done.skipped} of {done.steps} steps changed nothing, because their gradient "
+            "was not finite in fp16; a few are usual"
+        )
     about: dict[str, Any] = {
         "task": context.recipe.task.name,
         "kind": context.kind,
         "dtype": settings.dtype,
         "max_tokens": context.recipe.exam.max_tokens,
     }
+    if settings.four_bits:
+        about[ABOUT_KEY] = settings.four_bits
     save(loaded, folder / "model", about=about | asking.about() | dict(data.about))
     if ranks.main():
         about_data = dict(data.facts())
@@ -237,6 +245,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
             dtype=settings.dtype,
             device=settings.device,
             sharded=sharded,
+            compressed=settings.four_bits,
         )
     return load(
         settings.model,
@@ -253,6 +262,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
         dtype=settings.dtype,
         device=settings.device,
         sharded=sharded,
+        compressed=settings.four_bits,
     )
 
 
@@ -403,7 +413,9 @@ def _report_too_long(context: Context, learner: Learner, data: Data, done: Train
 
 def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
     """What a report says of a training."""
-    sizes = [(one.numel(), one.requires_grad) for one in loaded.model.parameters()]
+    from limbeck.lm.four_bits import numel
+
+    sizes = [(numel(one), one.requires_grad) for one in loaded.model.parameters()]
     return {
         "parameters": sum(size for size, _ in sizes),
         "trained_parameters": sum(size for size, trained in sizes if trained),
@@ -415,6 +427,7 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
         "train_seconds": round(done.seconds, 1),
         **done.shared.facts(),
         **({"held_parameters": done.held} if done.held else {}),
+        **({"skipped_steps": done.skipped} if done.skipped is not None else {}),
         **_facts_of_pairs(done),
     }
 

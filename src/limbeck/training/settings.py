@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -15,13 +16,21 @@ def _share_or_steps(warmup: float) -> float:
     return warmup
 
 
-def _not_by_tensors(sharding: object) -> object:
-    """Tensor parallel training with adapters is what published 7B to 72B models were trained by."""
+NO_DEEPSPEED = (
+    "DeepSpeed is not offered, because with ZeRO-3 the parts of the weights would be saved as if they were "
+    "the model (docs/scale.md); take sharding: fsdp, which shares out the same things"
+)
+
+
+def _not_otherwise(sharding: object) -> object:
+    """Tensor parallel training with adapters, and DeepSpeed, are what published models were trained by."""
     if isinstance(sharding, str) and sharding.replace("_", "-") in ("tp", "tensor", "tensor-parallel"):
         raise ValueError(
             "tensor parallel training is not offered, because adapters on all layers fail in it; take fsdp, "
             "with lora where a whole model is too large to train"
         )
+    if isinstance(sharding, str) and sharding.lower().startswith(("deepspeed", "zero")):
+        raise ValueError(NO_DEEPSPEED)
     return sharding
 
 
@@ -74,13 +83,14 @@ class TrainSettings(Settings):
         "decoder; passages, then demonstrations are cut to fit (of an encoder-decoder in exams too); what is "
         "still longer is left out and reported",
     )
-    precision: Literal["fp32", "bf16", "auto"] = Field(
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
         "fp32",
-        description="bf16 computes under autocast, the weights keep their type; auto tries both once and "
-        "takes bf16 where it learns the same and is faster",
+        description="bf16 and fp16 compute under autocast, the weights keep their type; fp16 is for CUDA "
+        "GPUs without bf16, and scales the loss; auto tries fp32 and bf16 once, and takes bf16 where it "
+        "learns the same and is faster",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
-    sharding: Annotated[Literal["none", "fsdp"], BeforeValidator(_not_by_tensors)] = Field(
+    sharding: Annotated[Literal["none", "fsdp"], BeforeValidator(_not_otherwise)] = Field(
         "none",
         description="fsdp: each of several processes holds a part of the weights, gradients and optimiser "
         "state (FSDP2) in place of a whole copy",
@@ -102,6 +112,13 @@ class TrainSettings(Settings):
     checkpoints: Annotated[int, Field(ge=1)] | Literal["epoch"] = Field(
         "epoch", description="when to evaluate on dev and save: once per epoch, or this often in the run"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_deepspeed(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "deepspeed" in given:
+            raise ValueError(NO_DEEPSPEED)
+        return given
 
     @model_validator(mode="after")
     def _one_saves_memory(self) -> Self:
@@ -148,3 +165,5 @@ def refuse_unused_in_ranking(train: TrainSettings) -> None:
             raise ValueError(f"train.{name}: has no effect on a reranker; leave it at {usual}")
     if train.precision == "auto":
         raise ValueError("train.precision: auto is not available for a reranker; write fp32 or bf16")
+    if train.precision == "fp16":
+        raise ValueError("train.precision: fp16 is not available for a reranker; write fp32 or bf16")

@@ -58,7 +58,7 @@ DevExam = Callable[[nn.Module], Mapping[str, float]]
 Progress = Callable[[int, int, float], None]
 """Called on rank 0 after every optimiser step with (step, steps, loss)."""
 
-REMEDY = "lower learning_rate or lengthen warmup; with bf16, set precision to fp32"
+REMEDY = "lower learning_rate or lengthen warmup; with bf16 or fp16, set precision to fp32"
 
 
 class PartsTrainer(Trainer):  # type: ignore[misc]
@@ -183,6 +183,8 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         A part's mean is over the steps in which it counted something; without any it is left out, since 0
         would say that it is learned.
         """
+        if "grad_norm" in logs and self.accelerator.optimizer_step_was_skipped:
+            del logs["grad_norm"]  # of a gradient that was thrown away
         if not math.isfinite(logs.get("grad_norm", 0.0)):
             raise TrainingError(f"step {self.state.global_step}: the gradient is not finite; {REMEDY}")
         if "loss" in logs:
@@ -331,6 +333,8 @@ class Training:
         pairs: what a divergence between the answers of two rationales could compare; None: no part has one.
         shared: whether prompts were computed once for the rows that share them, and why.
         held: parameters that each process held, by rank; () where each had the whole model.
+        skipped: of the steps, those that changed no weight because their scaled gradient was not finite;
+            None: the loss was not scaled (it is in fp16 alone).
     """
 
     steps: int
@@ -346,6 +350,7 @@ class Training:
     pairs: Pairs | None
     shared: Verdict
     held: tuple[int, ...] = ()
+    skipped: int | None = None
 
 
 def train(
@@ -453,6 +458,7 @@ def train(
         pairs=pairs,
         shared=shared,
         held=shares,
+        skipped=keeper.skipped if settings.precision == "fp16" else None,
     )
 
 
