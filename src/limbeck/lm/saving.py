@@ -67,11 +67,10 @@ def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = N
             _greedy(loaded, about).save_pretrained(str(partial))
             _tokenizer(loaded, about).save_pretrained(str(partial))
             if about is not None:
-                kept = {
-                    **about,
-                    BASE_TEMPLATE: loaded.tokenizer.chat_template,
-                    BASE_IDENTITY: names.identity(loaded.base) if loaded.lora else "",
-                }
+                kept = {**about, BASE_TEMPLATE: loaded.tokenizer.chat_template}
+                kept.pop(BASE_IDENTITY, None)  # of the folder that is exported
+                if loaded.lora and (made_from := names.identity(loaded.base)):
+                    kept[BASE_IDENTITY] = made_from
                 text = json.dumps(kept, indent=1, ensure_ascii=False)
                 (partial / ABOUT).write_text(f"{text}\n", "utf-8")
     except SafetensorError as error:  # how its writer reports a full disk

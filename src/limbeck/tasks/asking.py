@@ -42,7 +42,7 @@ BASE_TEMPLATE = "base_chat_template"
 """In that file: the chat template of the base model's tokenizer; null: it had none."""
 
 BASE_IDENTITY = "base_identity"
-"""In that file, of an adapter: a hash of the base or GGUF file that it was trained on; "": of neither."""
+"""In that file, of an adapter on a base or a GGUF file: a hash of what that is made from."""
 
 KNOWLEDGE = "knowledge"
 """A need: passages come with every question."""
