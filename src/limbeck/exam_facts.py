@@ -61,6 +61,10 @@ class ExamFacts(Record):
     parameters: int | None = Field(None, ge=1, description="of the whole model, adapters included")
     trained_parameters: int | None = Field(None, ge=0, description="those that training changed")
     training_examples: int | None = Field(None, ge=0, description="different examples it was trained on")
+    new_rationales: tuple[int, ...] | None = Field(
+        None, description="of each round's feedback, where `adds` says how many it should be"
+    )
+    wanted_rationales: int | None = Field(None, ge=1, description="new ones of each round: `adds`")
     chosen_similarity: float | None = Field(
         None, ge=0, le=1, description="mean trigram similarity of a problem's rationales, as trained on"
     )

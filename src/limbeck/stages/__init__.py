@@ -18,7 +18,7 @@ from limbeck.stages.grounded import Reader, answered_data, grounded_data, has_pl
 from limbeck.stages.knowledge import check_knowledge, knowledge, silver_passages
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
-from limbeck.stages.mistakes import Mistakes, TrainExamSettings, mistakes
+from limbeck.stages.mistakes import Mistakes, TrainExamSettings, check_gold, mistakes
 from limbeck.stages.models import Model, Question
 from limbeck.stages.passages import Finder, found_passages
 from limbeck.stages.problems import Problems, Split, problems
@@ -68,6 +68,7 @@ __all__ = [
     "answered_data",
     "by_problem",
     "check_feedback",
+    "check_gold",
     "check_knowledge",
     "completions_of",
     "cross_entropy",

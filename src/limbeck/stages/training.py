@@ -405,8 +405,10 @@ def _report_too_long(context: Context, learner: Learner, data: Data, done: Train
     for what, left, groups in (("", done.too_long, data.train), ("dev ", done.dev_too_long, data.dev)):
         if left:
             whole = sum(len(group.examples) for group in groups)
+            texts = len({(one.problem_id, str(one.prompt), one.completion) for one in left})
+            copies = f" ({texts} different ones)" if texts < len(left) else ""
             context.run.say(
-                f"{learner.shown}: {len(left)} of {whole} {what}examples are longer than "
+                f"{learner.shown}: {len(left)} of {whole} {what}examples{copies} are longer than "
                 f"train.max_length = {learner.settings.train.max_length} tokens and were left out"
             )
 

@@ -6,8 +6,10 @@ Both inner sums run over all micro-batches of the step and all ranks, so that ne
 the way a step is cut into micro-batches and ranks changes what is learned. (The router loss of a
 mixture of experts is the one exception, see `parts.Router`.)
 
-The host waits for the device once per step: after the step's work was begun and before it changes a
-weight, it reads the parts' values, which say whether the loss is finite and what the progress shows.
+The host waits for the device in two places. In every micro-batch it waits for the indices of scored
+tokens, pairs and triplets: they are made on the device, and their number decides shapes. And once per
+step, after the step's work was begun and before it changes a weight, it reads the parts' values, which say
+whether the loss is finite and what the progress shows.
 """
 
 from __future__ import annotations
@@ -156,7 +158,7 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         return torch.stack([values[part.name].float() for part in self.parts])
 
     def read_step(self) -> float:
-        """The loss of the whole step; the one moment of a step at which the host waits.
+        """The loss of the whole step; the host waits for it.
 
         Raises:
             TrainingError: it is not finite.
@@ -390,8 +392,13 @@ def train(
         progress: called after every optimiser step with (step, steps, loss).
         corrected: False leaves what `batches: by-length` hold as it weighs by itself.
         say: on rank 0, gets a line where a checkpoint is damaged and another one is taken, where prompts
+<<<<<<< HEAD
             are computed once, or would be if it were possible, where there is nobody to share a model,
             and where answers that a part compares are in no pair.
+=======
+            are computed once, or would be if it were possible, where `batch_tokens` makes steps smaller, and
+            where there is nobody to share a model.
+>>>>>>> fixtailored
 
     Raises:
         RecipeError: settings that contradict each other, the model, the ranks or the examples.
@@ -432,6 +439,13 @@ def train(
         if shared.because and ranks.main():
             say(f"train.share_prompts: {shared.because}")
         per_epoch = feed.sampler.steps_per_epoch
+        wanted = feed.sampler.tokens_wanted
+        if wanted and ranks.main():
+            say(
+                f"train.batch_tokens: {settings.batch_tokens} makes steps smaller: they have "
+                f"{len(found.groups) / per_epoch:.1f} groups on average, not "
+                f"{settings.batch_size * settings.accumulate}; {wanted} makes none smaller"
+            )
         set_steps(args, settings, per_epoch, evaluate=bool(dev.groups or dev_exam))
         splits = [found.groups, dev.groups]
         mark = fingerprint(
