@@ -11,11 +11,14 @@ from typing import Any
 
 
 @contextmanager
-def served(reply: Callable[[dict[str, Any]], str | bytes], models: Sequence[str] = ()) -> Iterator[str]:
+def served(
+    reply: Callable[[dict[str, Any]], str | bytes | tuple[int, bytes]], models: Sequence[str] = ()
+) -> Iterator[str]:
     """The address of a server while it answers.
 
     Args:
-        reply: from a request's body the completion's text, or bytes to send as they are.
+        reply: from a request's body the completion's text, or bytes to send as they are, with their status
+            if it is not 200.
         models: the names that it lists.
     """
 
@@ -25,10 +28,11 @@ def served(reply: Callable[[dict[str, Any]], str | bytes], models: Sequence[str]
 
         def do_POST(self) -> None:
             said = reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.answer(said if isinstance(said, bytes) else json.dumps(completion(said)).encode())
+            status, said = said if isinstance(said, tuple) else (200, said)
+            self.answer(said if isinstance(said, bytes) else json.dumps(completion(said)).encode(), status)
 
-        def answer(self, answer: bytes) -> None:
-            self.send_response(200)
+        def answer(self, answer: bytes, status: int = 200) -> None:
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

@@ -12,7 +12,7 @@ from limbeck.errors import DataError, DiskError
 from limbeck.places import Places, key_of
 from limbeck.records import Problem, Rationale, Records, write_jsonl, write_records
 from limbeck.selection import select, together
-from limbeck.sequences import ById, Made, Part, Spool
+from limbeck.sequences import ById, Joined, Made, Part, Spool
 from tests.test_selection import rationale
 
 RECIPE = """
@@ -114,6 +114,16 @@ def test_what_is_written_is_found_where_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
+def test_joined_sequences_are_a_list() -> None:
+    parts = (range(3), Made(range(3, 5), int), (), Part(range(9), [5, 6]))
+    joined = Joined(*parts)
+    assert list(joined) == [joined[place] for place in range(7)] == list(range(7)) and len(joined) == 7
+    assert joined[-1] == 6 and joined[-7] == 0 and list(joined[2:6:3]) == [2, 5]
+    assert not Joined() and not Joined((), ())
+    with pytest.raises(IndexError):
+        joined[7]
+
+
 def test_a_spool_leaves_no_file_behind(tmp_path: Path) -> None:
     spool = Spool((str(n) for n in range(100)), folder=tmp_path)
     assert list(spool) == [str(n) for n in range(100)] and spool[-1] == "99"
@@ -132,5 +142,5 @@ def test_records_of_a_file_that_was_written_again_are_refused(tmp_path: Path) ->
         some[0]
     write_jsonl(file, [Problem(id=f"q{n}", question="?" * n, answer="1") for n in range(1, 99)])
     for look in (lambda: some[0], lambda: list(held)):
-        with pytest.raises(DataError, match="was written again"):
+        with pytest.raises(DataError, match="was overwritten while this run was still reading it"):
             look()

@@ -45,6 +45,24 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_what_another_process_removes_meanwhile_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS a removed file lies there until the last process closes it, which may be after it was listed."""
+    (tmp_path / "kept").touch()
+    monkeypatch.setattr(Path, "rglob", lambda folder, what: [folder / ".nfs0001", folder / "kept"])
+    files.sync(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        files.sync(tmp_path / "gone")
+
+
+def test_a_missing_file_is_no_question_of_space(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        (tmp_path / "gone").stat()
+    said = str(DiskError(tmp_path / "gone", error.value))
+    assert said.endswith("gone: No such file or directory; check that the file is there, then run again")
+
+
 def test_a_folder_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     with whole_folder(folder) as partial:

@@ -202,6 +202,22 @@ def test_every_round_keeps_a_model(recipe: Path, model: Path, monkeypatch: pytes
                     preflight(context, {"finetune-cot": uses})
 
 
+def test_a_choice_by_dev_keeps_a_third_checkpoint(
+    recipe: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model and two checkpoints with AdamW's moments are 7 times its weights, with a third one 10."""
+    weights = sum(one.numel() for one in load_file(model / "model.safetensors").values()) * 4
+    free = shutil.disk_usage(model)._replace(free=SPARE + weights * 8)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    overrides = [f"student.model={model}"]
+    with open_context(recipe, overrides, Request(out=recipe.parent / "last")) as (context, _):
+        preflight(context, {})
+    overrides.append("student.train.choose=dev-loss")
+    with open_context(recipe, overrides, Request(out=recipe.parent / "dev")) as (context, _):
+        with pytest.raises(InputError, match="the models and checkpoints of this run need about"):
+            preflight(context, {})
+
+
 def test_a_teacher_that_is_asked_again_needs_its_key(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its plain rationales are there, the feedback is not."""
     monkeypatch.delenv("PREFLIGHT_KEY")

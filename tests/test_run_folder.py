@@ -173,6 +173,8 @@ def test_fingerprints_see_content_not_order_or_place(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "f").write_text("same")
     assert path_fingerprint(tmp_path / "one") == path_fingerprint(tmp_path / "two")
+    (tmp_path / "one" / ".nfs0001").write_text("removed, and still open somewhere")
+    assert path_fingerprint(tmp_path / "one") == path_fingerprint(tmp_path / "two")
     (tmp_path / "two" / "f").write_text("else")
     assert path_fingerprint(tmp_path / "one") != path_fingerprint(tmp_path / "two")
 

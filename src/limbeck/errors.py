@@ -131,11 +131,8 @@ class DiskError(InputError):
 
     def __init__(self, path: str | Path, error: OSError) -> None:
         reason = error.strerror or type(error).__name__
-        fix = (
-            "use a shorter name"
-            if error.errno == errno.ENAMETOOLONG
-            else "free the space or fix the permission"
-        )
+        fixes = {errno.ENAMETOOLONG: "use a shorter name", errno.ENOENT: "check that the file is there"}
+        fix = fixes.get(error.errno or 0, "free the space or fix the permission")
         super().__init__(f"{str(path)[:300]}: {reason}; {fix}, then run again")
 
 

@@ -81,8 +81,14 @@ def _sum(line: bytes) -> str:
 
 
 def sync(folder: Path) -> None:
-    """Wait until the disk holds everything in a folder, and its name."""
-    for path in (*folder.rglob("*"), folder, folder.parent):
+    """Wait until the disk holds everything in a folder, and its name.
+
+    What goes away meanwhile is left out, such as the temporary files of other processes on NFS.
+    """
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            _to_disk(path)
+    for path in (folder, folder.parent):
         _to_disk(path)
 
 
@@ -99,6 +105,9 @@ def refuse_special(path: Path) -> None:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise InputError(f"{path}: a pipe or a device, not a file; write its content to a file")
 
+
+HIDDEN_BY_NFS = ".nfs"
+"""How the name of a file begins that was removed on NFS while a process has it open."""
 
 PARTIAL = ".partial"
 """How the name of a file ends that is not whole yet."""

@@ -411,7 +411,10 @@ class Records(Sequence[R]):
 
     def _refuse_another(self) -> None:
         if self._found() != self._version:
-            raise DataError(self.path, "was written again while its records are in use; give each its place")
+            raise DataError(
+                self.path,
+                "was overwritten while this run was still reading it; write the new records to another file",
+            )
 
 
 def numbered_lines(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, str]]:

@@ -40,7 +40,7 @@ from pydantic.fields import FieldInfo
 
 from limbeck import __version__, old_runs, ranks, sealed
 from limbeck.errors import DamagedError, DiskError, InputError, RunInUseError
-from limbeck.files import digest, remove_partial, sync, whole_file
+from limbeck.files import HIDDEN_BY_NFS, digest, remove_partial, sync, whole_file
 from limbeck.sealed import STAGE
 
 VERSIONED = ("limbeck", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
@@ -575,7 +575,7 @@ def _move(folder: Path, place: Path) -> None:
     for entry in sorted(
         folder.iterdir(), key=lambda one: one.name == "stage.json"
     ):  # the last one makes it count
-        if not (place / entry.name).exists():
+        if not entry.name.startswith(HIDDEN_BY_NFS) and not (place / entry.name).exists():
             entry.rename(place / entry.name)
 
 
@@ -737,7 +737,8 @@ def fingerprint(value: object) -> str:
 def path_fingerprint(path: Path) -> str:
     """SHA-256 of a file's content, or of all files of a folder with their names."""
     whole = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    below = (p for p in path.rglob("*") if not p.name.startswith(HIDDEN_BY_NFS) and p.is_file())
+    files = [path] if path.is_file() else sorted(below)
     try:
         for file in files:
             whole.update(file.relative_to(path).as_posix().encode() if file != path else b"")

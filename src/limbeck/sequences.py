@@ -9,8 +9,10 @@ import pickle
 import tempfile
 import weakref
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, overload
 
@@ -67,6 +69,32 @@ class Part(Sequence[T]):
 def part(source: Sequence[T], places: slice) -> Sequence[T]:
     """A slice of a sequence that holds no items."""
     return Part(source, range(len(source))[places])
+
+
+class Joined(Sequence[T]):
+    """The items of several sequences, one sequence behind the other."""
+
+    def __init__(self, *sources: Sequence[T]) -> None:
+        self._sources = sources
+        self._ends = list(accumulate(map(len, sources)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[T]:
+        return chain.from_iterable(self._sources)
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[T]: ...
+    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
+        if isinstance(place, slice):
+            return part(self, place)
+        place = range(len(self))[place]  # of one from the end, or none
+        number = bisect_right(self._ends, place)
+        source = self._sources[number]
+        return source[place - self._ends[number] + len(source)]
 
 
 def where(source: Iterable[T], holds: Callable[[T], bool]) -> array[int]:

@@ -52,6 +52,7 @@ def test_a_model_and_its_checkpoints() -> None:
     assert model_bytes(sizes, "float32") == real
     assert checkpoint_bytes(sizes, "float32", "sgd") == 2 * real
     assert checkpoint_bytes(sizes, "float32") == 2 * (3 * real + 4 * sizes.trained_tensors)
+    assert checkpoint_bytes(sizes, "float32", "sgd", "dev-loss") == 3 * real
 
 
 def test_the_memory_of_a_processor() -> None:

@@ -354,7 +354,7 @@ def test_work_begun_otherwise_is_refused(half, rows_of):
     _, go_on = half
     with pytest.raises(RecipeError, match=r"half: .*made at temperature 2, and this student asks for 1; set"):
         go_on(temperature=1.0)
-    with pytest.raises(DataError, match="made with text"):
+    with pytest.raises(DataError, match="are of other examples than this student's"):
         go_on(rows=rows_of("llama", 19))
     with pytest.raises(RecipeError, match="made with batch_tokens 40, and this student asks for 50"):
         go_on(batch_tokens=50)
@@ -438,7 +438,7 @@ def test_other_formats_and_texts(stored, rows_of):
     Cached.open([folder], {"text": soft_writing.text_of(rows_of("llama")[::-1])})
     with pytest.raises(
         DataError,
-        match=r"soft: these soft labels were made with text .*; remove the folder to",
+        match=r"soft: these soft labels are of other examples than this student's; remove the folder to",
     ):
         Cached.open([folder], {"text": soft_writing.text_of(rows_of("llama", 3))})
     manifest = json.loads((folder / "manifest.json").read_text())

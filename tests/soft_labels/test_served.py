@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ K = 5
 class Server:
     """Prompt log-probabilities of the model that a request names, in vLLM's form."""
 
-    def __init__(self) -> None:
+    def __init__(self, favoured: int | None = None) -> None:
+        self.favoured = favoured  # a token that is made the likeliest of every place
         self.models: dict[str, tuple[Any, Any]] = {}
         self.bodies: list[dict[str, Any]] = []
         self.lock = threading.Lock()
@@ -42,7 +44,10 @@ class Server:
             model, tokenizer = self.model(body["model"])
             prompt = body["prompt"]
             ids = prompt if isinstance(prompt, list) else tokenizer(prompt)["input_ids"]
-            log_p = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+            log_p = model(torch.tensor([ids])).logits[0].float()
+            if self.favoured is not None:
+                log_p[:, self.favoured] = log_p.max() + 1
+            log_p = log_p.log_softmax(-1)
         places: list[Any] = [None]
         for token, own in zip(ids[1:], log_p, strict=False):
             best = own.topk(body["prompt_logprobs"]).indices.tolist()
@@ -104,6 +109,57 @@ def test_a_server_gives_what_the_mentor_here_gives(tmp_path: Path, family: str) 
     rows = [body["prompt"] for body in server.bodies if isinstance(body["prompt"], list)]
     assert len(rows) == 6, "a row is one request"
     assert all(body["prompt_logprobs"] >= K and body["max_tokens"] == 1 for body in server.bodies)
+
+
+def test_a_row_above_the_tokenizer_gives_way_to_the_next_token(tmp_path: Path) -> None:
+    """It is the likeliest of all places; the text's own token is no stopgap."""
+    folder = base_model(tmp_path, "llama-2")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    width, batch = model.get_input_embeddings().weight.shape[0], batch_of(folder)
+    with served(Server(favoured=width - 1), [str(folder)]) as url:
+        found = labels(folder, url)
+        theirs = found.of(batch)
+        found.close()
+    assert found.vocabulary < width
+    ours = Live(model, CodecSettings(k=width - 1), 1.0, width).of(batch)
+    assert theirs.ids_NK is not None and ours.ids_NK is not None
+    for told, known in zip(theirs.ids_NK.tolist(), ours.ids_NK.tolist(), strict=True):
+        assert told == [token for token in known if token < found.vocabulary][:K]
+
+
+@pytest.mark.parametrize(("status", "hinted"), [(400, True), (401, False), (503, False)])
+def test_only_a_request_that_is_refused_is_about_its_number_of_tokens(
+    tmp_path: Path, status: int, hinted: bool
+) -> None:
+    folder = base_model(tmp_path, "qwen2")
+
+    def refuses(body: dict[str, Any]) -> tuple[int, bytes]:
+        return status, b'{"error": {"message": "no"}}'
+
+    with served(refuses, [str(folder)]) as url, pytest.raises(TeacherError) as told:
+        labels(folder, url)
+    assert ("--max-logprobs 13" in str(told.value)) is hinted
+
+
+def test_processes_share_the_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each asks for its own rows, so each has its part of `concurrency`, and at least one."""
+    crews = []
+
+    class Crew(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            crews.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr("limbeck.soft_labels.served.ThreadPoolExecutor", Crew)
+    folder = base_model(tmp_path, "qwen2")
+    batch = batch_of(folder)
+    with served(Server(), [str(folder)]) as url:
+        found = labels(folder, url)
+        for world in (1, 3, 64):
+            monkeypatch.setattr("limbeck.ranks.world", lambda world=world: world)
+            found.of(batch)
+        found.close()
+    assert crews == [32, 10, 1]
 
 
 RECIPE = """

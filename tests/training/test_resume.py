@@ -13,6 +13,7 @@ import torch
 
 from limbeck import sealed
 from limbeck.errors import RecipeError, TrainingError
+from limbeck.scale.stored import checkpoints_at_once
 from limbeck.training.checkpoints import MARKER, newest, remove_others, seconds_of, step_of
 from limbeck.training.groups import Draw, Group, singles
 from limbeck.training.parts import CrossEntropy
@@ -134,6 +135,22 @@ def test_rows_that_average_several_steps_are_the_same_after_a_stop(story, monkey
         story("llama", 4, "stopped", 5)
     _, _, rows_again = story("llama", 4, "stopped")
     assert rows_again == rows
+
+
+@pytest.mark.parametrize("choose", ["last", "dev-accuracy"])
+def test_so_many_checkpoints_lie_there_at_once(
+    fit, make_model, make_examples, tmp_path, monkeypatch, choose
+):
+    """As many as the arithmetic of the disk counts: the first evaluation is the best, so it stays."""
+    seen, scores, folder = [], iter([0.9, 0.1, 0.2, 0.3]), tmp_path / "run" / "checkpoints"
+
+    def counted(path):
+        seen.append(len(list(folder.glob("checkpoint-*"))))
+
+    monkeypatch.setattr("limbeck.training.checkpoints.sync", counted)
+    exam = None if choose == "last" else lambda model: {"accuracy": next(scores)}
+    fit(make_model("llama"), make_examples(4), dev_exam=exam, epochs=4, choose=choose)
+    assert max(seen) == checkpoints_at_once(choose)
 
 
 def test_a_finished_training_is_not_repeated(story):

@@ -244,7 +244,7 @@ def test_dropout_is_refused(fit, make_model, tmp_path, trainable, kind, lora):
         make_model,
         tmp_path,
         trainable,
-        "dropout would be drawn once",
+        "the model uses dropout, and one draw would then serve",
         lambda: make_model(kind, lora=lora, dropout=0.05),
     )
 
@@ -284,7 +284,7 @@ IN_PLACE = forward._in_place
 
 def test_other_gradients_are_found_before_the_training(fit, make_model, tmp_path, trainable, monkeypatch):
     monkeypatch.setattr(forward, "_in_place", shifted)
-    falls_back(fit, make_model, tmp_path, trainable, "gradients of one question are apart by")
+    falls_back(fit, make_model, tmp_path, trainable, "gradients of one question differ by")
 
 
 def test_a_forgotten_prompt_is_found(fit, make_model, tmp_path, trainable, monkeypatch):
@@ -297,7 +297,7 @@ def test_a_forgotten_prompt_is_found(fit, make_model, tmp_path, trainable, monke
                 layer.values = torch.zeros_like(layer.values)
 
     monkeypatch.setattr(forward, "DynamicCache", Forgetful)
-    falls_back(fit, make_model, tmp_path, trainable, "gradients of one question are apart by")
+    falls_back(fit, make_model, tmp_path, trainable, "gradients of one question differ by")
 
 
 def test_a_model_that_cannot_read_behind_a_prompt(fit, make_model, tmp_path, trainable):

@@ -188,7 +188,7 @@ def _of_training(learner: LearnerSettings, model: Sized, reading: Reading, memor
         "tokens": reading.feed.tokens(steps),
         "estimates": list(reading.guessed),
         "saved": stored.model_bytes(sizes, learner.dtype),
-        "checkpoints": stored.checkpoint_bytes(sizes, learner.dtype, settings.optimizer),
+        "checkpoints": stored.checkpoint_bytes(sizes, learner.dtype, settings.optimizer, settings.choose),
     }
 
 

@@ -21,7 +21,7 @@ settings: `mentor_rationales: 0` is the paper's "w/o RD", `kl_weight: 0` its
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from limbeck.methods import Method, Uses
 from limbeck.recipe import Recipe
 from limbeck.records import Rationale
 from limbeck.selection import select
+from limbeck.sequences import Joined
 from limbeck.stages import (
     Context,
     Learner,
@@ -90,7 +91,7 @@ def pick(context: Context, student: Learner, settings: MentorKdSettings, split: 
     wanted = settings.teacher_rationales or (1 if split == "dev" else 0)  # the mentor writes none of dev
     chosen = select(teacher.all, wanted, seed=seed)
     inputs = {"mentor": mentor(context, name).stage.fingerprint, **teacher.inputs}
-    added: Collection[Rationale] = []
+    added: Sequence[Rationale] = ()
     if split == "train" and settings.mentor_rationales:
         written = mentor_rationales(context, name)
         inputs |= written.inputs
@@ -106,7 +107,7 @@ def pick(context: Context, student: Learner, settings: MentorKdSettings, split: 
     context.run.say(
         f"{student.name}: {split} on {len(chosen)} rationales of the teacher and {len(added)} of the mentor"
     )
-    return Picked([*chosen, *added], inputs)
+    return Picked(Joined(chosen, added), inputs)
 
 
 def uses(settings: MentorKdSettings) -> Uses:

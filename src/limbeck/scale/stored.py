@@ -9,9 +9,6 @@ from limbeck.scale.training import optimiser, trained, weights
 from limbeck.soft_labels.cache import columns, effective
 from limbeck.soft_labels.settings import CodecSettings
 
-CHECKPOINTS = 2
-"""Whole checkpoints of a training that are on the disk at the same time (`training.checkpoints`)."""
-
 INDEX = 32
 """Bytes of a row of soft labels in their index: a key of 128 bits, and two places."""
 
@@ -24,9 +21,22 @@ def model_bytes(model: Outline, dtype: str) -> int:
     return trained(model, dtype) if model.adapter else weights(model, dtype)
 
 
-def checkpoint_bytes(model: Outline, dtype: str, kind: Literal["adamw", "sgd"] = "adamw") -> int:
+def checkpoints_at_once(choose: str) -> int:
+    """Most whole checkpoints of a training that are on the disk at the same time (`training.checkpoints`).
+
+    The last one stays until the next is written; where dev chooses, so does the best.
+
+    Args:
+        choose: as `train.choose`.
+    """
+    return 2 + (choose != "last")
+
+
+def checkpoint_bytes(
+    model: Outline, dtype: str, kind: Literal["adamw", "sgd"] = "adamw", choose: str = "last"
+) -> int:
     """The checkpoints of a training: what is trained, and the optimiser's state."""
-    return CHECKPOINTS * (model_bytes(model, dtype) + optimiser(model, dtype, kind))
+    return checkpoints_at_once(choose) * (model_bytes(model, dtype) + optimiser(model, dtype, kind))
 
 
 def soft_label_bytes(tokens: int, rows: int, vocabulary: int, codec: CodecSettings | None = None) -> int:

@@ -342,12 +342,14 @@ def _compare_identities(folder: Path, stored: Mapping[str, str], asked: Mapping[
 
 def _difference(folder: Path, name: str, theirs: Any, ours: Any) -> InputError:
     """The error for one fact that differs."""
+    if name == "text":
+        return DataError(folder, f"these soft labels are of other examples than this student's; {REMAKE}")
     if name == "temperature":
         made = f"made at temperature {theirs:g}, and this student asks for {ours:g}"
     else:
         made = f"made with {name} {_said(theirs)}, and this student asks for {_said(ours)}"
     where = f"these soft labels were {made}"
-    if name in ("format", "text", "precision"):
+    if name in ("format", "precision"):
         return DataError(folder, f"{where}; {REMAKE}")
     if name == "vocabulary":
         return ModelError(f"{folder}: {where}; choose a mentor with the student's tokenizer")

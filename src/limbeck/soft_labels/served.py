@@ -7,7 +7,8 @@ temperature 1. Those of another one follow from all logits, which no server give
     choices[0].prompt_logprobs: [null, {"17": {"logprob": -0.5, "rank": 1, ...}, ...}, ...]
 
 One entry for each token of the prompt, the first null; keys are token numbers. A place's own token is among
-them even where it is not one of the likeliest.
+them even where it is not one of the likeliest. A model may have rows above its tokenizer, and where such a
+row is among the likeliest, the next ones take its place: so some more than k are asked for.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any
 
 import torch
 
+from limbeck import ranks
 from limbeck.errors import ModelError, RecipeError, TeacherError
 from limbeck.lm.api import openai_of, secret_of
 from limbeck.lm.endpoints import EndpointSettings
@@ -31,6 +34,9 @@ from limbeck.objectives.soft import SoftTargets
 from limbeck.soft_labels.settings import CodecSettings
 from limbeck.soft_labels.tokenizers import PROBES, vocabulary_of
 from limbeck.training.collate import Batch
+
+MORE = 8
+"""Tokens that are asked for beyond k."""
 
 Place = Mapping[int, float]
 """Log-probabilities at one place of a prompt, by token."""
@@ -86,6 +92,7 @@ class ServedLabels:
         check_served(endpoint, served_as, place, mentor.name)
         self._endpoint, self._served_as, self._mentor = endpoint, served_as, mentor
         self._k, self._place = k, place
+        self._wanted = min(k + MORE, self.vocabulary)
         secret = secret_of(endpoint, place)
         self._hide, self._openai = hiding(secret), openai_of(place)
         self._client = self._openai.OpenAI(
@@ -107,7 +114,8 @@ class ServedLabels:
         lengths = batch["attention_mask"].sum(1).tolist()
         rows = [ids[:length] for ids, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
         asked = [number for number in range(len(rows)) if keep_BT[number].any()]
-        with ThreadPoolExecutor(self._endpoint.concurrency) as crew:
+        own = max(1, self._endpoint.concurrency // ranks.world())  # every process asks for its own rows
+        with ThreadPoolExecutor(own) as crew:
             told = list(crew.map(self._places, [rows[number] for number in asked]))
         found = [
             self._likeliest(places[position + 1])  # the logits of a place are about the token behind it
@@ -124,14 +132,16 @@ class ServedLabels:
 
     def _likeliest(self, place: Place) -> Place:
         """The k likeliest real tokens of a place, likeliest first."""
-        real = {token: log_p for token, log_p in place.items() if token < self.vocabulary}
-        best = sorted(real, key=lambda token: (-real[token], token))[: self._k]
-        if len(best) < self._k:
+        # The place's own token comes on top where it is none of the likeliest: then it is the last one here.
+        best = sorted(place, key=lambda token: (-place[token], token))[: self._wanted]
+        real = [token for token in best if token < self.vocabulary]
+        if len(best) < self._wanted or len(real) < self._k:
             raise ModelError(
-                f"{self._place}: of {self._k} likeliest tokens at a place {self._k - len(best)} are none of "
-                f"the tokenizer's; have soft labels made here ({self._place}.soft_labels: false)"
+                f"{self._place}: the server gives {len(real)} of the tokenizer's tokens among the "
+                f"{self._wanted} likeliest at a place, and codec.k is {self._k}; lower it, or have soft "
+                f"labels made here ({self._place}.soft_labels: false)"
             )
-        return {token: real[token] for token in best}
+        return {token: place[token] for token in real[: self._k]}
 
     def _check_tokenizer(self) -> None:
         """Refuse a server whose tokenizer makes other tokens of texts: its model is another one."""
@@ -166,7 +176,7 @@ class ServedLabels:
                 prompt=prompt,
                 max_tokens=1,
                 temperature=1,
-                extra_body={"prompt_logprobs": self._k, **settings.extra_body},
+                extra_body={"prompt_logprobs": self._wanted, **settings.extra_body},
             ).http_response.text
         except openai.APIStatusError as error:
             trouble = refused(
@@ -176,7 +186,8 @@ class ServedLabels:
                 self._hide,
                 self._place,
             )
-            fix = f"{trouble.fix} (vLLM gives 20 tokens unless it is started with --max-logprobs {self._k})"
+            many = f" (vLLM gives 20 tokens unless it is started with --max-logprobs {self._wanted})"
+            fix = f"{trouble.fix}{many if error.status_code == HTTPStatus.BAD_REQUEST else ''}"
             raise TeacherError(f"{where}: {trouble.said}; {fix}, what was written is kept") from None
         except openai.APIConnectionError as error:
             why = type(error.__cause__).__name__

@@ -42,9 +42,6 @@ from limbeck.uses import Uses
 SPARE = 20_000_000
 """Bytes that any run needs."""
 
-CHECKPOINTS = 2
-"""Whole checkpoints that are on the disk at the same time while a model is trained."""
-
 
 def preflight(
     context: Context,
@@ -103,8 +100,7 @@ def preflight(
             used = by_place.get(place, Uses())
             whole = once * used.models * len(left)
             saved += whole - min(whole, sum(map(_size, left)))
-            moments = 2 if learner.train.optimizer == "adamw" else 0
-            training = max(training, CHECKPOINTS * once * (1 + moments))
+            training = max(training, _checkpoints(learner, once))
     for place, learner, folders in learners if trains else ():
         _check_server(context, place, learner, folders)
     for student, used in uses.items():
@@ -114,6 +110,14 @@ def preflight(
             check_places(recipe.students[student], f"students.{student}")
     if room:
         _check_room(context.run.folder, saved + training)
+
+
+def _checkpoints(learner: LearnerSettings, model: int) -> int:
+    """Bytes of the checkpoints of a training, of a model of so many."""
+    from limbeck.scale.stored import checkpoints_at_once
+
+    moments = 2 if learner.train.optimizer == "adamw" else 0
+    return checkpoints_at_once(learner.train.choose) * model * (1 + moments)
 
 
 def check_kind(recipe: Recipe) -> None:

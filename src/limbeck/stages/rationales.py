@@ -61,9 +61,11 @@ class Picked:
 
     def similarities(self) -> dict[str, float]:
         """How near a problem's rationales are, those chosen and all kept ones; {}: no problem has two."""
+        if not self.kept:
+            return {}
         chosen, kept = similarity(self.rationales), similarity(self.kept)
         known = {"chosen_similarity": chosen, "kept_similarity": kept}
-        return {name: value for name, value in known.items() if value is not None} if self.kept else {}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -373,7 +375,7 @@ def rationale_data(
         return by_problem(examples) if grouped else singles(examples)
 
     named = {**problems(context).inputs, **train.inputs, **dev.inputs, **(inputs or {})}
-    return Data(groups(train), groups(dev), named, draw, facts=train.similarities)
+    return Data(groups(train), groups(dev), named, draw, facts=train.similarities if train.kept else dict)
 
 
 def refuse_dropped(picked: Picked) -> None:

@@ -22,7 +22,8 @@ from limbeck.stages.others import Other
 
 @dataclass(frozen=True)
 class Served:
-    """A model as a server has it. It can write and be examined; rank 0 asks.
+    """A model as a server has it. It can write and be examined; rank 0 asks for texts, every rank for its own
+    rows of soft labels.
 
     Attributes:
         has: what the server has.

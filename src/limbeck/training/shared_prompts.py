@@ -187,7 +187,9 @@ def _decided(model: nn.Module, feed: Feed, settings: TrainSettings, parts: Parts
         rows = probe_rows(feed.groups, encoder_decoder=both)
         why, apart = _unequal(model, rows, feed.pad, encoder_decoder=both)
     if not why:
-        because = f"about {found:.1f} times faster by arithmetic; gradients are apart by {apart:.0e}"
+        because = (
+            f"about {found:.1f} times faster by arithmetic; gradients differ by {apart:.0e} of their norm"
+        )
         return Verdict(True, found, apart, f"a prompt is computed once for the rows that share it: {because}")
     if not auto:
         raise RecipeError(f"train.share_prompts: true cannot be, because {why}; set it to auto or false")
@@ -263,7 +265,7 @@ def _unequal(
     with _as_in_training(model):
         try:
             if distance(model, separate, separate) > close:
-                return "its dropout would be drawn once for all rows of a prompt", None
+                return "the model uses dropout, and one draw would then serve all rows of a prompt", None
             apart = distance(model, separate, shared)
         except Exception as error:
             if not (is_explainable(error) or isinstance(error, CannotShareError)):
@@ -272,7 +274,7 @@ def _unequal(
             return f"the model cannot read behind a prompt ({type(error).__name__}: {problem})", None
     if apart <= close:  # false for nan
         return "", apart
-    return f"the gradients of one question are apart by {apart:.0e} of their norm", apart
+    return f"the gradients of one question differ by {apart:.0e} of their norm", apart
 
 
 @contextmanager
