@@ -392,13 +392,8 @@ def train(
         progress: called after every optimiser step with (step, steps, loss).
         corrected: False leaves what `batches: by-length` hold as it weighs by itself.
         say: on rank 0, gets a line where a checkpoint is damaged and another one is taken, where prompts
-<<<<<<< HEAD
-            are computed once, or would be if it were possible, where there is nobody to share a model,
-            and where answers that a part compares are in no pair.
-=======
-            are computed once, or would be if it were possible, where `batch_tokens` makes steps smaller, and
-            where there is nobody to share a model.
->>>>>>> fixtailored
+            are computed once, or would be if it were possible, where `batch_tokens` makes steps smaller,
+            where there is nobody to share a model, and where answers that a part compares are in no pair.
 
     Raises:
         RecipeError: settings that contradict each other, the model, the ranks or the examples.
