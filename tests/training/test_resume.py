@@ -138,9 +138,7 @@ def test_rows_that_average_several_steps_are_the_same_after_a_stop(story, monkey
 
 
 @pytest.mark.parametrize("choose", ["last", "dev-accuracy"])
-def test_so_many_checkpoints_lie_there_at_once(
-    fit, make_model, make_examples, tmp_path, monkeypatch, choose
-):
+def test_so_many_checkpoints_lie_there_at_once(fit, make_model, make_examples, tmp_path, monkeypatch, choose):
     """As many as the arithmetic of the disk counts: the first evaluation is the best, so it stays."""
     seen, scores, folder = [], iter([0.9, 0.1, 0.2, 0.3]), tmp_path / "run" / "checkpoints"
 
