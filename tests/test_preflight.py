@@ -213,9 +213,10 @@ def test_a_choice_by_dev_keeps_a_third_checkpoint(
     with open_context(recipe, overrides, Request(out=recipe.parent / "last")) as (context, _):
         preflight(context, {})
     overrides.append("student.train.choose=dev-loss")
-    with open_context(recipe, overrides, Request(out=recipe.parent / "dev")) as (context, _):
-        with pytest.raises(InputError, match="the models and checkpoints of this run need about"):
-            preflight(context, {})
+    request = Request(out=recipe.parent / "dev")
+    says = "the models and checkpoints of this run need about"
+    with open_context(recipe, overrides, request) as (context, _), pytest.raises(InputError, match=says):
+        preflight(context, {})
 
 
 def test_a_teacher_that_is_asked_again_needs_its_key(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
