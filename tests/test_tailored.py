@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from limbeck.errors import RecipeError
 from limbeck.protocol.compute import operations, stages_of
 from limbeck.protocol.judging import trained_in
 from limbeck.records import Example, Mistake, Rationale
 from limbeck.report.contestants import contestants
+from limbeck.stages.feedback import FeedbackSettings, check_feedback
 from limbeck.stages.mistakes import audit, found_in
 from limbeck.stages.reflection import _groups
 from limbeck.stages.training import _report_too_long
@@ -638,3 +640,10 @@ def test_exams_without_gold_are_refused_before_anybody_is_trained(limbeck: Limbe
     one = limbeck(*command, "--set", "student.settings.stop=dev")
     assert one.status == 2 and "task.dev: stop: dev needs gold answers, and problem" in one.err
     assert not (tmp_path / "run" / "students").exists()
+
+
+def test_where_there_are_no_rounds_nobody_is_asked() -> None:
+    recipe: Any = SimpleNamespace(teacher=SimpleNamespace(kind="given"))
+    check_feedback(recipe, FeedbackSettings(), "settings.feedback", rounds=0)
+    with pytest.raises(RecipeError, match=r"feedback\.kind: tailored asks a teacher"):
+        check_feedback(recipe, FeedbackSettings(), "settings.feedback", rounds=1)
