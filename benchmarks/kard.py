@@ -176,7 +176,8 @@ def rerank(folder: Path, asked: argparse.Namespace) -> float:
 def train(folder: Path, asked: argparse.Namespace) -> float:
     index = passages(folder, 40 if asked.small else 400)
     draw = np.random.default_rng(2)
-    questions = [Words(3).text(20) for _ in range(asked.batch)]
+    words = Words(3)
+    questions = [words.text(20) for _ in range(asked.batch)]
     ids = draw.choice(len(index), 8 * asked.batch).astype(str).tolist()
     texts = [searched(one) for one in index.passages(ids)]
     owners = [place // 8 for place in range(len(texts))]

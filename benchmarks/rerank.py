@@ -229,7 +229,9 @@ def show(name: str, trial: Trial, found: dict[str, list[str]], first: dict[str, 
 
 
 def _cell(one: Mean) -> str:
-    return f"{one.value:.3f} ±.{round((one.high - one.value) * 1000):03d}"
+    if one.low is None or one.high is None:
+        return f"{one.value:.3f}"
+    return f"{one.value:.3f} ±.{round((one.high - one.low) / 2 * 1000):03d}"
 
 
 def rationales_of(sets: Sets, data: Path | None) -> list[Rationale]:

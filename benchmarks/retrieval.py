@@ -173,7 +173,9 @@ def row(kind: str, index: Index, queries: Mapping[str, str], relevant: Relevant)
 
 
 def _shown(one: Mean) -> str:
-    return f"{one.value:.3f} ±.{round((one.high - one.value) * 1000):03d}"
+    if one.low is None or one.high is None:
+        return f"{one.value:.3f}"
+    return f"{one.value:.3f} ±.{round((one.high - one.low) / 2 * 1000):03d}"
 
 
 def main() -> None:

@@ -25,6 +25,11 @@ Time and memory are measured as in `step.py`: processor seconds of one thread, s
 estimated from steps at even ranks of what a side pads; memory in a process for each side. Ratios are how many
 times ours.
 
+The ratios of `ours` are not those of every recipe. recipes/tailored.yaml has `gradient_checkpointing: true`,
+with which prompts are not shared: its step is that of `ours-separate`, with a second forward.
+real/tailored.yaml shows demonstrations to its student `from-shots` alone, and tailored/committee.yaml to
+nobody: their other students are like `ours-bare`.
+
 Wanted: 5 times our time for `published`, 1.5 for `plain`. Status 1 if one is missed, or if a side makes
 another loss or gradient.
 """

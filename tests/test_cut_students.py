@@ -75,7 +75,7 @@ def test_a_setting_that_cuts_nothing_changes_no_plan(
 @pytest.mark.parametrize(
     ("layers", "says"),
     [
-        ("3", "students.small.model: "),
+        ("3", "layers: 3, but it has 2"),
         ("[0, 2]", "no layer 2; it has 2, counted from 0"),
         ("[1, 0]", "in ascending order"),
         ("[0, 0]", "name each layer once"),

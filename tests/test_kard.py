@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from limbeck.errors import LimbeckError
+from limbeck.exam import asking_of, student_prompts
 from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.encoders import load_encoder
 from limbeck.knowledge.reading import passages_of, read_for, shown
 from limbeck.knowledge.rerank import Reranked
 from limbeck.knowledge.states import Fresh
+from limbeck.lm.load import unloaded
 from limbeck.records import Problem, read_jsonl
 
 Limbeck = Callable[..., Any]
@@ -150,6 +152,7 @@ def check_ranked(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem])
     assert ran.status == 0 and rows(Path("ranked/predictions.jsonl")) == rows(
         student / "exam/predictions.jsonl"
     )
+    check_states(limbeck, student, test)
     assert not (run / "passages/test-reranker/states").exists(), "nobody reads them again"
     with pytest.raises(LimbeckError, match="tpu"):
         read_for(student / "model", test, device="tpu")
@@ -168,10 +171,30 @@ def check_ranked(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem])
     assert [one.status for one in named] == [0, 0]
 
 
+def check_states(limbeck: Limbeck, student: Path, test: list[Problem]) -> None:
+    """A folder keeps the states of passages from one command to the next; another student's are refused."""
+    asks = [
+        limbeck("ask", student, test[0].question, "--max-tokens", 24, *more)
+        for more in ((), ("--states", "states"), ("--states", "states"))
+    ]
+    assert len({one.out for one in asks}) == 1 and asks[2].status == 0, asks[2].err
+    parts = sorted(Path("states/parts").iterdir())
+    assert len(parts) == 1, "the second time nothing was encoded"
+    before = parts[0].stat().st_mtime_ns
+    read = read_for(student / "model", test, states="states")
+    assert read == read_for(student / "model", test) and parts[0].stat().st_mtime_ns == before
+    unranked = limbeck("ask", student, test[0].question, "--states", "states", "--reranker", "none")
+    assert unranked.status == 2 and "--states: nothing ranks the passages" in unranked.err
+
+
 def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, recipe: Path) -> None:
     assert limbeck("run", recipe, "--until", "knowledge").status == 0
     shutil.move("runs/reads/knowledge/index", "facts")
-    students = "{silver: {settings: {find: silver}}, answers: {settings: {learns: answers, query: question}}}"
+    students = (
+        "{silver: {settings: {find: silver}}, "
+        "answers: {settings: {learns: answers, query: question, passages: 1}, train: {choose: dev-loss}}, "
+        "supported: {settings: {learns: answers}}}"
+    )
     more = (
         "--set",
         f"students={students}",
@@ -183,14 +206,23 @@ def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, reci
     ran = limbeck("run", recipe, "--out", "other", *more, "--set", "student.train.choose=last")
     assert ran.status == 0, ran.err
     run, index = Path("other"), Index("facts")
-    by_question = {one["problem_id"]: one["passages"] for one in rows(run / "silver/question/silver.jsonl")}
+    by_question = {one["problem_id"]: one["passages"] for one in rows(run / "passages/train/found.jsonl")}
     problems = list(read_jsonl(run / "problems/train.jsonl", Problem))
     read = passages_of(index, problems, 1)
     assert all(shown(index.passages(own[:1])[0]) == read[key][0] for key, own in by_question.items())
     answers = rows(run / "students/answers/seed0/examples.jsonl")
-    assert {one["completion"] for one in answers} == {
-        f"The answer is {one.answer}." for one in problems if one.id in by_question
-    }
+    expected = [
+        (f"{one.question}\n\n{read[one.id][0]}\n", f"The answer is {one.answer}.") for one in problems
+    ]
+    learned = [(one["prompt"], one["completion"]) for one in answers]
+    assert learned == expected, "every problem once, whatever its rationales"
+    assert not (run / "silver/question").exists()
+    supported = [
+        (one["prompt"], one["completion"]) for one in rows(run / "students/supported/seed0/examples.jsonl")
+    ]
+    kept = {one["problem_id"] for one in rows(run / "silver/rationale/silver.jsonl")}
+    assert len(kept) <= len(supported) == len(set(supported)), "rationales with the same passages are one row"
+    assert len(supported) < len(rows(run / "silver/rationale/silver.jsonl"))
     best = {one["problem_id"]: one["passages"][0] for one in rows(run / "passages/test-silver/found.jsonl")}
     teacher = {one["problem_id"]: one["text"] for one in rows(run / "passages/asked-test/completions.jsonl")}
     for key, name in best.items():
@@ -198,6 +230,30 @@ def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, reci
         assert fact in without_numbers(teacher[key]), "an upper bound finds the fact itself"
     plain = limbeck("ask", run / "students/answers/seed0", "How?", "--knowledge", "nowhere")
     assert plain.status == 2 and "nowhere" in plain.err
+
+
+@pytest.mark.parametrize(("model", "room"), [("tiny-seq2seq-xs", 40), ("tiny-causal-xs", None)])
+def test_an_exam_cuts_passages_as_the_training_did(
+    limbeck: Limbeck, recipe: Path, model: str, room: int | None
+) -> None:
+    """T5 has no positions that would end its prompts: what it was trained with says how long they are."""
+    more = ("task.train=6", "task.dev=2", "task.test=2", f"student.model={model}", "students={kard: {}}")
+    length = f"student.train.max_length={room or 80}"
+    sets = [part for one in (*more, length) for part in ("--set", one)]
+    ran = limbeck("run", recipe, *sets, "--set", "student.settings.passages=5")
+    assert ran.status == 0 and "prompts were cut" in ran.err, ran.err
+    run = Path("runs/reads")
+    student, index = run / "students/kard/seed0", Index(run / "knowledge/index")
+    by_id = {one.id: one for one in read_jsonl(run / "problems/train.jsonl", Problem)}
+    asking, loaded = asking_of(str(student / "model")), unloaded(str(student / "model"))
+    assert asking.room == room, "a decoder-only model's depends on each completion"
+    asked = []
+    for one in rows(run / "silver/rationale/silver.jsonl"):
+        problem = by_id[one["problem_id"]]
+        held = {problem.id: [shown(passage) for passage in index.passages(one["passages"][:5])]}
+        asked += [prompt.text for prompt in student_prompts(loaded, asking, [problem], 24, passages=held)]
+    trained = [one["prompt"] for one in rows(student / "examples.jsonl")]
+    assert (asked == trained) == (room is not None), "what a decoder-only model is asked may be longer"
 
 
 @pytest.mark.parametrize(
@@ -233,9 +289,9 @@ RANKED = ("--set", "students={ranked: {settings: {find: reranker}, train: {choos
         ),
         ("knowledge.reranker.device=mps", "knowledge.reranker.device: mps is not there"),
         ("knowledge.reranker.candidates=1", "settings.passages: 2, and knowledge.reranker.candidates: 1"),
-        ("knowledge.reranker.train.sharding=fsdp", "train.sharding: means nothing for a reranker"),
-        ("knowledge.reranker.train.precision=auto", "train.precision: auto is not found out for a reranker"),
-        ("knowledge.reranker.train.max_length=256", "train.max_length: means nothing for a reranker"),
+        ("knowledge.reranker.train.sharding=fsdp", "train.sharding: has no effect on a reranker"),
+        ("knowledge.reranker.train.precision=auto", "train.precision: auto is not available for a reranker"),
+        ("knowledge.reranker.train.max_length=256", "train.max_length: has no effect on a reranker"),
     ],
 )
 def test_what_can_search_or_rank_nothing_is_refused_before_the_first_stage(

@@ -56,8 +56,8 @@ def test_the_control_sees_the_same_pairs_and_only_alpha_differs(
     ]
     assert max(counts) == 3 and min(counts) == 1
     alone, whole = counts.count(1), len(counts)
-    said = f"{alone} of {whole} questions have no two rationales, so they learn by the other parts"
-    assert f"pulled (seed 0): {said}" in answer.err and "control (seed 0): " not in answer.err
+    said = f"{alone} of {whole} questions have fewer than two rationales whose answer was found"
+    assert f"pulled (seed 0): {said}" in answer.err and "\ncontrol (seed 0): " not in answer.err
 
     ours, theirs = lines(pulled / "history.jsonl"), lines(control / "history.jsonl")
     assert len(ours) == len(theirs) == 2 * -(-whole // 4), "an epoch is each question once"
@@ -66,7 +66,18 @@ def test_the_control_sees_the_same_pairs_and_only_alpha_differs(
     assert first["loss"] == pytest.approx(first["cross_entropy"] + first["span_divergence"], abs=1e-6)
     assert first["span_divergence"] > 0 and "span_divergence" not in same
     steps = [json.loads((one / "training.json").read_text()) for one in (pulled, control)]
-    assert steps[0]["tokens"] == steps[1]["tokens"] < 2 * sum_tokens(examples), "two of three, not all three"
+    least, most, everything = tokens_read(pulled / "model", examples)
+    assert 2 * least <= steps[0]["tokens"] == steps[1]["tokens"] <= 2 * most, "two of three, in two epochs"
+    assert most < everything
+    facts = {
+        "pairs": sum(count * (count - 1) // 2 for count in counts),
+        "pairs_unlike": 0,
+        "questions_without_pair": alone,
+        "without_span": 0,
+    }
+    exam = json.loads((pulled / "exam" / "metrics.json").read_text())
+    assert {name: steps[0][name] for name in facts} == {name: exam[name] for name in facts} == facts
+    assert not facts.keys() & steps[1].keys(), "the control compares nothing"
 
     once = out / "students" / "shared" / "seed0"
     for line, separate in zip(lines(once / "history.jsonl"), ours, strict=True):
@@ -136,9 +147,21 @@ exam: {max_tokens: 4}
     assert audit["similarity of kept rationales of a problem"] == found["all"][1]
 
 
-def sum_tokens(examples: list[dict[str, Any]]) -> int:
-    """More than any tokenizer makes of all examples."""
-    return sum(len(one["prompt"]) + len(one["completion"]) for one in examples)
+def tokens_read(model: Path, examples: list[dict[str, Any]]) -> tuple[int, int, int]:
+    """Tokens of an epoch that reads the shortest two of each question, the longest two, or all."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    own: dict[str, list[int]] = {}
+    for one in examples:
+        prompt = tokenizer(one["prompt"])["input_ids"]
+        prompt = prompt[: len(prompt) - (prompt[-1] == tokenizer.eos_token_id)]
+        completion = tokenizer(one["completion"], add_special_tokens=False)["input_ids"]
+        own.setdefault(one["problem_id"], []).append(len(prompt) + len(completion) + 1)
+    lengths = [sorted(each) for each in own.values()]
+    return (
+        sum(sum(each[:2]) for each in lengths),
+        sum(sum(each[-2:]) for each in lengths),
+        sum(map(sum, lengths)),
+    )
 
 
 def test_pulling_makes_the_answers_agree(recipe: Path, tmp_path: Path, limbeck: Limbeck) -> None:
@@ -180,7 +203,7 @@ def test_a_tokenizer_that_shows_no_places_is_refused_before_any_stage(
     says = f"students.pulled.model: {model}: its tokenizer (ByT5Tokenizer) does not say which characters"
     settings = ("--set", f"student.model={model}", "--set", "student.train={steps: 1, max_length: 2000}")
     answer = limbeck("run", recipe, "--out", tmp_path / "run", *settings)
-    assert answer.status == 2 and says in answer.err and "set the weight of the comparison to 0" in answer.err
+    assert answer.status == 2 and says in answer.err and "to 0 (mcc-kd: settings.span_weight)" in answer.err
     assert not any(path.is_dir() for path in (tmp_path / "run").iterdir()), "no stage was begun"
     claimed = ("--set", "claims={compare: [[pulled, control]]}")
     answer = limbeck("claims", recipe, "--out", tmp_path / "claims", *settings, *claimed)
@@ -217,8 +240,38 @@ def test_one_rationale_is_cross_entropy_alone(recipe: Path, tmp_path: Path, limb
     assert all("span_divergence" not in one for one in history)
 
 
-def test_no_pair_at_all_is_refused(recipe: Path, tmp_path: Path, limbeck: Limbeck) -> None:
-    """With one rationale per problem nothing can be compared: better a sentence than a plain student."""
-    answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", "rationales.per_problem=1")
-    assert answer.status == 1
-    assert "span_divergence: this part of the loss counted nothing in a whole epoch" in answer.err
+@pytest.mark.parametrize("train", ["{steps: 1}", "{epochs: 1}"])
+def test_one_rationale_asked_for_is_refused_before_any_stage(
+    recipe: Path, tmp_path: Path, limbeck: Limbeck, train: str
+) -> None:
+    """Nothing could be compared: better a sentence than a student of cross-entropy alone."""
+    settings = ("--set", "rationales.per_problem=1", "--set", f"student.train={train}")
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", *settings)
+    assert answer.status == 2 and not (tmp_path / "run").exists()
+    assert "students.pulled.settings: the answers of two rationales are compared, and " in answer.err
+    assert "rationales.per_problem is 1; raise it, or set settings.span_weight to 0" in answer.err
+    for change in ("settings.span_weight=0", "settings.rationales=1"):
+        changes = [part for name in ("pulled", "shared") for part in ("--set", f"students.{name}.{change}")]
+        changes += ["--set", "students.shared.train.share_prompts=auto"]
+        answer = limbeck("run", recipe, "--out", tmp_path / change, *settings, *changes)
+        assert answer.status == 0, answer.err
+
+
+def pens(problems: int, why: Callable[[int], list[str]]) -> list[dict[str, Any]]:
+    """Problems with the rationales that `why` gives for each."""
+    question = "Ann has {} pens and gets 3. How many?"
+    return [{"question": question.format(n), "answer": n + 3, "why": why(n)} for n in range(2, 2 + problems)]
+
+
+def test_given_rationales_without_a_pair_are_refused_before_the_first_step(
+    tmp_path: Path, limbeck: Limbeck
+) -> None:
+    rows = pens(6, lambda n: [f"{n} + 3 = {n + 3}."])
+    learners = "student: {method: mcc-kd, model: tiny-causal-xs, train: {steps: 1}}\nexam: {max_tokens: 4}"
+    out = tmp_path / "run"
+    answer = limbeck("run", given_recipe(tmp_path, rows[1:], rows[:1], learners), "--out", out)
+    assert answer.status == 1 and "5 of 5 questions have fewer than two rationales" in answer.err
+    said = answer.err.splitlines()[-1]
+    assert "span_divergence: this part of the loss counts nothing" in said
+    assert "rationales.per_problem" in said and "set settings.span_weight to 0" in said
+    assert not (out / "students" / "student" / "seed0" / "history.jsonl").exists()

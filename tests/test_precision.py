@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def test_trainings_begin_at_the_same_weights_and_learn(recipe: Path) -> None:
         other = trial.loss("fp32", disturbed=1)
         assert other != reference and other == pytest.approx(reference, rel=precision_trial.CLOSE)
         assert trial.loss("fp32", disturbed=2) not in (other, reference)
+        assert reference < replace(trial, rate=0.0).loss("fp32")
 
 
 def test_a_base_that_is_an_adapter_is_tried_as_it_is_trained(recipe: Path, tmp_path: Path) -> None:

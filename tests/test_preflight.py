@@ -213,10 +213,9 @@ def test_a_choice_by_dev_keeps_a_third_checkpoint(
     with open_context(recipe, overrides, Request(out=recipe.parent / "last")) as (context, _):
         preflight(context, {})
     overrides.append("student.train.choose=dev-loss")
-    with (
-        open_context(recipe, overrides, Request(out=recipe.parent / "dev")) as (context, _),
-        pytest.raises(InputError, match="the models and checkpoints of this run need about"),
-    ):
+    request = Request(out=recipe.parent / "dev")
+    says = "the models and checkpoints of this run need about"
+    with open_context(recipe, overrides, request) as (context, _), pytest.raises(InputError, match=says):
         preflight(context, {})
 
 

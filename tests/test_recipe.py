@@ -231,6 +231,7 @@ def test_the_published_settings_of_kard() -> None:
             32,
             0.1,
         )
+        assert reranker.encoder.dimensions == 768
         ranked = reranker.train
         assert (ranked.learning_rate, ranked.epochs, ranked.batch_size) == (1e-4, 3, 16)
         assert (ranked.schedule, ranked.warmup) == ("linear", 0.05)

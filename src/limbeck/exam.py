@@ -263,6 +263,7 @@ def examine_model(
         InputError: its prompts need what is not here, such as knowledge.
         RecipeError: `form` does not go with its prompts.
     """
+    from limbeck.lm.four_bits import numel
     from limbeck.lm.local import LocalModel
 
     asking = asking_of(model, form)
@@ -274,7 +275,7 @@ def examine_model(
     asked = fingerprint(what)
     complete = Chunks(LocalModel(loaded, max_rows=max_rows), folder / f"{LOG}-{asked[:16]}")
     predictions, summary = examine(complete, problems, kind, prompts, sampling, track=track)
-    parameters = sum(one.numel() for one in loaded.model.parameters())
+    parameters = sum(map(numel, loaded.model.parameters()))
     return predictions, summary, Examined(parameters, used)
 
 

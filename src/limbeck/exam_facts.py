@@ -61,11 +61,27 @@ class ExamFacts(Record):
     parameters: int | None = Field(None, ge=1, description="of the whole model, adapters included")
     trained_parameters: int | None = Field(None, ge=0, description="those that training changed")
     training_examples: int | None = Field(None, ge=0, description="different examples it was trained on")
+    new_rationales: tuple[int, ...] | None = Field(
+        None, description="of each round's feedback, where `adds` says how many it should be"
+    )
+    wanted_rationales: int | None = Field(None, ge=1, description="new ones of each round: `adds`")
     chosen_similarity: float | None = Field(
         None, ge=0, le=1, description="mean trigram similarity of a problem's rationales, as trained on"
     )
     kept_similarity: float | None = Field(
         None, ge=0, le=1, description="the same of all that were kept, of which they were chosen"
+    )
+    pairs: int | None = Field(
+        None, ge=0, description="of rationales of a question, whose answers could be compared; null: none are"
+    )
+    pairs_unlike: int | None = Field(
+        None, ge=0, description="of these, cut into different tokens, so not compared"
+    )
+    questions_without_pair: int | None = Field(
+        None, ge=0, description="with fewer than two rationales whose answer was found"
+    )
+    without_span: int | None = Field(
+        None, ge=0, description="examples whose answer was not found among their tokens"
     )
     steps: int | None = Field(None, ge=0, description="optimiser steps behind its weights")
     epochs: float | None = Field(

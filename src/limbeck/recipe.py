@@ -313,6 +313,11 @@ class LearnerSettings(Settings):
         False, description="it reasons inside <think> tags; exams read the answer behind them"
     )
     lora: LoraSettings | None = Field(None, description="train a low-rank adapter instead of all weights")
+    quantize: Literal["4bit"] | None = Field(
+        None,
+        description="4bit: the base below the adapter of `lora` is kept in 4 bits (QLoRA, by bitsandbytes), "
+        "in training and in exams",
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Device = Field(
         "auto", description='"auto", "cpu", "cuda" (CUDA_VISIBLE_DEVICES says which) or "mps"'
@@ -323,6 +328,32 @@ class LearnerSettings(Settings):
     def _template_fits(self) -> Self:
         self.prompt.check_format(self.format)
         return self
+
+    @model_validator(mode="after")
+    def _a_base_in_4_bits_is_frozen_and_whole(self) -> Self:
+        if self.quantize is None:
+            return self
+        if self.lora is None:
+            raise ValueError(
+                "quantize: 4bit trains an adapter, because weights in 4 bits take no updates; add lora: {}"
+            )
+        if self.layers is not None:
+            raise ValueError("quantize: 4bit does not go with layers; leave one of them out")
+        if self.train.sharding != "none":
+            raise ValueError(
+                "quantize: 4bit does not go with train.sharding, which cannot cut weights in 4 bits; set it "
+                "to none, or leave quantize out"
+            )
+        if self.train.precision == "auto":
+            raise ValueError(
+                "quantize: 4bit does not go with train.precision: auto; write bf16, fp16 or fp32"
+            )
+        return self
+
+    @property
+    def four_bits(self) -> str | None:
+        """The precision in which a base in 4 bits computes, as in its training; None: it is in none."""
+        return self.train.precision if self.quantize else None
 
 
 class VerifierSettings(LearnerSettings):
@@ -444,7 +475,7 @@ class RerankerSettings(Settings):
     lora: LoraSettings | None = Field(None, description="train an adapter, which is folded in at the end")
     candidates: int = Field(100, ge=1, description="passages that the question finds, and that are ranked")
     seed: int = Field(0, ge=0)
-    device: Device = Field("auto", description="as of learners")
+    device: Device = Field("auto", description="as for students")
 
     @field_validator("train", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ import pytest
 from limbeck.errors import DataError
 from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.building import build
-from limbeck.knowledge.candidates import Pool, draw, pools
+from limbeck.knowledge.candidates import Pool, draw, fewest, pools
 from limbeck.knowledge.settings import IndexSettings, RankingSettings
 from limbeck.records import Problem
 from tests.knowledge.corpora import documents, write
@@ -86,6 +86,18 @@ def test_every_passage_has_its_turn() -> None:
     seen = Counter(name for epoch in range(600) for name in draw(POOL, settings, 0, epoch).passages)
     assert set(seen) == set("abcdef")
     assert all(150 < count < 250 for count in seen.values())  # 200 each, and their spread
+
+
+@pytest.mark.parametrize(("rationale", "question"), [(4, 4), (0, 4), (4, 0), (1, 1), (2, 3)])
+def test_the_fewest_that_an_epoch_draws(rationale: int, question: int) -> None:
+    settings = RankingSettings(top=6, from_rationale=rationale, from_question=question)
+    for by_rationale in range(4):
+        for places in ((), (0,), (3,), (0, 3), (0, 1, 2), (2, 4, 5, 0)):
+            about = {"by_rationale": by_rationale, "by_question": places}
+            drawn = [
+                len(draw(POOL.model_copy(update=about), settings, 0, epoch).passages) for epoch in range(50)
+            ]
+            assert fewest(POOL.model_copy(update=about), settings) == min(drawn), (about, drawn)
 
 
 def test_a_short_pool_gives_what_it_has() -> None:

@@ -142,6 +142,7 @@ def test_a_collection_is_there_whole_or_not_at_all(
     assert Index(tmp_path / "i").search(["owl"], 1)[0], "it is an ordinary index still"
     first, again = limbeck(*command), limbeck(*command)
     assert first.status == 0 and again.status == 0 and "it was there already" in again.out, first.err
+    assert all("passages: in Milvus, " in one.out for one in (first, again)), again.out
     there = opened(tmp_path / "i")
     assert isinstance(there, milvus.Milvus) and len(there.search(["the owl and the river"], 30)[0]) > 10
     refused = limbeck(*command[:-1], tmp_path / "other.db")

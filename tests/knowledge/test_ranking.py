@@ -212,12 +212,29 @@ def test_less_memory_learns_the_same(index: Index, tmp_path: Path) -> None:
 
 
 def test_what_teaches_nothing_is_refused(index: Index, tmp_path: Path) -> None:
-    alone = [pool.model_copy(update={"passages": ("d1",), "scores": (1.0,)}) for pool in some_pools()]
+    one = {"passages": ("d1",), "scores": (1.0,), "by_rationale": 1, "by_question": (0,)}
+    alone = [pool.model_copy(update=one) for pool in some_pools()]
     with pytest.raises(TrainingError, match="no rationale has two candidates"):
         train_reranker(tiny(), index, alone, RANKING, TRAIN, tmp_path, seed=0)
-    with pytest.raises(RecipeError, match=r"train\.choose: means nothing for a reranker; leave it at last"):
+    with pytest.raises(RecipeError, match=r"train\.choose: has no effect on a reranker; leave it at last"):
         settings = TRAIN.model_copy(update={"choose": "dev-loss"})
         train_reranker(tiny(), index, some_pools(), RANKING, settings, tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("side", ["by_question", "by_rationale"])
+def test_of_one_search_only_those_count_that_it_finds(index: Index, tmp_path: Path, side: str) -> None:
+    """A list of one has no loss, and would still count in the mean; one of none has nothing to score."""
+    settings = {"from_rationale": 0} if side == "by_question" else {"from_question": 0}
+    short: list[dict[str, object]] = (
+        [{side: (4,)}, {side: ()}] if side == "by_question" else [{side: 1}, {side: 0}]
+    )
+    pools = some_pools(4) + [
+        one.model_copy(update=short[place % 2]) for place, one in enumerate(some_pools(6))
+    ]
+    ranking = RANKING.model_copy(update=settings)
+    train = TRAIN.model_copy(update={"batch_size": 1, "epochs": 1})
+    done = train_reranker(tiny(), index, pools, ranking, train, tmp_path, seed=1)
+    assert (done.pools, done.left_out, done.steps) == (4, 6, 4)
 
 
 def test_a_loss_that_is_not_finite_ends_it(index: Index, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Reranking: kept states rank as those encoded each time; whole or not at all; a search like any."""
 
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -114,18 +115,16 @@ def test_passages_that_are_not_kept_are_encoded_and_not_kept(index, encoder, tmp
 
 
 def test_for_some_questions_each_passage_is_encoded_once(index, tmp_path, monkeypatch) -> None:
-    """What another encoder left half done in the folder is no obstacle: nobody else reads it."""
     encoder, states = tiny(2), tmp_path / "states"
-    Kept(states, tiny(1), index).fill(IDS[:5])
     encoded, plain = [], encoder.passages
     monkeypatch.setattr(encoder, "passages", lambda texts: encoded.extend(texts) or plain(texts))
-    found = ranked_for(QUESTIONS, index, encoder, states, 10).search(QUESTIONS, 10)
+    found = ranked_for(QUESTIONS, index, Kept(states, encoder, index), 10).search(QUESTIONS, 10)
     hits = index.search(QUESTIONS, 10)
     assert len(encoded) == len({hit.passage for own in hits for hit in own})
     fresh = Reranked(index, Fresh(encoder, index), 10).search(QUESTIONS, 10)
     assert [[hit.passage for hit in own] for own in found] == [[hit.passage for hit in own] for own in fresh]
     encoded.clear()
-    ranked_for(QUESTIONS, index, encoder, states, 10)
+    ranked_for(QUESTIONS, index, Kept(states, encoder, index), 10)
     assert not encoded, "its own states are used again"
 
 
@@ -183,6 +182,23 @@ def test_states_of_something_else_are_refused(index, encoder, tmp_path, damage) 
         wrong = "part.json is missing or damaged"
     with pytest.raises(InputError, match=wrong):
         Kept(folder, encoder, other)
+    assert Kept.fits(folder, encoder, other) == (damage in ("part", "sealed"))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_removed_part_is_encoded_again_and_the_others_stay(
+    index, encoder, tmp_path, monkeypatch, place
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 10)
+    Kept(tmp_path, encoder, index).fill(IDS[:30])
+    shutil.rmtree(tmp_path / "parts" / f"{place:05d}")
+    kept = Kept(tmp_path, encoder, index)
+    before = kept.of(IDS).states
+    assert len(kept) == 20 and kept.fill(IDS[:30]) == 10 and kept.fill(IDS) == 20
+    again = Kept(tmp_path, encoder, index)
+    assert len(again) == len(kept) == 50 and again.fill(IDS) == 0
+    for one in (kept, again):
+        np.testing.assert_allclose(one.of(IDS).states, before, atol=2e-3)
 
 
 def test_two_processes_do_not_keep_at_once(index, encoder, tmp_path) -> None:
@@ -200,6 +216,7 @@ def test_compressed_states_are_smaller_and_near(index, encoder, tmp_path, monkey
         folder = tmp_path / str(bits)
         assert Kept(folder, encoder, index, bits=bits).fill(IDS[:25]) == 25
         kept = Kept(folder, encoder, index, bits=bits)
+        assert Kept(folder, encoder, index, bits=None).bits == bits
         before = kept.of(IDS).states
         assert kept.fill(IDS) == 25 and len(kept) == 50
         assert (Kept(folder, encoder, index, bits=bits).of(IDS).states == before).all(), "kept or not"

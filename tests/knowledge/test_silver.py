@@ -1,5 +1,6 @@
 """Silver passages, per rationale, and what is said of them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,11 @@ import pytest
 from limbeck.errors import DataError
 from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.building import build
-from limbeck.knowledge.quality import overlap, quality
+from limbeck.knowledge.quality import mean_over, overlap, quality
 from limbeck.knowledge.settings import IndexSettings
 from limbeck.knowledge.silver import about_silver, asked, query_of, silver
 from limbeck.records import Problem, Rationale
+from limbeck.statistics import wilson
 from tests.knowledge.corpora import write
 
 FACTS = {
@@ -79,12 +81,9 @@ def test_a_rationale_of_an_unknown_problem_is_refused(index: Index) -> None:
 def test_what_is_said_of_them(index: Index) -> None:
     found = silver(index, PROBLEMS, RATIONALES, k=2)
     others = silver(index, PROBLEMS, RATIONALES, k=2, query="question")
-    said = about_silver(found, others, {"p1": {"harbour", "bergen"}})
+    said = about_silver(found, others)
     assert (said["rationales"], said["without"], said["questions"], said["passages"]) == (4, 1, 2, 3)
     assert said["per_question"] == 1.5
-    assert said["quality"]["queries"] == 3
-    assert said["quality"]["recall@1"][0] == pytest.approx(1 / 3)  # one of two, one of two, none
-    assert said["quality"]["mrr"][0] == pytest.approx(2 / 3)
     assert 0 <= said["with_others"] <= 1 and 0 <= said["between_rationales"] <= 1
     assert about_silver([])["per_question"] == 0
 
@@ -97,8 +96,23 @@ def test_measures_of_retrieval() -> None:
     assert [said.hit[k].value for k in (1, 2)] == pytest.approx([1 / 3, 2 / 3])
     assert said.mrr.value == pytest.approx((0.5 + 1) / 3)
     # Mean 0.5, deviation 0.5, n 3: 0.5 ± 4.3027 · 0.5 / √3.
-    assert (said.mrr.low, said.mrr.high) == pytest.approx((0.5 - 1.24207, 0.5 + 1.24207), abs=1e-4)
-    assert quality([["a"]], [{"a"}], at=(1,)).mrr == (1, 1, 1)
+    t = mean_over([0.5, 1, 0])
+    assert t == pytest.approx((0.5, 0.5 - 1.24207, 0.5 + 1.24207), abs=1e-4) and said.mrr == (0.5, 0, 1)
+    assert quality([["a"]], [{"a"}], at=(1,)).mrr == (1, None, None), "one query says nothing of others"
+    assert quality([["a"]], [{"a"}], at=(1,)).hit[1] == (1, None, None)
+    assert mean_over([]) == (0, None, None)
+
+
+def test_intervals_of_hits_have_a_width_and_stay_within_0_and_1() -> None:
+    """Wilson's, as of accuracies: Student's t of 3 of 3 has none, and of 1 of 3 it is 0 to 1."""
+    for found in ("aaa", "axx", "xxx"):
+        said = quality([[one] for one in found], [{"a"}] * 3, at=(1,))
+        value, low, high = said.hit[1]
+        assert (low, high) == wilson(found.count("a"), 3) and value == found.count("a") / 3
+        assert 0 <= low <= value <= high <= 1 and low < high
+        for _, first, last in (said.recall[1], said.mrr):
+            assert (first is None) == (last is None) == (found != "axx")
+    assert json.loads(json.dumps(said.json()))["hit@1"] == [0, *wilson(0, 3)]
     assert overlap([["a", "b"], ["c"], []], [["b"], ["c"], ["d"]]) == pytest.approx(0.75)
 
 

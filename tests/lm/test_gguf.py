@@ -151,6 +151,38 @@ def test_an_adapter_names_the_file(tmp_path: Path) -> None:
         load(tmp_path / "adapter", device="cpu")
 
 
+def test_an_adapter_names_a_link_by_its_own_name(tmp_path: Path) -> None:
+    """Caches of hubs keep files under their hashes and link to them."""
+    write_gguf(tmp_path / "blob")
+    (tmp_path / "tiny.gguf").symlink_to(tmp_path / "blob")
+    save(load(tmp_path / "tiny.gguf", lora=LoraSettings(r=2), device="cpu"), tmp_path / "adapter")
+    load(tmp_path / "adapter", device="cpu")
+
+
+def test_an_adapter_is_refused_on_another_file(tmp_path: Path) -> None:
+    file, about = tmp_path / "tiny.gguf", {"format": "plain"}
+    write_gguf(file)
+    save(load(file, lora=LoraSettings(r=2), device="cpu"), tmp_path / "adapter", about=about)
+    load(tmp_path / "adapter", device="cpu")
+    write_gguf(file, bits=8)
+    with pytest.raises(ModelError, match=r"adapter: its adapter was not trained on what .*tiny\.gguf is now"):
+        load(tmp_path / "adapter", device="cpu")
+
+
+def test_files_next_to_it_are_not_read(tmp_path: Path) -> None:
+    """Such as those of the folder that it was converted from, with another vocabulary."""
+    from tokenizers import Tokenizer, models
+
+    write_gguf(tmp_path / "tiny.gguf")
+    expected = load(tmp_path / "tiny.gguf", device="cpu").tokenizer(QUESTION).input_ids
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    write_gguf(beside / "tiny.gguf", bits=8)  # other content: it is not in the cache yet
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(beside / "tokenizer.json"))
+    (beside / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert load(beside / "tiny.gguf", device="cpu").tokenizer(QUESTION).input_ids == expected
+
+
 def test_convert_writes_a_folder(limbeck: Limbeck, tmp_path: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf")
     assert limbeck("convert", tmp_path / "tiny.gguf", "--out", tmp_path / "folder").status == 0

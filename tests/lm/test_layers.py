@@ -124,3 +124,12 @@ def test_the_first_layer_of_t5_holds_the_positions(monkeypatch: pytest.MonkeyPat
     model, _ = five_layers("t5", monkeypatch)
     with pytest.raises(ModelError, match=r"relative_attention_bias.*keep its first layer"):
         with_layers(model, (1, 4), "it")
+
+
+def test_a_decoder_may_have_fewer_layers_than_its_encoder() -> None:
+    sizes = {"d_model": 8, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "vocab_size": 12}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = transformers.BartConfig(encoder_layers=4, decoder_layers=3, **sizes, **heads)
+    smaller = with_layers(transformers.BartForConditionalGeneration(config), 2, "bart")
+    assert (len(smaller.get_encoder().layers), len(smaller.get_decoder().layers)) == (2, 2)
+    assert (smaller.config.encoder_layers, smaller.config.decoder_layers) == (2, 2)

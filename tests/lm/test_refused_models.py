@@ -150,7 +150,7 @@ def qwen(folder: Path) -> Path:
 def test_the_first_qwen_is_refused_before_any_stage(tmp_path: Path, limbeck: Limbeck, who: str) -> None:
     folder = qwen(tmp_path / "Qwen-7B")
     recipe = tmp_path / "r.yaml"
-    task = "name: x\ntask: {name: coin-flip, train: 5, dev: 1, test: 2}\n"
+    task = "name: x\ntask: {name: coin-flip, train: 5, dev: 1, test: 2}\nrationales: {per_problem: 2}\n"
     recipe.write_text(task + LEARNS[who].format(model=folder))
     answer = limbeck("run", recipe, "--out", tmp_path / "run")
     assert answer.status == 2 and f"{folder}: {FIRST_QWEN}" in answer.err

@@ -10,6 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from limbeck.objectives import contrast as module
 from limbeck.objectives.contrast import ROLES, triplet, triplets
+from limbeck.records import Example
+from limbeck.training.collate import collate, tokenise
+from limbeck.training.groups import Group
 from limbeck.training.parts import CrossEntropy, Triplet, loss
 
 
@@ -70,20 +73,30 @@ def test_no_triplet_is_zero_with_a_gradient():
     assert torch.autograd.grad(total, states)[0].shape == (0, 5)
 
 
-def step(model, rows, begin):
+class Numbers:
+    """Its tokens are the numbers of a text."""
+
+    eos_token_id, pad_token_id, is_fast = 1, 0, False
+
+    def __call__(self, texts, **how):
+        return {"input_ids": [[int(word) for word in text.split()] for text in texts]}
+
+
+def step(model, prompt, texts):
     """Value and gradients of a triplet and a language model loss; prompt tokens weigh a tenth."""
-    batch = {
-        "input_ids": torch.tensor([row + [0] * (14 - len(row)) for row in rows]),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (14 - len(row)) for row in rows]),
-        "labels": torch.tensor([row + [-100] * (14 - len(row)) for row in rows]),
-        "label_weights": torch.tensor([[0.1] * begin + [1.0] * (14 - begin)] * len(rows)),
-        "begins": torch.tensor([begin] * len(rows)),
-        "groups": torch.zeros(len(rows), dtype=torch.long),
-        "roles": list(ROLES),
-        "scored": torch.tensor([True, False, False]),
-        "spans": torch.full((len(rows), 2), -1),
-        "keys": torch.zeros(len(rows), 2, dtype=torch.long),
-    }
+    examples = [
+        Example(
+            problem_id="q",
+            prompt=" ".join(map(str, prompt)),
+            completion=" ".join(map(str, text)),
+            role=role,
+            scored=role == "anchor",
+        )
+        for role, text in zip(ROLES, texts, strict=True)
+    ]
+    group = Group("q", tuple(examples))
+    found = tokenise(Numbers(), [group], encoder_decoder=False, max_length=99, prompt_weight=0.1)
+    batch = collate([*found.rows], 0, groups=[0, 0, 0])
     parts = CrossEntropy(), Triplet(0.5)
     counts = {part.name: part.count(batch, encoder_decoder=False) for part in parts}
     model.zero_grad()
@@ -124,8 +137,9 @@ def test_the_published_faults_would_be_seen():
     )
     model = LlamaForCausalLM(config).eval()
     prompt, gold, end = [5, 6, 7, 8], [30], [1]
-    rows = [prompt + some + end for some in ([9, 10, 11, *gold], [12, 13, *gold], [9, 14, 31])]
-    values, gradient = step(model, rows, len(prompt))
+    texts = [[9, 10, 11, *gold], [12, 13, *gold], [9, 14, 31]]
+    rows = [prompt + some + end for some in texts]
+    values, gradient = step(model, prompt, texts)
     right, wanted = naive(model, rows, len(prompt))
     for name in right:
         assert values[name].item() == pytest.approx(right[name].item(), rel=1e-5)
@@ -135,11 +149,10 @@ def test_the_published_faults_would_be_seen():
     assert diluted["cross_entropy"] < 0.9 * right["cross_entropy"]
     _, cached = naive(model, rows, len(prompt), frozen=True)
     assert (cached - wanted).norm() > 5e-3 * wanted.norm()
-    appended = [*rows[:2], [*rows[2][:-1], *gold, *end]]
-    without_end = [row[:-1] for row in rows]
-    for other in (appended, without_end):
-        wrong, _ = naive(model, other, len(prompt))
-        assert abs(wrong["triplet"] - right["triplet"]) > 1e-3
+    appended, _ = step(model, prompt, [*texts[:2], [*texts[2], *gold]])
+    assert abs(appended["triplet"] - values["triplet"]) > 1e-3
+    without_end, _ = naive(model, [row[:-1] for row in rows], len(prompt))
+    assert abs(without_end["triplet"] - values["triplet"]) > 1e-3
 
 
 def test_either_side_may_be_padded():

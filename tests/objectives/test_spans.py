@@ -45,13 +45,28 @@ def case(pairs=5, width=31):
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
-def test_value_and_gradient_of_both_sides(tau):
-    both = case().requires_grad_()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
+def test_value_and_gradient_of_both_sides(tau, dtype, tolerance):
+    """In bf16 the logits are worked on in float32; their gradient is rounded once."""
+    both = case().to(dtype).requires_grad_()
     value = two_way_divergence(both[0], both[1], tau).sum()
     (gradient,) = torch.autograd.grad(value, both)
     expected, expected_gradient = naive(*both.detach(), tau)
+    assert value.dtype == torch.float32 and gradient.dtype == dtype
     assert value.item() == pytest.approx(expected, rel=1e-5)
-    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=tolerance, atol=tolerance / 100)
+
+
+def test_bf16_logits_in_a_pass_over_tokens():
+    """The step by which a training makes value and gradient, for every pair alike."""
+    both = case().bfloat16()
+    source = both.transpose(0, 1).reshape(10, 31).clone().requires_grad_()
+    loss, sums = token_loss(source, None, [term(paired_divergence(2.0), 3.0)])
+    (gradient,) = torch.autograd.grad(loss, source)
+    expected, expected_gradient = naive(*both, 2.0)
+    assert sums.item() == pytest.approx(expected, rel=1e-5) and gradient.dtype == torch.bfloat16
+    exact = 3 * expected_gradient.transpose(0, 1).reshape(10, 31)
+    torch.testing.assert_close(gradient.double(), exact, rtol=1e-2, atol=1e-4)
 
 
 def test_identity_symmetry_and_temperature():

@@ -158,6 +158,8 @@ def test_what_became_of_each_missed_question(rounds: Rounds) -> None:
     assert (first["said"], first["usable"], first["shown"], first["fixed_shown"]) == (2, 1, 2, 1)
     assert [second[key] for key in ("fixed", "mostly", "kept", "new", "shown")] == [None] * 5
     assert "After the last round nobody sits the exam" in mistake_notes([first, second])[0]
+    paid = [{**first, "cost_usd": 1.0}, {**second, "cost_usd": 1.0, "student": "other"}]
+    assert "was paid for once" in mistake_notes(paid)[0] and mistake_notes(paid[:1]) == []
 
 
 def test_what_feedback_costs_and_per_fixed_question(rounds: Rounds) -> None:

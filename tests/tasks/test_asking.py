@@ -162,6 +162,13 @@ def test_passages_are_cut_first_then_demonstrations_and_never_the_question(form:
     assert asking.text(tokenizer, pieces, size(whole)) == whole
 
 
+def test_a_model_with_room_of_its_own_is_asked_within_it_whoever_asks() -> None:
+    tokenizer, asking = tokenizer_with(ROLES), Asking()
+    pieces, own = asking.pieces(PROBLEMS[0], ["knowledge " * 50]), Asking(room=40)
+    for room, least in ((None, 40), (60, 40), (30, 30)):
+        assert own.text(tokenizer, pieces, room) == asking.text(tokenizer, pieces, least)
+
+
 def test_first_words() -> None:
     assert first_words(["a  b", "c d"], 9) == ("a  b", "c d")
     assert first_words(["a  b", "c d"], 2) == ("a  b",)
@@ -234,7 +241,9 @@ def write_about(folder: Path, about: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("asking", [FULL, Asking(), Asking("chat", system="S")], ids=lambda one: one.format)
+@pytest.mark.parametrize(
+    "asking", [FULL, Asking(), Asking("chat", system="S", room=9)], ids=lambda one: one.format
+)
 def test_a_model_folder_keeps_everything(tmp_path: Path, asking: Asking) -> None:
     about = {"task": "own", "kind": "number", **asking.about()}
     assert Asking.of_folder(write_about(tmp_path, about)) == asking
@@ -264,6 +273,7 @@ def test_a_missing_or_unknown_part_is_refused(tmp_path: Path) -> None:
     assert "prompt or needs is missing" in said({"prompt": {}, "needs": "gone"})
     for wrong in ({"template": ""}, {"shots": -1}, {"shots": True}, {"system": None}, {"instruction": 3}):
         assert "no text or number" in said({}, **wrong)
+    assert "no text or number" in said({}, room=0) and "no text or number" in said({}, room=True)
     assert "there is no place {mistake}" in said({}, template="{question} {mistake}")
     assert "prompt.demonstrations: completion" in said({}, demonstrations=[{"question": "Why?"}])
     assert "prompt" in said({}, demonstrations=7)

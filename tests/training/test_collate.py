@@ -9,7 +9,15 @@ from transformers import PreTrainedTokenizerFast
 
 from limbeck.errors import ModelError, RecipeError
 from limbeck.records import Example
-from limbeck.training.collate import collate, overlapping, padding, tokenise
+from limbeck.training.collate import (
+    Pairs,
+    collate,
+    overlapping,
+    padding,
+    pairs_in,
+    said_of_pairs,
+    tokenise,
+)
 from limbeck.training.groups import Group, singles
 from limbeck.training.rows import NO_SPAN, Row
 
@@ -242,6 +250,46 @@ def test_overlapping():
     assert overlapping([(0, 1), (0, 1), (1, 2)], 0, 1) == (0, 2)  # one character, two tokens
     assert overlapping([(0, 0), (0, 3)], 0, 1) == (1, 2)  # a token without characters
     assert overlapping([], 0, 1) == NO_SPAN
+
+
+def test_pairs_are_counted_and_said(tokenizer):
+    """Whatever is drawn: each two rationales of a question whose answers were found."""
+
+    def question(key, *answers):
+        """None: the answer is not marked; "": it is marked where the text has no token."""
+        spans = {None: None, "": (50, 60)}
+        return Group(
+            key,
+            tuple(
+                Example(
+                    problem_id=key,
+                    prompt="w1",
+                    completion=f"w2 {answer or 'w3'}",
+                    answer_span=spans.get(answer, (3, 3 + len(answer or ""))),
+                )
+                for answer in answers
+            ),
+        )
+
+    given = [
+        question("one is unlike", "w7", "w7", "w8"),
+        question("alike", "w7", "w7"),
+        question("longer", "w7", "w7 w8"),
+        question("unmarked", "w7", None),
+        question("not found", "", "w7"),
+        question("alone", "w7"),
+    ]
+    found = tokenise(tokenizer, given, encoder_decoder=False, max_length=20)
+    pairs = pairs_in(found.groups)
+    assert pairs == Pairs(possible=5, unlike=3, alone=3)
+    assert list(said_of_pairs(found, pairs)) == [
+        "of 1 examples the answer was not found among their tokens, so they are in no pair",
+        "in 3 of 5 pairs the two answers are cut into different tokens, so they are not compared",
+        "3 of 6 questions have fewer than two rationales whose answer was found, so their answers are not "
+        "compared",
+    ]
+    found = tokenise(tokenizer, given[1:2], encoder_decoder=False, max_length=20)
+    assert list(said_of_pairs(found, pairs_in(found.groups))) == []
 
 
 def three(number, **more):

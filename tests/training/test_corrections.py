@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from limbeck.objectives.spans import paired_rows, paired_tokens
 from limbeck.training.corrections import scored_tokens
 from limbeck.training.feed import train_feed
 from limbeck.training.groups import ALL, Draw
@@ -125,6 +126,67 @@ def test_two_of_three_drawn():
     assert plain[0] > 1.05 * at_random[0]  # a group has rows of all lengths, so there is less to correct
 
 
+def pairs_of(lengths):
+    """Groups of two rows that end in the same answer."""
+    for number, (prompt, completion) in enumerate(lengths):
+        before, span = [7] * max(prompt, 3), (max(prompt, 3), max(prompt, 3) + 1)
+        labels = [8, *[number % 7 + 10] * max(completion, 1)]
+        rows = [Row(str(number), before + labels, [-100] * len(before) + labels, span=span)] * 2
+        yield RowGroup(str(number), rows)
+
+
+def weights_of_pairs(feed, epochs):
+    """What the divergence of each group's pair weighs in an epoch, on average, one batch at a time."""
+    found = np.zeros(len(feed.groups))
+    for epoch in range(100, 100 + epochs):
+        for step in feed.sampler.steps(epoch):
+            batches = [(micro, feed[epoch, micro]) for micro in step]
+            count = sum(paired_rows(batch, encoder_decoder=False).sum().item() for _, batch in batches)
+            for micro, batch in batches:
+                of_rows = paired_tokens(batch, encoder_decoder=False).weights_2N.double().tolist()
+                # The span is one token, so a pair has two rows of logits, in the order of the groups.
+                for place, group in enumerate(micro):
+                    assert of_rows[2 * place] == of_rows[2 * place + 1]
+                    found[group] += of_rows[2 * place] / count / epochs
+    return found
+
+
+def test_twelve_questions_weigh_the_same():
+    """In steps of eight and of four: by themselves, the four longest pairs weigh twice the others'."""
+    groups = list(pairs_of([(5, 8 * n + 1) for n in range(1, 13)]))
+    plain = weights_of_pairs(feed_of(groups, "by-length", corrected=False), 1)
+    assert sorted(np.round(plain * 8, 6)) == [1.0] * 8 + [2.0] * 4
+    corrected = weights_of_pairs(feed_of(groups, "by-length"), 1)
+    assert corrected == pytest.approx([1 / 6] * 12, rel=0.03)
+    assert weights_of_pairs(feed_of(groups, "random"), 400) == pytest.approx([1 / 6] * 12, rel=0.1)
+
+
+@pytest.mark.parametrize("more", [{}, {"batch_size": 16, "batch_tokens": 3000}, {"accumulate": 4}])
+def test_pairs_weigh_what_they_do_in_random_batches(more):
+    """Long ones too, whose steps a limit of tokens makes short."""
+    groups = list(pairs_of(like_svamp(300)))
+    lengths = np.array([len(group.rows[0].labels) for group in groups])
+    fifths = np.array_split(np.argsort(lengths, kind="stable"), 5)
+
+    def by_fifth(batches, epochs, **how):
+        weights = weights_of_pairs(feed_of(groups, batches, **more, **how), epochs)
+        return np.array([weights[fifth].sum() for fifth in fifths]) / weights.sum()
+
+    at_random = by_fifth("random", 30)
+    assert by_fifth("by-length", 10) == pytest.approx(at_random, rel=0.05)
+    if more.get("batch_tokens"):
+        assert by_fifth("by-length", 10, corrected=False)[-1] > 1.3 * at_random[-1]
+
+
+def test_groups_of_one_row_compare_nothing():
+    """Beside pairs they keep weight 1; without any pair nothing is said of groups."""
+    singles_too = [*pairs_of(like_svamp(40)), *singles(like_svamp(40, seed=1))]
+    feed = feed_of(singles_too, "by-length")
+    assert feed.correction.of_groups[40:] == pytest.approx([1.0] * 40)
+    alone = feed_of(singles(like_svamp(40)), "by-length")
+    assert alone.correction.of_groups is None and "group_factors" not in alone[0, (0, 1)]
+
+
 @pytest.mark.skipif("LIMBECK_DATA" not in os.environ, reason="LIMBECK_DATA names no folder of real data")
 def test_on_the_real_svamp():
     data = json.loads(SVAMP.read_text(encoding="utf-8"))
@@ -160,6 +222,12 @@ def test_every_rank_and_seed_has_the_same_weights():
     ]
     assert all(one.expected == found[0].expected for one in found)
     assert all(one.factors.tolist() == found[0].factors.tolist() for one in found)
+    assert found[0].of_groups is None
+    pairs = list(pairs_of(like_svamp(60)))
+    one, other = (
+        feed_of(pairs, "by-length", accumulate=2, sharing=Sharing(2, rank, 2)).correction for rank in (0, 1)
+    )
+    assert one.of_groups.tolist() == other.of_groups.tolist()
 
 
 def test_rows_without_a_loss_count_nothing():

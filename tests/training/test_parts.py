@@ -132,6 +132,8 @@ def collate(rows, more=0):
     for name in ("spans", "groups", "scored", "keys", "begins"):
         batch[name] = torch.tensor([row[name] for row in rows])
     batch["roles"] = [row["roles"] for row in rows]
+    if "group_factors" in rows[0]:
+        batch["group_factors"] = torch.tensor([row["group_factors"] for row in rows])
     if "label_weights" in rows[0]:
         width = batch["labels"].shape[1]
         batch["label_weights"] = torch.stack(
@@ -226,11 +228,12 @@ def reference(model, rows, pooling="last"):
                 count[name] += weight
     for group in {row["groups"] for row in rows}:
         members = [n for n, row in enumerate(rows) if row["groups"] == group]
+        factor = rows[members[0]].get("group_factors", 1.0)
         marked = [n for n in members if rows[n]["spans"] != [-1, -1]]
         answers = [rows[n]["labels"][slice(*rows[n]["spans"])] for n in marked]
         if len(marked) == 2 and answers[0] == answers[1]:
             one, other = (logits[n][slice(*rows[n]["spans"])] / SPAN_TAU for n in marked)
-            sums["span_divergence"] += 0.5 * (kl(one, other) + kl(other, one)) / len(answers[0])
+            sums["span_divergence"] += factor * 0.5 * (kl(one, other) + kl(other, one)) / len(answers[0])
             count["span_divergence"] += 1
         by_role = {
             role: [n for n in members if rows[n]["roles"] == role]
@@ -240,7 +243,7 @@ def reference(model, rows, pooling="last"):
             for p in by_role["positive"]:
                 for n in by_role["negative"]:
                     near, far = (functional.cosine_similarity(states[a], states[x], 0) for x in (p, n))
-                    sums["triplet"] += (far - near + MARGIN).clamp_min(0)
+                    sums["triplet"] += factor * (far - near + MARGIN).clamp_min(0)
                     count["triplet"] += 1
     return model, {name: sums[name] / count[name] for name in sums}, count
 
@@ -318,6 +321,22 @@ def test_states_may_be_means_over_the_completion(name):
     if not encoder_decoder:
         batch["labels"] = torch.where(batch["attention_mask"] > 0, batch["input_ids"], -100)
         assert loss((mean,), model, batch, counts)[0].item() == pytest.approx(total.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batches_by_length_weigh_pairs_and_triplets(name):
+    """Each group's by its factor, over the same counts; tokens do not see it."""
+    model = built(name)
+    encoder_decoder = model.config.is_encoder_decoder
+    rows = [
+        {**row, "group_factors": (0.5, 3.0, 7.0, 1.25)[row["groups"]]} for row in rows_of(encoder_decoder)
+    ]
+    exact, expected, _ = reference(model, rows)
+    batch = collate(rows)
+    for part in (CrossEntropy(0.7), SpanKL(0.4, SPAN_TAU), Triplet(0.5, MARGIN)):
+        total, values = loss((part,), model, batch, means((part,), batch, encoder_decoder))
+        assert values[part.name].item() == pytest.approx(expected[part.name].item(), rel=1e-4)
+        assert_near(gradients(model, total), gradients(exact, part.weight * expected[part.name]), 2e-4)
 
 
 @pytest.mark.parametrize("name", [*MODELS, *ADAPTED])

@@ -36,6 +36,16 @@ def test_rows_come_back_as_they_were_given():
     assert known.questions[0] == known.questions[2] != known.questions[1] == 0
 
 
+def test_rows_are_read_without_pread_too(monkeypatch):
+    """As on Windows; in any order, and with two files side by side."""
+    monkeypatch.delattr("os.pread")
+    one, other = stored(GROUPS), stored(GROUPS[::-1])
+    rows = [row for group in GROUPS for row in group.rows]
+    for place in (4, 0, 2, 1, 3, 3):
+        assert one.rows[place] == rows[place]
+        assert list(other[0].rows) == GROUPS[2].rows
+
+
 def test_no_file_is_left_in_the_folder(tmp_path):
     found = stored(GROUPS, tmp_path)
     assert list(tmp_path.iterdir()) == [] and found[1].rows[1].problem_id == "\ud800"

@@ -35,6 +35,19 @@ def sampler_of(lengths, batch_size=8, batch_tokens=1200, seed=1, rows=(), **more
     return GroupSampler(sizes, Limits(batch_size, batch_tokens), seed=seed, **more)
 
 
+@BOTH
+def test_what_the_limit_of_tokens_makes_smaller(batches):
+    """Eight groups of three rows: with 342 tokens in a row some are cut; with as many as are wanted, none."""
+    groups = {"batch_tokens": 8192, "rows": [3] * 16, "batches": batches}
+    assert sampler_of([(320,)] * 16, **groups).tokens_wanted is None
+    cut = sampler_of([(342,)] * 16, **groups)
+    assert (cut.tokens_wanted, cut.steps_per_epoch) == (8 * 3 * 352, 3)
+    whole = sampler_of([(342,)] * 16, **groups | {"batch_tokens": cut.tokens_wanted})
+    assert (whole.tokens_wanted, whole.steps_per_epoch) == (None, 2)
+    passes = sampler_of([(9,)] * 5, batch_size=4, batches=batches, questions=numbers("aabcd"))
+    assert (passes.tokens_wanted, passes.steps_per_epoch) == (None, 2), "the end of a pass is not counted"
+
+
 def numbers(questions):
     return np.array([question_number(question) for question in questions])
 

@@ -17,11 +17,19 @@ def test_unknown_key_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"warmup": 1.5}, {"checkpoints": 0}, {"choose": "test"}, {"precision": "fp16"}]
+    "wrong", [{"epochs": 0}, {"warmup": 1.5}, {"checkpoints": 0}, {"choose": "test"}, {"precision": "fp8"}]
 )
 def test_impossible_values_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TrainSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"deepspeed": "ds_stage3_config.json"}, {"sharding": "deepspeed"}, {"sharding": "zero3"}]
+)
+def test_deepspeed_is_refused_with_what_to_take(asked):
+    with pytest.raises(ValidationError, match=r"DeepSpeed is not offered, because .* take sharding: fsdp"):
+        TrainSettings(**asked)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "clip", "prompt_weight", "warmup"])

@@ -238,28 +238,55 @@ def test_parts_need_a_weight_and_a_name_of_their_own(fit, make_model, make_examp
 
 
 @dataclass(frozen=True)
-class Once(Naive):
-    """Counts something in its n-th micro-batch alone."""
+class InRow(Naive):
+    """Counts something in the batches that have one row; with the default in none."""
 
-    at: int = 0
+    key: tuple = (1, 1)
     seen: list = field(default_factory=list)
 
     def count(self, batch, *, encoder_decoder):
-        self.seen.append(1)
-        return torch.tensor(float(len(self.seen) == self.at))
+        self.seen.extend(map(tuple, batch["keys"].tolist()))
+        return torch.tensor(float(self.key in map(tuple, batch["keys"].tolist())))
 
 
-def test_a_part_that_counts_nothing_in_an_epoch_is_an_error(
-    fit, make_model, make_examples, tmp_path, naive, history
+@pytest.mark.parametrize("length", [{"steps": 1}, {"epochs": 3}])
+def test_a_part_that_counts_nothing_is_refused_before_the_first_step(
+    fit, make_model, make_examples, tmp_path, naive, length
 ):
-    """Once in the first epoch is enough for it; the second is never saved."""
-    parts = (Naive("tokens"), Once("pairs", at=3))
+    """Whatever the length of the training; what is in one batch of an epoch is enough."""
+    given = {"batch_size": 2, **length}
+    nothing = InRow("pairs")
     with pytest.raises(
-        TrainingError, match=r"pairs: this part .* counted nothing in a whole epoch.* weight to 0"
+        TrainingError, match=r"pairs: this part .* counts nothing in any epoch.* set its weight to 0"
     ):
-        fit(make_model("llama"), make_examples(8), parts=parts, epochs=3, batch_size=2)
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["checkpoint-4"]
-    assert history(tmp_path / "run")[-1]["step"] == 7
+        fit(make_model("llama"), make_examples(8), parts=(Naive("tokens"), nothing), **given)
+    assert not (tmp_path / "run" / "history.jsonl").exists()
+    parts = (Naive("tokens"), InRow("pairs", key=nothing.seen[-1]))
+    assert fit(make_model("llama"), make_examples(8), parts=parts, **given).steps == length.get("steps", 12)
+
+
+def test_a_row_that_some_epochs_draw_is_enough(fit, make_model, naive):
+    """One of three is drawn in each epoch, and the part counts one of them alone."""
+    group = Group("q", tuple(Example(problem_id="q", prompt="w1", completion=f"w{n}") for n in (2, 3, 4)))
+    given = {"draw": Draw({"": 1}), "epochs": 12}
+    watched = InRow("pairs")
+    with pytest.raises(TrainingError, match="counts nothing in any epoch"):
+        fit(make_model("llama"), [group], parts=(Naive("tokens"), watched), **given)
+    assert len(watched.seen) == 12 and len(set(watched.seen)) == 3
+    last = max(set(watched.seen), key=watched.seen.index)
+    assert fit(make_model("llama"), [group], parts=(Naive("tokens"), InRow("pairs", key=last)), **given)
+
+
+@pytest.mark.parametrize(
+    ("part", "needs"),
+    [
+        (SpanKL(0.5), r"span_divergence: .*rationales.per_problem, .* or set settings.span_weight to 0"),
+        (Triplet(0.5), r"triplet: .*settings.rationales, .* or set settings.reflection.weight to 0"),
+    ],
+)
+def test_a_part_that_compares_says_what_it_needs(fit, make_model, make_examples, part, needs):
+    with pytest.raises(TrainingError, match=needs):
+        fit(make_model("llama"), make_examples(4), parts=(CrossEntropy(), part), steps=1)
 
 
 def test_what_a_step_does_not_count_is_not_in_its_history(
@@ -285,44 +312,6 @@ def test_what_a_step_does_not_count_is_not_in_its_history(
     (whole,) = history(tmp_path / "whole")
     assert whole["triplet"] == pytest.approx(sum(found) / 2, abs=1e-5)
     assert whole["loss"] == pytest.approx(sum(row["loss"] for row in steps) / 8, abs=1e-5)
-
-
-@dataclass(frozen=True)
-class InRow(Naive):
-    """Counts something in the batch of one row; with the default in none."""
-
-    key: tuple = (1, 1)
-    seen: list = field(default_factory=list)
-
-    def count(self, batch, *, encoder_decoder):
-        self.seen.append(tuple(batch["keys"][0].tolist()))
-        return torch.tensor(float(self.key in map(tuple, batch["keys"].tolist())))
-
-
-@pytest.mark.parametrize("step", [0, 3, None])
-def test_an_epoch_that_was_resumed_is_counted_whole(fit, make_model, make_examples, tmp_path, naive, step):
-    """What the part counts is in a step before the stop, in one after it, or nowhere."""
-
-    def stop(step, steps, loss):
-        if step == 3:
-            raise KeyboardInterrupt
-
-    def training(part, **more):
-        given = {"epochs": 1, "batch_size": 2, "checkpoints": 2, **more}
-        return fit(make_model("llama"), make_examples(8), parts=(Naive("tokens"), part), **given)
-
-    watched = InRow("pairs")
-    with pytest.raises(TrainingError, match="counted nothing in a whole epoch"):
-        training(watched, folder=tmp_path / "watched")
-    part = watched if step is None else InRow("pairs", key=watched.seen[step])
-    with pytest.raises(KeyboardInterrupt):
-        training(part, progress=stop)
-    if step is None:
-        with pytest.raises(TrainingError, match=r"pairs: this part .* counted nothing"):
-            training(part)
-    else:
-        done = training(part)
-        assert (done.resumed_from, done.steps) == (2, 4)
 
 
 def without_a_model(parts, model, batch, counts):

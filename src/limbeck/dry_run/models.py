@@ -127,6 +127,7 @@ def of_learner(
         probe: take three steps.
     """
     model, memory = sized(context, learner, planned, weights=probe), memory_of(learner.device)
+    packed = learner.quantize is not None
     found: Facts = {
         "place": place,
         "model": learner.model,
@@ -134,7 +135,7 @@ def of_learner(
         "trained": model.outline.trained if uses.trains else 0,
         "device": memory.name,
         "free": memory.free,
-        "weights": training.weights(model.outline, learner.dtype),
+        "weights": training.weights(model.outline, learner.dtype, packed=packed),
         "estimates": [],
     }
     reading = _reading(context, learner, uses, planned, model) if uses.trains else None
@@ -175,13 +176,15 @@ def _of_training(
         precision=settings.precision,
         checkpointing=settings.gradient_checkpointing,
         device=memory.kind,
+        packed=learner.quantize is not None,
     )
     bytes_ = {
         "gradients": training.gradients(sizes, learner.dtype),
         "optimiser": training.optimiser(sizes, learner.dtype, settings.optimizer),
         "activations": acts.total,
     }
-    peak = alone = training.weights(sizes, learner.dtype) + sum(bytes_.values())
+    held = training.weights(sizes, learner.dtype, packed=learner.quantize is not None)
+    peak = alone = held + sum(bytes_.values())
     if settings.sharding != "none" and devices > 1:
         peak = training.share(
             sizes,
@@ -220,15 +223,18 @@ def _of_writing(context: Context, learner: LearnerSettings, model: Sized, memory
     if isinstance(learner, MentorSettings) and not own and learner.file is None and context.recipe.students:
         trains = max(prompt_lengths(asking, found.train, model.tokenizer), default=1)
         sides.append((learner.writes.batch_size, trains, learner.writes.max_tokens))
-    written = (_written(model, *side, learner.dtype, memory) for side in sides)
+    packed = learner.quantize is not None
+    written = (_written(model, *side, learner.dtype, memory, packed=packed) for side in sides)
     return max(written, key=lambda one: one["peak"], default=None)
 
 
-def _written(model: Sized, rows: int, prompt: int, new: int, dtype: str, memory: Memory) -> Facts:
+def _written(
+    model: Sized, rows: int, prompt: int, new: int, dtype: str, memory: Memory, *, packed: bool = False
+) -> Facts:
     rows = generation.rows_at_once(rows, prompt, new)
     held = generation.cache_bytes(model.config, rows, prompt, new, dtype)
     logits = generation.logits_bytes(model.outline.vocabulary, rows)
-    peak = training.weights(model.outline, dtype) + held + logits
+    peak = training.weights(model.outline, dtype, packed=packed) + held + logits
     shape = {"rows": rows, "prompt": prompt, "new": new}
     return {**shape, "cache": held, "peak": peak, "fits": peak <= memory.free}
 
@@ -246,6 +252,7 @@ def _timed(learner: LearnerSettings, model: Sized, reading: Reading, found: Fact
         layers=learner.layers,
         dtype=learner.dtype,
         device=learner.device,
+        compressed=learner.four_bits,
     )
     step = seconds_per_step(loaded.model, reading, learner)
     return {"seconds_per_step": step, "seconds": step * found["steps"]}

@@ -57,7 +57,7 @@ AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What an index holds. `kept`: it was there already."""
+    """What an index holds. `kept`: it was there already; `milvus`: where its passages are, or ""."""
 
     folder: Path
     fingerprint: str
@@ -66,6 +66,7 @@ class Built:
     words: int
     left_out: int
     kept: bool = False
+    milvus: str = ""
 
 
 def build(
@@ -117,7 +118,8 @@ def built(folder: Path, *, kept: bool = False) -> Built:
     """
     state = opened(folder)
     counts = {name: state[name] for name in ("documents", "passages", "words", "left_out")}
-    return Built(folder, state["fingerprint"], **counts, kept=kept)
+    moved = state.get(MILVUS, {}).get("uri", "")
+    return Built(folder, state["fingerprint"], **counts, kept=kept, milvus=moved)
 
 
 def opened(folder: Path, *, whole: bool = False) -> dict[str, Any]:
@@ -150,20 +152,32 @@ def _plan(paths: Sequence[str], settings: IndexSettings, columns: CorpusSettings
         raise InputError("CORPUS: no file is named; name one")
     return {
         "version": VERSION,
-        "corpus": [_content(path) for path in paths],
+        "corpus": [content(path) for path in paths],
         "columns": columns.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
     }
 
 
-def _content(path: str) -> str:
-    """What a file or folder holds, as a sum; a data set of the hub is known by its name."""
+def corpus_file(path: str) -> tuple[Path, str] | None:
+    """The file or folder of a corpus, and the key in it; None: a data set of the hub.
+
+    Raises:
+        DataError: it is not there. InputError: it is a pipe or a device.
+    """
     if path.startswith("hf:"):
-        return path
+        return None
     file, key = locate(path)
     refuse_special(file)
     if not file.exists():
         raise DataError(path[:200], "there is no such file; check the path")
+    return file, key
+
+
+def content(path: str) -> str:
+    """What a file or folder of a corpus holds, as a sum; a data set of the hub is known by its name."""
+    if (there := corpus_file(path)) is None:
+        return path
+    file, key = there
     return f"{path_fingerprint(file)}{f'#{key}' if key else ''}"
 
 

@@ -98,5 +98,12 @@ def draw(pool: Pool, settings: RankingSettings, seed: int, epoch: int) -> Candid
     return Candidates(tuple(pool.passages[one] for one in places), tuple(pool.scores[one] for one in places))
 
 
+def fewest(pool: Pool, settings: RankingSettings) -> int:
+    """How many candidates any epoch draws of a pool at least: both searches may have found the same ones."""
+    first = min(settings.from_rationale, pool.by_rationale)
+    both = sum(place < pool.by_rationale for place in pool.by_question)
+    return first + min(settings.from_question, len(pool.by_question) - min(first, both))
+
+
 def _some(chance: random.Random, places: Sequence[int], number: int) -> list[int]:
     return chance.sample(places, min(number, len(places)))

@@ -29,7 +29,7 @@ from transformers import PrinterCallback, Trainer
 
 from limbeck import ranks
 from limbeck.errors import ModelError, RecipeError, TrainingError, first_line
-from limbeck.knowledge.candidates import Pool, draw
+from limbeck.knowledge.candidates import Pool, draw, fewest
 from limbeck.knowledge.encoders import Encoder
 from limbeck.knowledge.scoring import LateInteraction
 from limbeck.knowledge.search import Search
@@ -58,7 +58,7 @@ class Ranked:
 
     Attributes:
         pools: rationales that were learned from.
-        left_out: rationales with fewer than two candidates.
+        left_out: rationales of which an epoch may draw fewer than two candidates.
         steps: optimiser steps.
         resumed_from: the step this call went on from; 0: it began at the beginning.
         seconds: wall time of all steps, before a resumption too.
@@ -140,7 +140,7 @@ def train_scorer(
         refuse_unused_in_ranking(settings)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    usable = [pool for pool in pools if len(pool.passages) > 1]
+    usable = [pool for pool in pools if fewest(pool, ranking) > 1]
     if not usable:
         raise TrainingError(f"{folder}: no rationale has two candidates to rank; look at the corpus")
     turns = -(-settings.accumulate // ranks.world())

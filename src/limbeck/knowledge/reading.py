@@ -169,6 +169,7 @@ def read_for(
     other: str | None = None,
     reranker: str | None = None,
     *,
+    states: str | Path | None = None,
     device: str = "auto",
     track: Track = SILENT,
 ) -> Mapping[str, tuple[str, ...]] | None:
@@ -178,24 +179,31 @@ def read_for(
         model: its folder.
         other: the folder of the same or of another index, which the user names.
         reranker: the folder of another reranker, or "none".
+        states: a folder that keeps the states of passages, so that the next command encodes none of them
+            again; None: they are thrown away.
         device: of the reranker; it encodes every passage once, whatever the number of problems.
 
     Raises:
-        InputError: its index or reranker is not there; or one is named and the student reads none.
+        InputError: its index or reranker is not there; one is named and the student reads none; or `states`
+            has those of another reranker or index.
     """
     reading = reading_of(model)
     if reading is None:
-        for name, given in (("--knowledge", other), ("--reranker", reranker)):
+        for name, given in (("--knowledge", other), ("--reranker", reranker), ("--states", states)):
             if given is not None:
                 raise InputError(f"{name}: {model} reads no passages; leave it out")
         return None
     index, ranker, some = _index(model, reading, other), _ranker(model, reading, reranker), list(problems)
+    if ranker is None and states is not None:
+        raise InputError(f"--states: nothing ranks the passages that {model} reads; leave it out")
     if ranker is None:
         return passages_of(index, some, reading.passages)
     from limbeck.knowledge.encoders import load_encoder
     from limbeck.knowledge.rerank import ranked_for
+    from limbeck.knowledge.states import Kept
 
     encoder, questions = load_encoder(ranker, device=device), [asked(problem) for problem in some]
-    with tempfile.TemporaryDirectory() as states:
-        search = ranked_for(questions, index, encoder, Path(states) / "states", reading.candidates, track)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Kept(Path(states or folder).expanduser(), encoder, index, bits=None)
+        search = ranked_for(questions, index, kept, reading.candidates, track)
         return passages_of(search, some, reading.passages)

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.knowledge.encoders import Encoder
 from limbeck.knowledge.search import Hit, Search
 from limbeck.knowledge.states import Found, Kept, PassageStates
 from limbeck.progress import SILENT, Track
@@ -82,19 +79,11 @@ class Reranked:
 def ranked_for(
     questions: Sequence[str],
     search: Search,
-    encoder: Encoder,
-    states: Path,
+    kept: Kept,
     candidates: int,
     track: Track = SILENT,
 ) -> Reranked:
-    """Another search, ranked for these questions: the states of all that they find are computed once.
-
-    Args:
-        states: a folder for them; what another encoder left there is removed.
-    """
-    if not Kept.fits(states, encoder, search):
-        shutil.rmtree(states)
-    kept = Kept(states, encoder, search)
+    """Another search, ranked for these questions: the states of all that they find are computed once."""
     hits = search.search(questions, candidates)
     kept.fill(dict.fromkeys(hit.passage for own in hits for hit in own), track)
     return Reranked(search, kept, candidates)

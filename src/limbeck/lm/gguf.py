@@ -11,8 +11,9 @@ of a gated T5 (FLAN-T5). They are put right here, or the file is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import redirect_stderr
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -89,13 +90,13 @@ def read_into(file: Path, folder: Path) -> None:
     """
     reader = check(file)
     where: dict[str, Any] = {"gguf_file": file.name}
-    place = file.absolute().parent
-    with quiet():
+    with quiet(), _alone(file) as place:
         config = _config(file, reader, place, where)
         kind = architecture_of(file, config)
         with explained(file, "the config"), torch.device("meta"):
             fresh = kind.from_config(config, dtype=torch.float32)
-        cache.check_room(folder.parent, 4 * sum(one.numel() for one in fresh.parameters()))
+        needs = 4 * sum(one.numel() for one in fresh.parameters())
+        cache.check_room(folder.parent, needs, elsewhere="--out, or the variable LIMBECK_CACHE")
         with explained(file, "the tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where)
         with redirect_stderr(StringIO()):  # a bar of its own that no setting turns off
@@ -110,6 +111,14 @@ def read_into(file: Path, folder: Path) -> None:
         except SafetensorError as error:  # how its writer reports a full disk
             raise DiskError(folder, OSError(0, first_line(error))) from error
         tokenizer.save_pretrained(str(folder))
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[Path]:
+    """A folder in which nothing but this file is: the library also reads a tokenizer.json next to one."""
+    with tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
+        (Path(folder) / file.name).symlink_to(file.resolve())
+        yield Path(folder)
 
 
 def convert(file: Path, out: Path) -> int:

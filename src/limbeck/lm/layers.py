@@ -85,24 +85,20 @@ def chosen(total: int, layers: Layers, name: str) -> list[int]:
 
 def stacks(model: Any) -> dict[str, nn.ModuleList]:
     """Lists of layers by their place in the model: one, or an encoder's and a decoder's; {}: none found."""
-    halves = [model.get_decoder()]
-    if model.config.is_encoder_decoder:
-        halves.insert(0, model.get_encoder())
+    config = model.config
+    halves = [(model.get_decoder(), _first(config, COUNTS))]
+    if config.is_encoder_decoder:
+        halves = [
+            (model.get_encoder(), _first(config, COUNTS)),
+            (model.get_decoder(), _first(config, DECODER_COUNTS)),
+        ]
     found = {}
-    for half in halves:
+    for half, count in halves:
         for place, module in model.named_modules():
             inside = any(module is child for child in half.children())
-            if inside and isinstance(module, nn.ModuleList) and len(module) == _count(half):
+            if inside and isinstance(module, nn.ModuleList) and len(module) == count:
                 found[place] = module
     return found if len(found) == len(halves) else {}
-
-
-def _count(half: Any) -> int:
-    """How many layers a model, an encoder or a decoder has by its configuration."""
-    config = half.config
-    if getattr(config, "is_encoder_decoder", False) and getattr(config, "is_decoder", False):
-        return _first(config, DECODER_COUNTS)
-    return _first(config, COUNTS)
 
 
 def _first(config: Any, names: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +29,13 @@ from transformers.utils import logging as library_log
 
 from limbeck import ranks, sealed
 from limbeck.errors import DamagedError, ModelError, RecipeError, first_line, is_explainable
-from limbeck.lm import bases, cache, names, sharding
+from limbeck.lm import bases, cache, four_bits, names, sharding
 from limbeck.lm.configs import checked_config, checked_tokenizer
 from limbeck.lm.layers import with_layers
 from limbeck.lm.pickles import CONVERT, refuse_pickles
 from limbeck.lm.settings import Layers, LoraSettings
 from limbeck.lm.tiny import build_model, build_tokenizer, is_tiny, read_tokenizer, seeded
-from limbeck.tasks.asking import ABOUT, about_model
+from limbeck.tasks.asking import ABOUT, BASE_IDENTITY, about_model
 from limbeck.tasks.chat_template import own_template
 
 Dtype = Literal["float32", "bfloat16"]
@@ -133,6 +133,8 @@ def load(
     layers: Layers | None = None,
     name: str | None = None,
     sharded: bool = False,
+    compressed: str | None = None,
+    whole: bool = False,
 ) -> Loaded:
     """A model with its tokenizer, by name, by folder, or from scratch.
 
@@ -162,6 +164,9 @@ def load(
         name: what records call the model; None: `name_or_path`.
         sharded: under several ranks, which must all call this, each holds a part of the weights alone (see
             `lm.sharding`).
+        compressed: keep the weights in 4 bits, and compute in this precision (see `lm.four_bits`). The base
+            of a saved adapter is as it was trained: in 4 bits if it was, and then the adapter stays apart.
+        whole: read such a base in full nevertheless, and fold the adapter in.
 
     Raises:
         DamagedError: the folder, or that of an adapter's base, is of a run and changed since it was written.
@@ -172,17 +177,26 @@ def load(
     target, number = device_of(device), _dtype(dtype)
     text, adapter, base = str(name_or_path), False, ""
     shards = sharded and ranks.world() > 1
+    how: dict[str, Any] = {}
     if is_tiny(text) and not Path(text).exists():
+        if compressed:
+            raise ModelError(f"{text}: made from scratch, it has no weights to keep in 4 bits; name a model")
         model, tokenizer = _from_scratch(text, tokenizer_of, tokenizer_texts, seed, number)
     else:
         place = _place(text)
         _refuse_damaged(place)
         with quiet(isinstance(place, Path)):
             if isinstance(place, Path) and (place / ADAPTER).exists():
-                adapter = trainable
-                model, tokenizer, base = _with_adapter(place, number, not trainable, lora, shards)
+                if compressed and not trainable:
+                    raise ModelError(f"{text}: an adapter does not fold into 4 bits; limbeck export it first")
+                folded = whole or (lora is not None and not trainable)
+                compressed = None if folded else about_model(place).get(four_bits.ABOUT_KEY)
+                how = four_bits.reading(compressed, target) if compressed else {}
+                adapter = trainable or bool(how)
+                model, tokenizer, base = _with_adapter(place, number, trainable, lora, shards, how)
             else:
-                model, tokenizer = _plain(place, number, shards=shards and layers is None)
+                how = four_bits.reading(compressed, target) if compressed else {}
+                model, tokenizer = _plain(place, number, shards=shards and layers is None, how=how)
                 base = names.kept_name(text) or str(place)
     if layers is not None:
         model, base = with_layers(model, layers, text), ""
@@ -193,7 +207,7 @@ def load(
         adapter = True
     if shards:
         sharding.refuse_elsewhere(model, target)
-    else:
+    elif not how:  # it is there already
         model = model.to(target)
     return Loaded(model, tokenizer, bool(model.config.is_encoder_decoder), name or text, adapter, base)
 
@@ -369,17 +383,28 @@ def _place(text: str) -> Path | str:
 
 
 def _plain(
-    place: Path | str, dtype: torch.dtype, tokenizer_folder: Path | None = None, *, shards: bool = False
+    place: Path | str,
+    dtype: torch.dtype,
+    tokenizer_folder: Path | None = None,
+    *,
+    shards: bool = False,
+    how: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """An ordinary model and its tokenizer, on the CPU; or this process's part of the model."""
+    """An ordinary model and its tokenizer, on the CPU; or this process's part of the model.
+
+    Args:
+        how: of one in 4 bits, how its weights are read (see `lm.four_bits`).
+    """
     with explained(place, "config.json"):
         config = checked_config(place)
     kind = architecture_of(place, config)
     if isinstance(place, Path):
         refuse_pickles(place)
     tokenizer_place = tokenizer_folder or place
-    how = _read_in_parts(place, kind, config, tokenizer_place) if shards else {}
-    model = weights_of(place, kind, config, dtype=dtype, **how)
+    parts = _read_in_parts(place, kind, config, tokenizer_place) if shards else {}
+    model = weights_of(place, kind, config, dtype=dtype, **parts, **(how or {}))
+    if how:
+        four_bits.as_in_training(model)
     with explained(tokenizer_place, "the tokenizer"):
         tokenizer = checked_tokenizer(tokenizer_place)
     if isinstance(tokenizer_place, Path):
@@ -489,28 +514,37 @@ def _fit_embeddings(place: Path | str, model: Any, tokenizer: Any) -> None:
 
 
 def _with_adapter(
-    folder: Path, dtype: torch.dtype, merge: bool, lora: LoraSettings | None, shards: bool
+    folder: Path,
+    dtype: torch.dtype,
+    trainable: bool,
+    lora: LoraSettings | None,
+    shards: bool,
+    how: Mapping[str, Any],
 ) -> tuple[Any, Any, str]:
     """A saved adapter on its base model, or folded into it; the third value is `Loaded.base`.
 
+    It is folded in where it is not to be trained, unless the base is in 4 bits, which would round it.
+
     Args:
         shards: the base is shared out among the processes, if the adapter stays apart.
+        how: of a base in 4 bits, how its weights are read; {} of another.
     """
     from peft import PeftModel  # seconds of import, needed only here
 
-    config = _adapter_config(folder)
+    config, merge = _adapter_config(folder), not (trainable or how)
     if not merge and lora is not None:
         _same_adapter(folder, config, lora)
     base = _base_of(folder, config)
     refuse_pickles(folder)
     own = (folder / "tokenizer_config.json").exists()
     _refuse_damaged(_place(base))
-    model, tokenizer = _plain(_place(base), dtype, folder if own else None, shards=shards and not merge)
+    split = shards and not merge
+    model, tokenizer = _plain(_place(base), dtype, folder if own else None, shards=split, how=how)
     with seeded(0), explained(folder, "the adapter"), warnings.catch_warnings():
         warnings.filterwarnings(
             "error", "Found missing adapter keys"
         )  # they would stay at their random start
-        model = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     if name := _on_a_shared_weight(model):
         raise ModelError(f"{folder}: its adapter is on {name}, {SHARED}; train one without that layer")
     if merge:  # peft had frozen the base model
@@ -540,6 +574,12 @@ def _base_of(folder: Path, config: Any) -> str:
         raise ModelError(
             f"{folder}: its base model is no longer at {base}; "
             "put it back, or set base_model_name_or_path in adapter_config.json"
+        )
+    known = about_model(folder).get(BASE_IDENTITY)
+    if not inside and known and names.identity(base) != known:
+        raise ModelError(
+            f"{folder}: its adapter was not trained on what {base} is now; put the former model there, "
+            "or train again"
         )
     return str(folder / BASE) if inside else str(base)
 

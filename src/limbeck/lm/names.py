@@ -100,7 +100,8 @@ def kept_name(name: str) -> str:
     """What an adapter calls its base model so that it is found again: a base's name, a GGUF file; else ""."""
     if bases.find(name):
         return name
-    return str(Path(name).expanduser().resolve()) if is_gguf(name) else ""
+    # Not where a link leads: hubs keep files under their hashes, without the ending that says what they are.
+    return str(Path(name).expanduser().absolute()) if is_gguf(name) else ""
 
 
 def _digest(file: Path) -> str:

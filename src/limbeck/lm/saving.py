@@ -15,11 +15,13 @@ from transformers import GenerationConfig
 from limbeck import ranks
 from limbeck.errors import DiskError, first_line
 from limbeck.files import whole_folder
+from limbeck.lm import names
+from limbeck.lm.four_bits import ABOUT_KEY
 from limbeck.lm.load import ADAPTER, BASE, Dtype, Loaded, load, quiet
 from limbeck.lm.local import stop_tokens
 from limbeck.lm.sharding import gathered, written_by_one
 from limbeck.objectives.align import is_sharded
-from limbeck.tasks.asking import ABOUT, BASE_TEMPLATE, Asking, about_model
+from limbeck.tasks.asking import ABOUT, BASE_IDENTITY, BASE_TEMPLATE, Asking, about_model
 from limbeck.tasks.chat_template import student_template
 
 MAX_TOKENS = 512
@@ -66,6 +68,9 @@ def save(loaded: Loaded, folder: Path, *, about: Mapping[str, object] | None = N
             _tokenizer(loaded, about).save_pretrained(str(partial))
             if about is not None:
                 kept = {**about, BASE_TEMPLATE: loaded.tokenizer.chat_template}
+                kept.pop(BASE_IDENTITY, None)  # of the folder that is exported
+                if loaded.lora and (made_from := names.identity(loaded.base)):
+                    kept[BASE_IDENTITY] = made_from
                 text = json.dumps(kept, indent=1, ensure_ascii=False)
                 (partial / ABOUT).write_text(f"{text}\n", "utf-8")
     except SafetensorError as error:  # how its writer reports a full disk
@@ -87,7 +92,7 @@ def export(
     dtype: Dtype | None = None,
     about: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> None:
-    """Write a saved adapter with its base model as one ordinary model folder.
+    """Write a saved adapter with its base model, in full precision, as one ordinary model folder.
 
     Args:
         folder: of the adapter, or of a whole model, which is then copied.
@@ -100,7 +105,8 @@ def export(
         DiskError: `out` cannot be written.
     """
     said = about_model(folder)
-    found = load(folder, dtype=dtype or said.get("dtype", "float32"), device="cpu")
+    found = load(folder, dtype=dtype or said.get("dtype", "float32"), device="cpu", whole=True)
+    said.pop(ABOUT_KEY, None)
     save(found, out, about=about(said) if said else None)
 
 

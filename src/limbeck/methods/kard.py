@@ -28,6 +28,7 @@ from limbeck.stages import (
     Finder,
     Learner,
     Reader,
+    answered_data,
     check_knowledge,
     examine,
     found_passages,
@@ -52,22 +53,31 @@ class KardSettings(Settings):
     )
     query: SilverQuery = Field("rationale", description="what finds the passages that are trained with")
     learns: Literal["rationales", "answers"] = Field(
-        "rationales", description="answers: no reasoning (the paper's fine-tuning with knowledge)"
+        "rationales",
+        description="answers: no reasoning; with query: question, of all training problems, whatever their "
+        "rationales (the paper's fine-tuning with knowledge)",
     )
     rationales: int = Field(1, ge=1, description="per problem")
     choose: Choose = Field("first", description="which ones: first, random, diverse or similar")
     find: Finder = Field(
         "question",
-        description="what finds the passages of the exam: the question; the question, and then the reranker; "
-        "silver: the teacher's rationale, an upper bound",
+        description="what finds the passages of the exam. question: BM25 by the question; reranker: the "
+        "same, reranked; silver: by the teacher's rationale, an upper bound",
     )
+
+
+def needs_rationales(settings: KardSettings) -> bool:
+    """Answers behind what the question finds can be learned without any."""
+    return settings.learns == "rationales" or settings.query != "question"
 
 
 def shared(context: Context, several: Sequence[KardSettings]) -> None:
     """Index -> silver passages -> reranker -> passages of the exam, for all students before the first one."""
     base = knowledge(context)
-    for query in dict.fromkeys(one.query for one in several):
+    for query in dict.fromkeys(one.query for one in several if needs_rationales(one)):
         silver_passages(context, base, "train", query)
+    if not all(map(needs_rationales, several)):
+        found_passages(context, base, "train", 1)
     if any(one.find == "reranker" for one in several):
         reranker(context, base)
     for find in dict.fromkeys(one.find for one in several):
@@ -77,21 +87,24 @@ def shared(context: Context, several: Sequence[KardSettings]) -> None:
 def kard(context: Context, student: Learner, settings: KardSettings) -> None:
     """Rationales -> their silver passages -> train on question and passages -> exam with what is found."""
     base, reader = knowledge(context), reads_passages(student, apart=settings.apart)
-    data = grounded_data(
-        context,
-        base,
-        reader,
-        per_problem=settings.rationales,
-        choose=settings.choose,
-        query=settings.query,
-        most=settings.passages,
-        reasons=settings.learns == "rationales",
-        find=settings.find,
-    )
+    if needs_rationales(settings):
+        data = grounded_data(
+            context,
+            base,
+            reader,
+            per_problem=settings.rationales,
+            choose=settings.choose,
+            query=settings.query,
+            most=settings.passages,
+            reasons=settings.learns == "rationales",
+            find=settings.find,
+        )
+    else:
+        data = answered_data(context, base, reader, most=settings.passages, find=settings.find)
     found = found_passages(context, base, "test", settings.passages, settings.find)
     examine(context, Reader(train(context, reader, data), found))
     if context.recipe.exam.also:
-        context.run.say(f"{student.shown}: reads about its own task alone, so it sits no exam of another one")
+        context.run.say(f"{student.shown}: its corpus is about its own task, so it skips exam.also")
 
 
 def check(recipe: Recipe, settings: KardSettings, place: str) -> None:
@@ -124,7 +137,7 @@ METHOD = Method(
         reasons=own.learns == "rationales",
         reads=True,
         ranks=own.find == "reranker",
-        rows=own.rationales,
+        rows=own.rationales if needs_rationales(own) else 1,
     ),
     check=check,
     shared=shared,

@@ -1,15 +1,16 @@
 """MCC-KD (arXiv 2310.14747): the story of the paper.
 
 1. The teacher writes several rationales per question; those that end in the gold answer are kept.
-2. K of them are chosen that have the fewest n-grams in common.
+2. K of them are chosen whose n-grams overlap least (smallest sum of pairwise Jaccard similarities).
 3. Every epoch draws two of the K for each question. The student learns both, and what it predicts for
    the answer after one is pulled towards what it predicts after the other:
 
     L = ½ (CE₁ + CE₂) + α · ½ [KL(p ‖ q) + KL(q ‖ p)]
 
 p and q are the student's own distributions over the tokens of the answer, at one temperature, and both get
-a gradient. A question with one rationale learns by cross-entropy alone. With α = 0 the student sees the same
-pairs in the same order: that is the control.
+a gradient. The cross-entropy is a mean over all tokens of the step, so the longer of two rationales weighs
+more than ½. A question with one rationale learns by cross-entropy alone. With α = 0 the student sees the
+same pairs in the same order: that is the control.
 
 Deviations from the published code are in docs/papers.md.
 """
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from limbeck.errors import RecipeError
 from limbeck.methods import Method, Uses
-from limbeck.recipe import Choose, Settings
+from limbeck.recipe import Choose, Recipe, Settings
 from limbeck.stages import (
     Context,
     Draw,
@@ -44,9 +46,9 @@ class MccKdSettings(Settings):
 
     rationales: int = Field(5, ge=1, description="K: rationales per problem, of which each epoch draws two")
     choose: Choose = Field(
-        "diverse", description='which K: "diverse" (fewest n-grams in common), "similar", "random", "first"'
+        "diverse", description='which K: "diverse" (n-grams that overlap least), "similar", "random", "first"'
     )
-    ngram: int = Field(3, ge=1, description="n of the word n-grams that diverse and similar ones are told by")
+    ngram: int = Field(3, ge=1, description="length of the word n-grams by which similarity is measured")
     span_weight: float = Field(
         0.1, ge=0, allow_inf_nan=False, description="α, of the divergence between the two answers"
     )
@@ -71,10 +73,24 @@ def mcc_kd(context: Context, student: Learner, settings: MccKdSettings) -> None:
     examine(context, train(context, student, data, parts))
 
 
+def compares(settings: MccKdSettings) -> bool:
+    """Whether answers are compared."""
+    return settings.rationales > 1 and settings.span_weight > 0
+
+
+def check(recipe: Recipe, settings: MccKdSettings, place: str) -> None:
+    """Refuse to compare answers where the teacher is asked for one rationale per problem."""
+    one = recipe.teacher.kind != "given" and recipe.rationales.per_problem < 2
+    if one and compares(settings):
+        raise RecipeError(
+            f"{place}.settings: the answers of two rationales are compared, and rationales.per_problem is 1; "
+            "raise it, or set settings.span_weight to 0"
+        )
+
+
 def uses(settings: MccKdSettings) -> Uses:
     """The places of answers, where answers are compared."""
-    compares = settings.rationales > 1 and settings.span_weight > 0
-    return Uses(answer_places=compares, rows=min(settings.rationales, 2), together=True)
+    return Uses(answer_places=compares(settings), rows=min(settings.rationales, 2), together=True)
 
 
 METHOD = Method(
@@ -83,4 +99,5 @@ METHOD = Method(
     MccKdSettings,
     mcc_kd,
     uses,
+    check,
 )

@@ -4,10 +4,7 @@
 1. Its wrong answers, as it wrote them, go to the teacher with the right answer. The teacher says what went
    wrong and writes a rationale for this mistake; those that end in the gold answer are kept.
 2. The student learns from all rationales so far, and to tell right ones from its own mistakes:
-
-       L = LM + λ · max(0, cos(a, n) − cos(a, p) + ρ)
-
-   a and p are the last states of two right rationales of a question, n that of a mistake.
+     L = LM + λ · max(0, cos(a, n) − cos(a, p) + ρ)  a, p: last states of two right rationales, n: a mistake's
 3. It sits the exam again. Steps 1 to 3 are a round. Deviations from the published code: docs/papers.md.
 """
 
@@ -27,7 +24,7 @@ from limbeck.stages import (
     Context,
     FeedbackSettings,
     Learner,
-    Mistakes,
+    Model,
     Picked,
     ReflectionSettings,
     Split,
@@ -37,6 +34,7 @@ from limbeck.stages import (
     Untrained,
     accuracy,
     check_feedback,
+    check_gold,
     examine,
     feedback,
     file_inputs,
@@ -67,8 +65,15 @@ class TailoredSettings(Settings):
     stop: Literal["never", "dev"] = Field("never", description="dev: end when a round is no better there")
 
 
+def shared(context: Context, several: Sequence[TailoredSettings]) -> None:
+    """Before anybody is trained: the answers to what the students will be asked are known."""
+    asked = any(one.rounds > (one.train_exam.file is not None) for one in several)
+    check_gold(context, train=asked, dev=any(one.stop == "dev" for one in several))
+
+
 def tailored(context: Context, student: Learner, settings: TailoredSettings) -> None:
     """Round 0 -> (exam -> mistakes -> feedback -> train) per round -> exam."""
+    shared(context, [settings])
     model, said = begin(context, student, settings), list[Tailored]()
     for number in range(settings.rounds):
         examine(context, model)
@@ -79,7 +84,7 @@ def tailored(context: Context, student: Learner, settings: TailoredSettings) -> 
         if not wrong.all:
             break
         said.append(feedback(context, place, wrong, settings.feedback, round=number, before=said))
-        better = learn(context, student, model, said, wrong, settings)
+        better = learn(context, student, model, said, settings)
         if settings.stop == "dev" and accuracy(context, better, "dev") <= accuracy(context, model, "dev"):
             context.run.say(f"{student.shown}: round {number + 1} is no better on dev; round {number} counts")
             break
@@ -90,10 +95,9 @@ def tailored(context: Context, student: Learner, settings: TailoredSettings) -> 
 
 def begin(context: Context, student: Learner, settings: TailoredSettings) -> Trained | Untrained:
     """Who sits the exam of round 0."""
-    first = replace(student, round=0)
     if settings.begin == "base":
-        return Untrained(first)
-    first = replace(first, own={"method": student.method, "rationales": settings.rationales})
+        return Untrained(replace(student, round=0))
+    first = replace(student, round=0, own={"method": student.method, "rationales": settings.rationales})
     return train(context, first, rationale_data(context, first, partial(plain, context, settings)))
 
 
@@ -103,16 +107,11 @@ def plain(context: Context, settings: TailoredSettings, split: Split) -> Picked:
 
 
 def learn(
-    context: Context,
-    student: Learner,
-    model: Trained | Untrained,
-    said: Sequence[Tailored],
-    wrong: Mistakes,
-    settings: TailoredSettings,
+    context: Context, student: Learner, model: Model, said: Sequence[Tailored], settings: TailoredSettings
 ) -> Trained:
-    """The next round's model, from the last one's and all rationales so far."""
+    """The next round's model, from the last one's, all rationales so far and the last mistakes."""
     learner, first = replace(student, round=len(said)), plain(context, settings, "train")
-    data = reflection_data(context, learner, first, said, wrong, settings.reflection, adds=settings.adds)
+    data = reflection_data(context, learner, first, said, settings.reflection, adds=settings.adds)
     start, parts = model if isinstance(model, Trained) else None, reflection(settings.reflection, data)
     return train(context, learner, data, parts, start=start)
 
@@ -146,5 +145,6 @@ METHOD = Method(
     tailored,
     uses=uses,
     check=check,
+    shared=shared,
     plan=lambda own: TailoredSettings(rationales=own.rationales, adds=own.adds, reflection=own.reflection),
 )

@@ -64,7 +64,7 @@ class PairedTokens:
     Attributes:
         places_2N: predictor of each token (see `align.Spans`), pair by pair and token by token; 2i is
             the first row's and 2i+1 the second row's.
-        weights_2N: 1 over the number of tokens of its pair's span.
+        weights_2N: 1 over the number of tokens of its pair's span, times `group_factors` of the batch.
     """
 
     places_2N: Tensor
@@ -93,4 +93,6 @@ def paired_tokens(batch: Mapping[str, Any], *, encoder_decoder: bool) -> PairedT
     keep_PS = spans.keep_BS[first_P]
     both_N2 = torch.stack([spans.places_BS[rows_P][keep_PS] for rows_P in (first_P, second_P)], 1)
     weights_PS = (keep_PS / keep_PS.sum(1, keepdim=True)).float()
+    if "group_factors" in batch:
+        weights_PS = weights_PS * batch["group_factors"][first_P, None]
     return PairedTokens(both_N2.flatten(), weights_PS[keep_PS].repeat_interleave(2))

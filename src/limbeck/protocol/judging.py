@@ -33,6 +33,7 @@ from limbeck.protocol.settings import Claim
 from limbeck.protocol.written import Protocol
 from limbeck.report.compare import common_problems, right_rows
 from limbeck.report.contestants import Contestant, contestants, shown
+from limbeck.report.tables import fewer_rationales
 from limbeck.statistics import (
     ENOUGH,
     Estimate,
@@ -94,6 +95,7 @@ class Standing:
     """A contestant over all runs; a spread is the standard deviation between means of its level.
 
     Means over its exams: `steps`, `tokens` read in its own training, `operations` (see `compute`) behind it.
+    `notes` say what it had less of than its recipe wanted.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Standing:
     steps: float | None
     tokens: float | None
     operations: float | None
+    notes: Sequence[str] = ()
 
 
 def judge(protocol: Protocol) -> tuple[list[Standing], list[Judged]]:
@@ -280,6 +283,9 @@ def _standing(
         steps=_known([one.facts.steps for one in exams]),
         tokens=_known([one.facts.tokens for one in exams]),
         operations=operations,
+        notes=fewer_rationales(
+            side.name, [(one.facts.new_rationales, one.facts.wanted_rationales) for one in exams]
+        ),
     )
 
 

@@ -34,6 +34,7 @@ def _standings(claims: ClaimsSettings, standings: Sequence[Standing]) -> Table:
         f"{levels}. ±: standard deviation between draws, a draw's mentors, a mentor's students.",
         "tokens: read in its own training, prompts too.",
         "TFLOP: 10¹² operations of that, of its mentor's training, and of what it wrote and labelled.",
+        *(note for one in standings for note in one.notes),
     ]
     table = titled("Contestants", notes)
     add_columns(

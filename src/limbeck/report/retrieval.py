@@ -11,7 +11,7 @@ the first k that were found for it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -99,8 +99,9 @@ def retrieval_rows(exams: Sequence[Contestant]) -> list[Row]:
     """A row for each way in which passages were found, ready for JSON; none where nobody reads.
 
     `judged` are the questions with a silver passage; hits, `mrr` and recall are [value, low, high] over
-    these, with the 95% interval for other questions of the kind, and None where nothing is known to be
-    relevant, or where these are the silver passages themselves. `read_by` are exams with their accuracy.
+    these, with the 95% interval for other questions of the kind (its ends are None where it is not known),
+    and None where nothing is known to be relevant, or where these are the silver passages themselves.
+    `read_by` are exams with their accuracy.
     """
     found = sources(exams)
     several = len({source.run for source in found}) > 1
@@ -160,18 +161,21 @@ def retrieval_cells(row: Row) -> list[str]:
 
 
 def _share(given: Sequence[float] | None) -> str:
-    """Per cent; a share's interval ends at 0 and 100."""
-    if given is None:
-        return "–"
-    one = Mean(*given)
-    return f"{percent(one.value)} [{percent(max(one.low, 0.0))}, {percent(min(one.high, 1.0))}]"
+    """Per cent."""
+    return _interval(given, percent)
 
 
 def _plain(given: Sequence[float] | None) -> str:
+    return _interval(given, "{:.3f}".format)
+
+
+def _interval(given: Sequence[float] | None, shown: Callable[[float], str]) -> str:
     if given is None:
         return "–"
     one = Mean(*given)
-    return f"{one.value:.3f} [{max(one.low, 0.0):.3f}, {min(one.high, 1.0):.3f}]"
+    if one.low is None or one.high is None:
+        return shown(one.value)
+    return f"{shown(one.value)} [{shown(one.low)}, {shown(one.high)}]"
 
 
 def retrieval_notes(rows: Sequence[Row]) -> list[str]:

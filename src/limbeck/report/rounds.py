@@ -47,7 +47,8 @@ class Sitting:
 
     `mistakes` are (id, question); `answers` says how many answers a question has (None: the mistakes are
     from a file, and nobody sat the exam). `said` holds, by mistake, why its solutions were dropped (None:
-    kept). `cost` is what was paid for the feedback in dollars; None: nothing, or not known.
+    kept). `cost` is what the feedback costs by itself in dollars; None: nothing, or not known. A
+    reply that another student of the run was given too is paid for once, and counts for each of them.
     """
 
     exam: Contestant
@@ -332,8 +333,13 @@ def mistake_label(row: Row) -> str:
 
 
 def mistake_notes(rows: Sequence[Row]) -> list[str]:
-    """What is not known, and why."""
+    """What is not known, and why, and what the costs are of."""
     notes = []
+    if any(row["cost_usd"] for row in rows) and len({row["student"] for row in rows}) > 1:
+        notes.append(
+            "cost: of this student's feedback by itself. A reply that several students were given was paid "
+            "for once, so the run may have cost less than the sum."
+        )
     if any(row["fixed"] is None for row in rows):
         notes.append(
             "–: not known. After the last round nobody sits the exam on the training questions, so nothing "

@@ -378,6 +378,7 @@ def _mean_row(group: str, members: Sequence[Contestant]) -> Row:
         **{key: _mean_of_known([row[key] for row in rows]) for key in MAKING},
         "name": group,
         "by_round": None,
+        "new_rationales": None,
         "seed": None,
         "seeds": len(members),
         "under_mean": False,
@@ -414,5 +415,23 @@ def results_notes(rows: Sequence[Row]) -> list[str]:
             "steps and train time of a student that was taught in rounds: of all its rounds; those of one "
             "round are its own."
         )
+    learned: dict[str, list[tuple[Sequence[int] | None, int | None]]] = {}
+    for row in rows:
+        if row["round"] is None:  # it knows those of all its rounds
+            learned.setdefault(row["group"], []).append((row["new_rationales"], row["wanted_rationales"]))
+    notes += [note for name, known in learned.items() for note in fewer_rationales(name, known)]
     means = [(row["name"], row["seeds"], row["seed_std"]) for row in rows]
     return [*notes, between_seeds(means)]
+
+
+def fewer_rationales(name: str, known: Iterable[tuple[Sequence[int] | None, int | None]]) -> list[str]:
+    """The note that feedback gave a student fewer new rationales than `adds` wanted; none where it did not.
+
+    Args:
+        known: of each of its exams, the new ones of each round, and how many were wanted.
+    """
+    rounds = [(count, wanted or 0) for new, wanted in known for count in new or ()]
+    got, wanted = (sum(each[side] for each in rounds) for side in (0, 1))
+    if got >= wanted:
+        return []
+    return [f"{name}: its rounds had {got:,} of {wanted:,} new rationales (adds), so it learned from fewer."]

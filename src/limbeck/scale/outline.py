@@ -58,6 +58,7 @@ class Outline:
         adapter: parameters of the adapter, 0 without one.
         trained: those that are trained, and `trained_tensors` in how many tensors.
         linear_weights: parameters of matrices, which autocast copies.
+        packable: of these, those that `quantize: 4bit` keeps in 4 bits: of linear layers without the head.
         stacks: one, or the encoder's and the decoder's.
         vocabulary, head_width: rows of the head and width of what it reads.
         head_trained: whether the head has a gradient.
@@ -71,6 +72,7 @@ class Outline:
     trained: int
     trained_tensors: int
     linear_weights: int
+    packable: int
     stacks: tuple[Stack, ...]
     vocabulary: int
     head_width: int
@@ -101,6 +103,7 @@ def outline(model: Any, adapted: Any = None, dropout: float = 0.0) -> Outline:
         trained=sum(one.numel() for one in trained),
         trained_tensors=len(trained),
         linear_weights=sum(one.numel() for one in own if one.ndim > 1),
+        packable=_packable(model),
         stacks=tuple(_stack(half, model) for half in _halves(model)),
         vocabulary=head.shape[0],
         head_width=head.shape[1],
@@ -109,6 +112,19 @@ def outline(model: Any, adapted: Any = None, dropout: float = 0.0) -> Outline:
         lora=_lora(model, dropout, own_inputs=dropout > 0),
         lora_16=_lora(model, dropout, own_inputs=True),
     )
+
+
+def _packable(model: Any) -> int:
+    """Weights of linear layers, but for the head, which stays as it is."""
+    head = model.get_output_embeddings()
+    found = {
+        id(one.weight): one.weight.numel()
+        for name, one in model.named_modules()
+        if isinstance(one, nn.Linear | Conv1D) and ".lora_" not in name
+    }
+    if head is not None:
+        found.pop(id(head.weight), None)
+    return sum(found.values())
 
 
 def _halves(model: Any) -> list[Any]:

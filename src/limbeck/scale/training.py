@@ -12,7 +12,7 @@
     copies      under autocast: every matrix once more in 16 bits
     head        a chunk of logits, three blocks of it, rows and their gradients, and the head's own gradient:
                 only rows of completions go through the head
-    working     three outputs of the widest linear layer
+    working     three outputs of the widest linear layer; with a base in 4 bits one layer's weights too
 
 It is an estimate from above: a step without accumulation makes its gradients while it lets go of activations,
 and where prompts are computed once the prompts of a micro-batch count more than once here. Of the 16 families
@@ -21,6 +21,7 @@ of the tests what is kept is 0.95 to 1.25 times what torch keeps (tests/scale/te
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,9 +44,19 @@ STEP_COUNT = 4
 """Bytes of the count of steps that AdamW keeps for every tensor."""
 
 
-def weights(model: Outline, dtype: str) -> int:
-    """Bytes of the weights; an adapter's are always float32 (`lm.load`)."""
-    return model.parameters * BYTES[dtype] + model.adapter * FLOAT32
+PACKED = 1 / 2 + 1 / 64 + FLOAT32 / (64 * 256)
+"""Bytes of a weight in 4 bits: itself, its block's scale in 8 bits, and the scale of 256 of these."""
+
+
+def weights(model: Outline, dtype: str, *, packed: bool = False) -> int:
+    """Bytes of the weights; an adapter's are always float32 (`lm.load`).
+
+    Args:
+        packed: linear layers are kept in 4 bits (`lm.four_bits`).
+    """
+    plain = model.parameters - (model.packable if packed else 0)
+    rest = math.ceil(model.packable * PACKED) if packed else 0
+    return plain * BYTES[dtype] + rest + model.adapter * FLOAT32
 
 
 def trained(model: Outline, dtype: str) -> int:
@@ -104,6 +115,7 @@ def activations(
     precision: str = "fp32",
     checkpointing: bool = False,
     device: str = "cpu",
+    packed: bool = False,
 ) -> Activations:
     """The peak of a step beyond what stays from step to step, in bytes.
 
@@ -113,6 +125,7 @@ def activations(
         precision: bf16 computes under autocast.
         checkpointing: whether layers are computed again in the backward pass.
         device: its kind; chunks of logits are larger on a GPU.
+        packed: linear layers are kept in 4 bits; at most one layer's are whole at a time, while it computes.
     """
     number = 2 if "16" in precision or "16" in dtype else FLOAT32
     adapter = model.lora_16 if "16" in dtype else model.lora
@@ -128,7 +141,9 @@ def activations(
         kept += whole
         working = max(working, 3 * tokens * stack.widest * number)
         before = length
-    copies = 2 * model.linear_weights if "16" in precision and dtype == "float32" else 0
+    cast = model.linear_weights - (model.packable if packed else 0)
+    copies = 2 * cast if "16" in precision and dtype == "float32" else 0
+    working += max(stack.largest for stack in model.stacks) * number if packed else 0
     return Activations(kept, copies, _head(model, batch.scored, number, device), working)
 
 

@@ -14,11 +14,11 @@ from limbeck.stages.feedback import (
     files_of,
     waits_for_feedback,
 )
-from limbeck.stages.grounded import Reader, grounded_data, has_place, reads_passages
+from limbeck.stages.grounded import Reader, answered_data, grounded_data, has_place, reads_passages
 from limbeck.stages.knowledge import check_knowledge, knowledge, silver_passages
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
-from limbeck.stages.mistakes import Mistakes, TrainExamSettings, mistakes
+from limbeck.stages.mistakes import Mistakes, TrainExamSettings, check_gold, mistakes
 from limbeck.stages.models import Model, Question
 from limbeck.stages.passages import Finder, found_passages
 from limbeck.stages.problems import Problems, Split, problems
@@ -65,8 +65,10 @@ __all__ = [
     "Untrained",
     "accuracy",
     "answer_examples",
+    "answered_data",
     "by_problem",
     "check_feedback",
+    "check_gold",
     "check_knowledge",
     "completions_of",
     "cross_entropy",

@@ -1,4 +1,4 @@
-"""What a teacher says to a student's mistakes: asked for, read strictly, graded, or taken from a file."""
+"""Feedback on a student's mistakes: asked of a teacher or taken from a file, read strictly, and graded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from limbeck.errors import DataError, RecipeError
+from limbeck.errors import RecipeError
 from limbeck.lm import Completion, Sampling
 from limbeck.lm.cost import exact, tokens_at_most
 from limbeck.lm.written import is_unfinished, whole
@@ -23,16 +24,15 @@ from limbeck.records import (
     Pieces,
     Problem,
     Rationale,
-    Record,
-    placed_records,
     read_jsonl,
     write_json,
     write_jsonl,
 )
-from limbeck.run_folder import Stage, fingerprint, plan, read_json
+from limbeck.run_folder import Plan, Stage, fingerprint, plan, read_json
 from limbeck.settings import Settings
 from limbeck.stages.context import Context
 from limbeck.stages.explaining import explaining_teacher, to_explain
+from limbeck.stages.given_feedback import file_of, from_file, is_there, refuse_missing
 from limbeck.stages.mistakes import MISTAKES, Kind, Mistakes, TrainExamSettings
 from limbeck.stages.models import Question
 from limbeck.stages.problems import problems
@@ -58,7 +58,7 @@ FEEDBACK, GRADED, AUDIT = "feedback.jsonl", "graded.jsonl", "audit.json"
 KNOWN, OTHERS = "answered in earlier rounds", "lines about other mistakes"
 """Counts of the audit."""
 
-NO_PARTS = "the reply has not the two parts asked for"
+NO_PARTS = "the reply does not have the two parts that were asked for"
 
 
 class FeedbackSettings(Settings):
@@ -135,7 +135,7 @@ def feedback(
     round: int,
     before: Sequence[Tailored] = (),
 ) -> Tailored:
-    """What is said to the mistakes of a round, as graded rationales that know their mistake.
+    """Feedback on the mistakes of a round, as graded rationales that know their mistake.
 
     A text that the student wrote to the same question in an earlier round was answered there. It gets that
     reply again, is not sent, and has no part in the round's budget.
@@ -146,46 +146,44 @@ def feedback(
         before: the feedback of earlier rounds, by the same settings.
 
     Raises:
-        DataError: a file of feedback cannot be read, or says nothing to these mistakes.
+        DataError: a file of feedback cannot be read, or has no line about these mistakes.
     """
     by_id = {problem.id: problem for problem in problems(context).train}
     inputs = dict(problems(context).inputs) | wrong.inputs  # which stand on all rounds before
-    known, again = replies_before(before), settings.kind == "again"
-    if settings.kind == "given":
-        file, asked = file_of(settings, round), None
-        if not has_feedback(settings, round):
-            raise DataError(
-                file,
-                f"no such file; write to it what is to be said to the mistakes in {wrong.stage.folder}, then "
-                "run this again",
-            )
-        inputs |= file_inputs(file)
-        shown, new = wrong.all, list[Mistake]()  # the file says which of them
+    source, asked = teacher_name(context.recipe), None
+    if settings.file is not None:
+        refuse_missing(settings.file, round, wrong.stage.folder)
+        inputs |= file_inputs(file_of(settings.file, round))
+        read = partial(_given, file_of(settings.file, round), wrong, source)
     else:
+        known = replies_before(before)
         shown = chosen(wrong, settings, context.recipe.seed + round, known)
         shown = within_budget(context, shown, by_id, settings, known)
         new = [one for one in shown if text_id(one) not in known]
         asked = _asked(context, place, new, by_id, settings, inputs, round)
         inputs["asked"] = asked.fingerprint
-    source, reasoning = teacher_name(context.recipe), taken_as_rationale(context.recipe)
+        read = partial(_answered, asked, shown, known, source, again=settings.kind == "again")
 
     def work(folder: Path) -> None:
-        replies = _replies(asked, shown, known) if asked else []
-        if asked is None:
-            said, others = _from_file(file, {one.id: one for one in shown}, source)
-        else:
-            said = [(_fresh if again else _read)(one, source) for one in replies]
-        cut = {one.about for one in replies if one.truncated}
+        said, cut, counts = read()
         found = rationales_of(context, said, by_id, cut, settings.keep)
         write_jsonl(folder / FEEDBACK, said)
         write_jsonl(folder / GRADED, found)
         about = len({one.mistake_id for one in said})
-        unfinished = sum(is_unfinished(one.thinking, one.text) for one in replies)
-        counts = {"unfinished": unfinished, KNOWN: len(shown) - len(new)} if asked else {OTHERS: others}
         write_json(folder / AUDIT, audit(about, found) | counts)
 
+    stage = context.run.stage(f"{place}/feedback", _plan(context, settings, source, round), inputs, work)
+    _say(context, place, settings, round, read_json(stage.folder / AUDIT) or {})
+    found = list(read_jsonl(stage.folder / GRADED, Rationale))
+    replies = None if settings.kind == "again" else asked
+    return Tailored(Rationales(stage, f"feedback on round {round}", found), wrong, replies)
+
+
+def _plan(context: Context, settings: FeedbackSettings, source: str, round: int) -> Plan:
+    """What decides the stage of the graded feedback, besides its inputs."""
     about = {name: getattr(settings, name) for name in ("of", "per_problem", "problems")}
-    how = plan(
+    reasoning = taken_as_rationale(context.recipe)
+    return plan(
         {"feedback": settings.kind, **about},
         version=VERSION,
         round=round,
@@ -194,25 +192,50 @@ def feedback(
         keep=settings.keep,
         drop_false_equations=context.recipe.rationales.drop_false_equations,
         source=source,
-        **({"reasoning": reasoning} if again and reasoning != "both" else {}),
+        **({"reasoning": reasoning} if settings.kind == "again" and reasoning != "both" else {}),
     )
-    stage = context.run.stage(f"{place}/feedback", how, inputs, work)
-    found = list(read_jsonl(stage.folder / GRADED, Rationale))
-    facts = read_json(stage.folder / AUDIT) or {}
+
+
+def _say(
+    context: Context, place: str, settings: FeedbackSettings, round: int, facts: Mapping[str, Any]
+) -> None:
+    """What became of a round's feedback, by its audit."""
     context.run.say(
         f"{place}: feedback on {facts['mistakes']} mistakes, {facts['kept']} rationales kept"
         + "".join(f", {count} {reason}" for reason, count in facts["dropped"].items())
     )
     if count := facts.get(KNOWN):
         context.run.say(f"{place}: {count} of them were answered in earlier rounds, and not sent again")
-    if others := facts.get(OTHERS):
+    if settings.file and (others := facts.get(OTHERS)):
+        file = file_of(settings.file, round)
         context.run.say(f"{place}: {others} lines of {file} are about other mistakes, and are passed over")
     if count := facts.get("unfinished"):
         context.run.say(
             f"{place}: {count} of {facts['replies']} replies end inside their thinking, and say nothing; "
             "raise settings.feedback.max_tokens"
         )
-    return Tailored(Rationales(stage, f"feedback on round {round}", found), wrong, None if again else asked)
+
+
+Read = tuple[list[Feedback], set[str], dict[str, int]]
+"""Feedback in its parts, the mistakes whose reply was cut off, and counts for the audit."""
+
+
+def _given(file: str, wrong: Mistakes, source: str) -> Read:
+    """What a file says; it says itself about which mistakes."""
+    said, others = from_file(file, {one.id: one for one in wrong.all}, source)
+    return said, set(), {OTHERS: others}
+
+
+def _answered(
+    asked: Stage, shown: Sequence[Mistake], known: Mapping[str, RawCompletion], source: str, *, again: bool
+) -> Read:
+    """What a teacher replied."""
+    replies = _replies(asked, shown, known)
+    said = [(_fresh if again else _read)(one, source) for one in replies]
+    unfinished = sum(is_unfinished(one.thinking, one.text) for one in replies)
+    before = sum(text_id(one) in known for one in shown)
+    cut = {one.about for one in replies if one.truncated}
+    return said, cut, {"unfinished": unfinished, KNOWN: before}
 
 
 def text_id(mistake: Mistake) -> str:
@@ -256,7 +279,7 @@ def check_feedback(recipe: Recipe, settings: FeedbackSettings, place: str, *, ro
         RecipeError: naming the setting.
     """
     teacher = recipe.teacher
-    if settings.kind != "given" and teacher.kind == "given":
+    if rounds and settings.kind != "given" and teacher.kind == "given":
         raise RecipeError(
             f"{place}.kind: {settings.kind} asks a teacher, and the recipe has none; give feedback as a file "
             "(kind: given), or name a teacher"
@@ -406,77 +429,20 @@ def _fresh(reply: RawCompletion, source: str) -> Feedback:
 
 def waits_for_feedback(context: Context, wrong: Mistakes, settings: FeedbackSettings, round: int) -> bool:
     """Whether `--until mistakes` ends a story here; not where a file holds this round's feedback already."""
-    if not context.run.ends_at("mistakes") or has_feedback(settings, round):
+    file = settings.file
+    if not context.run.ends_at("mistakes") or (file is not None and is_there(file, round)):
         return False
-    given = settings.kind == "given"
     context.run.say(
         f"the run ends here, as --until says: the mistakes are in {wrong.stage.folder / MISTAKES}"
-        + (f"; write what is said to them into {file_of(settings, round)}, and run again" if given else "")
+        + (f"; write the feedback on them to {file_of(file, round)}, and run again" if file else "")
     )
     return True
 
 
-def has_feedback(settings: FeedbackSettings, round: int) -> bool:
-    """Whether the feedback of a round is in a file that is there."""
-    return settings.kind == "given" and Path(file_of(settings, round)).expanduser().is_file()
-
-
 def files_of(exam: TrainExamSettings, settings: FeedbackSettings, rounds: int) -> tuple[str, ...]:
     """The files that the settings of all rounds name."""
-    said = [file_of(settings, number) for number in range(rounds)] if settings.kind == "given" else []
+    said = [file_of(settings.file, number) for number in range(rounds)] if settings.file else []
     return tuple(dict.fromkeys([*([exam.file] if exam.file else []), *said]))
-
-
-def file_of(settings: FeedbackSettings, round: int) -> str:
-    """The file of a round's feedback."""
-    return str(settings.file).replace("{round}", str(round))
-
-
-def _from_file(file: str, shown: Mapping[str, Mistake], source: str) -> tuple[list[Feedback], int]:
-    """The lines of a file that are about these mistakes, and how many are about others.
-
-    Raises:
-        DataError: a line is not feedback, or no line is about one of them.
-    """
-    found, others = [], 0
-    for place, line in placed_records(Path(file).expanduser(), Said, called="feedback"):
-        one = _parts(place, line)
-        if one.mistake_id in shown:
-            about = {"problem_id": shown[one.mistake_id].problem_id, "source": one.source or source}
-            found.append(one.model_copy(update=about))
-        others += one.mistake_id not in shown
-    if not found:
-        raise DataError(
-            file,
-            f"says nothing to the {len(shown)} mistakes of this round; each line needs the mistake_id that "
-            "mistakes.jsonl gives as id, which changes with what the student wrote",
-        )
-    return found, others
-
-
-class Said(Record):
-    """A line of a user's file: the parts, or the whole `reply` of a teacher."""
-
-    mistake_id: str
-    problem_id: str = ""
-    source: str = ""
-    said: str = ""
-    solution: str = ""
-    reply: str = ""
-    origin: str = ""
-
-
-def _parts(place: str, one: Said) -> Feedback:
-    if one.reply and one.solution:
-        raise DataError(place, "has both reply and solution; keep one of them")
-    parts = prompt.read(one.reply) or prompt.Reply(one.said, one.solution)
-    return Feedback(
-        mistake_id=one.mistake_id,
-        source=one.source,
-        said=parts.said,
-        solution=parts.solution,
-        origin=one.origin,
-    )
 
 
 def rationales_of(

@@ -62,13 +62,45 @@ def grounded_data(
         of_dev = silver_passages(context, base, "dev", query)
         inputs["silver of dev"] = of_dev.stage.fingerprint
         held_out = _groups(context, base, learner, dev, of_dev, inside, "dev", reasons=reasons)
-    found = found_passages(context, base, "dev", most, _able(find)) if choice == "dev-accuracy" else None
-    return Data(
+    data = Data(
         _groups(context, base, learner, train, support, inside, "train", reasons=reasons),
         held_out,
-        {**inputs, **(found.inputs if found else {})},
-        settings={"passages": most, **_ranked(context, find)},
+        inputs,
+        settings={} if reasons else {"copies": False},
         facts=train.similarities,
+    )
+    return _read(context, base, learner, data, most, find)
+
+
+def answered_data(
+    context: Context, base: Knowledge, learner: Learner, *, most: int, find: Finder = "question"
+) -> Data:
+    """The gold answers of all training problems, behind the passages that each question finds.
+
+    Args:
+        most, find: as of `grounded_data`.
+    """
+    inside = 1 if learner.asking.apart else most
+    splits: list[Split] = ["train"]
+    if learner.settings.train.choose == "dev-loss":
+        splits.append("dev")
+    inputs, groups = dict(problems(context).inputs), {}
+    for split in splits:
+        found = found_passages(context, base, split, inside)
+        inputs[f"passages of {split}"] = found.stage.fingerprint
+        some = problems(context).of(split)
+        groups[split] = singles([learner.asking.example(one, "", found.of[one.id]) for one in some])
+    return _read(context, base, learner, Data(groups["train"], groups.get("dev", []), inputs), most, find)
+
+
+def _read(context: Context, base: Knowledge, learner: Learner, data: Data, most: int, find: Finder) -> Data:
+    """The same data, for a student that says what it reads, and may be examined on dev."""
+    by_accuracy = learner.settings.train.choose == "dev-accuracy"
+    found = found_passages(context, base, "dev", most, _able(find)) if by_accuracy else None
+    return replace(
+        data,
+        inputs={**data.inputs, **(found.inputs if found else {})},
+        settings={"passages": most, **_ranked(context, find), **data.settings},
         passages=found.of if found else None,
         about=reading(context, base, learner, most, find),
     )
@@ -98,7 +130,8 @@ def _groups(
     *,
     reasons: bool,
 ) -> list[Group]:
-    """A group of each rationale."""
+    """A group of each rationale; without reasons, of each different row: rationales of a problem often
+    find the same passages."""
     refuse_dropped(picked)
     by_id = {problem.id: problem for problem in problems(context).of(split)}
     held = read_texts(support.stage, base, [support.found[one] for one in picked.rationales], most)
@@ -111,6 +144,8 @@ def _groups(
         )
         for one, passages in zip(picked.rationales, held, strict=True)
     ]
+    if not reasons:
+        examples = list({one.model_dump_json(): one for one in examples}.values())
     return singles(examples)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.errors import DataError, RecipeError
+from limbeck.errors import RecipeError
 from limbeck.knowledge.reading import texts
 from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
 from limbeck.recipe import KnowledgeSettings, Recipe
@@ -28,13 +28,12 @@ from limbeck.records import (
     write_json,
     write_jsonl,
 )
-from limbeck.run_folder import Stage, path_fingerprint, plan
+from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context, once
 from limbeck.stages.problems import SUFFIX, Split, problems
 from limbeck.stages.rationales import rationales
 from limbeck.tasks.asking import KNOWLEDGE
 from limbeck.tasks.generated import built_in_task, settle_parameters
-from limbeck.tasks.readers import locate
 from limbeck.tasks.settings import GeneratedTask
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def _knowledge(context: Context) -> Knowledge:
     of_task = settings.corpus == (BUILT_IN,)
 
     def work(folder: Path) -> None:
-        files = [one if one.startswith("hf:") else str(Path(one).expanduser()) for one in settings.corpus]
+        files = list(map(_expanded, settings.corpus))
         columns = settings.columns
         if of_task:
             write_jsonl(folder / "corpus.jsonl", _built_in(context))
@@ -184,33 +183,25 @@ def check_there(settings: KnowledgeSettings) -> None:
     Raises:
         DataError, InputError: naming it.
     """
-    from limbeck.knowledge.building import built
+    from limbeck.knowledge.building import built, corpus_file
 
     if settings.index is not None:
         built(Path(settings.index).expanduser())
     for path in settings.corpus:
-        if path != BUILT_IN and not path.startswith("hf:"):
-            _file(path)
+        if path != BUILT_IN:
+            corpus_file(_expanded(path))
 
 
-def _file(path: str) -> tuple[Path, str]:
-    """A file of a corpus, and the key in it."""
-    file, part = locate(str(Path(path).expanduser()))
-    if not file.exists():
-        raise DataError(path, "there is no such file; check knowledge.corpus")
-    return file, part
+def _expanded(path: str) -> str:
+    """A file of a corpus with the user's folder written out; a data set of the hub stays."""
+    return path if path.startswith("hf:") else str(Path(path).expanduser())
 
 
 def _files(paths: Sequence[str]) -> dict[str, str]:
-    """Files of a corpus as inputs; a data set of the hub is known by its name."""
-    found = {}
-    for number, path in enumerate(paths):
-        if path.startswith("hf:"):
-            found[f"corpus {number}"] = path
-        else:
-            file, part = _file(path)
-            found[f"corpus {number}"] = path_fingerprint(file) + (f"#{part}" if part else "")
-    return found
+    """Files of a corpus as inputs."""
+    from limbeck.knowledge.building import content
+
+    return {f"corpus {number}": content(_expanded(path)) for number, path in enumerate(paths)}
 
 
 @dataclass(frozen=True)
@@ -252,7 +243,7 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
         context.run.say(
             f"silver passages by {query}: {said['passages']:,} for {said['rationales']:,} rationales of "
             f"{said['questions']:,} questions, {said['without']:,} rationales have none; the question alone "
-            f"finds {said.get('with_others', 0.0):.0%} of them first"
+            f"ranks {said.get('with_others', 0.0):.0%} of them first"
         )
 
     place = f"silver/{query}{SUFFIX[split]}"

@@ -196,7 +196,7 @@ class Trained:
     @property
     def facts(self) -> dict[str, Any]:
         counted = dict(self.counted)
-        for how in ("share_prompts", "held_parameters"):  # it was trained, not what
+        for how in ("share_prompts", "held_parameters", "skipped_steps"):  # it was trained, not what
             counted.pop(how, None)
         if self.start is not None and self.learner.round is None:
             counted |= self._of_all_rounds()
@@ -283,6 +283,7 @@ class Untrained:
         about: dict[str, Any] = {"model": settings.model, "format": settings.format}
         about |= {"dtype": settings.dtype} if settings.dtype != "float32" else {}
         about |= {"layers": settings.layers} if settings.layers is not None else {}
+        about |= {"four_bits": settings.four_bits} if settings.four_bits else {}
         asking = self.learner.asking.plan()
         return about | ({"asking": asking} if asking else {})
 
@@ -329,6 +330,7 @@ class Untrained:
             device=settings.device,
             layers=settings.layers,
             name=self.name,
+            compressed=settings.four_bits,
         )
         return _opened(loaded, self.learner.asking, folder, batch_size, max_tokens)
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from limbeck.errors import DataError, LeakError, NothingKeptError
 from limbeck.lm import Completion, Sampling
-from limbeck.lm.written import is_unfinished, whole
+from limbeck.lm.written import OPEN, is_unfinished, whole
 from limbeck.rationales import graded
 from limbeck.records import (
     Mistake,
@@ -26,7 +26,7 @@ from limbeck.records import (
 from limbeck.run_folder import Stage, plan, read_json
 from limbeck.settings import Settings
 from limbeck.stages.context import Context
-from limbeck.stages.models import Model
+from limbeck.stages.learners import Trained, Untrained
 from limbeck.stages.problems import problems
 from limbeck.stages.rationales import file_inputs, grade_completions
 from limbeck.stages.served import served_in_exams
@@ -86,8 +86,33 @@ class Mistakes:
         return list(seen.values())
 
 
+def check_gold(context: Context, *, train: bool, dev: bool) -> None:
+    """Refuse, before anybody is trained, exams on questions whose answers nobody knows.
+
+    Args:
+        train, dev: whether a student sits one on this split.
+
+    Raises:
+        DataError: none of the training questions has a gold answer, or one of dev has none.
+    """
+    found = problems(context)
+    if train and all(problem.answer is None for problem in found.train):
+        raise DataError(
+            "task.train",
+            "no training question has a gold answer, so nobody knows what a student gets wrong; write the "
+            "answers of some, or take a method that needs none",
+        )
+    unknown = next((problem.id for problem in found.dev if problem.answer is None), None)
+    if dev and unknown is not None:
+        raise DataError(
+            "task.dev",
+            f"stop: dev needs gold answers, and problem {unknown} has none; write the missing answers, or "
+            "set stop: never",
+        )
+
+
 def mistakes(
-    context: Context, model: Model, place: str, settings: TrainExamSettings, *, round: int
+    context: Context, model: Trained | Untrained, place: str, settings: TrainExamSettings, *, round: int
 ) -> Mistakes:
     """Let a model answer the training questions that have a gold answer; keep what is wrong.
 
@@ -144,22 +169,23 @@ def mistakes(
     if not round and found.facts["readable"] < settings.least_readable:
         raise NothingKeptError(
             f"{model.name}: {found.facts['readable']:.0%} of its answers to the training questions can be "
-            f"read, too few to learn from (least_readable). {answers.folder} holds them; the base is "
+            f"read, too few to learn from (least_readable); {found.facts['mistakes']['cut-off']} of "
+            f"{found.facts['answers']} were cut off. {answers.folder} holds them; the base is "
             f"{model.facts['model']}, {_prompt(model, asked[0])}. Take another base or prompt, show "
-            "demonstrations (prompt.examples), or begin with rationales"
+            "demonstrations (prompt.examples), or begin with rationales; where most were cut off, raise "
+            "exam.max_tokens"
         )
     return found
 
 
-def _prompt(model: Model, problem: Problem) -> str:
+def _prompt(model: Trained | Untrained, problem: Problem) -> str:
     """How a model is asked, in words: how many demonstrations, and its prompt, of which a long one's end."""
-    if model.weights is None:
-        return "asked as the recipe says"
-    asking = model.weights.asking()
-    pieces = model.question(problem).pieces
+    asking, pieces = model.learner.asking, model.question(problem).pieces
     text = asking.plain(pieces)
     shown = text if len(text) <= SHOWN else f"…{text[-SHOWN:]}"
-    return f"in format {asking.format} with {len(pieces.examples)} demonstrations, and asked {shown!r}"
+    return (
+        f"in format {asking.format} with {len(pieces.examples)} demonstrations; its prompt ends in {shown!r}"
+    )
 
 
 def given_mistakes(context: Context, place: str, file: str) -> Mistakes:
@@ -193,8 +219,9 @@ def given_mistakes(context: Context, place: str, file: str) -> Mistakes:
         if not ours:
             raise DataError(
                 file,
-                "holds no mistake about a training problem; its problem_id must be the ids of the task's "
-                "training problems (task.columns.id)",
+                f"holds no mistake about a training problem ({_left_out(left) or 'it is empty'}); its "
+                "problem_id must be the ids of the task's training problems (task.columns.id), and its "
+                "answer a wrong one",
             )
         write_jsonl(folder / MISTAKES, ours)
         counts = Counter(one.kind for one in ours)
@@ -207,11 +234,15 @@ def given_mistakes(context: Context, place: str, file: str) -> Mistakes:
         work,
     )
     found = _read(stage)
-    left_out = ", ".join(f"{count} {why}" for why, count in found.facts["left out"].items())
+    left_out = _left_out(found.facts["left out"])
     context.run.say(
         f"{place}: {len(found.all)} mistakes from {file}" + (f"; left out: {left_out}" if left_out else "")
     )
     return found
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {why}" for why, count in counts.items())
 
 
 def _read_again(context: Context, problem: Problem, mistake: Mistake) -> Mistake | None:
@@ -244,14 +275,19 @@ def found_in(answers: Sequence[Rationale], round: int) -> list[Mistake]:
             id=Mistake.id_of(one.problem_id, round, one.index, one.completion),
             problem_id=one.problem_id,
             source=one.source,
-            completion=whole(one.thinking, written) if one.thinking else written,
+            completion=_as_written(one),
             answer=one.answer,
             kind=kind_of(one),
         )
         for one in answers
         if one.correct is False
-        for written in [one.completion[: len(one.completion) - one.cut]]
     ]
+
+
+def _as_written(one: Rationale) -> str:
+    """Its text up to where another question begins; thinking that was not closed stays open."""
+    text = one.completion[: len(one.completion) - one.cut]
+    return f"{OPEN}\n{one.thinking}" if is_unfinished(one.thinking, text) else whole(one.thinking, text)
 
 
 def kind_of(wrong: Rationale) -> Kind:
@@ -266,9 +302,9 @@ def kind_of(wrong: Rationale) -> Kind:
 
 def audit(graded: Sequence[Rationale]) -> dict[str, Any]:
     """What became of the answers: how many are right, wrong, without an answer, cut off, and of which share
-    an answer could be read."""
+    an answer could be read, whether they were cut off behind it or not."""
     counts = Counter("right" if one.correct else kind_of(one) for one in graded)
-    read = counts["right"] + counts["wrong"]
+    read = sum(one.answer is not None for one in graded)
     missed = {one.problem_id for one in graded if one.correct is False}
     return {
         "answers": len(graded),
@@ -280,10 +316,15 @@ def audit(graded: Sequence[Rationale]) -> dict[str, Any]:
     }
 
 
-def _say(context: Context, model: Model, facts: Mapping[str, Any]) -> None:
+def _say(context: Context, model: Trained | Untrained, facts: Mapping[str, Any]) -> None:
     wrong = facts["mistakes"]
     context.run.say(
         f"{model.name}: {facts['right']} of {facts['answers']} answers to training questions are right; "
         f"{wrong['wrong']} wrong, {wrong['no-answer']} without an answer, {wrong['cut-off']} cut off, in "
         f"{facts['problems with mistakes']} of {facts['problems']} problems"
     )
+    if 2 * wrong["cut-off"] > facts["answers"]:
+        context.run.say(
+            f"{model.name}: most answers are cut off, and without feedback.of nothing is learned from those; "
+            "raise exam.max_tokens, or say where an answer ends (exam.stop)"
+        )

@@ -106,7 +106,7 @@ def refuse_without_places(tokenizer: Any, model: str) -> None:
         raise ModelError(
             f"{model}: its tokenizer ({type(tokenizer).__name__}) does not say which characters a token was "
             "made from, so no answer is found among the tokens and none can be compared; take a model with "
-            "a tokenizer.json, or set the weight of the comparison to 0"
+            "a tokenizer.json, or set the weight of the comparison to 0 (mcc-kd: settings.span_weight)"
         )
 
 

@@ -19,7 +19,7 @@ from limbeck.records import Found, Problem, read_jsonl, write_jsonl
 from limbeck.run_folder import Stage, plan
 from limbeck.stages.context import Context
 from limbeck.stages.knowledge import STORED, Knowledge, found_for, read_texts, write_texts
-from limbeck.stages.problems import problems
+from limbeck.stages.problems import Split, problems
 from limbeck.stages.rationales import grade_completions
 from limbeck.stages.reranker import reranker
 from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
@@ -48,7 +48,7 @@ class Passages:
 
 
 def found_passages(
-    context: Context, base: Knowledge, split: Literal["dev", "test"], most: int, by: Finder = "question"
+    context: Context, base: Knowledge, split: Split | Literal["test"], most: int, by: Finder = "question"
 ) -> Passages:
     """The first passages that are found for each problem of a split.
 

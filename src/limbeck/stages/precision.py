@@ -69,7 +69,8 @@ def _why(found: Mapping[str, Any], learner: LearnerSettings) -> str:
         else (f" (found on {found['machine']}, kept on {here}; --again precision finds it again)")
     )
     if "seconds" not in found:
-        return f"{found['machine']} does not compute in bfloat16{elsewhere}"
+        why = "does not compute in bfloat16" if _abilities() else "may not; this torch is too old to tell"
+        return f"{found['machine']} {why}{elsewhere}"
     share = found["seconds"]["bf16"] / found["seconds"]["fp32"]
     said = f"in bfloat16 a step takes {share:.2f} of the time of float32"
     if "difference" in found:

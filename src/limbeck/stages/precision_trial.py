@@ -125,8 +125,8 @@ class _Trial:
 def _begun(learner: LearnerSettings, asked: Sequence[Problem]) -> _Trial:
     """Load the model and make the batches.
 
-    It needs no more memory than the training: a full step keeps to its `batch_tokens`, and is one row where
-    the training recomputes activations, which this does not.
+    A full step keeps to the training's `batch_tokens`, and is one row where the training recomputes
+    activations, which this does not. Next to that it holds a copy of the trained weights, on the CPU.
     """
     loaded = load(
         learner.model,

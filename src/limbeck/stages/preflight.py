@@ -95,6 +95,7 @@ def preflight(
                 )
             if place in untrained:
                 continue
+            _check_training(place, learner)
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
             used = by_place.get(place, Uses())
             whole = once * used.models * len(left)
@@ -193,6 +194,7 @@ def check_models(recipe: Recipe, compared: Collection[str] = ()) -> None:
     """
     for place, learner in recipe.learners.items():
         _check_learner(place, learner)
+        _check_training(place, learner)
         _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
     for student in compared:
         check_places(recipe.students[student], f"students.{student}")
@@ -315,8 +317,32 @@ def _check_learner(place: str, learner: LearnerSettings, *, trains: bool = True)
             "set dtype float32 with train.precision bf16, or use lora"
         )
     _check_name(place, learner.model)
+    if learner.quantize and is_from_scratch(learner.model):
+        raise RecipeError(
+            f"{place}.quantize: {learner.model} is made from scratch, and 4 bits are of a trained model; "
+            "leave quantize out"
+        )
     if learner.format == "chat":
         check_chat(learner, place)
+
+
+def _check_training(place: str, learner: LearnerSettings) -> None:
+    """Refuse fp16 where no CUDA GPU trains, and 4 bits without their package."""
+    if learner.train.precision == "fp16":
+        from limbeck.lm.load import device_of
+        from limbeck.training.arguments import refuse_fp16
+
+        try:
+            refuse_fp16(learner.train, device_of(learner.device))
+        except RecipeError as error:
+            raise RecipeError(f"{place}.train.{error}") from None
+    if learner.quantize:
+        from limbeck.lm.four_bits import check_installed
+
+        try:
+            check_installed()
+        except RecipeError as error:
+            raise RecipeError(f"{place}.{error}") from None
 
 
 def _check_name(place: str, name: str) -> None:

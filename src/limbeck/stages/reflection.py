@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -43,7 +43,6 @@ def reflection_data(
     learner: Learner,
     plain: Picked,
     said: Sequence[Tailored],
-    wrong: Mistakes,
     settings: ReflectionSettings,
     *,
     adds: int | None = None,
@@ -55,21 +54,26 @@ def reflection_data(
 
     Args:
         plain: the teacher's rationales that no mistake led to.
-        said: feedback of all rounds so far; its right rationales are learned too.
-        wrong: what the student last got wrong.
+        said: feedback of all rounds so far; its right rationales are learned too. The mistakes of the last
+            one are what rationales are compared with.
         adds: of each round's feedback so many rationales at most that are not known yet; None: all.
 
     Raises:
         NothingKeptError: there is no rationale.
     """
-    inputs = dict(plain.inputs)
+    wrong, inputs = said[-1].wrong, dict(plain.inputs)
     for one in said:
         inputs |= one.rationales.inputs
     right = Picked([*plain.rationales, *(kept for one in said for kept in one.kept)], inputs)
     refuse_dropped(right)
     if not right.rationales:
         raise NothingKeptError(f"{learner.shown}: no rationale is right, so there is nothing to learn from")
-    chosen = _without_copies([(plain.rationales, None), *((one.kept, adds) for one in said)])
+    chosen, new = _without_copies([(plain.rationales, None), *((one.kept, adds) for one in said)])
+    if adds is not None and new[-1] < adds:
+        context.run.say(
+            f"{learner.shown}, round {learner.round}: its feedback has {new[-1]} of {adds} new rationales "
+            "(adds)"
+        )
     by_question: dict[str, list[Example]] = {}
     for example in rationale_examples(context, learner, chosen):
         by_question.setdefault(example.problem_id, []).append(example)
@@ -87,7 +91,8 @@ def reflection_data(
     if learner.settings.train.choose == "dev-loss":
         dev = rationales(context, "dev").chosen(1)
     held_out = singles(rationale_examples(context, learner, dev.rationales))
-    return Data(groups, held_out, {**inputs, **dev.inputs}, draw)
+    counts: dict[str, Any] = {} if adds is None else {"new_rationales": new[1:], "wanted_rationales": adds}
+    return Data(groups, held_out, {**inputs, **dev.inputs}, draw, facts=lambda: counts)
 
 
 def _report(
@@ -102,9 +107,10 @@ def _report(
     count = sum(map(len, right.values()))
     compared = count - alone - unmissed
     context.run.say(
-        f"{learner.shown}, round {learner.round}: learns {count} different rationales, and compares "
-        f"{compared} of them with mistakes; {alone} are their question's only right one, of {unmissed} no "
-        "mistake is known" + ("" if compared else "; so it learns without self-reflection")
+        f"{learner.shown}, round {learner.round}: {count} different rationales to learn, {compared} of them "
+        f"with mistakes to compare with (before any is too long); {alone} are the only right rationale of "
+        f"their question; for {unmissed} no mistake is known"
+        + ("" if compared else "; so it learns without self-reflection")
     )
 
 
@@ -125,19 +131,26 @@ def has_triplets(groups: Sequence[Group]) -> bool:
     return any(len(group.examples) > 1 for group in groups)
 
 
-def _without_copies(sources: Iterable[tuple[Sequence[Rationale], int | None]]) -> list[Rationale]:
+def _without_copies(
+    sources: Iterable[tuple[Sequence[Rationale], int | None]],
+) -> tuple[list[Rationale], list[int]]:
     """Of equal texts about a question the first: feedback on several mistakes may well be the same.
 
     Args:
         sources: rationales, and how many new ones of them at most, those that come first; None: all.
+
+    Returns:
+        The rationales, and how many of them are of each source.
     """
     seen: dict[tuple[str, str], Rationale] = {}
+    new: list[int] = []
     for some, most in sources:
         before = len(seen)
         for one in some:
             if most is None or len(seen) < before + most:
                 seen.setdefault((one.problem_id, " ".join(one.reasoning.split())), one)
-    return list(seen.values())
+        new.append(len(seen) - before)
+    return list(seen.values()), new
 
 
 def _mistakes(
@@ -163,11 +176,15 @@ def _mistakes(
 
 
 def _groups(question: str, right: Sequence[Example], wrong: Sequence[Example], positives: int) -> list[Group]:
-    """A group for each right rationale of a question; the positives are those that follow it, in a circle."""
+    """A group for each right rationale of a question; the positives are those that follow it, in a circle.
+
+    All groups of a question hold the same examples, so a text is in memory once, however many it is compared
+    with.
+    """
+    others = [one.model_copy(update={"role": "positive", "scored": False}) for one in right]
     found = []
     for place, example in enumerate(right):
-        others = [*right[place + 1 :], *right[:place]][:positives]
-        compared = [one.model_copy(update={"role": "positive", "scored": False}) for one in others]
+        compared = [*others[place + 1 :], *others[:place]][:positives]
         more = (*compared, *wrong) if compared and wrong else ()
         anchor = example.model_copy(update={"role": "anchor"})
         found.append(Group(f"{question}/{place}", (anchor, *more), question))

@@ -55,11 +55,16 @@ class Reranker:
         """The base's best passages, ranked by this.
 
         Args:
-            states: see `ranked_for`.
+            states: a folder for those of passages; what another encoder left there is removed.
         """
         from limbeck.knowledge.rerank import ranked_for
+        from limbeck.knowledge.states import Kept
 
-        return ranked_for(questions, base.search(), self.encoder(), states, self.settings.candidates, track)
+        encoder, search = self.encoder(), base.search()
+        if not Kept.fits(states, encoder, search):
+            shutil.rmtree(states)
+        kept = Kept(states, encoder, search)
+        return ranked_for(questions, search, kept, self.settings.candidates, track)
 
 
 def reranker(context: Context, base: Knowledge) -> Reranker:

@@ -166,6 +166,7 @@ def _train(
     tokenizer: Path | None,
 ) -> None:
     """Load the learner, train it on rendered examples, save it as an ordinary model folder."""
+    from limbeck.lm.four_bits import ABOUT_KEY
     from limbeck.lm.saving import save
     from limbeck.training.parts import PairPart
     from limbeck.training.trainer import train as run_training
@@ -184,6 +185,7 @@ def _train(
     ranks.barrier()  # all read it
     text = partial(rendered, loaded.tokenizer, learner, encoder_decoder=loaded.encoder_decoder)
     by_accuracy = settings.train.choose == "dev-accuracy"
+    asking = _asked_as_trained(learner, encoder_decoder=loaded.encoder_decoder)
     with context.track(f"training {learner.shown}", 0) as advance:
         done = run_training(
             loaded.model,
@@ -195,24 +197,37 @@ def _train(
             folder,
             seed=learner.seed,
             draw=data.draw,
-            dev_exam=partial(_dev_exam, context, loaded, learner.asking, data) if by_accuracy else None,
+            dev_exam=partial(_dev_exam, context, loaded, asking, data) if by_accuracy else None,
             progress=lambda step, steps, loss: advance(step, f"loss {loss:.3f}", steps),
             say=lambda line: context.run.say(f"{learner.shown}: {line}"),
         )
     _report_too_long(context, learner, data, done)
-    if compares:
-        _report_pairs(context, learner, data.train, done)
+    if done.skipped:
+        context.run.say(
+            f"{learner.shown}: {done.skipped} of {done.steps} steps changed nothing, because their gradient "
+            "was not finite in fp16; a few are usual"
+        )
     about: dict[str, Any] = {
         "task": context.recipe.task.name,
         "kind": context.kind,
         "dtype": settings.dtype,
         "max_tokens": context.recipe.exam.max_tokens,
     }
-    save(loaded, folder / "model", about=about | learner.asking.about() | dict(data.about))
+    if settings.four_bits:
+        about[ABOUT_KEY] = settings.four_bits
+    save(loaded, folder / "model", about=about | asking.about() | dict(data.about))
     if ranks.main():
         about_data = dict(data.facts())
         _report_choice(context, learner, about_data)
         write_json(folder / FACTS, facts_of(loaded, data, done) | about_data)
+
+
+def _asked_as_trained(learner: Learner, *, encoder_decoder: bool) -> Asking:
+    """How the trained model is asked: an encoder-decoder's prompts are cut as in its training.
+
+    A decoder-only model's were cut by what each completion left of `max_length`, which no exam knows.
+    """
+    return replace(learner.asking, room=learner.settings.train.max_length if encoder_decoder else None)
 
 
 def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, tokenizer: Path | None) -> Loaded:
@@ -230,6 +245,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
             dtype=settings.dtype,
             device=settings.device,
             sharded=sharded,
+            compressed=settings.four_bits,
         )
     return load(
         settings.model,
@@ -246,6 +262,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
         dtype=settings.dtype,
         device=settings.device,
         sharded=sharded,
+        compressed=settings.four_bits,
     )
 
 
@@ -368,25 +385,6 @@ def _report_chat(context: Context, learner: Learner, loaded: Loaded, seen: _Seen
         )
 
 
-def _report_pairs(context: Context, learner: Learner, groups: Sequence[Group], done: Training) -> None:
-    """Say what is in no pair, and why."""
-    if done.without_span:
-        context.run.say(
-            f"{learner.shown}: of {done.without_span} examples the answer was not found among their tokens, "
-            "so they are in no pair"
-        )
-    if done.pairs.unlike:
-        context.run.say(
-            f"{learner.shown}: in {done.pairs.unlike} of {done.pairs.possible} pairs the answers are other "
-            "tokens, so they are not compared"
-        )
-    if done.pairs.alone:
-        context.run.say(
-            f"{learner.shown}: {done.pairs.alone} of {len(groups)} questions have no two rationales, so they "
-            "learn by the other parts of the loss alone"
-        )
-
-
 def _report_choice(context: Context, learner: Learner, facts: Mapping[str, Any]) -> None:
     """Say how different the chosen rationales of a question are, where there was a choice."""
     chosen, kept = facts.get("chosen_similarity"), facts.get("kept_similarity")
@@ -407,15 +405,19 @@ def _report_too_long(context: Context, learner: Learner, data: Data, done: Train
     for what, left, groups in (("", done.too_long, data.train), ("dev ", done.dev_too_long, data.dev)):
         if left:
             whole = sum(len(group.examples) for group in groups)
+            texts = len({(one.problem_id, str(one.prompt), one.completion) for one in left})
+            copies = f" ({texts} different ones)" if texts < len(left) else ""
             context.run.say(
-                f"{learner.shown}: {len(left)} of {whole} {what}examples are longer than "
+                f"{learner.shown}: {len(left)} of {whole} {what}examples{copies} are longer than "
                 f"train.max_length = {learner.settings.train.max_length} tokens and were left out"
             )
 
 
 def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
     """What a report says of a training."""
-    sizes = [(one.numel(), one.requires_grad) for one in loaded.model.parameters()]
+    from limbeck.lm.four_bits import numel
+
+    sizes = [(numel(one), one.requires_grad) for one in loaded.model.parameters()]
     return {
         "parameters": sum(size for size, _ in sizes),
         "trained_parameters": sum(size for size, trained in sizes if trained),
@@ -427,4 +429,17 @@ def facts_of(loaded: Loaded, data: Data, done: Training) -> dict[str, Any]:
         "train_seconds": round(done.seconds, 1),
         **done.shared.facts(),
         **({"held_parameters": done.held} if done.held else {}),
+        **({"skipped_steps": done.skipped} if done.skipped is not None else {}),
+        **_facts_of_pairs(done),
+    }
+
+
+def _facts_of_pairs(done: Training) -> dict[str, int]:
+    if done.pairs is None:
+        return {}
+    return {
+        "pairs": done.pairs.possible,
+        "pairs_unlike": done.pairs.unlike,
+        "questions_without_pair": done.pairs.alone,
+        "without_span": done.without_span,
     }

@@ -41,6 +41,9 @@ ABOUT = "limbeck.json"
 BASE_TEMPLATE = "base_chat_template"
 """In that file: the chat template of the base model's tokenizer; null: it had none."""
 
+BASE_IDENTITY = "base_identity"
+"""In that file, of an adapter on a base or a GGUF file: a hash of what that is made from."""
+
 KNOWLEDGE = "knowledge"
 """A need: passages come with every question."""
 
@@ -63,6 +66,7 @@ class Asking:
         needs: what must come with every problem; "knowledge": passages; "rationale": one to be judged.
         thinks: it reasons inside `<think>` tags, and its answer is behind them.
         apart: each of a problem's passages is in a prompt of its own, and the answers to all of them vote.
+        room: most tokens of a prompt, as in its training; None: as many as the model can read.
 
     Raises:
         RecipeError: no such format, or the template cannot be read or has no place for what is given.
@@ -77,6 +81,7 @@ class Asking:
     needs: tuple[str, ...] = ()
     thinks: bool = False
     apart: bool = False
+    room: int | None = None
     _layout: Template = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -165,12 +170,13 @@ class Asking:
         Args:
             tokenizer: needed for format `chat`, and where there is a room.
             pieces: from `pieces`.
-            room: most tokens, as the tokenizer counts them; None: any number.
+            room: most tokens, as the tokenizer counts them; None: as many as `self.room` says.
 
         Raises:
             ModelError: format `chat` and the tokenizer has no chat template.
             RecipeError: a piece without a place in the template, or a place that nothing fills.
         """
+        room = min((one for one in (room, self.room) if one is not None), default=None)
         if room is None or tokenizer is None or not (pieces.passages or pieces.examples):
             return self._whole(tokenizer, pieces)
         made, counted = partial(self._whole, tokenizer), partial(_length, tokenizer)
@@ -283,6 +289,7 @@ class Asking:
                 "shots": self.shots,
                 **({"thinks": True} if self.thinks else {}),
                 **({"apart": True} if self.apart else {}),
+                **({"room": self.room} if self.room is not None else {}),
             },
             "needs": list(self.needs),
         }
@@ -319,7 +326,7 @@ class Asking:
         parts = {"template", "instruction", "system", "demonstrations", "shots"}
         if not isinstance(prompt, dict) or not isinstance(needs, list):
             raise ModelError(f"{place}: prompt or needs is missing, so its prompts cannot be made; {fix}")
-        for name in sorted(parts ^ (prompt.keys() - {"thinks", "apart"})):
+        for name in sorted(parts ^ (prompt.keys() - {"thinks", "apart", "room"})):
             what = "is missing" if name in parts else "is unknown here"
             raise ModelError(f"{place}: prompt.{name} {what}; load it with the Limbeck that saved it")
         for need in needs:
@@ -329,14 +336,16 @@ class Asking:
         texts = [prompt[name] for name in ("template", "instruction", "system")]
         whole_number = isinstance(shots, int) and not isinstance(shots, bool) and shots >= 0
         flags = isinstance(thinks, bool) and isinstance(apart, bool)
-        right = whole_number and flags and all(isinstance(text, str) for text in texts)
+        room = prompt.get("room")
+        counted = room is None or (isinstance(room, int) and not isinstance(room, bool) and room > 0)
+        right = whole_number and flags and counted and all(isinstance(text, str) for text in texts)
         if not right or not prompt["template"]:
             raise ModelError(f"{place}: prompt holds no text or number where one is needed; {fix}")
         try:
             Template.read(prompt["template"], (*PLACES, *(RATIONALE for need in needs if need == RATIONALE)))
             shown = tuple(Demonstration.model_validate(one) for one in prompt["demonstrations"])
             template, instruction, system = texts
-            return cls(form, template, instruction, system, shown, shots, tuple(needs), thinks, apart)
+            return cls(form, template, instruction, system, shown, shots, tuple(needs), thinks, apart, room)
         except ValidationError as error:
             raise ModelError(f"{place}: prompt.demonstrations: {first_problem(error)}; {fix}") from None
         except (TypeError, ValueError, RecipeError) as error:

@@ -34,13 +34,17 @@ def arguments(
         turns: micro-batches of a step that each process takes part in (see `sampler.Sharing`).
 
     Raises:
-        RecipeError: bf16 on a GPU that does not know it, or a precision that was not settled.
+        RecipeError: bf16 on a GPU that does not know it, fp16 without a CUDA GPU, or a precision that was
+            not settled.
     """
     if settings.precision == "auto":
         raise RecipeError("precision: auto is settled by a run of a recipe; here write fp32 or bf16")
     if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise RecipeError("precision: this GPU does not compute in bf16; set it to fp32")
+        raise RecipeError("precision: this GPU does not compute in bf16; set it to fp16 or fp32")
+    refuse_fp16(settings, device)
     warm = settings.schedule == "constant" and settings.warmup > 0
+    # Fused AdamW leaves a step out by itself, and accelerate 1.15 would not see that it was skipped.
+    adamw = "adamw_torch" if settings.precision == "fp16" else "adamw_torch_fused"
     args = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,  # an item is a micro-batch, see Feed
@@ -49,10 +53,11 @@ def arguments(
         max_steps=settings.steps or -1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if warm else settings.schedule,
-        optim={"adamw": "adamw_torch_fused", "sgd": "sgd"}[settings.optimizer],
+        optim={"adamw": adamw, "sgd": "sgd"}[settings.optimizer],
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
         bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
         activation_checkpointing=settings.gradient_checkpointing,
         accelerator_config=None if settings.sharding == "none" else _shared_out_at_once(),
         load_best_model_at_end=False,
@@ -73,6 +78,18 @@ def _shared_out_at_once() -> dict[str, dict[str, bool]]:
     """For gradients of sharded models: the library would keep them whole until the last micro-batch of a
     step. It changes what it is given, so each training gets its own."""
     return {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
+
+
+def refuse_fp16(settings: TrainSettings, device: torch.device) -> None:
+    """Refuse fp16 elsewhere than on a CUDA GPU: a CPU computes in it slowly and has no scaled loss.
+
+    Raises:
+        RecipeError: that is so.
+    """
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise RecipeError(
+            f"precision: fp16 needs a CUDA GPU, and this training is on {device.type}; set it to bf16 or fp32"
+        )
 
 
 def set_steps(args: TrainingArguments, settings: TrainSettings, per_epoch: int, *, evaluate: bool) -> None:

@@ -113,6 +113,11 @@ def seconds_of(checkpoint: Path) -> float:
     return float(_marker(checkpoint)["seconds"])
 
 
+def skipped_of(checkpoint: Path) -> int:
+    """How many steps the training had skipped when it wrote this checkpoint."""
+    return int(_marker(checkpoint).get("skipped", 0))
+
+
 def step_of(checkpoint: Path) -> int:
     """The step a checkpoint folder is named after."""
     return int(checkpoint.name.rpartition("-")[2])
@@ -165,6 +170,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self.read_step: Callable[[], float] = lambda: math.nan
         self.loss = math.nan
         self.begun = time.monotonic()
+        self.skipped = 0
 
     @property
     def seconds(self) -> float:
@@ -172,8 +178,9 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         return time.monotonic() - self.begun
 
     def went_on_from(self, checkpoint: Path) -> None:
-        """Count the time that the training had taken before."""
+        """Count the time that the training had taken before, and the steps that it had skipped."""
         self.begun -= seconds_of(checkpoint)
+        self.skipped = skipped_of(checkpoint)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -197,6 +204,31 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Read what the step's losses were: after its work was begun, before it changes a weight."""
         self.loss = self.read_step()
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        optimizer: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Count a step that changed no weight: in fp16 the scaled gradient may not be finite.
+
+        The scale is halved then. Where even the plain gradient is not finite, that cures nothing.
+
+        Raises:
+            TrainingError: that is so.
+        """
+        if not optimizer.step_was_skipped:
+            return
+        self.skipped += 1
+        if optimizer.scaler.get_scale() < 1:
+            raise TrainingError(
+                f"step {state.global_step + 1}: the gradient is not finite in fp16, whatever its scale; "
+                "set precision to bf16 or fp32"
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -235,7 +267,12 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         found = sealed.files(current) | {
             hidden.relative_to(current).as_posix(): hidden.stat().st_size for hidden in current.glob(METADATA)
         }
-        mark = {"step": state.global_step, "fingerprint": self.fingerprint, "seconds": self.seconds}
+        mark = {
+            "step": state.global_step,
+            "fingerprint": self.fingerprint,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+        }
         sealed.write(current / MARKER, {**mark, "files": found, "sha256": sealed.sums(current, found)})
 
     def _make_room(self, folder: Path, best: int | None) -> None:

@@ -40,6 +40,8 @@ Batch = dict[str, Any]
     label_weights              float32 like `labels`, absent where all weigh 1
     expected                   (B,) float32, with corrected batches only: what a row adds to the count
                                of a token loss in place of its own tokens (see `corrections`)
+    group_factors              (B,) float32, with corrected batches of several rows a group only: what
+                               multiplies the pair or the triplets of the row's group
     owners, prompts, widths    only where prompts are computed once: which different prompt each row has
                                (B,), the first row of each (Q,), and the tokens of the longest prompt and of
                                the longest rest of a row, two numbers
@@ -77,7 +79,7 @@ class Pairs:
 
     Attributes:
         possible: two rows of a group that both have a span.
-        unlike: of these, how many have other tokens in theirs, so that nothing can be compared.
+        unlike: of these, how many have different tokens in theirs, so that nothing can be compared.
         alone: groups of which at most one row has a span.
     """
 
@@ -97,6 +99,25 @@ def pairs_in(groups: Sequence[RowGroup]) -> Pairs:
         possible += len(pairs)
         unlike += sum(one != other for one, other in pairs)
     return Pairs(possible, unlike, len(groups) - len(several))
+
+
+def said_of_pairs(found: Tokenised, pairs: Pairs) -> Iterator[str]:
+    """What is in no pair, and why."""
+    if found.without_span:
+        yield (
+            f"of {found.without_span} examples the answer was not found among their tokens, so they are in "
+            "no pair"
+        )
+    if pairs.unlike:
+        yield (
+            f"in {pairs.unlike} of {pairs.possible} pairs the two answers are cut into different tokens, so "
+            "they are not compared"
+        )
+    if pairs.alone:
+        yield (
+            f"{pairs.alone} of {len(found.groups)} questions have fewer than two rationales whose answer was "
+            "found, so their answers are not compared"
+        )
 
 
 def tokenise(
@@ -305,6 +326,7 @@ def collate(
     groups: Sequence[int] | None = None,
     factors: Sequence[float] | None = None,
     expected: float = 0.0,
+    group_factors: Sequence[float] | None = None,
     prompts: Sequence[tuple[int, ...]] | None = None,
 ) -> Batch:
     """Pad rows on the right to the longest of them.
@@ -316,6 +338,7 @@ def collate(
         groups: which group of the batch each row belongs to; None: every row is its own.
         factors: multiply the weights of each row's tokens by this (see `corrections`); None: by 1.
         expected: with `factors`, what each scored row adds to the count of a token loss.
+        group_factors: of each row's group: multiply its pair or triplets; None: by 1.
         prompts: of every row; equal ones are computed once. None: every row computes its own.
     """
     if not rows:
@@ -339,6 +362,8 @@ def collate(
         batch["label_weights"] = weights if factors is None else weights * torch.tensor(factors)[:, None]
     if factors is not None:
         batch["expected"] = torch.tensor([expected * row.scored for row in rows])
+    if group_factors is not None:
+        batch["group_factors"] = torch.tensor(group_factors)
     if prompts is not None:
         batch |= _shared(rows, prompts)
     return batch

@@ -1,4 +1,4 @@
-"""Makes batches by length weigh a token as random batches do.
+"""Makes batches by length weigh a token, and a group's comparison, as random batches do.
 
 A token loss is a mean over the tokens of a step. In random batches a step holds rows of all
 lengths, so a token weighs about the same wherever it is. By length a step holds rows of one length,
@@ -15,6 +15,16 @@ Both means are estimated once, from simulated epochs with seeds of their own, so
 every student and every resumed run has the same. They are smoothed over rows of similar length.
 The expectation of the gradient over an epoch is then that of random batches; its spread over the
 steps is larger: a step of long rows moves more than one of short rows.
+
+What is compared within a group, a pair or a triplet, weighs 1 / (those of the step). By length the longest
+groups always share the short step of an epoch, and where a limit of tokens cuts, long groups share theirs
+with few others. So the comparison of group g is multiplied by
+
+    u_g = mean over random steps with g of 1 / (groups of the step that compare)
+        / mean over steps by length with g of the same
+
+A group of several rows is taken to give one comparison, which is so for two drawn of K rationales, and for
+one anchor, one positive and one negative.
 """
 
 from __future__ import annotations
@@ -52,11 +62,13 @@ class Correction:
         factors: v, of each row, through all groups.
         starts: the first row of each group, and their number.
         expected: E, what each scored row adds to the count of a step.
+        of_groups: u, of each group; None where none has several rows.
     """
 
     factors: Floats
     starts: NDArray[np.int64]
     expected: float
+    of_groups: Floats | None = None
 
     def of(self, group: int) -> list[float]:
         """v of a group's rows."""
@@ -75,7 +87,7 @@ def correction(
     *,
     encoder_decoder: bool,
 ) -> Correction:
-    """Estimate v and E.
+    """Estimate v, E and u.
 
     Args:
         known: their outline.
@@ -85,19 +97,52 @@ def correction(
     """
     each = (scored_tokens(row, encoder_decoder=encoder_decoder) for group in groups for row in group.rows)
     counts, scored, starts = np.fromiter(each, np.float64), known.scored, known.starts
+    of_groups = _of_groups(sizes, by_length, at_random)
     expected = float(counts[scored].mean()) if scored.any() else 0.0
     if expected == 0:
-        return Correction(np.ones(len(counts)), starts, 1.0)
+        return Correction(np.ones(len(counts)), starts, 1.0, of_groups)
     rows = known.rows_of_groups
     widths = np.repeat(padded(sizes), rows)
     epochs = max(2, round(SAMPLES / len(counts)))
     wanted = _at_random(_steps(groups, at_random, draw, starts, epochs), counts, widths)
-    classes = np.unique(on_grid_sizes(sizes), axis=0, return_inverse=True)[1]
     steps = _steps(groups, by_length, draw, starts, epochs)
-    found = _by_length(steps, np.where(scored, expected, 0.0), np.repeat(classes, rows))
+    found = _by_class(steps, np.where(scored, expected, 0.0), np.repeat(_classes(sizes), rows))
     # Where a limit of tokens cuts, epochs by length have fewer steps: each still adds up to 1.
     factors = wanted / found * (by_length.steps_per_epoch / at_random.steps_per_epoch)
-    return Correction(np.where(scored, factors, 1.0), starts, expected)
+    return Correction(np.where(scored, factors, 1.0), starts, expected, of_groups)
+
+
+def _of_groups(sizes: Sizes, by_length: GroupSampler, at_random: GroupSampler) -> Floats | None:
+    """u of each group; 1 where a group is one row."""
+    compares = sizes[:, 0] > 1
+    if not compares.any():
+        return None
+    epochs = max(2, round(SAMPLES / len(sizes)))
+    counts = compares.astype(np.float64)
+    wanted = _by_class(_groups(at_random, epochs), counts, _bins(padded(sizes)))
+    found = _by_class(_groups(by_length, epochs), counts, _classes(sizes))
+    factors = wanted / found * (by_length.steps_per_epoch / at_random.steps_per_epoch)
+    return np.where(compares, factors, 1.0)
+
+
+def _groups(sampler: GroupSampler, epochs: int) -> Iterator[NDArray[Any]]:
+    """The groups of every step of some epochs."""
+    for epoch in range(epochs):
+        for step in sampler.steps(epoch):
+            yield np.array([group for micro in step for group in micro])
+
+
+def _classes(sizes: Sizes) -> NDArray[Any]:
+    """A number for each group: the same for those that change places by length."""
+    classes: NDArray[Any] = np.unique(on_grid_sizes(sizes), axis=0, return_inverse=True)[1]
+    return classes
+
+
+def _bins(widths: NDArray[Any]) -> NDArray[Any]:
+    """Which of `BINS` bins of similar width each of some is in."""
+    place = np.empty(len(widths), int)
+    place[np.argsort(widths, kind="stable")] = np.arange(len(widths))
+    return place * BINS // len(widths)
 
 
 def scored_tokens(row: Row, *, encoder_decoder: bool) -> float:
@@ -142,10 +187,7 @@ def _at_random(steps: Iterator[NDArray[Any]], counts: Floats, widths: NDArray[An
         rests.frombytes((counts[step].sum() - (1 - share) * counts[step]).tobytes())
         shares.frombytes(np.full(len(step), share).tobytes())
     row, rest, share_of = np.asarray(rows), np.asarray(rests), np.asarray(shares)
-    order = np.argsort(widths, kind="stable")
-    place = np.empty(len(order), int)
-    place[order] = np.arange(len(order))
-    bins = place * BINS // len(order)
+    bins = _bins(widths)
     means = np.empty(len(counts))
     for number in np.unique(bins):
         own = bins == number
@@ -156,10 +198,10 @@ def _at_random(steps: Iterator[NDArray[Any]], counts: Floats, widths: NDArray[An
     return means
 
 
-def _by_length(steps: Iterator[NDArray[Any]], expected: Floats, classes: NDArray[Any]) -> Floats:
-    """Mean of 1 / (expected tokens of the step) for each row: that of all scored rows of groups of its size.
+def _by_class(steps: Iterator[NDArray[Any]], expected: Floats, classes: NDArray[Any]) -> Floats:
+    """Mean of 1 / (what is expected of the step) for each row or group: that of all of its class.
 
-    Rows that are not scored have no share in it: a step may hold them alone, and expects no token then.
+    Those of which nothing is expected have no share in it: a step may hold them alone.
     """
     totals, times = np.zeros(classes.max() + 1), np.zeros(classes.max() + 1)
     for step in steps:

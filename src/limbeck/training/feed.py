@@ -61,7 +61,16 @@ class Feed:
             prompts=prompts,
             factors=factors,
             expected=self.correction.expected,
+            group_factors=self._of_groups(groups, drawn),
         )
+
+    def _of_groups(self, groups: MicroBatch, drawn: Sequence[Sequence[int]]) -> list[float] | None:
+        """What each row's group is corrected by, see `Correction`."""
+        assert self.correction is not None
+        known = self.correction.of_groups
+        if known is None:
+            return None
+        return [float(known[g]) for g, chosen in zip(groups, drawn, strict=True) for _ in chosen]
 
     def drawn(self, group: int, epoch: int) -> tuple[int, ...]:
         """Which rows a group gives in an epoch."""
@@ -145,7 +154,7 @@ def train_feed(
     """What this rank reads in training.
 
     Args:
-        corrected: False leaves the tokens of batches by length as they weigh by themselves.
+        corrected: False leaves what batches by length hold as it weighs by itself.
     """
     known = outline(groups)
     sizes = sizes_of(known, draw, encoder_decoder=encoder_decoder)

@@ -263,6 +263,8 @@ class Triplet:
         """Sum over triplets."""
         anchors_M, positives_M, negatives_M = triplets(batch).nonzero().unbind(1)
         values_M = triplet(states_BH[anchors_M], states_BH[positives_M], states_BH[negatives_M], self.margin)
+        if "group_factors" in batch:
+            values_M = values_M * batch["group_factors"][anchors_M]
         return values_M.sum()
 
 
@@ -289,6 +291,17 @@ class Router:
         """The model's value, once per token."""
         total: Tensor = router * batch["attention_mask"].sum()
         return total
+
+
+NEEDS: Mapping[type[Part], str] = {
+    SpanKL: "it compares the answers of two rationales of a question: give problems more of them "
+    "(rationales.per_problem, or the teacher's file), or set settings.span_weight to 0",
+    Triplet: "it compares two right rationales of a question with a mistake: give problems more of them "
+    "(settings.rationales, rationales.per_problem), or set settings.reflection.weight to 0",
+}
+"""What to do where a part counts nothing."""
+
+NEEDS_ELSE = "give the examples what it needs, or set its weight to 0"
 
 
 def with_router(parts: Parts, model: nn.Module) -> Parts:

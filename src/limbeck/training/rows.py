@@ -200,7 +200,7 @@ class RowFile:
     def _record(self, place: int) -> tuple[list[int], bytes]:
         """The head of a row, and all that follows it."""
         begin, end = self._begins[place : place + 2].tolist()
-        data = os.pread(self._stream.fileno(), end - begin, begin)  # no place that processes would share
+        data = _read(self._stream, end - begin, begin)
         return list(HEAD.unpack_from(data)), data[HEAD.size :]
 
     def row(self, place: int) -> Row:
@@ -239,6 +239,18 @@ class RowFile:
             Rows(self, range(first, end)),
             question_text.decode("utf-8", "surrogatepass"),
         )
+
+
+def _read(stream: FileIO, count: int, begin: int) -> bytes:
+    """Some bytes from a place.
+
+    Processes that forked share the stream's own place. So it is used only where there is no `pread`: on
+    Windows, which does not fork.
+    """
+    if hasattr(os, "pread"):
+        return os.pread(stream.fileno(), count, begin)
+    stream.seek(begin)
+    return stream.read(count)
 
 
 class Rows(Sequence[Row]):

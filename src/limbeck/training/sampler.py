@@ -144,6 +144,7 @@ class GroupSampler:
         self.seed = seed
         self.sharing = sharing
         self.epoch = 0
+        self._sizes, self._limits = sizes, limits
         if questions is None:
             questions = np.zeros(len(sizes), np.int64)
         self._plan = (
@@ -165,6 +166,16 @@ class GroupSampler:
     def steps_per_epoch(self) -> int:
         """Optimiser steps of every epoch."""
         return len(self._shape)
+
+    @property
+    def tokens_wanted(self) -> int | None:
+        """Tokens of a micro-batch with which none would have fewer groups for its tokens; None: none has."""
+        groups = self._limits.groups
+        passes = self._plan(generator(self.seed, 0))
+        if all(len(one) == math.ceil(len(one.order) / groups) for one in passes):
+            return None
+        rows, *lengths = on_grid_sizes(self._sizes).max(0).tolist()
+        return groups * int(rows) * int(sum(lengths))
 
     def __len__(self) -> int:
         return sum(len(self.sharing.share([()] * count)) for count in self._shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -15,13 +16,21 @@ def _share_or_steps(warmup: float) -> float:
     return warmup
 
 
-def _not_by_tensors(sharding: object) -> object:
-    """Tensor parallel training with adapters is what published 7B to 72B models were trained by."""
+NO_DEEPSPEED = (
+    "DeepSpeed is not offered, because with ZeRO-3 the parts of the weights would be saved as if they were "
+    "the model (docs/scale.md); take sharding: fsdp, which shares out the same things"
+)
+
+
+def _not_otherwise(sharding: object) -> object:
+    """Tensor parallel training with adapters, and DeepSpeed, are what published models were trained by."""
     if isinstance(sharding, str) and sharding.replace("_", "-") in ("tp", "tensor", "tensor-parallel"):
         raise ValueError(
             "tensor parallel training is not offered, because adapters on all layers fail in it; take fsdp, "
             "with lora where a whole model is too large to train"
         )
+    if isinstance(sharding, str) and sharding.lower().startswith(("deepspeed", "zero")):
+        raise ValueError(NO_DEEPSPEED)
     return sharding
 
 
@@ -53,7 +62,7 @@ class TrainSettings(Settings):
     batches: Literal["random", "by-length"] = Field(
         "random",
         description="which groups share a micro-batch: any, or those of similar length, which pads less; "
-        "tokens are then weighted so that each counts on average as it does in random batches",
+        "tokens, pairs and triplets are then weighted so that each counts on average as in random batches",
     )
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step, shared by all processes")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or plain gradient descent")
@@ -71,15 +80,17 @@ class TrainSettings(Settings):
         512,
         ge=2,
         description="longest example in tokens: prompt and completion together, or each of encoder and "
-        "decoder; longer ones are left out and reported",
+        "decoder; passages, then demonstrations are cut to fit (of an encoder-decoder in exams too); what is "
+        "still longer is left out and reported",
     )
-    precision: Literal["fp32", "bf16", "auto"] = Field(
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
         "fp32",
-        description="bf16 computes under autocast, the weights keep their type; auto tries both once and "
-        "takes bf16 where it learns the same and is faster",
+        description="bf16 and fp16 compute under autocast, the weights keep their type; fp16 is for CUDA "
+        "GPUs without bf16, and scales the loss; auto tries fp32 and bf16 once, and takes bf16 where it "
+        "learns the same and is faster",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
-    sharding: Annotated[Literal["none", "fsdp"], BeforeValidator(_not_by_tensors)] = Field(
+    sharding: Annotated[Literal["none", "fsdp"], BeforeValidator(_not_otherwise)] = Field(
         "none",
         description="fsdp: each of several processes holds a part of the weights, gradients and optimiser "
         "state (FSDP2) in place of a whole copy",
@@ -101,6 +112,13 @@ class TrainSettings(Settings):
     checkpoints: Annotated[int, Field(ge=1)] | Literal["epoch"] = Field(
         "epoch", description="when to evaluate on dev and save: once per epoch, or this often in the run"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_deepspeed(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "deepspeed" in given:
+            raise ValueError(NO_DEEPSPEED)
+        return given
 
     @model_validator(mode="after")
     def _one_saves_memory(self) -> Self:
@@ -133,7 +151,7 @@ RANKING = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, schedule="l
 """KARD's training of its reranker."""
 
 UNUSED_IN_RANKING = ("batches", "max_length", "prompt_weight", "choose", "sharding", "share_prompts")
-"""Settings of trainings that mean nothing for a reranker's."""
+"""Settings of trainings that have no effect on a reranker's."""
 
 
 def refuse_unused_in_ranking(train: TrainSettings) -> None:
@@ -144,6 +162,8 @@ def refuse_unused_in_ranking(train: TrainSettings) -> None:
     """
     for name in UNUSED_IN_RANKING:
         if getattr(train, name) != (usual := TrainSettings.model_fields[name].default):
-            raise ValueError(f"train.{name}: means nothing for a reranker; leave it at {usual}")
+            raise ValueError(f"train.{name}: has no effect on a reranker; leave it at {usual}")
     if train.precision == "auto":
-        raise ValueError("train.precision: auto is not found out for a reranker; write fp32 or bf16")
+        raise ValueError("train.precision: auto is not available for a reranker; write fp32 or bf16")
+    if train.precision == "fp16":
+        raise ValueError("train.precision: fp16 is not available for a reranker; write fp32 or bf16")

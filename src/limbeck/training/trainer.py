@@ -6,8 +6,10 @@ Both inner sums run over all micro-batches of the step and all ranks, so that ne
 the way a step is cut into micro-batches and ranks changes what is learned. (The router loss of a
 mixture of experts is the one exception, see `parts.Router`.)
 
-The host waits for the device once per step: after the step's work was begun and before it changes a
-weight, it reads the parts' values, which say whether the loss is finite and what the progress shows.
+The host waits for the device in two places. In every micro-batch it waits for the indices of scored
+tokens, pairs and triplets: they are made on the device, and their number decides shapes. And once per
+step, after the step's work was begun and before it changes a weight, it reads the parts' values, which say
+whether the loss is finite and what the progress shows.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ from limbeck.records import Example
 from limbeck.training import sharded
 from limbeck.training.arguments import arguments, fingerprint, set_steps, undisturbed
 from limbeck.training.checkpoints import Keeper, newest, refuse_damaged, remove_others, step_of
-from limbeck.training.collate import Batch, Pairs, padding, pairs_in, tokenise
+from limbeck.training.collate import Batch, Pairs, padding, pairs_in, said_of_pairs, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
 from limbeck.training.lowered import Lowered, width_of
-from limbeck.training.parts import Part, Parts, loss, weighted, with_router
+from limbeck.training.parts import NEEDS, NEEDS_ELSE, PairPart, Parts, loss, weighted, with_router
 from limbeck.training.rows import Rows
 from limbeck.training.sampler import Sharing
 from limbeck.training.settings import TrainSettings
@@ -59,7 +61,7 @@ DevExam = Callable[[nn.Module], Mapping[str, float]]
 Progress = Callable[[int, int, float], None]
 """Called on rank 0 after every optimiser step with (step, steps, loss)."""
 
-REMEDY = "lower learning_rate or lengthen warmup; with bf16, set precision to fp32"
+REMEDY = "lower learning_rate or lengthen warmup; with bf16 or fp16, set precision to fp32"
 
 
 class PartsTrainer(Trainer):  # type: ignore[misc]
@@ -76,7 +78,7 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         in_parts: checkpoints are those of `training.sharded`.
 
     Raises:
-        TrainingError: a loss or a gradient is not finite, or a part counts nothing in an epoch.
+        TrainingError: a loss or a gradient is not finite.
     """
 
     loss_is_scaled_for_ga = True
@@ -111,7 +113,6 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         on_cpu = args.bf16 and args.device.type == "cpu" and not in_parts
         self.lowered = Lowered(model) if on_cpu else None
         self._step_values: list[Tensor] = []
-        self._epoch_counts: list[Tensor] = []
         self._logged: list[dict[str, float]] = []
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -126,15 +127,8 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         counts_P = self._count(batches).to(device)
         if ranks.world() > 1:
             counts_P = self.accelerator.reduce(counts_P, "sum")
-        if self.state.global_step % self._steps_per_epoch == 0:
-            self._epoch_counts = []
-        self._epoch_counts.append(counts_P)
-        self._step_values = []
+        self._step_counts, self._step_values = counts_P, []
         return batches, self._named(counts_P)
-
-    @property
-    def _steps_per_epoch(self) -> int:
-        return self.train_feed.sampler.steps_per_epoch
 
     def _count(self, batches: Sequence[Batch]) -> Tensor:
         """Each part's count over some micro-batches, (P,) float32."""
@@ -168,41 +162,23 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         return torch.stack([values[part.name].float() for part in self.parts])
 
     def read_step(self) -> float:
-        """The loss of the whole step; the one moment of a step at which the host waits.
+        """The loss of the whole step; the host waits for it.
 
         Raises:
-            TrainingError: it is not finite, or a part counted nothing in the epoch that ends here.
+            TrainingError: it is not finite.
         """
         summed = torch.stack(self._step_values).sum(0)
         if ranks.world() > 1:
             summed = self.accelerator.reduce(summed, "sum")
-        told = [summed, self._epoch_counts[-1]]
-        step = self.state.global_step + 1
-        if step % self._steps_per_epoch == 0:
-            told.append(torch.stack(self._epoch_counts).sum(0))
-        values, own, *counts = torch.stack(told).tolist()
+        values, counts = torch.stack([summed, self._step_counts]).tolist()
         value = self._total(values)
         if not math.isfinite(value):
             named = ", ".join(f"{part.name} {v:g}" for part, v in zip(self.parts, values, strict=True))
+            step = self.state.global_step + 1
             raise TrainingError(f"step {step}: loss is not finite ({named}); {REMEDY}")
-        for part, count in zip(self.parts, *(counts or [[1.0] * len(values)]), strict=True):
-            if count == 0 and not self._counted_before(part):
-                raise TrainingError(
-                    f"{part.name}: this part of the loss counted nothing in a whole epoch, so it would "
-                    "train nothing; give the examples what it needs (too long ones were left out by "
-                    "max_length), or set its weight to 0"
-                )
-        counted = {part.name: v for part, v, n in zip(self.parts, values, own, strict=True) if n}
+        counted = {part.name: v for part, v, n in zip(self.parts, values, counts, strict=True) if n}
         self._logged.append({"loss": value, **counted})
         return value
-
-    def _counted_before(self, part: Part) -> bool:
-        """Whether a part counted something in this epoch before the training was resumed in it."""
-        feed, per_epoch = self.train_feed, self._steps_per_epoch
-        epoch, before = self.state.global_step // per_epoch, per_epoch - len(self._epoch_counts)
-        micros = (micro for step in feed.sampler.steps(epoch)[:before] for micro in step)
-        both = self.encoder_decoder
-        return any(part.count(feed[epoch, micro], encoder_decoder=both) > 0 for micro in micros)
 
     def _total(self, values: Sequence[float]) -> float:
         return sum(part.weight * value for part, value in zip(self.parts, values, strict=True))
@@ -213,6 +189,8 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
         A part's mean is over the steps in which it counted something; without any it is left out, since 0
         would say that it is learned.
         """
+        if "grad_norm" in logs and self.accelerator.optimizer_step_was_skipped:
+            del logs["grad_norm"]  # of a gradient that was thrown away
         if not math.isfinite(logs.get("grad_norm", 0.0)):
             raise TrainingError(f"step {self.state.global_step}: the gradient is not finite; {REMEDY}")
         if "loss" in logs:
@@ -358,9 +336,11 @@ class Training:
         dev_too_long: the same of dev.
         dropped: groups left out because every example of theirs was too long.
         without_span: examples whose `answer_span` could not be found among their tokens.
-        pairs: what a divergence between the answers of two rationales could compare.
+        pairs: what a divergence between the answers of two rationales could compare; None: no part has one.
         shared: whether prompts were computed once for the rows that share them, and why.
         held: parameters that each process held, by rank; () where each had the whole model.
+        skipped: of the steps, those that changed no weight because their scaled gradient was not finite;
+            None: the loss was not scaled (it is in fp16 alone).
     """
 
     steps: int
@@ -373,9 +353,10 @@ class Training:
     dev_too_long: list[Example]
     dropped: list[Group]
     without_span: int
-    pairs: Pairs
+    pairs: Pairs | None
     shared: Verdict
     held: tuple[int, ...] = ()
+    skipped: int | None = None
 
 
 def train(
@@ -413,13 +394,14 @@ def train(
         draw: what a group gives each epoch; None: all of it.
         dev_exam: its results are in the history as `dev_<name>`.
         progress: called after every optimiser step with (step, steps, loss).
-        corrected: False leaves the tokens of `batches: by-length` as they weigh by themselves.
+        corrected: False leaves what `batches: by-length` hold as it weighs by itself.
         say: on rank 0, gets a line where a checkpoint is damaged and another one is taken, where prompts
-            are computed once, or would be if it were possible, and where there is nobody to share a model.
+            are computed once, or would be if it were possible, where `batch_tokens` makes steps smaller,
+            where there is nobody to share a model, and where answers that a part compares are in no pair.
 
     Raises:
         RecipeError: settings that contradict each other, the model, the ranks or the examples.
-        TrainingError: a loss or a gradient is not finite, or a part counts nothing in an epoch.
+        TrainingError: a part of the loss counts nothing, or a loss or a gradient is not finite.
         DiskError: the folder cannot be written.
     """
     ranks.barrier()  # begins their group, before the library would with a timeout of minutes
@@ -439,17 +421,30 @@ def train(
     if not found.groups:
         raise TrainingError(f"{folder}: there is no example to train on; look at what the stage before kept")
     _refuse_beyond_positions(model, [found.rows, dev.rows])
+    compares = any(isinstance(part, PairPart) for part in parts)
+    pairs = pairs_in(found.groups) if compares else None
+    if pairs is not None and ranks.main():
+        for line in said_of_pairs(found, pairs):
+            say(line)
     with undisturbed(model):
         device = next(model.parameters()).device
         args = arguments(settings, folder / "checkpoints", seed, device, sharing.turns)
         about: Any = {"draw": draw, "seed": seed, "pad": padding(tokenizer), "encoder_decoder": both}
         feed = train_feed(found.groups, settings, sharing, corrected=corrected, **about)
+        refuse_idle(parts, feed, settings)
         held_out = dev_feed(dev.groups, settings, **about)
         shared = decided(model, feed, settings, parts)
         feed = replace(feed, share=shared.shared)
         if shared.because and ranks.main():
             say(f"train.share_prompts: {shared.because}")
         per_epoch = feed.sampler.steps_per_epoch
+        wanted = feed.sampler.tokens_wanted
+        if wanted and ranks.main():
+            say(
+                f"train.batch_tokens: {settings.batch_tokens} makes steps smaller: they have "
+                f"{len(found.groups) / per_epoch:.1f} groups on average, not "
+                f"{settings.batch_size * settings.accumulate}; {wanted} makes none smaller"
+            )
         set_steps(args, settings, per_epoch, evaluate=bool(dev.groups or dev_exam))
         splits = [found.groups, dev.groups]
         mark = fingerprint(
@@ -473,9 +468,10 @@ def train(
         dev_too_long=dev.too_long,
         dropped=found.dropped,
         without_span=found.without_span,
-        pairs=pairs_in(found.groups),
+        pairs=pairs,
         shared=shared,
         held=shares,
+        skipped=keeper.skipped if settings.precision == "fp16" else None,
     )
 
 
@@ -508,6 +504,30 @@ def _refuse_beyond_positions(model: nn.Module, splits: Sequence[Rows]) -> None:
             f"max_length: the longest example has {longest} tokens, and the model {limit} positions; "
             f"lower max_length to {limit}, which leaves longer ones out, or take a model with more"
         )
+
+
+def refuse_idle(parts: Parts, feed: Feed, settings: TrainSettings) -> None:
+    """Refuse a part of the loss that would count nothing in a whole training, before its first step.
+
+    The batches of all ranks are looked at, each part's up to the first one in which it counts something.
+
+    Raises:
+        TrainingError: naming the part and what it needs.
+    """
+    per_epoch = feed.sampler.steps_per_epoch
+    epochs = math.ceil(settings.steps / per_epoch) if settings.steps else settings.epochs
+    for part in parts:
+        batches = (
+            feed[epoch, micro]
+            for epoch in range(epochs if feed.draw.per_role else 1)  # without a draw all are the same
+            for step in feed.sampler.steps(epoch)
+            for micro in step
+        )
+        if not any(part.count(batch, encoder_decoder=feed.encoder_decoder) > 0 for batch in batches):
+            raise TrainingError(
+                f"{part.name}: this part of the loss counts nothing in any epoch, so it would train nothing; "
+                + NEEDS.get(type(part), NEEDS_ELSE)
+            )
 
 
 def release(trainer: PartsTrainer) -> None:
