@@ -90,6 +90,19 @@ def test_what_cannot_be_is_refused_before_any_work(
     assert not (tmp_path / "run" / "rationales").exists()
 
 
+def test_an_adapter_is_no_base_for_4_bits(
+    limbeck: Callable[..., Any], recipe: Path, base: Path, tmp_path: Path
+) -> None:
+    from limbeck.lm.saving import save
+
+    save(load(base, device="cpu", lora=LoraSettings(r=2)), tmp_path / "adapter")
+    other = ("--set", f"student.model={tmp_path / 'adapter'}")
+    answer = limbeck("run", recipe, *other, "--out", tmp_path / "run")
+    assert answer.status == 2
+    assert "which does not fold into 4 bits; make a whole model of it" in " ".join(answer.err.split())
+    assert not (tmp_path / "run" / "rationales").exists()
+
+
 def test_arithmetic_of_weights_in_4_bits(base: Path) -> None:
     """Half a byte and the scales for what is in 4 bits; embeddings, norms and the head as they are."""
     sizes = outline(load(base, device="cpu").model)
@@ -125,6 +138,21 @@ def test_it_learns_and_sits_its_exam_in_4_bits(
     assert layer.dtype == torch.uint8 and layer.quant_state.quant_type == "nf4" and layer.quant_state.nested
     again = limbeck("run", recipe, "--out", tmp_path / "run")
     assert again.status == 0 and "students/finetune-cot/seed0: done before, kept" in again.err
+
+
+@needs_bitsandbytes
+def test_all_weights_of_its_adapter_can_be_trained_further(
+    limbeck: Callable[..., Any], recipe: Path, tmp_path: Path
+) -> None:
+    """Then it is folded into its whole base."""
+    assert limbeck("run", recipe, "--out", tmp_path / "run").status == 0
+    student = tmp_path / "run/students/finetune-cot/seed0/model"
+    further = ["student.quantize=null", "student.lora=null", f"student.model={student}"]
+    options = [part for setting in further for part in ("--set", setting)]
+    answer = limbeck("run", recipe, *options, "--out", tmp_path / "further")
+    assert answer.status == 0, answer.err
+    facts = json.loads((tmp_path / "further/students/finetune-cot/seed0/training.json").read_text())
+    assert facts["trained_parameters"] == facts["parameters"]
 
 
 @needs_bitsandbytes

@@ -103,7 +103,7 @@ def test_two_sets_of_examples_get_the_same_number_of_steps(fit, make_model, make
 def test_steps_that_the_limit_of_tokens_makes_smaller_are_named(fit, make_model, tmp_path, capsys):
     four = Example(problem_id="p", prompt="w1 w2", completion="w3")  # and the end of sequence
     fit(make_model("llama"), [four] * 12, epochs=1, batch_size=4, batch_tokens=12)
-    wanted = "makes steps smaller: they have 3.0 groups on average, not 4; 16 makes none smaller"
+    wanted = "makes steps smaller: they have 3.0 groups on average, not 4; 16 would cut none"
     assert f"train.batch_tokens: 12 {wanted}" in capsys.readouterr().err
     fit(make_model("llama"), [four] * 12, epochs=1, batch_size=4, batch_tokens=16, folder=tmp_path / "other")
     assert "batch_tokens" not in capsys.readouterr().err

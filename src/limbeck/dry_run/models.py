@@ -169,6 +169,7 @@ def _of_training(
     learner: LearnerSettings, model: Sized, reading: Reading, memory: Memory, devices: int
 ) -> Facts:
     settings, sizes, batch = learner.train, model.outline, reading.largest()
+    packed = learner.quantize is not None
     acts = training.activations(
         sizes,
         batch,
@@ -176,15 +177,15 @@ def _of_training(
         precision=settings.precision,
         checkpointing=settings.gradient_checkpointing,
         device=memory.kind,
-        packed=learner.quantize is not None,
+        packed=packed,
     )
     bytes_ = {
         "gradients": training.gradients(sizes, learner.dtype),
         "optimiser": training.optimiser(sizes, learner.dtype, settings.optimizer),
         "activations": acts.total,
     }
-    held = training.weights(sizes, learner.dtype, packed=learner.quantize is not None)
-    peak = alone = held + sum(bytes_.values())
+    alone = training.weights(sizes, learner.dtype, packed=packed) + sum(bytes_.values())
+    peak = alone
     if settings.sharding != "none" and devices > 1:
         peak = training.share(
             sizes,
@@ -253,6 +254,7 @@ def _timed(learner: LearnerSettings, model: Sized, reading: Reading, found: Fact
         dtype=learner.dtype,
         device=learner.device,
         compressed=learner.four_bits,
+        whole=True,
     )
     step = seconds_per_step(loaded.model, reading, learner)
     return {"seconds_per_step": step, "seconds": step * found["steps"]}

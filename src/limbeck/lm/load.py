@@ -166,7 +166,7 @@ def load(
             `lm.sharding`).
         compressed: keep the weights in 4 bits, and compute in this precision (see `lm.four_bits`). The base
             of a saved adapter is as it was trained: in 4 bits if it was, and then the adapter stays apart.
-        whole: read such a base in full nevertheless, and fold the adapter in.
+        whole: read such a base in full nevertheless, and fold the adapter in, to train it further.
 
     Raises:
         DamagedError: the folder, or that of an adapter's base, is of a run and changed since it was written.

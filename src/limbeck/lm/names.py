@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache as cached
 from pathlib import Path
 
 from limbeck import ranks
@@ -106,9 +107,16 @@ def kept_name(name: str) -> str:
 
 def _digest(file: Path) -> str:
     try:
-        return digest(file)
+        at = file.stat()
+        return _digest_of(file, at.st_size, at.st_mtime_ns)
     except OSError as error:
         raise DiskError(file, error) from error
+
+
+@cached
+def _digest_of(file: Path, size: int, changed: int) -> str:
+    """Of a file as it is: once per process, since several stages ask, and large ones take a while."""
+    return digest(file)
 
 
 def _read(file: Path) -> Path:

@@ -76,10 +76,10 @@ def shared(context: Context, several: Sequence[KardSettings]) -> None:
     base = knowledge(context)
     for query in dict.fromkeys(one.query for one in several if needs_rationales(one)):
         silver_passages(context, base, "train", query)
-    if not all(map(needs_rationales, several)):
-        found_passages(context, base, "train", 1)
     if any(one.find == "reranker" for one in several):
         reranker(context, base)
+    if not all(map(needs_rationales, several)):  # next to those of the exam, so that --until ends behind both
+        found_passages(context, base, "train", 1)
     for find in dict.fromkeys(one.find for one in several):
         found_passages(context, base, "test", 1, find)
 

@@ -3,8 +3,8 @@
 0. A student sits an exam on the training questions: a base, or one trained on plain rationales first.
 1. Its wrong answers, as it wrote them, go to the teacher with the right answer. The teacher says what went
    wrong and writes a rationale for this mistake; those that end in the gold answer are kept.
-2. The student learns from all rationales so far, and to tell right ones from its own mistakes:
-     L = LM + λ · max(0, cos(a, n) − cos(a, p) + ρ)  a, p: last states of two right rationales, n: a mistake's
+2. The student learns from all rationales so far, and to tell right ones (last states a, p) from mistakes (n):
+       L = LM + λ · max(0, cos(a, n) − cos(a, p) + ρ)
 3. It sits the exam again. Steps 1 to 3 are a round. Deviations from the published code: docs/papers.md.
 """
 
@@ -67,7 +67,7 @@ class TailoredSettings(Settings):
 
 def shared(context: Context, several: Sequence[TailoredSettings]) -> None:
     """Before anybody is trained: the answers to what the students will be asked are known."""
-    asked = any(one.rounds > (one.train_exam.file is not None) for one in several)
+    asked = any(one.rounds > (1 if one.train_exam.file else 0) for one in several)  # a file is round 0's exam
     check_gold(context, train=asked, dev=any(one.stop == "dev" for one in several))
 
 

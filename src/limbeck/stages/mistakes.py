@@ -102,8 +102,8 @@ def check_gold(context: Context, *, train: bool, dev: bool) -> None:
             "no training question has a gold answer, so nobody knows what a student gets wrong; write the "
             "answers of some, or take a method that needs none",
         )
-    unknown = next((problem.id for problem in found.dev if problem.answer is None), None)
-    if dev and unknown is not None:
+    unknown = next((problem.id for problem in found.dev if problem.answer is None), None) if dev else None
+    if unknown is not None:
         raise DataError(
             "task.dev",
             f"stop: dev needs gold answers, and problem {unknown} has none; write the missing answers, or "
@@ -167,13 +167,14 @@ def mistakes(
     found = _read(stage)
     _say(context, model, found.facts)
     if not round and found.facts["readable"] < settings.least_readable:
+        setting = "settings.train_exam.max_tokens" if settings.max_tokens else "exam.max_tokens"
         raise NothingKeptError(
             f"{model.name}: {found.facts['readable']:.0%} of its answers to the training questions can be "
             f"read, too few to learn from (least_readable); {found.facts['mistakes']['cut-off']} of "
             f"{found.facts['answers']} were cut off. {answers.folder} holds them; the base is "
             f"{model.facts['model']}, {_prompt(model, asked[0])}. Take another base or prompt, show "
             "demonstrations (prompt.examples), or begin with rationales; where most were cut off, raise "
-            "exam.max_tokens"
+            f"{setting}"
         )
     return found
 
@@ -325,6 +326,6 @@ def _say(context: Context, model: Trained | Untrained, facts: Mapping[str, Any])
     )
     if 2 * wrong["cut-off"] > facts["answers"]:
         context.run.say(
-            f"{model.name}: most answers are cut off, and without feedback.of nothing is learned from those; "
-            "raise exam.max_tokens, or say where an answer ends (exam.stop)"
+            f"{model.name}: most answers are cut off, and mistakes that were cut off are used only if "
+            "feedback.of names cut-off; allow longer answers (max_tokens), or say where one ends (exam.stop)"
         )

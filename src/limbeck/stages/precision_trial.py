@@ -135,6 +135,7 @@ def _begun(learner: LearnerSettings, asked: Sequence[Problem]) -> _Trial:
         layers=learner.layers,
         dtype=learner.dtype,
         device=learner.device,
+        whole=True,
     )
     model, both = loaded.model.eval(), loaded.encoder_decoder  # dropout would not be the same in both
     form: Any = {"encoder_decoder": both, "max_length": learner.train.max_length}

@@ -22,6 +22,7 @@ from limbeck.recipe import (
     LocalTeacherSettings,
     MentorSettings,
     Recipe,
+    VerifierSettings,
     load_recipe,
 )
 from limbeck.stages.context import Context
@@ -93,9 +94,10 @@ def preflight(
                     f"verifier.model: {learner.model} is made from scratch, and folds: 0 trains nobody; "
                     "name a model that was trained, or take 2 folds"
                 )
+            _check_four_bits(place, learner)
             if place in untrained:
                 continue
-            _check_training(place, learner)
+            _check_fp16(place, learner)
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
             used = by_place.get(place, Uses())
             whole = once * used.models * len(left)
@@ -194,7 +196,9 @@ def check_models(recipe: Recipe, compared: Collection[str] = ()) -> None:
     """
     for place, learner in recipe.learners.items():
         _check_learner(place, learner)
-        _check_training(place, learner)
+        _check_four_bits(place, learner)
+        if not isinstance(learner, VerifierSettings) or learner.folds:
+            _check_fp16(place, learner)
         _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
     for student in compared:
         check_places(recipe.students[student], f"students.{student}")
@@ -326,8 +330,8 @@ def _check_learner(place: str, learner: LearnerSettings, *, trains: bool = True)
         check_chat(learner, place)
 
 
-def _check_training(place: str, learner: LearnerSettings) -> None:
-    """Refuse fp16 where no CUDA GPU trains, and 4 bits without their package."""
+def _check_fp16(place: str, learner: LearnerSettings) -> None:
+    """Refuse fp16 where no CUDA GPU trains."""
     if learner.train.precision == "fp16":
         from limbeck.lm.load import device_of
         from limbeck.training.arguments import refuse_fp16
@@ -336,9 +340,19 @@ def _check_training(place: str, learner: LearnerSettings) -> None:
             refuse_fp16(learner.train, device_of(learner.device))
         except RecipeError as error:
             raise RecipeError(f"{place}.train.{error}") from None
+
+
+def _check_four_bits(place: str, learner: LearnerSettings) -> None:
+    """Refuse 4 bits without their package, and of an adapter, which would be rounded."""
     if learner.quantize:
         from limbeck.lm.four_bits import check_installed
+        from limbeck.lm.load import ADAPTER
 
+        if (Path(learner.model).expanduser() / ADAPTER).is_file():
+            raise RecipeError(
+                f"{place}.quantize: {learner.model} is an adapter, which does not fold into 4 bits; make a "
+                "whole model of it with limbeck export first"
+            )
         try:
             check_installed()
         except RecipeError as error:

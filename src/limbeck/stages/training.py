@@ -263,6 +263,7 @@ def _load(learner: Learner, groups: Sequence[Group], start: Trained | None, toke
         device=settings.device,
         sharded=sharded,
         compressed=settings.four_bits,
+        whole=True,
     )
 
 
@@ -348,7 +349,8 @@ def _dev_exam(
 
 
 def _report_cut(context: Context, learner: Learner, seen: _Seen) -> None:
-    """Say how many prompts lost demonstrations or passages: exams may show all of them."""
+    """Say how many prompts lost demonstrations or passages: exams of a decoder-only model may show all of
+    them."""
     if seen.cut:
         context.run.say(
             f"{learner.shown}: {seen.cut} of {seen.prompts} prompts were cut to train.max_length = "

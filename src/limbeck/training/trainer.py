@@ -443,7 +443,7 @@ def train(
             say(
                 f"train.batch_tokens: {settings.batch_tokens} makes steps smaller: they have "
                 f"{len(found.groups) / per_epoch:.1f} groups on average, not "
-                f"{settings.batch_size * settings.accumulate}; {wanted} makes none smaller"
+                f"{settings.batch_size * settings.accumulate}; {wanted} would cut none"
             )
         set_steps(args, settings, per_epoch, evaluate=bool(dev.groups or dev_exam))
         splits = [found.groups, dev.groups]
