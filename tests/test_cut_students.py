@@ -12,7 +12,7 @@ import torch
 
 from limbeck.lm.load import load
 
-from .lm.families import tiny_model
+from .lm.families import tiny_folder
 
 RECIPE = """
 name: cut
@@ -29,10 +29,7 @@ exam: {{max_tokens: 8}}
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     """A folder with a model of two layers."""
-    model, tokenizer = tiny_model("llama-2")
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+    return tiny_folder("llama-2", tmp_path / "base")
 
 
 @pytest.mark.parametrize("lora", ["null", "{r: 2}"])

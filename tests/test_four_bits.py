@@ -18,7 +18,7 @@ from limbeck.lm.settings import LoraSettings
 from limbeck.scale import training
 from limbeck.scale.outline import outline
 
-from .lm.families import tiny_model
+from .lm.families import tiny_folder
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None,
@@ -42,10 +42,7 @@ exam: {{max_tokens: 8}}
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    model, tokenizer = tiny_model("llama-2")
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+    return tiny_folder("llama-2", tmp_path / "base")
 
 
 @pytest.fixture

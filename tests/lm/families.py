@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -162,3 +163,11 @@ def tiny_model(family: str, seed: int = 0) -> tuple[Any, Any]:
             model.lm_head.weight = torch.nn.Parameter(head)
             model.all_tied_weights_keys = {}
     return model.eval(), tokenizer
+
+
+def tiny_folder(family: str, folder: Path) -> Path:
+    """`tiny_model` saved as an ordinary model folder."""
+    model, tokenizer = tiny_model(family)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -12,20 +12,10 @@ from limbeck.training.checkpoints import MARKER, skipped_of
 from limbeck.training.settings import TrainSettings
 from limbeck.training.trainer import PartsTrainer
 
+from .test_resume import Stop, stop_at
+
 SETTINGS = {"epochs": 3, "batch_size": 3, "schedule": "linear", "checkpoints": 4, "precision": "fp16"}
 """12 examples: 4 steps an epoch, 12 steps, checkpoints at 3, 6, 9 and 12."""
-
-
-class Stop(Exception):
-    """Stands for a kill between two steps."""
-
-
-def stop_at(step):
-    def progress(done, total, loss):
-        if done == step:
-            raise Stop
-
-    return progress
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ from limbeck.records import Example
 from limbeck.training import sharded
 from limbeck.training.arguments import arguments, fingerprint, set_steps, undisturbed
 from limbeck.training.checkpoints import Keeper, newest, refuse_damaged, remove_others, step_of
-from limbeck.training.collate import Batch, Pairs, padding, pairs_in, said_of_pairs, tokenise
+from limbeck.training.collate import Batch, Pairs, Tokenised, padding, pairs_in, said_of_pairs, tokenise
 from limbeck.training.feed import Feed, dev_feed, train_feed
 from limbeck.training.groups import ALL, Draw, Group
 from limbeck.training.lowered import Lowered, width_of
@@ -409,42 +409,22 @@ def train(
     parts, draw = with_router(weighted(parts), model), draw or ALL
     sharing = Sharing(settings.accumulate, ranks.rank(), ranks.world())
     shares = _shares(model, settings, say)
-    both = is_encoder_decoder(model)
-    given: Any = {
-        "encoder_decoder": both,
-        "max_length": settings.max_length,
-        "prompt_weight": settings.prompt_weight,
-        "folder": folder,
-    }
-    found = tokenise(tokenizer, groups, **given)
-    dev = tokenise(tokenizer, dev_groups, **given)
-    if not found.groups:
-        raise TrainingError(f"{folder}: there is no example to train on; look at what the stage before kept")
-    _refuse_beyond_positions(model, [found.rows, dev.rows])
-    compares = any(isinstance(part, PairPart) for part in parts)
-    pairs = pairs_in(found.groups) if compares else None
-    if pairs is not None and ranks.main():
-        for line in said_of_pairs(found, pairs):
-            say(line)
+    found, dev = _tokenised(model, tokenizer, groups, dev_groups, settings, folder)
+    pairs = _pairs(found, parts, say)
     with undisturbed(model):
         device = next(model.parameters()).device
         args = arguments(settings, folder / "checkpoints", seed, device, sharing.turns)
+        both = is_encoder_decoder(model)
         about: Any = {"draw": draw, "seed": seed, "pad": padding(tokenizer), "encoder_decoder": both}
         feed = train_feed(found.groups, settings, sharing, corrected=corrected, **about)
         refuse_idle(parts, feed, settings)
         held_out = dev_feed(dev.groups, settings, **about)
         shared = decided(model, feed, settings, parts)
         feed = replace(feed, share=shared.shared)
-        if shared.because and ranks.main():
-            say(f"train.share_prompts: {shared.because}")
+        if ranks.main():
+            for line in _to_know(feed, shared, settings, len(found.groups)):
+                say(line)
         per_epoch = feed.sampler.steps_per_epoch
-        wanted = feed.sampler.tokens_wanted
-        if wanted and ranks.main():
-            say(
-                f"train.batch_tokens: {settings.batch_tokens} makes steps smaller: they have "
-                f"{len(found.groups) / per_epoch:.1f} groups on average, not "
-                f"{settings.batch_size * settings.accumulate}; {wanted} would cut none"
-            )
         set_steps(args, settings, per_epoch, evaluate=bool(dev.groups or dev_exam))
         splits = [found.groups, dev.groups]
         mark = fingerprint(
@@ -473,6 +453,52 @@ def train(
         held=shares,
         skipped=keeper.skipped if settings.precision == "fp16" else None,
     )
+
+
+def _tokenised(
+    model: nn.Module,
+    tokenizer: Any,
+    groups: Iterable[Group],
+    dev_groups: Sequence[Group],
+    settings: TrainSettings,
+    folder: Path,
+) -> tuple[Tokenised, Tokenised]:
+    """What is trained on, and dev, as rows of tokens that fit the model."""
+    given: Any = {
+        "encoder_decoder": is_encoder_decoder(model),
+        "max_length": settings.max_length,
+        "prompt_weight": settings.prompt_weight,
+        "folder": folder,
+    }
+    found = tokenise(tokenizer, groups, **given)
+    dev = tokenise(tokenizer, dev_groups, **given)
+    if not found.groups:
+        raise TrainingError(f"{folder}: there is no example to train on; look at what the stage before kept")
+    _refuse_beyond_positions(model, [found.rows, dev.rows])
+    return found, dev
+
+
+def _pairs(found: Tokenised, parts: Parts, say: Callable[[str], None]) -> Pairs | None:
+    """What can be compared, said before a training without any pair is refused; None: no part compares."""
+    if not any(isinstance(part, PairPart) for part in parts):
+        return None
+    pairs = pairs_in(found.groups)
+    if ranks.main():
+        for line in said_of_pairs(found, pairs):
+            say(line)
+    return pairs
+
+
+def _to_know(feed: Feed, shared: Verdict, settings: TrainSettings, groups: int) -> Iterator[str]:
+    """What a user should know of the steps before the first one: shared prompts, and where tokens cut."""
+    if shared.because:
+        yield f"train.share_prompts: {shared.because}"
+    if wanted := feed.sampler.tokens_wanted:
+        yield (
+            f"train.batch_tokens: {settings.batch_tokens} makes steps smaller: they have "
+            f"{groups / feed.sampler.steps_per_epoch:.1f} groups on average, not "
+            f"{settings.batch_size * settings.accumulate}; {wanted} would cut none"
+        )
 
 
 def _shares(model: nn.Module, settings: TrainSettings, say: Callable[[str], None]) -> tuple[int, ...]:
