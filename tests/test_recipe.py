@@ -167,6 +167,15 @@ def test_a_recipe_may_stand_on_another(recipe: Path, tmp_path: Path) -> None:
         load_recipe(top)
 
 
+@pytest.mark.parametrize("name", ["students", "mentors"])
+def test_a_recipe_may_leave_out_what_the_other_one_has(recipe: Path, tmp_path: Path, name: str) -> None:
+    recipe.write_text(MINIMAL + f"mentor: {{model: m}}\n{name}: {{a: {{model: x}}, b: , c: {{model: z}}}}\n")
+    above = tmp_path / "above.yaml"
+    above.write_text(f"base: {recipe.name}\n{name}: {{a: null, c: {{device: cpu}}, d: null}}\n")
+    found = {key: one.model for key, one in getattr(load_recipe(above), name).items()}
+    assert found == {"b": found["d"], "c": "z", "d": found["d"]}, "a new name with null has what all share"
+
+
 def test_the_published_settings_of_mentor_kd() -> None:
     """Learning rates of FLAN-T5-large and the loss as published, per data set."""
     folder = Path(__file__).parent.parent / "recipes"
@@ -271,6 +280,17 @@ def test_the_claims_of_kard_are_about_equal_steps(tmp_path: Path) -> None:
         assert [counts[f"{family}{end}"] for end in ("", "-2", "-3", "-5")] == [1, 2, 3, 5]
 
 
+def test_the_sweeps_of_tailored_learning_change_one_value_at_a_time() -> None:
+    recipe = load_recipe(Path(__file__).parent.parent / "recipes/claims/tailored-sweeps.yaml")
+    _, chosen = resolve_methods(recipe, "r.yaml")
+    swept = {name: (s.settings.reflection.weight, s.settings.reflection.margin) for name, s in chosen.items()}
+    assert swept.pop("tailored") == (0.5, 1.0)
+    assert sorted(swept.values()) == [(0, 1), (0.25, 1), (0.5, 0.5), (0.5, 2), (1, 1)]
+    assert recipe.claims and {(claim.a, claim.b) for claim in recipe.claims.compare} == {
+        (name, "tailored") for name in swept
+    }
+
+
 def test_the_published_settings_of_finetune_cot() -> None:
     """And no problem is held out for a choice that nobody makes."""
     found = load_recipe(Path(__file__).parent.parent / "recipes" / "flan-t5.yaml")
@@ -288,6 +308,7 @@ def test_the_published_settings_of_tailored_learning() -> None:
     found["gsm8k"] = load_recipe(folder / "tailored.yaml")
     for name, recipe in found.items():
         assert recipe.exam.max_tokens == room.get(name, 256)
+        assert {student.train.max_completion for student in recipe.students.values()} == {192}
         for student in recipe.students.values():
             train, own = student.train, TailoredSettings.model_validate(student.settings)
             assert student.model == "EleutherAI/gpt-j-6B" and student.prompt.examples is not None

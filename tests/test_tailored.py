@@ -23,6 +23,7 @@ from limbeck.stages.reflection import _groups
 from limbeck.stages.training import _report_too_long
 from limbeck.tasks import arithmetic
 from limbeck.tasks.feedback import reply
+from limbeck.training.settings import TrainSettings
 
 from .lm.families import tiny_model
 from .served import served
@@ -601,13 +602,16 @@ def test_copies_of_a_long_text_are_said_to_be_copies() -> None:
     long = Example(problem_id="p", prompt="q", completion="too long", role="negative", scored=False)
     said: list[str] = []
     context = SimpleNamespace(run=SimpleNamespace(say=said.append))
-    learner = SimpleNamespace(shown="s", settings=SimpleNamespace(train=SimpleNamespace(max_length=9)))
+    learner = SimpleNamespace(shown="s", settings=SimpleNamespace(train=TrainSettings(max_length=9)))
     data = SimpleNamespace(train=[SimpleNamespace(examples=[long] * 2)] * 4, dev=[])
     other = long.model_copy(update={"completion": "another"})
     for left in ([long] * 4, [long, other]):
         _report_too_long(context, learner, data, SimpleNamespace(too_long=left, dev_too_long=[]))  # type: ignore[arg-type]
     ends = "are longer than train.max_length = 9 tokens and were left out"
     assert said == [f"s: 4 of 8 examples (1 different ones) {ends}", f"s: 2 of 8 examples {ends}"]
+    learner.settings.train = TrainSettings(max_length=9, max_completion=4)
+    _report_too_long(context, learner, data, SimpleNamespace(too_long=[long], dev_too_long=[]))  # type: ignore[arg-type]
+    assert "9 tokens, or their completions than train.max_completion = 4, and were left out" in said[2]
 
 
 def own_data(tmp_path: Path, splits: dict[str, list[object]]) -> Path:

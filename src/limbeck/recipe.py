@@ -4,7 +4,8 @@ Settings are frozen and closed: an unknown key is refused with the nearest known
 one. `student:` holds what all `students:` share; each of those only says what
 differs. A recipe without `students:` trains the one of `student:`. The same goes
 for `mentor:` and `mentors:`, which only Mentor-KD needs. `base: other.yaml` lays a
-recipe over another one, so that a variation only says what differs.
+recipe over another one, so that a variation only says what differs; `students: {NAME: null}`
+there leaves one of the other's students out.
 """
 
 from __future__ import annotations
@@ -659,7 +660,18 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise RecipeError(f"{path}: base: {base}: no such recipe file from this one's folder; check the path")
     if below.resolve() in chain:
         raise RecipeError(f"{path}: base: {base} builds on this recipe itself; break the circle")
-    return _merged(_with_base(below, chain), raw)
+    return _laid_over(_with_base(below, chain), raw)
+
+
+def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The two merged, without the students and mentors of `base` that `over` sets to null."""
+    merged = _merged(base, over)
+    for role in ("students", "mentors"):
+        below, above = base.get(role), over.get(role)
+        if isinstance(below, dict) and isinstance(above, dict):
+            gone = {name for name in below if name in above and above[name] is None}
+            merged[role] = {name: one for name, one in merged[role].items() if name not in gone}
+    return merged
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -86,6 +86,10 @@ def test_prompt_weight_needs_a_decoder_only_model(tokenizer):
         rows_of(tokenizer, PAIR, encoder_decoder=True, prompt_weight=0.1)
 
 
+LIMITED = [("long", "w1", "w1 w2 w3"), ("short", "w1 w2 w3 w4 w5 w1", "w1 w2")]
+"""Problem, prompt and completion, which is 3 and 2 tokens and an end of sequence."""
+
+
 @pytest.mark.parametrize("encoder_decoder", [False, True])
 def test_too_long_examples_are_given_back_whole(tokenizer, encoder_decoder):
     found = rows_of(tokenizer, PAIR, max_length=3, encoder_decoder=encoder_decoder)
@@ -93,6 +97,20 @@ def test_too_long_examples_are_given_back_whole(tokenizer, encoder_decoder):
     assert found.too_long == [PAIR[0]]
     longest = 4 if encoder_decoder else 6
     assert not rows_of(tokenizer, PAIR, max_length=longest, encoder_decoder=encoder_decoder).too_long
+
+
+@pytest.mark.parametrize("encoder_decoder", [False, True])
+def test_a_completion_has_a_limit_of_its_own(tokenizer, encoder_decoder):
+    """The end of sequence counts, the prompt never does."""
+    asked = {"encoder_decoder": encoder_decoder} | ({} if encoder_decoder else {"prompt_weight": 0.1})
+    long, short = (Example(problem_id=p, prompt=q, completion=a) for p, q, a in LIMITED)
+    for given in (asked, {"encoder_decoder": encoder_decoder}):
+        found = rows_of(tokenizer, [long, short], max_completion=3, **given)
+        assert found.too_long == [long]
+        assert [row.problem_id for row in found.rows] == ["short"]
+        assert not rows_of(tokenizer, [long, short], max_completion=4, **given).too_long
+    with pytest.raises(RecipeError, match="max_completion: none of the 1 examples that fits into max_length"):
+        rows_of(tokenizer, [long], max_completion=3, **asked)
 
 
 def test_a_long_prompt_is_too_long_for_an_encoder(tokenizer):

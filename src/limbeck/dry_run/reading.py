@@ -123,6 +123,7 @@ def known(
         groups,
         encoder_decoder=encoder_decoder,
         max_length=settings.train.max_length,
+        max_completion=settings.train.max_completion,
         prompt_weight=settings.train.prompt_weight,
         folder=folder,
     )
@@ -150,7 +151,7 @@ def guessed(
     """
     asking = learner_asking(learner.prompt, learner.format, demonstrations=(), thinks=learner.thinks)
     most = learner.train.max_length
-    written = context.recipe.rationales.max_tokens
+    written = min(context.recipe.rationales.max_tokens, learner.train.max_completion or most)
 
     @cache
     def row(prompt: int) -> Row:

@@ -212,6 +212,7 @@ def rows_of(context: Context, mentor: Trained, learner: Learner, data: Data) -> 
         rendered(tokenizer, learner, groups, encoder_decoder=encoder_decoder),
         encoder_decoder=encoder_decoder,
         max_length=learner.settings.train.max_length,
+        max_completion=learner.settings.train.max_completion,
         prompt_weight=learner.settings.train.prompt_weight,
         folder=context.run.folder if context.planned is None else context.planned.rows,
     )

@@ -404,14 +404,18 @@ def is_chat_model(name: str) -> bool:
 
 
 def _report_too_long(context: Context, learner: Learner, data: Data, done: Training) -> None:
+    train = learner.settings.train
+    limit = f"train.max_length = {train.max_length} tokens"
+    if train.max_completion is not None:
+        limit += f", or their completions than train.max_completion = {train.max_completion},"
     for what, left, groups in (("", done.too_long, data.train), ("dev ", done.dev_too_long, data.dev)):
         if left:
             whole = sum(len(group.examples) for group in groups)
             texts = len({(one.problem_id, str(one.prompt), one.completion) for one in left})
             copies = f" ({texts} different ones)" if texts < len(left) else ""
             context.run.say(
-                f"{learner.shown}: {len(left)} of {whole} {what}examples{copies} are longer than "
-                f"train.max_length = {learner.settings.train.max_length} tokens and were left out"
+                f"{learner.shown}: {len(left)} of {whole} {what}examples{copies} are longer than {limit} "
+                "and were left out"
             )
 
 

@@ -57,7 +57,7 @@ class Tokenised:
 
     Attributes:
         groups: in the order of the groups that were given, in a file (see `rows`).
-        too_long: examples over `max_length`.
+        too_long: examples over `max_length` or `max_completion`.
         dropped: groups that then had no example left, or no scored one.
         without_span: examples whose `answer_span` could not be found among their tokens.
     """
@@ -126,6 +126,7 @@ def tokenise(
     *,
     encoder_decoder: bool,
     max_length: int,
+    max_completion: int | None = None,
     prompt_weight: float = 0.0,
     folder: Path | None = None,
 ) -> Tokenised:
@@ -139,6 +140,7 @@ def tokenise(
         groups: read once, about `SLICE` examples at a time; nothing is kept of those that fit.
         max_length: most tokens of a row (of each side of an encoder-decoder row); an
             example over it is never cut but left out and returned in `too_long`.
+        max_completion: the same of a completion with its end of sequence; None: no limit of its own.
         folder: where the rows' file takes its room; None: where the system has its temporary files.
 
     Raises:
@@ -153,11 +155,16 @@ def tokenise(
         )
     make = partial(_slice, tokenizer, encoder_decoder=encoder_decoder, prompt_weight=prompt_weight)
     out = _LeftOut()
-    kept = stored(_fitting(groups, make, max_length, out), folder)
+    kept = stored(_fitting(groups, make, max_length, max_completion or max_length, out), folder)
     if out.examples and out.shortest > max_length:
         raise RecipeError(
             f"max_length: all {out.examples} examples are longer than {max_length} tokens, "
             f"the shortest has {out.shortest}; raise max_length"
+        )
+    if out.examples and len(out.too_long) == out.examples:
+        raise RecipeError(
+            f"max_completion: none of the {out.examples} examples that fits into max_length has a completion "
+            f"of at most {max_completion} tokens; raise max_completion"
         )
     return Tokenised(kept, out.too_long, out.dropped, out.without_span)
 
@@ -174,7 +181,11 @@ class _LeftOut:
 
 
 def _fitting(
-    groups: Iterable[Group], make: Callable[[Sequence[Example]], list[Row]], max_length: int, out: _LeftOut
+    groups: Iterable[Group],
+    make: Callable[[Sequence[Example]], list[Row]],
+    max_length: int,
+    max_completion: int,
+    out: _LeftOut,
 ) -> Iterator[RowGroup]:
     """Give each group its rows that fit; leave out the groups that have none, or none to be learned."""
     for some in _slices(groups):
@@ -187,7 +198,7 @@ def _fitting(
                 length = max(len(row.input_ids), len(row.labels))
                 out.shortest = min(length, out.shortest) if out.examples else length
                 out.examples += 1
-                if length > max_length:
+                if length > max_length or len(row.labels) - row.begin > max_completion:
                     out.too_long.append(example)
                     continue
                 own.append(row)

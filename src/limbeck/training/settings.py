@@ -83,6 +83,12 @@ class TrainSettings(Settings):
         "decoder; passages, then demonstrations are cut to fit (of an encoder-decoder in exams too); what is "
         "still longer is left out and reported",
     )
+    max_completion: int | None = Field(
+        None,
+        ge=2,
+        description="longest completion in tokens, with its end of sequence; examples with longer ones are "
+        "left out and reported (tailored learning: 192, also of what is compared)",
+    )
     precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
         "fp32",
         description="bf16 and fp16 compute under autocast, the weights keep their type; fp16 is for CUDA "
@@ -150,7 +156,15 @@ class TrainSettings(Settings):
 RANKING = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, schedule="linear", warmup=0.05)
 """KARD's training of its reranker."""
 
-UNUSED_IN_RANKING = ("batches", "max_length", "prompt_weight", "choose", "sharding", "share_prompts")
+UNUSED_IN_RANKING = (
+    "batches",
+    "max_length",
+    "max_completion",
+    "prompt_weight",
+    "choose",
+    "sharding",
+    "share_prompts",
+)
 """Settings of trainings that have no effect on a reranker's."""
 
 

@@ -332,7 +332,7 @@ class Training:
         epochs: how often every group was seen; not whole where steps were given.
         tokens: real tokens that the model read in all steps, without padding.
         seconds: wall time of all steps and evaluations, before a resumption too.
-        too_long: examples left out because they are over `max_length`.
+        too_long: examples left out because they are over `max_length` or `max_completion`.
         dev_too_long: the same of dev.
         dropped: groups left out because every example of theirs was too long.
         without_span: examples whose `answer_span` could not be found among their tokens.
@@ -467,6 +467,7 @@ def _tokenised(
     given: Any = {
         "encoder_decoder": is_encoder_decoder(model),
         "max_length": settings.max_length,
+        "max_completion": settings.max_completion,
         "prompt_weight": settings.prompt_weight,
         "folder": folder,
     }
