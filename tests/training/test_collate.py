@@ -330,11 +330,36 @@ def test_a_group_keeps_what_fits_and_goes_when_nothing_does(tokenizer):
 
 
 @pytest.mark.parametrize("encoder_decoder", [False, True])
+def test_a_text_is_tokenised_once(tokenizer, encoder_decoder):
+    """Self-reflection puts a question's rationales next to each other, up to 15 times each."""
+    asked = []
+
+    class Watched:
+        eos_token_id, is_fast = tokenizer.eos_token_id, tokenizer.is_fast
+
+        def __call__(self, texts, **more):
+            asked.append(list(texts))
+            return tokenizer(texts, **more)
+
+    given = [Group(f"a{n}", tuple(three(0))) for n in range(4)] + [
+        Group("b", (Example(problem_id="b", prompt="w9", completion="w3"),))
+    ]
+    options = {"encoder_decoder": encoder_decoder, "max_length": 9}
+    found = tokenise(Watched(), given, **options)
+    assert asked == [["w1", "w9"], ["w2", "w3", "w4"]]
+    alone = [
+        tokenise(tokenizer, [group], **options).rows[n] for group in given for n in range(len(group.examples))
+    ]
+    assert list(found.rows) == alone
+
+
+@pytest.mark.parametrize("encoder_decoder", [False, True])
 def test_rows_take_few_bytes_a_token_and_are_made_in_slices(tokenizer, monkeypatch, encoder_decoder):
     """A million rows of 200 tokens must fit into memory: a list of numbers takes 40 bytes for each."""
     monkeypatch.setattr("limbeck.training.collate.SLICE", 30)
     words = " ".join(f"w{n % 38}" for n in range(400))
-    examples = [Example(problem_id=str(n), prompt=words, completion=words) for n in range(100)]
+    texts = [f"w{n // 10} w{n % 10} {words}" for n in range(100)]
+    examples = [Example(problem_id=str(n), prompt=text, completion=text) for n, text in enumerate(texts)]
     sizes = []
 
     class Watched:

@@ -268,10 +268,11 @@ def _weights(before: int, completion: int, prompt_weight: float, weight: float) 
 
 
 def _ids(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
-    """Token ids of many texts in one call."""
-    encoded = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    """Token ids of many texts; one that repeats, as a question's prompt does, is tokenised once."""
+    different = list(dict.fromkeys(texts))
+    encoded = tokenizer(different, add_special_tokens=special, return_attention_mask=False, verbose=False)
+    ids: dict[str, list[int]] = dict(zip(different, encoded["input_ids"], strict=True))
+    return [ids[text] for text in texts]
 
 
 def _spans(tokenizer: Any, examples: Sequence[Example]) -> list[tuple[int, int]]:
