@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from limbeck.errors import InputError, ModelError
 from limbeck.lm import Completion, Prompt, Sampling
+from limbeck.lm.growing_cache import with_room
 from limbeck.lm.load import Loaded, Unloaded
 from limbeck.lm.written import CLOSE, OPEN, cut, read_written, thinks_still
 
@@ -320,7 +321,7 @@ class DecoderOnly:
         positions = (self.mask[:, : self.length].cumsum(dim=1) - 1).clamp(min=0)
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
         output = self._forward(ids, positions, **last_only)
-        self.cache = _cache(output, model)
+        self.cache = _cache(output, model, self.length + room - 1)
         self.logits = _last(output)
 
     def _forward(self, ids: Tensor, positions: Tensor, **more: Any) -> Any:
@@ -356,7 +357,7 @@ class EncoderDecoder:
         self.states = model.get_encoder()(input_ids=ids, attention_mask=self.mask).last_hidden_state
         start = model.config.decoder_start_token_id
         output = self._forward(torch.full((len(prompts),), start, device=model.device))
-        self.cache = _cache(output, model)
+        self.cache = _cache(output, model, room)  # the start token, and all but the last one
         self.logits = _last(output)
 
     def _forward(self, tokens: Tensor, **more: Any) -> Any:
@@ -381,14 +382,19 @@ def _accepts(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
-def _cache(output: Any, model: Any) -> Any:
-    """The cache, if its rows can be dropped: `reorder_cache` selects rows in every kind of layer."""
+def _cache(output: Any, model: Any, most: int) -> Any:
+    """The cache, if its rows can be dropped: `reorder_cache` selects rows in every kind of layer.
+
+    Args:
+        most: tokens of a row that it will hold; the last one to be written is never read.
+    """
     cache = output.get("past_key_values")
     if not isinstance(cache, Cache):
         raise ModelError(
             f"{model.config.model_type}: models of this family keep no cache that rows can be dropped from; "
             "take a transformer, or serve the model and use it as an api teacher"
         )
+    with_room(cache, most)
     return cache
 
 
