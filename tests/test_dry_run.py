@@ -318,6 +318,15 @@ def test_tables_and_where_a_run_ends(limbeck: Limbeck, recipe: Path) -> None:
     )
 
 
+def test_nobody_is_trained_for_the_teachers_rationales(limbeck: Limbeck, recipe: Path) -> None:
+    """Not even who needs none of them, or to settle a precision."""
+    changes = ("--set", "students.plain.train.precision=auto", "--out", recipe.parent / "o")
+    for until in ("collected", "rationales"):
+        done = limbeck("run", recipe, "--until", until, *changes)
+        assert done.status == 0 and (recipe.parent / "o" / until / "stage.json").is_file()
+        assert not (recipe.parent / "o" / "students").exists() and "precision" not in done.err, done.err
+
+
 @pytest.mark.parametrize("option", [["--json"], ["--no-probe"], ["--devices", "2"]])
 def test_options_of_a_dry_run_alone(limbeck: Limbeck, recipe: Path, option: list[str]) -> None:
     answer = limbeck("run", recipe, *option, "--out", recipe.parent / "run")

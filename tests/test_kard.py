@@ -187,6 +187,16 @@ def check_states(limbeck: Limbeck, student: Path, test: list[Problem]) -> None:
     assert unranked.status == 2 and "--states: nothing ranks the passages" in unranked.err
 
 
+def test_a_run_cannot_end_at_passages_that_nobody_reads(limbeck: Limbeck, recipe: Path) -> None:
+    nobody = "student={model: tiny-causal-xs, train: {epochs: 1}}", "students={cot: {method: finetune-cot}}"
+    unranked = "student.settings.find=question", "students={a: {}}"
+    for until, changes in (("silver", nobody), ("reranker", unranked)):
+        more = [part for change in changes for part in ("--set", change)]
+        refused = limbeck("run", recipe, "--until", until, *more)
+        assert refused.status == 2 and f"--until {until}: there is no such stage; choose" in refused.err
+    assert not Path("runs").exists()
+
+
 def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, recipe: Path) -> None:
     assert limbeck("run", recipe, "--until", "knowledge").status == 0
     shutil.move("runs/reads/knowledge/index", "facts")

@@ -97,8 +97,10 @@ def check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen])
         places.add("precision")
     if recipe.verifier:
         places |= {"verifier", "verified", "verified-dev"}
-    if recipe.knowledge:
-        places |= {"knowledge", "silver", "passages", "reranker"}
+    if any(one.uses.reads for one in chosen.values()):
+        places |= {"knowledge", "silver", "passages"}
+    if any(one.uses.ranks for one in chosen.values()):
+        places.add("reranker")
     if head in learners:
         known = ", ".join(f"{head}/{one}" for one in learners[head]) or "none"
         if not name and len(learners[head]) > 1:  # stages of others come up between them
@@ -151,7 +153,7 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     read_others(context)
     problems(context)
     others(context)
-    context = settled(context, undecided) if trains else context
+    context = settled(context, undecided) if trains and not _ends_untrained(context) else context
     check(context)
     recipe = context.recipe
     for name in idle:
@@ -164,6 +166,12 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     }
     context.run.describe(recipe.to_yaml(), facts)
     return context
+
+
+def _ends_untrained(context: Context) -> bool:
+    """Whether the run ends at the teacher's rationales; they come before everybody's training then."""
+    ends = {"rationales"} if context.recipe.teacher.kind == "given" else {"rationales", "collected"}
+    return context.run.until in ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +203,8 @@ def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Chapter]
         method.story(context, learner, chosen[name].settings)
 
     yield Chapter("teacher", partial(examine_teacher, context))
+    if _ends_untrained(context):
+        yield Chapter("rationales", partial(stages.graded_rationales, context))
     students = context.recipe.students
     one_alone = context.run.until.startswith(("students/", "mentors/"))  # whose story makes what it needs
     for own in () if one_alone else dict.fromkeys(one.method for one in students.values()):
