@@ -1,7 +1,7 @@
 """A real base on a CPU: training with LoRA in bfloat16, and an exam, ours and others' of today.
 
     limbeck bases get smollm2-135m
-    python benchmarks/real_base.py [--small]
+    python benchmarks/real_base.py [--small] [--only training|exam]
 
 Training: SmolLM2-135M, LoRA of rank 32 on all linear layers, bf16 autocast, 8 examples a step of the lengths
 that `step.py` has. `grouped` is `transformers.Trainer` with peft and `group_by_length`; `eager` the same with

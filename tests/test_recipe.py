@@ -174,6 +174,29 @@ def test_a_recipe_may_leave_out_what_the_other_one_has(recipe: Path, tmp_path: P
     above.write_text(f"base: {recipe.name}\n{name}: {{a: null, c: {{device: cpu}}, d: null}}\n")
     found = {key: one.model for key, one in getattr(load_recipe(above), name).items()}
     assert found == {"b": found["d"], "c": "z", "d": found["d"]}, "a new name with null has what all share"
+    assert list(getattr(load_recipe(above, [f"{name}.c=null"]), name)) == ["b", "d"]
+    with pytest.raises(RecipeError, match=f"{name} has no e to leave out; there are b, c, d"):
+        load_recipe(above, [f"{name}.e=null"])
+
+
+def test_nobody_comes_in_place_of_all_who_are_left_out(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(MINIMAL + "mentor: {model: m}\nmentors: {a: {}}\nstudents: {a: {}, b: {}}\n")
+    above = tmp_path / "above.yaml"
+    above.write_text(f"base: {recipe.name}\nmentors: {{a: null}}\n")
+    assert load_recipe(above).mentors == {}
+    with pytest.raises(RecipeError, match="students: all of them are null"):
+        load_recipe(above, ["students.a=null", "students.b="])
+
+
+def test_what_recipes_say_to_set_can_be_set() -> None:
+    medqa = Path(__file__).parent.parent / "recipes/kard/medqa.yaml"
+    given = [
+        "teacher={kind: given, file: t.jsonl}",
+        "rationales={keep: unless-wrong}",
+        "students.oracle=null",
+    ]
+    found = load_recipe(medqa, given).students
+    assert list(found) == ["fine-tuning", "distillation", "kard", "reranker", "knowledge"]
 
 
 def test_the_published_settings_of_mentor_kd() -> None:

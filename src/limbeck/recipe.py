@@ -5,7 +5,7 @@ one. `student:` holds what all `students:` share; each of those only says what
 differs. A recipe without `students:` trains the one of `student:`. The same goes
 for `mentor:` and `mentors:`, which only Mentor-KD needs. `base: other.yaml` lays a
 recipe over another one, so that a variation only says what differs; `students: {NAME: null}`
-there leaves one of the other's students out.
+there leaves one of the other's students out, as `--set students.NAME=null` does.
 """
 
 from __future__ import annotations
@@ -629,6 +629,10 @@ class Recipe(Settings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+ROLES = ("students", "mentors")
+"""Groups of named learners; null leaves one out."""
+
+
 def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, trains: bool = True) -> Recipe:
     """Read, override and check a recipe.
 
@@ -666,12 +670,21 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """The two merged, without the students and mentors of `base` that `over` sets to null."""
     merged = _merged(base, over)
-    for role in ("students", "mentors"):
+    for role in ROLES:
         below, above = base.get(role), over.get(role)
         if isinstance(below, dict) and isinstance(above, dict):
-            gone = {name for name in below if name in above and above[name] is None}
-            merged[role] = {name: one for name, one in merged[role].items() if name not in gone}
+            for name in [name for name in below if name in above and above[name] is None]:
+                _leave_out(merged, role, name)
     return merged
+
+
+def _leave_out(raw: dict[str, Any], role: str, name: str) -> None:
+    """Remove one of the `students` or `mentors`; without any mentor, what mentors share goes too."""
+    raw[role] = {other: one for other, one in raw[role].items() if other != name}
+    if not raw[role] and role == "students":
+        raise RecipeError("students: all of them are null, so nobody is left; keep one")
+    if not raw[role]:
+        raw.pop("mentor", None)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -692,7 +705,13 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise RecipeError(f"--set {override}: {key} is a value, not a group of settings")
         place = inner
-    place[keys[-1]] = value
+    if value is None and len(keys) == 2 and keys[0] in ROLES:
+        if keys[1] not in place:
+            known = ", ".join(map(str, place)) or "none"
+            raise RecipeError(f"--set {override}: {keys[0]} has no {keys[1]} to leave out; there are {known}")
+        _leave_out(raw, keys[0], keys[1])
+    else:
+        place[keys[-1]] = value
 
 
 def _short(error: Exception) -> str:

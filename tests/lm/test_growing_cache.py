@@ -56,9 +56,9 @@ def test_there_is_no_room_for_more_than_will_come():
 @pytest.mark.parametrize("encoder_decoder", [False, True])
 def test_windows_and_what_is_read_of_an_encoder_stay(encoder_decoder):
     cache = DynamicCache()
-    cache.layers = [begun(), DynamicSlidingWindowLayer(sliding_window=4)]
+    cache.layers = [begun(), DynamicSlidingWindowLayer(sliding_window=4), DynamicLayer()]
     read = DynamicCache()
     read.layers = [begun()]
     with_room(EncoderDecoderCache(cache, read) if encoder_decoder else cache, 9)
-    assert [type(one) for one in cache.layers] == [Growing, DynamicSlidingWindowLayer]
+    assert [type(one) for one in cache.layers] == [Growing, DynamicSlidingWindowLayer, DynamicLayer]
     assert type(read.layers[0]) is DynamicLayer

@@ -24,7 +24,12 @@ def with_room(cache: Cache, most: int) -> None:
         most: tokens of a row that it will hold in the end; no room is made for more.
     """
     growing = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-    growing.layers = [Growing(one, most) if type(one) is DynamicLayer else one for one in growing.layers]
+    growing.layers = [Growing(one, most) if _grows(one) else one for one in growing.layers]
+
+
+def _grows(layer: Any) -> bool:
+    """Whether it holds something, all of it: a layer that reads images stays empty where there is none."""
+    return type(layer) is DynamicLayer and layer.is_initialized
 
 
 class Growing(DynamicLayer):  # type: ignore[misc]  # the library has no types

@@ -163,8 +163,8 @@ def tokenise(
         )
     if out.examples and len(out.too_long) == out.examples:
         raise RecipeError(
-            f"max_completion: none of the {out.examples} examples that fits into max_length has a completion "
-            f"of at most {max_completion} tokens; raise max_completion"
+            f"max_completion: of {out.examples} examples none fits into max_length = {max_length} tokens "
+            f"with a completion of at most {max_completion}; raise max_completion"
         )
     return Tokenised(kept, out.too_long, out.dropped, out.without_span)
 
