@@ -3,9 +3,9 @@
     peak = weights + keys and values of all rows + logits of the next token
 
 Keys and values are as many as in the library's own cache (transformers' `DynamicCache`): of every layer, row
-and token `2 · heads of keys · width of a head` numbers of the weights' type. A layer with a sliding window keeps
-one token less than its window. An encoder-decoder model keeps those of what it writes and, once, of what its
-encoder read.
+and token `2 · heads of keys · width of a head` numbers of the weights' type. A layer with a sliding window
+keeps one token less than its window. An encoder-decoder model keeps those of what it writes and, once, of
+what its encoder read.
 """
 
 from __future__ import annotations
