@@ -19,7 +19,7 @@ def begun(columns=4):
     return layer
 
 
-def test_it_holds_what_the_librarys_layer_holds():
+def test_it_holds_what_a_layer_of_the_library_holds():
     ours, theirs = Growing(begun(), most=10_000), begun()
     rows = 3
     for step in range(400):
