@@ -18,6 +18,7 @@ from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.encoders import load_encoder
 from limbeck.knowledge.reading import passages_of, read_for, shown
 from limbeck.knowledge.rerank import Reranked
+from limbeck.knowledge.silver import with_answer
 from limbeck.knowledge.states import Fresh
 from limbeck.lm.load import unloaded
 from limbeck.records import Problem, read_jsonl
@@ -203,6 +204,7 @@ def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, reci
     students = (
         "{silver: {settings: {find: silver}}, "
         "answers: {settings: {learns: answers, query: question, passages: 1}, train: {choose: dev-loss}}, "
+        "told: {settings: {learns: answers, query: question+answer}}, "
         "supported: {settings: {learns: answers}}}"
     )
     more = (
@@ -227,6 +229,11 @@ def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, reci
     learned = [(one["prompt"], one["completion"]) for one in answers]
     assert learned == expected, "every problem once, whatever its rationales"
     assert not (run / "silver/question").exists()
+    told = rows(run / "passages/train-question+answer/found.jsonl")
+    assert [one["passages"][0] for one in told] == [
+        hits[0].passage for hits in index.search([with_answer(one) for one in problems], 1)
+    ]
+    assert len(rows(run / "students/told/seed0/examples.jsonl")) == len(problems)
     supported = [
         (one["prompt"], one["completion"]) for one in rows(run / "students/supported/seed0/examples.jsonl")
     ]

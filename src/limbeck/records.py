@@ -181,8 +181,8 @@ class Passage(Record):
     document: str = ""
 
 
-SilverQuery = Literal["rationale", "question", "question+rationale"]
-"""What silver passages are searched with."""
+SilverQuery = Literal["rationale", "question", "question+rationale", "question+answer"]
+"""What silver passages are searched with; the answer is the gold one, in place of the question's options."""
 
 
 class Silver(Record):

@@ -10,7 +10,7 @@ from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.building import build
 from limbeck.knowledge.quality import mean_over, overlap, quality
 from limbeck.knowledge.settings import IndexSettings
-from limbeck.knowledge.silver import about_silver, asked, query_of, silver
+from limbeck.knowledge.silver import about_silver, asked, query_of, silver, with_answer
 from limbeck.records import Problem, Rationale
 from limbeck.statistics import wilson
 from tests.knowledge.corpora import write
@@ -71,6 +71,20 @@ def test_by_question_all_rationales_of_a_question_have_the_same(index: Index) ->
     assert found[1].passages == ()
     both = query_of(PROBLEMS[0], RATIONALES[0], "question+rationale")
     assert both == "Is Bergen warm? yes an owl Ice does not close its harbour in winter."
+
+
+def test_the_gold_answer_takes_the_place_of_the_options() -> None:
+    listed = "What measures mass? (A) a balance (B) a ruler"
+    forms = (
+        Problem(id="1", question="What measures mass?", options=("a balance.", "a ruler"), answer="A"),
+        Problem(id="2", question=listed, options=("a balance", "a ruler"), answer="A"),
+        Problem(id="3", question=listed, answer="A"),
+    )
+    assert {with_answer(one) for one in forms} == {"What measures mass? a balance"}
+    assert with_answer(Problem(id="4", question="1 + 1?", answer="2")) == "1 + 1? 2"
+    assert query_of(forms[0], RATIONALES[0], "question+answer") == "What measures mass? a balance"
+    with pytest.raises(DataError, match="problem 5: has no gold answer"):
+        with_answer(Problem(id="5", question="1 + 1?", answer=None))
 
 
 def test_a_rationale_of_an_unknown_problem_is_refused(index: Index) -> None:

@@ -16,7 +16,7 @@ from limbeck.errors import DataError
 from limbeck.knowledge.quality import overlap
 from limbeck.knowledge.search import Hit, Search
 from limbeck.records import Problem, Rationale, Silver, SilverQuery
-from limbeck.tasks.options import LEAD, listing
+from limbeck.tasks.options import LEAD, LETTERS, listing
 
 
 def asked(problem: Problem) -> str:
@@ -24,15 +24,34 @@ def asked(problem: Problem) -> str:
 
     Options that the question lists itself are those; so `ask`, which is given one text, searches as the exam.
     """
+    question, options = _apart(problem)
+    return " ".join([question, *options])
+
+
+def with_answer(problem: Problem) -> str:
+    """What is searched with in training where there is no rationale either: the question and its gold answer.
+
+    Raises:
+        DataError: there is none.
+    """
+    question, options = _apart(problem)
+    known = dict(zip(LETTERS, options, strict=False))
+    return f"{question} {known.get(problem.gold, problem.gold)}"
+
+
+def _apart(problem: Problem) -> tuple[str, list[str]]:
+    """The question without its options, and these."""
     question, options, listed = problem.question, problem.options, listing(problem.question)
     if listed is not None and listed.lettered and len(options) in (0, len(listed.texts)):
         stem = question[: listed.start].rstrip().removesuffix(LEAD)
         question, options = f"{stem.rstrip()} {question[listed.end :].strip()}".strip(), listed.texts
-    return " ".join([question, *(one.strip().rstrip(",;.").rstrip() for one in options)])
+    return question, [one.strip().rstrip(",;.").rstrip() for one in options]
 
 
 def query_of(problem: Problem, rationale: Rationale, query: SilverQuery) -> str:
     """What silver passages are searched with; of a rationale without its closing answer."""
+    if query == "question+answer":
+        return with_answer(problem)
     parts = {"question": [asked(problem)], "rationale": [rationale.reasoning]}
     return " ".join(parts.get(query) or [asked(problem), rationale.reasoning])
 

@@ -28,6 +28,7 @@ from limbeck.stages import (
     Finder,
     Learner,
     Reader,
+    TrainFinder,
     answered_data,
     check_knowledge,
     examine,
@@ -54,8 +55,8 @@ class KardSettings(Settings):
     query: SilverQuery = Field("rationale", description="what finds the passages that are trained with")
     learns: Literal["rationales", "answers"] = Field(
         "rationales",
-        description="answers: no reasoning; with query: question, of all training problems, whatever their "
-        "rationales (the paper's fine-tuning with knowledge)",
+        description="answers: no reasoning; with query: question (the paper's fine-tuning with knowledge) or "
+        "question+answer (ours), of all training problems, whatever their rationales",
     )
     rationales: int = Field(1, ge=1, description="per problem")
     choose: Choose = Field("first", description="which ones: first, random, diverse or similar")
@@ -66,20 +67,25 @@ class KardSettings(Settings):
     )
 
 
-def needs_rationales(settings: KardSettings) -> bool:
-    """Answers behind what the question finds can be learned without any."""
-    return settings.learns == "rationales" or settings.query != "question"
+def answers_by(settings: KardSettings) -> TrainFinder | None:
+    """What finds the passages of answers that need no rationale; None: rationales are needed."""
+    if settings.learns == "answers" and settings.query in ("question", "question+answer"):
+        return settings.query
+    return None
 
 
 def shared(context: Context, several: Sequence[KardSettings]) -> None:
     """Index -> silver passages -> reranker -> passages of the exam, for all students before the first one."""
     base = knowledge(context)
-    for query in dict.fromkeys(one.query for one in several if needs_rationales(one)):
+    for query in dict.fromkeys(one.query for one in several if answers_by(one) is None):
         silver_passages(context, base, "train", query)
     if any(one.find == "reranker" for one in several):
         reranker(context, base)
-    if not all(map(needs_rationales, several)):  # next to those of the exam, so that --until ends behind both
-        found_passages(context, base, "train", 1)
+    for finder in dict.fromkeys(
+        map(answers_by, several)
+    ):  # next to the exam's, so that --until ends behind both
+        if finder is not None:
+            found_passages(context, base, "train", 1, finder)
     for find in dict.fromkeys(one.find for one in several):
         found_passages(context, base, "test", 1, find)
 
@@ -87,7 +93,7 @@ def shared(context: Context, several: Sequence[KardSettings]) -> None:
 def kard(context: Context, student: Learner, settings: KardSettings) -> None:
     """Rationales -> their silver passages -> train on question and passages -> exam with what is found."""
     base, reader = knowledge(context), reads_passages(student, apart=settings.apart)
-    if needs_rationales(settings):
+    if (finder := answers_by(settings)) is None:
         data = grounded_data(
             context,
             base,
@@ -100,7 +106,7 @@ def kard(context: Context, student: Learner, settings: KardSettings) -> None:
             find=settings.find,
         )
     else:
-        data = answered_data(context, base, reader, most=settings.passages, find=settings.find)
+        data = answered_data(context, base, reader, query=finder, most=settings.passages, find=settings.find)
     found = found_passages(context, base, "test", settings.passages, settings.find)
     examine(context, Reader(train(context, reader, data), found))
     if context.recipe.exam.also:
@@ -137,7 +143,7 @@ METHOD = Method(
         reasons=own.learns == "rationales",
         reads=True,
         ranks=own.find == "reranker",
-        rows=own.rationales if needs_rationales(own) else 1,
+        rows=own.rationales if answers_by(own) is None else 1,
     ),
     check=check,
     shared=shared,

@@ -20,7 +20,7 @@ from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
 from limbeck.stages.mistakes import Mistakes, TrainExamSettings, check_gold, mistakes
 from limbeck.stages.models import Model, Question
-from limbeck.stages.passages import Finder, found_passages
+from limbeck.stages.passages import Finder, TrainFinder, found_passages
 from limbeck.stages.problems import Problems, Split, problems
 from limbeck.stages.rationales import (
     Picked,
@@ -61,6 +61,7 @@ __all__ = [
     "Split",
     "Tailored",
     "TrainExamSettings",
+    "TrainFinder",
     "Trained",
     "Untrained",
     "accuracy",

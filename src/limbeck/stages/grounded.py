@@ -16,7 +16,7 @@ from limbeck.stages.knowledge import Knowledge, Supported, read_texts, silver_pa
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.models import Opened, Question, Weights
 from limbeck.stages.others import Other
-from limbeck.stages.passages import Finder, Passages, found_passages
+from limbeck.stages.passages import Finder, Passages, TrainFinder, found_passages
 from limbeck.stages.problems import Split, problems
 from limbeck.stages.rationales import Picked, rationales, refuse_dropped
 from limbeck.stages.reranker import reranker
@@ -73,11 +73,18 @@ def grounded_data(
 
 
 def answered_data(
-    context: Context, base: Knowledge, learner: Learner, *, most: int, find: Finder = "question"
+    context: Context,
+    base: Knowledge,
+    learner: Learner,
+    *,
+    query: TrainFinder,
+    most: int,
+    find: Finder = "question",
 ) -> Data:
     """The gold answers of all training problems, behind the passages that each question finds.
 
     Args:
+        query: what finds them: the question, or the gold answer with it.
         most, find: as of `grounded_data`.
     """
     inside = 1 if learner.asking.apart else most
@@ -86,7 +93,7 @@ def answered_data(
         splits.append("dev")
     inputs, groups = dict(problems(context).inputs), {}
     for split in splits:
-        found = found_passages(context, base, split, inside)
+        found = found_passages(context, base, split, inside, query)
         inputs[f"passages of {split}"] = found.stage.fingerprint
         some = problems(context).of(split)
         groups[split] = singles([learner.asking.example(one, "", found.of[one.id]) for one in some])

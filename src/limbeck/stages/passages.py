@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from limbeck.knowledge.silver import asked
+from limbeck.knowledge.silver import asked, with_answer
 from limbeck.lm import Sampling
 from limbeck.records import Found, Problem, read_jsonl, write_jsonl
 from limbeck.run_folder import Stage, plan
@@ -31,6 +31,9 @@ VERSION = 2
 Finder = Literal["question", "reranker", "silver"]
 """By what passages of the exam are found: the question; it and then the reranker; the teacher's rationale."""
 
+TrainFinder = Literal["question", "question+answer"]
+"""By what those of training problems are found where no rationale is needed: also by the gold answer."""
+
 
 @dataclass(frozen=True)
 class Passages:
@@ -39,7 +42,7 @@ class Passages:
     stage: Stage
     of: Mapping[str, tuple[str, ...]]
     most: int
-    by: Finder
+    by: Finder | TrainFinder
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -48,13 +51,17 @@ class Passages:
 
 
 def found_passages(
-    context: Context, base: Knowledge, split: Split | Literal["test"], most: int, by: Finder = "question"
+    context: Context,
+    base: Knowledge,
+    split: Split | Literal["test"],
+    most: int,
+    by: Finder | TrainFinder = "question",
 ) -> Passages:
     """The first passages that are found for each problem of a split.
 
     Args:
         most: in a prompt.
-        by: see `Finder`.
+        by: see `Finder`, and for training `TrainFinder`.
     """
     some: list[Problem] = getattr(problems(context), split)
     replies = _asked_test(context, some) if by == "silver" else None
@@ -72,7 +79,8 @@ def found_passages(
         settings["candidates"] = ranker.settings.candidates
 
     def work(folder: Path) -> None:
-        queries = _reasoning(context, replies, some) if replies else [asked(problem) for problem in some]
+        query = with_answer if by == "question+answer" else asked
+        queries = _reasoning(context, replies, some) if replies else [query(problem) for problem in some]
         search = ranker.search(base, folder / "states", queries, context.track) if ranker else base.search()
         hits = search.search(queries, STORED)
         write_jsonl(folder / "found.jsonl", map(found_for, some, hits))
