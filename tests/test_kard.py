@@ -191,7 +191,15 @@ def check_states(limbeck: Limbeck, student: Path, test: list[Problem]) -> None:
 def test_a_run_cannot_end_at_passages_that_nobody_reads(limbeck: Limbeck, recipe: Path) -> None:
     nobody = "student={model: tiny-causal-xs, train: {epochs: 1}}", "students={cot: {method: finetune-cot}}"
     unranked = "student.settings.find=question", "students={a: {}}"
-    for until, changes in (("silver", nobody), ("reranker", unranked)):
+    answers = "students={a: {settings: {learns: answers, query: question+answer, find: question}}}"
+    for until, changes in (
+        ("silver", nobody),
+        ("reranker", unranked),
+        ("silver", (answers,)),
+        ("collected", ("teacher={kind: given, file: t.jsonl}", answers)),
+        ("also", ()),
+        ("rationales-dev", (*unranked, "student.train.choose=last")),
+    ):
         more = [part for change in changes for part in ("--set", change)]
         refused = limbeck("run", recipe, "--until", until, *more)
         assert refused.status == 2 and f"--until {until}: there is no such stage; choose" in refused.err
@@ -204,7 +212,7 @@ def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, reci
     students = (
         "{silver: {settings: {find: silver}}, "
         "answers: {settings: {learns: answers, query: question, passages: 1}, train: {choose: dev-loss}}, "
-        "told: {settings: {learns: answers, query: question+answer}}, "
+        "told: {settings: {learns: answers, query: question+answer, passages: 1}}, "
         "supported: {settings: {learns: answers}}}"
     )
     more = (
@@ -229,11 +237,18 @@ def test_other_searches_other_passages_and_other_students(limbeck: Limbeck, reci
     learned = [(one["prompt"], one["completion"]) for one in answers]
     assert learned == expected, "every problem once, whatever its rationales"
     assert not (run / "silver/question").exists()
-    told = rows(run / "passages/train-question+answer/found.jsonl")
+    told_by = "passages/train-question+answer"
+    told = rows(run / told_by / "found.jsonl")
     assert [one["passages"][0] for one in told] == [
         hits[0].passage for hits in index.search([with_answer(one) for one in problems], 1)
     ]
-    assert len(rows(run / "students/told/seed0/examples.jsonl")) == len(problems)
+    by_answer = [shown(index.passages(one["passages"][:1])[0]) for one in told]
+    learned = [one["prompt"] for one in rows(run / "students/told/seed0/examples.jsonl")]
+    assert learned == [f"{one.question}\n\n{text}\n" for one, text in zip(problems, by_answer, strict=True)]
+    stage = {
+        part: json.loads((run / part / "stage.json").read_text()) for part in (told_by, "students/told/seed0")
+    }
+    assert stage["students/told/seed0"]["inputs"]["passages of train"] == stage[told_by]["fingerprint"]
     supported = [
         (one["prompt"], one["completion"]) for one in rows(run / "students/supported/seed0/examples.jsonl")
     ]

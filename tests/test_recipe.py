@@ -169,23 +169,37 @@ def test_a_recipe_may_stand_on_another(recipe: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["students", "mentors"])
 def test_a_recipe_may_leave_out_what_the_other_one_has(recipe: Path, tmp_path: Path, name: str) -> None:
-    recipe.write_text(MINIMAL + f"mentor: {{model: m}}\n{name}: {{a: {{model: x}}, b: , c: {{model: z}}}}\n")
+    recipe.write_text(
+        MINIMAL + f"mentor: {{model: m}}\n{name}: {{a: {{model: x}}, b: , c-0.5: {{model: z}}}}\n"
+    )
     above = tmp_path / "above.yaml"
-    above.write_text(f"base: {recipe.name}\n{name}: {{a: null, c: {{device: cpu}}, d: null}}\n")
+    above.write_text(f"base: {recipe.name}\n{name}: {{a: null, c-0.5: {{device: cpu}}, d: {{}}}}\n")
     found = {key: one.model for key, one in getattr(load_recipe(above), name).items()}
-    assert found == {"b": found["d"], "c": "z", "d": found["d"]}, "a new name with null has what all share"
-    assert list(getattr(load_recipe(above, [f"{name}.c=null"]), name)) == ["b", "d"]
-    with pytest.raises(RecipeError, match=f"{name} has no e to leave out; there are b, c, d"):
+    assert found == {"b": found["d"], "c-0.5": "z", "d": found["d"]}
+    assert list(getattr(load_recipe(above, [f"{name}.c-0.5=null"]), name)) == ["b", "d"]
+    assert getattr(load_recipe(above, [f"{name}.c-0.5.model=y"]), name)["c-0.5"].model == "y"
+    refused = (
+        rf"{name}.e: null leaves one out, and of that name there is none; there are b, c-0.5, d; write {{}}"
+    )
+    with pytest.raises(RecipeError, match=refused):
         load_recipe(above, [f"{name}.e=null"])
+    above.write_text(f"base: {recipe.name}\n{name}: {{e: null}}\n")
+    with pytest.raises(RecipeError, match=r"there are a, b, c-0\.5"):
+        load_recipe(above)
 
 
 def test_nobody_comes_in_place_of_all_who_are_left_out(recipe: Path, tmp_path: Path) -> None:
-    recipe.write_text(MINIMAL + "mentor: {model: m}\nmentors: {a: {}}\nstudents: {a: {}, b: {}}\n")
+    recipe.write_text(MINIMAL + "mentor: {model: m}\nmentors: {a: {}}\nstudents: {a: {}}\n")
     above = tmp_path / "above.yaml"
     above.write_text(f"base: {recipe.name}\nmentors: {{a: null}}\n")
     assert load_recipe(above).mentors == {}
-    with pytest.raises(RecipeError, match="students: all of them are null"):
-        load_recipe(above, ["students.a=null", "students.b="])
+    assert list(load_recipe(above, ["students.a=null", "students.b={}"]).students) == ["b"]
+    for overrides in (["students.a=null"], ["students={}"]):
+        with pytest.raises(RecipeError, match=r"above\.yaml: students: nobody is left; keep one"):
+            load_recipe(above, overrides)
+    above.write_text(f"base: {recipe.name}\nstudents: {{a: null}}\n")
+    with pytest.raises(RecipeError, match=r"above\.yaml: students: nobody is left; keep one"):
+        load_recipe(above)
 
 
 def test_what_recipes_say_to_set_can_be_set() -> None:

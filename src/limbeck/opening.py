@@ -86,21 +86,7 @@ def check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen])
     """
     head, _, name = (until or "").strip("/").partition("/")
     learners = {"students": [*recipe.students], "mentors": [*recipe.mentors]}
-    places = {
-        "problems",
-        "also",
-        "teacher",
-        *(f"{one}{end}" for one in ("collected", "rationales") for end in ("", "-dev")),
-        *(pause for one in chosen.values() for pause in one.uses.pauses),
-    }
-    if any(one.train.precision == "auto" for one in recipe.learners.values()):
-        places.add("precision")
-    if recipe.verifier:
-        places |= {"verifier", "verified", "verified-dev"}
-    if any(one.uses.reads for one in chosen.values()):
-        places |= {"knowledge", "silver", "passages"}
-    if any(one.uses.ranks for one in chosen.values()):
-        places.add("reranker")
+    places = _places(recipe, chosen)
     if head in learners:
         known = ", ".join(f"{head}/{one}" for one in learners[head]) or "none"
         if not name and len(learners[head]) > 1:  # stages of others come up between them
@@ -110,6 +96,30 @@ def check_until(until: str | None, recipe: Recipe, chosen: Mapping[str, Chosen])
     elif head and head not in places and not any(one.method.source for one in chosen.values()):
         known = ", ".join([*sorted(places), *(f"{role}/NAME" for role in learners)])
         raise RecipeError(f"--until {until}: there is no such stage; choose one of {known}")
+
+
+def _places(recipe: Recipe, chosen: Mapping[str, Chosen]) -> set[str]:
+    """The stages and folders of stages that the recipe has, without those of students and mentors."""
+    uses = [one.uses for one in chosen.values()]
+    trained = [one.train for one in recipe.learners.values()]
+    there = {
+        "problems": True,
+        "rationales": True,
+        "collected": recipe.teacher.kind != "given",
+        "teacher": getattr(recipe.teacher, "exam", False),  # one that is given sits none
+        "also": bool(recipe.exam.also),
+        "precision": any(one.precision == "auto" for one in trained),
+        "verifier": recipe.verifier is not None,
+        "verified": recipe.verifier is not None,
+        "knowledge": any(one.reads for one in uses),
+        "passages": any(one.reads for one in uses),
+        "silver": any(one.supports or one.ranks for one in uses),
+        "reranker": any(one.ranks for one in uses),
+    }
+    places = {place for place, is_there in there.items() if is_there}
+    if any(one.choose == "dev-loss" for one in trained):
+        places |= {f"{one}-dev" for one in ("collected", "rationales", "verified") if there[one]}
+    return places | {pause for one in uses for pause in one.pauses}
 
 
 def tell(context: Context, story: Callable[[], T]) -> T:
@@ -153,7 +163,8 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
     read_others(context)
     problems(context)
     others(context)
-    context = settled(context, undecided) if trains and not _ends_untrained(context) else context
+    if trains and not _ends_untrained(context):
+        context = settled(context, undecided)
     check(context)
     recipe = context.recipe
     for name in idle:
@@ -169,9 +180,10 @@ def prepare(context: Context, chosen: Mapping[str, Chosen], *, trains: bool = Tr
 
 
 def _ends_untrained(context: Context) -> bool:
-    """Whether the run ends at the teacher's rationales; they come before everybody's training then."""
-    ends = {"rationales"} if context.recipe.teacher.kind == "given" else {"rationales", "collected"}
-    return context.run.until in ends
+    """Whether the run ends before anybody's training, which a verifier's is too."""
+    head = context.run.until.partition("/")[0]
+    before = {"teacher", "collected", "rationales", "knowledge"}
+    return head in before or (head in ("silver", "passages") and context.recipe.verifier is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +215,10 @@ def stories(context: Context, chosen: Mapping[str, Chosen]) -> Iterator[Chapter]
         method.story(context, learner, chosen[name].settings)
 
     yield Chapter("teacher", partial(examine_teacher, context))
-    if _ends_untrained(context):
+    if context.run.until in ("collected", "rationales"):  # else they come when a student needs them
         yield Chapter("rationales", partial(stages.graded_rationales, context))
+    if context.run.until == "verified":
+        yield Chapter("verified", partial(stages.rationales, context))
     students = context.recipe.students
     one_alone = context.run.until.startswith(("students/", "mentors/"))  # whose story makes what it needs
     for own in () if one_alone else dict.fromkeys(one.method for one in students.values()):

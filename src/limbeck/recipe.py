@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -646,8 +646,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, trains: bool
         DiskError: the file cannot be read.
     """
     raw = _with_base(Path(path))
+    before = raw.get("students")
     for override in overrides:
         _override(raw, override)
+    _refuse_nobody(path, before, raw.get("students"))
     return check_recipe(raw, str(path), trains=trains)
 
 
@@ -664,7 +666,10 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise RecipeError(f"{path}: base: {base}: no such recipe file from this one's folder; check the path")
     if below.resolve() in chain:
         raise RecipeError(f"{path}: base: {base} builds on this recipe itself; break the circle")
-    return _laid_over(_with_base(below, chain), raw)
+    whole = _with_base(below, chain)
+    merged = _laid_over(whole, raw)
+    _refuse_nobody(path, whole.get("students"), merged.get("students"))
+    return merged
 
 
 def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -673,23 +678,35 @@ def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     for role in ROLES:
         below, above = base.get(role), over.get(role)
         if isinstance(below, dict) and isinstance(above, dict):
-            for name in [name for name in below if name in above and above[name] is None]:
-                _leave_out(merged, role, name)
+            for name in [name for name, one in above.items() if one is None]:
+                _leave_out(merged, role, name, below)
     return merged
 
 
-def _leave_out(raw: dict[str, Any], role: str, name: str) -> None:
-    """Remove one of the `students` or `mentors`; without any mentor, what mentors share goes too."""
+def _refuse_nobody(path: Path | str, before: object, after: object) -> None:
+    """Refuse that all students are left out: one of all the shared settings would take their place."""
+    if before and after == {}:
+        raise RecipeError(f"{path}: students: nobody is left; keep one")
+
+
+def _leave_out(raw: dict[str, Any], role: str, name: str, known: Collection[str]) -> None:
+    """Remove one of the `students` or `mentors`.
+
+    Raises:
+        RecipeError: it is none of those that are known.
+    """
+    if name not in known:
+        there = ", ".join(map(str, known)) or "none"
+        raise RecipeError(
+            f"{role}.{name}: null leaves one out, and of that name there is none; there are {there}; "
+            f"write {{}} for a new one"
+        )
     raw[role] = {other: one for other, one in raw[role].items() if other != name}
-    if not raw[role] and role == "students":
-        raise RecipeError("students: all of them are null, so nobody is left; keep one")
-    if not raw[role]:
-        raw.pop("mentor", None)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    keys = path.split(".")
+    keys = _keys(raw, path)
     if not equals or not all(keys):
         raise RecipeError(f"--set {override}: write it as --set part.setting=value")
     try:
@@ -706,12 +723,21 @@ def _override(raw: dict[str, Any], override: str) -> None:
             raise RecipeError(f"--set {override}: {key} is a value, not a group of settings")
         place = inner
     if value is None and len(keys) == 2 and keys[0] in ROLES:
-        if keys[1] not in place:
-            known = ", ".join(map(str, place)) or "none"
-            raise RecipeError(f"--set {override}: {keys[0]} has no {keys[1]} to leave out; there are {known}")
-        _leave_out(raw, keys[0], keys[1])
+        _leave_out(raw, keys[0], keys[1], place)
     else:
         place[keys[-1]] = value
+
+
+def _keys(raw: Mapping[str, Any], path: str) -> list[str]:
+    """The keys of `a.b.c`; the name of a student or mentor that is there may have dots itself."""
+    role, _, rest = path.partition(".")
+    there = raw.get(role) if role in ROLES else None
+    named = [name for name in there or () if "." in str(name) and f"{rest}.".startswith(f"{name}.")]
+    if not named:
+        return path.split(".")
+    name = max(named, key=len)
+    more = rest[len(name) + 1 :]
+    return [role, name, *(more.split(".") if more else ())]
 
 
 def _short(error: Exception) -> str:
@@ -727,6 +753,8 @@ def check_recipe(raw: Mapping[str, Any], place: str, *, trains: bool = True) -> 
         trains: as for `load_recipe`.
     """
     settings = dict(raw)
+    if settings.get("mentors") == {}:  # all are left out
+        settings.pop("mentor", None)
     if settings.get("mentor") or settings.get("mentors"):
         settings["mentors"] = _each(settings, "mentor", "mentor", place)
     for absent in ("mentor", "mentors"):

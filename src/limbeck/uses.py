@@ -23,6 +23,7 @@ class Uses:
         files: that its settings name; a protocol of claims holds their hashes.
         reads: the student reads passages of the recipe's `knowledge`.
         ranks: and the run's reranker chooses them.
+        supports: in training those are read that rationales find.
         pauses: words of `--until` at which the story ends by itself, see `Run.ends_at`.
     """
 
@@ -38,5 +39,6 @@ class Uses:
     asks: bool = False
     reads: bool = False
     ranks: bool = False
+    supports: bool = False
     files: tuple[str, ...] = ()
     pauses: tuple[str, ...] = ()

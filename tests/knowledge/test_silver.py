@@ -81,6 +81,8 @@ def test_the_gold_answer_takes_the_place_of_the_options() -> None:
         Problem(id="3", question=listed, answer="A"),
     )
     assert {with_answer(one) for one in forms} == {"What measures mass? a balance"}
+    dashed = Problem(id="6", question="Is it?\nOptions:\n- Yes\n- No", answer="Yes")
+    assert with_answer(dashed) == "Is it?\nOptions: Yes" and "- No" in asked(dashed)
     assert with_answer(Problem(id="4", question="1 + 1?", answer="2")) == "1 + 1? 2"
     assert query_of(forms[0], RATIONALES[0], "question+answer") == "What measures mass? a balance"
     with pytest.raises(DataError, match="problem 5: has no gold answer"):

@@ -341,12 +341,12 @@ def test_a_text_is_tokenised_once(tokenizer, encoder_decoder):
             asked.append(list(texts))
             return tokenizer(texts, **more)
 
-    given = [Group(f"a{n}", tuple(three(0))) for n in range(4)] + [
+    given = [Group(f"a{n}", tuple(three(0, answer_span=(0, 2)))) for n in range(4)] + [
         Group("b", (Example(problem_id="b", prompt="w9", completion="w3"),))
     ]
     options = {"encoder_decoder": encoder_decoder, "max_length": 9}
     found = tokenise(Watched(), given, **options)
-    assert asked == [["w1", "w9"], ["w2", "w3", "w4"]]
+    assert asked == [["w1", "w9"], ["w2", "w3", "w4"], ["w2", "w3", "w4"]], "the last time for their places"
     alone = [
         tokenise(tokenizer, [group], **options).rows[n] for group in given for n in range(len(group.examples))
     ]

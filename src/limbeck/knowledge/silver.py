@@ -29,20 +29,20 @@ def asked(problem: Problem) -> str:
 
 
 def with_answer(problem: Problem) -> str:
-    """What is searched with in training where there is no rationale either: the question and its gold answer.
+    """The training query where there are no rationales: the question and its gold answer.
 
     Raises:
         DataError: there is none.
     """
-    question, options = _apart(problem)
+    question, options = _apart(problem, dashed=True)
     known = dict(zip(LETTERS, options, strict=False))
     return f"{question} {known.get(problem.gold, problem.gold)}"
 
 
-def _apart(problem: Problem) -> tuple[str, list[str]]:
-    """The question without its options, and these."""
+def _apart(problem: Problem, *, dashed: bool = False) -> tuple[str, list[str]]:
+    """The question without the options that it lists, by letters or `dashed` too, and all options."""
     question, options, listed = problem.question, problem.options, listing(problem.question)
-    if listed is not None and listed.lettered and len(options) in (0, len(listed.texts)):
+    if listed is not None and (listed.lettered or dashed) and len(options) in (0, len(listed.texts)):
         stem = question[: listed.start].rstrip().removesuffix(LEAD)
         question, options = f"{stem.rstrip()} {question[listed.end :].strip()}".strip(), listed.texts
     return question, [one.strip().rstrip(",;.").rstrip() for one in options]

@@ -1,4 +1,4 @@
-"""Keys and values of a decoding with room behind them, so that a new token is written and nothing else moves.
+"""A cache with free space at its end: a new token's keys and values are written there, nothing else moves.
 
 The library's own layers copy all keys and values for every token. On a CPU that is a fifth of the time of an
 exam's step, with 64 rows of 100 tokens (docs/log.md).

@@ -56,7 +56,7 @@ class KardSettings(Settings):
     learns: Literal["rationales", "answers"] = Field(
         "rationales",
         description="answers: no reasoning; with query: question (the paper's fine-tuning with knowledge) or "
-        "question+answer (ours), of all training problems, whatever their rationales",
+        "question+answer (ours) every training problem, with or without rationales",
     )
     rationales: int = Field(1, ge=1, description="per problem")
     choose: Choose = Field("first", description="which ones: first, random, diverse or similar")
@@ -81,11 +81,9 @@ def shared(context: Context, several: Sequence[KardSettings]) -> None:
         silver_passages(context, base, "train", query)
     if any(one.find == "reranker" for one in several):
         reranker(context, base)
-    for finder in dict.fromkeys(
-        map(answers_by, several)
-    ):  # next to the exam's, so that --until ends behind both
-        if finder is not None:
-            found_passages(context, base, "train", 1, finder)
+    # Next to those of the exam, so that --until ends behind both.
+    for finder in dict.fromkeys(one for one in map(answers_by, several) if one is not None):
+        found_passages(context, base, "train", 1, finder)
     for find in dict.fromkeys(one.find for one in several):
         found_passages(context, base, "test", 1, find)
 
@@ -128,9 +126,9 @@ def check(recipe: Recipe, settings: KardSettings, place: str) -> None:
             "rank as many as a prompt holds"
         )
     if settings.find == "silver" and recipe.teacher.kind == "given":
-        raise RecipeError(
-            f"{place}.settings.find: silver asks a teacher about test questions; name a teacher"
-        )
+        raise RecipeError(f"{place}.settings.find: silver asks a teacher about test questions; name one")
+    if "answer" in settings.query and recipe.task.source == "files" and recipe.task.gold == "optional":
+        raise RecipeError(f"{place}.settings.query: by task.gold: optional some questions have no answer")
 
 
 METHOD = Method(
@@ -143,6 +141,7 @@ METHOD = Method(
         reasons=own.learns == "rationales",
         reads=True,
         ranks=own.find == "reranker",
+        supports=answers_by(own) is None,
         rows=own.rationales if answers_by(own) is None else 1,
     ),
     check=check,

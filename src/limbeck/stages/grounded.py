@@ -81,7 +81,7 @@ def answered_data(
     most: int,
     find: Finder = "question",
 ) -> Data:
-    """The gold answers of all training problems, behind the passages that each question finds.
+    """The gold answers of all training problems, behind the passages that `query` finds.
 
     Args:
         query: what finds them: the question, or the gold answer with it.

@@ -3,6 +3,7 @@
 passages/SPLIT/           found.jsonl: those that each question finds; texts.jsonl: the first of them
 passages/SPLIT-reranker/  the same, ranked by the run's reranker
 passages/test-silver/     by the teacher's rationale of a test question, for an upper bound
+passages/SPLIT-question+answer/  by question and gold answer, to train on where there are no rationales
 """
 
 from __future__ import annotations

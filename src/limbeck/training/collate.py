@@ -284,16 +284,18 @@ def _spans(tokenizer: Any, examples: Sequence[Example]) -> list[tuple[int, int]]
     marked = [index for index, example in enumerate(examples) if example.answer_span is not None]
     if not marked or not tokenizer.is_fast:
         return spans
+    different = list(dict.fromkeys(examples[index].completion for index in marked))
     encoded = tokenizer(
-        [examples[index].completion for index in marked],
+        different,
         add_special_tokens=False,
         return_attention_mask=False,
         return_offsets_mapping=True,
         verbose=False,
     )
-    for index, offsets in zip(marked, encoded["offset_mapping"], strict=True):
+    offsets = dict(zip(different, encoded["offset_mapping"], strict=True))
+    for index in marked:
         start, end = examples[index].answer_span or (0, 0)
-        spans[index] = overlapping(offsets, start, end)
+        spans[index] = overlapping(offsets[examples[index].completion], start, end)
     return spans
 
 
