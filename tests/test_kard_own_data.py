@@ -68,6 +68,13 @@ def test_each_rationale_is_learned_with_its_own_passage_in_one_line(limbeck: Lim
     }
 
 
+def test_gold_answers_that_may_be_missing_search_nothing(limbeck: Limbeck, recipe: Path) -> None:
+    changes = ("task.gold=optional", "rationales.keep=agreement", "student.settings.query=question+answer")
+    ran = limbeck("run", recipe, *(part for one in changes for part in ("--set", one)))
+    assert ran.status == 2 and "kard.settings.query: by task.gold: optional some questions have" in ran.err
+    assert not Path("runs").exists()
+
+
 def test_a_finished_run_opens_no_index(
     limbeck: Limbeck, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
