@@ -684,7 +684,7 @@ def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
 
 
 def _refuse_nobody(path: Path | str, before: object, after: object) -> None:
-    """Refuse that all students are left out: one of all the shared settings would take their place."""
+    """Refuse that all students are left out: one with the shared settings would take their place."""
     if before and after == {}:
         raise RecipeError(f"{path}: students: nobody is left; keep one")
 
