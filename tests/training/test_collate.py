@@ -329,23 +329,28 @@ def test_a_group_keeps_what_fits_and_goes_when_nothing_does(tokenizer):
     assert found.dropped == [given[1]]
 
 
+class Watched:
+    """A tokenizer that notes the texts of every call."""
+
+    def __init__(self, tokenizer, asked):
+        self.tokenizer, self.asked = tokenizer, asked
+        self.eos_token_id, self.is_fast = tokenizer.eos_token_id, tokenizer.is_fast
+
+    def __call__(self, texts, **more):
+        self.asked.append(list(texts))
+        return self.tokenizer(texts, **more)
+
+
 @pytest.mark.parametrize("encoder_decoder", [False, True])
 def test_a_text_is_tokenised_once(tokenizer, encoder_decoder):
-    """Self-reflection puts a question's rationales next to each other, up to 15 times each."""
+    """Self-reflection puts a question's rationales next to each other, each into many groups."""
     asked = []
-
-    class Watched:
-        eos_token_id, is_fast = tokenizer.eos_token_id, tokenizer.is_fast
-
-        def __call__(self, texts, **more):
-            asked.append(list(texts))
-            return tokenizer(texts, **more)
 
     given = [Group(f"a{n}", tuple(three(0, answer_span=(0, 2)))) for n in range(4)] + [
         Group("b", (Example(problem_id="b", prompt="w9", completion="w3"),))
     ]
     options = {"encoder_decoder": encoder_decoder, "max_length": 9}
-    found = tokenise(Watched(), given, **options)
+    found = tokenise(Watched(tokenizer, asked), given, **options)
     assert asked == [["w1", "w9"], ["w2", "w3", "w4"], ["w2", "w3", "w4"]], "the last time for their places"
     alone = [
         tokenise(tokenizer, [group], **options).rows[n] for group in given for n in range(len(group.examples))
@@ -360,24 +365,18 @@ def test_rows_take_few_bytes_a_token_and_are_made_in_slices(tokenizer, monkeypat
     words = " ".join(f"w{n % 38}" for n in range(400))
     texts = [f"w{n // 10} w{n % 10} {words}" for n in range(100)]
     examples = [Example(problem_id=str(n), prompt=text, completion=text) for n, text in enumerate(texts)]
-    sizes = []
-
-    class Watched:
-        eos_token_id, is_fast = tokenizer.eos_token_id, tokenizer.is_fast
-
-        def __call__(self, texts, **more):
-            sizes.append(len(texts))
-            return tokenizer(texts, **more)
-
+    asked = []
     tracemalloc.start()
     try:
-        found = tokenise(Watched(), singles(examples), encoder_decoder=encoder_decoder, max_length=9999)
+        found = tokenise(
+            Watched(tokenizer, asked), singles(examples), encoder_decoder=encoder_decoder, max_length=9999
+        )
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     tokens = sum(len(row.input_ids) + (len(row.labels) if encoder_decoder else 0) for row in found.rows)
     assert [row.problem_id for row in found.rows] == [str(n) for n in range(100)]
     assert tokens >= 80_000 and taken / tokens < 12
-    assert sizes == [30, 30, 30, 30, 30, 30, 10, 10]
+    assert [len(texts) for texts in asked] == [30, 30, 30, 30, 30, 30, 10, 10]
     short = collate(found.rows[:1], 0)
     assert short["input_ids"].dtype == short["labels"].dtype == torch.int64
