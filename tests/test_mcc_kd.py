@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import transformers
 
+from limbeck.records import Rationale, read_jsonl
+from limbeck.selection import mean_similarity, select, together
+
 from .given_rationales import given_recipe
 
 Limbeck = Callable[..., Any]
@@ -147,6 +150,24 @@ exam: {max_tokens: 4}
     assert audit["similarity of kept rationales of a problem"] == found["all"][1]
 
 
+def test_the_claims_choose_among_rationales_that_differ(tmp_path: Path, limbeck: Limbeck) -> None:
+    """Else diverse, random and similar ones would be the same ones, as with four phrasings alone."""
+    claims = Path(__file__).parent.parent / "recipes" / "claims" / "mcc-kd.yaml"
+    answer = limbeck(
+        "collect", claims, "--out", tmp_path / "run", "--set", "task.train=60", "--set", "task.dev=1"
+    )
+    assert answer.status == 0, answer.err
+    graded = list(read_jsonl(tmp_path / "run" / "rationales" / "graded.jsonl", Rationale))
+    diverse, random, similar = (
+        list(together(select(graded, 4, choose=choose))) for choose in ("diverse", "random", "similar")
+    )
+    near = [mean_similarity([one.rationales for one in way]) or 0 for way in (diverse, random, similar)]
+    assert near[0] < 0.02 and near[0] + 0.08 < near[1] < near[2] - 0.2
+    for other in (random, similar):
+        same = sum(one.rationales == each.rationales for one, each in zip(diverse, other, strict=True))
+        assert same < 60 / 5
+
+
 def tokens_read(model: Path, examples: list[dict[str, Any]]) -> tuple[int, int, int]:
     """Tokens of an epoch that reads the shortest two of each question, the longest two, or all."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
@@ -234,7 +255,11 @@ def test_a_method_that_does_not_say_what_it_uses_is_refused_before_its_training(
 
 def test_one_rationale_is_cross_entropy_alone(recipe: Path, tmp_path: Path, limbeck: Limbeck) -> None:
     out = tmp_path / "run"
-    answer = limbeck("run", recipe, "--out", out, "--set", "students.pulled.settings.rationales=1")
+    one = ("--set", "students.pulled.settings.rationales=1")
+    answer = limbeck("run", recipe, "--out", out, *one)
+    assert answer.status == 2 and not out.exists()
+    assert "compared, and settings.rationales is 1; raise it, or set settings.span_weight to 0" in answer.err
+    answer = limbeck("run", recipe, "--out", out, *one, "--set", "students.pulled.settings.span_weight=0")
     assert answer.status == 0, answer.err
     history = lines(out / "students" / "pulled" / "seed0" / "history.jsonl")
     assert all("span_divergence" not in one for one in history)
@@ -250,11 +275,11 @@ def test_one_rationale_asked_for_is_refused_before_any_stage(
     assert answer.status == 2 and not (tmp_path / "run").exists()
     assert "students.pulled.settings: the answers of two rationales are compared, and " in answer.err
     assert "rationales.per_problem is 1; raise it, or set settings.span_weight to 0" in answer.err
-    for change in ("settings.span_weight=0", "settings.rationales=1"):
-        changes = [part for name in ("pulled", "shared") for part in ("--set", f"students.{name}.{change}")]
-        changes += ["--set", "students.shared.train.share_prompts=auto"]
-        answer = limbeck("run", recipe, "--out", tmp_path / change, *settings, *changes)
-        assert answer.status == 0, answer.err
+    changes = [f"students.{name}.settings.span_weight=0" for name in ("pulled", "shared")]
+    changes.append("students.shared.train.share_prompts=auto")
+    changed = [part for change in changes for part in ("--set", change)]
+    answer = limbeck("run", recipe, "--out", tmp_path / "changed", *settings, *changed)
+    assert answer.status == 0, answer.err
 
 
 def pens(problems: int, why: Callable[[int], list[str]]) -> list[dict[str, Any]]:

@@ -328,6 +328,26 @@ def test_the_sweeps_of_tailored_learning_change_one_value_at_a_time() -> None:
     }
 
 
+def test_the_sweeps_of_mcc_kd_change_one_value_at_a_time() -> None:
+    recipe = load_recipe(Path(__file__).parent.parent / "recipes/claims/mcc-kd-sweeps.yaml")
+    assert recipe.claims and recipe.claims.exploratory and recipe.claims.problem_draws == 3
+    _, chosen = resolve_methods(recipe, "r.yaml")
+    swept = {
+        name: (s.settings.span_weight, s.settings.rationales, s.settings.temperature)
+        for name, s in chosen.items()
+    }
+    assert swept.pop("mcc-kd") == (0.1, 4, 1)
+    assert sorted(swept.values()) == [
+        (0, 4, 1),
+        (0.01, 4, 1),
+        (0.1, 2, 1),
+        (0.1, 4, 2),
+        (0.1, 8, 1),
+        (1, 4, 1),
+    ]
+    assert {(claim.a, claim.b) for claim in recipe.claims.compare} == {(name, "mcc-kd") for name in swept}
+
+
 def test_the_published_settings_of_finetune_cot() -> None:
     """And no problem is held out for a choice that nobody makes."""
     found = load_recipe(Path(__file__).parent.parent / "recipes" / "flan-t5.yaml")

@@ -147,7 +147,7 @@ def test_answers_that_are_not_found_are_told(limbeck: Limbeck, recipe: Path, tmp
     (tmp_path / "mine.py").write_text(PAIRS.replace("\n    first =", lost, 1))
     answer = limbeck("run", recipe, "--out", tmp_path / "run", "--until", "students/mine/seed0/round0")
     assert answer.status == 0, answer.err
-    assert "of 1 examples the answer was not found among their tokens" in answer.err
+    assert "the answer of 1 examples was not found among their tokens" in answer.err
 
 
 def test_a_changed_method_file_trains_again(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from limbeck.protocol.judging import Side, Standing, difference, judged
 from limbeck.protocol.settings import Claim, ClaimsSettings
-from limbeck.protocol.table import tables
+from limbeck.protocol.table import tables, text
 from limbeck.statistics import from_units, t_p
 from tests.campaigns import statistics as campaign
 
@@ -95,6 +95,19 @@ def test_margins_and_holm_decide() -> None:
     assert found[0].speaks_of == "new students and test problems; this problem draw"
     (alone,) = judged(claims[:1], {"a": a, "b": b})
     assert alone.p_holm is None
+
+
+def test_a_sweep_has_no_verdicts() -> None:
+    """However small its p is; and p is not corrected."""
+    sides = {"a": side("a", None, [[[0.1, 0.11, 0.12]]]), "b": side("b", None, [[[0.9, 0.91, 0.92]]])}
+    compare = (Claim(a="a", b="b"), Claim(a="b", b="a"))
+    claims = ClaimsSettings(exploratory=True, compare=compare)
+    found = judged(claims.compare, sides, decides=not claims.exploratory)
+    assert max(one.p for one in found) < 0.001
+    assert [(one.verdict, one.p_holm) for one in found] == [("undecided", None)] * 2
+    shown = text(claims, [], found)
+    assert "Exploratory: nothing is claimed" in shown and "Comparisons" in shown
+    assert "verdict" not in shown and "undecided" not in shown and "Holm" not in shown
 
 
 def test_what_can_decide_nothing_is_refused() -> None:

@@ -180,7 +180,11 @@ def test_a_second_gold_is_refused_or_set_aside(tmp_path: Path) -> None:
         ("train.json", [row("q", 7, "1")], r"record 1: a rationale is not text but '7'"),
         ("train.json", [row("q", "1", "1", predict=["1"])], r"record 1: predict is not a single value"),
         ("train.json", [row("q", "1", "one")], r"train\.json record 1: .*does not suit the kind number"),
-        ("training.json", [row("q", "1", "1")], r"of which split is it\?; write train="),
+        (
+            "training.json",
+            [row("q", "1", "1")],
+            "its name does not say whether it is train, dev or test; write train=",
+        ),
         ("train.json", [], r"holds no records"),
     ],
 )

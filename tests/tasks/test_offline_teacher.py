@@ -14,7 +14,8 @@ from limbeck.lm import Complete, Completion, Prompt, Sampling
 from limbeck.records import Problem
 from limbeck.tasks.answers import grade, split_answer
 from limbeck.tasks.asking import teacher_asking
-from limbeck.tasks.generated import GENERATED, OfflineTeacher, generate
+from limbeck.tasks.checking import check
+from limbeck.tasks.generated import GENERATED, OPENINGS, OfflineTeacher, generate
 from limbeck.tasks.settings import PromptSettings
 
 NAMES_OF_TASKS = list(GENERATED)
@@ -230,3 +231,23 @@ def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(RecipeError, match="no built-in task 'sums'"):
         OfflineTeacher("sums")
     assert OfflineTeacher("arithmetic").name == "offline"
+
+
+@pytest.mark.parametrize("name", NAMES_OF_TASKS)
+def test_openings_add_texts_and_change_neither_steps_nor_answers(name: str) -> None:
+    sampling = Sampling(n=12, temperature=0.7)
+    problems = generate(name, "train", 20, 0)
+    plain = ask(name, problems, sampling, wrong_answer=0.3)
+    opened = ask(name, problems, sampling, wrong_answer=0.3, openings=True)
+    for (_, without), (_, begun) in zip(plain, opened, strict=True):
+        assert begun.text.removesuffix(without.text) in OPENINGS
+    right = ask(name, problems, sampling, openings=True)
+    for problem, completion in right:
+        puzzle = GENERATED[name].read(problem.question)
+        assert puzzle is not None and check(puzzle, GENERATED[name].kind, completion.text).sound
+    texts = {problem.id: set[str]() for problem in problems}
+    for problem, completion in right:
+        texts[problem.id].add(completion.text)
+    assert min(map(len, texts.values())) > 4
+    greedy = Sampling(temperature=0.0)
+    assert ask(name, problems, greedy, openings=True) == ask(name, problems, greedy)

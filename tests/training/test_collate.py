@@ -301,7 +301,7 @@ def test_pairs_are_counted_and_said(tokenizer):
     pairs = pairs_in(found.groups)
     assert pairs == Pairs(possible=5, unlike=3, alone=3)
     assert list(said_of_pairs(found, pairs)) == [
-        "of 1 examples the answer was not found among their tokens, so they are in no pair",
+        "the answer of 1 examples was not found among their tokens, so they are in no pair",
         "in 3 of 5 pairs the two answers are cut into different tokens, so they are not compared",
         "3 of 6 questions have fewer than two rationales whose answer was found, so their answers are not "
         "compared",

@@ -8,7 +8,7 @@
     L = ½ (CE₁ + CE₂) + α · ½ [KL(p ‖ q) + KL(q ‖ p)]
 
 p and q are the student's own distributions over the tokens of the answer, at one temperature, and both get
-a gradient. The cross-entropy is a mean over all tokens of the step, so the longer of two rationales weighs
+a gradient. Our cross-entropy is a mean over all tokens of the step, so the longer of two rationales weighs
 more than ½. A question with one rationale learns by cross-entropy alone. With α = 0 the student sees the
 same pairs in the same order: that is the control.
 
@@ -73,24 +73,24 @@ def mcc_kd(context: Context, student: Learner, settings: MccKdSettings) -> None:
     examine(context, train(context, student, data, parts))
 
 
-def compares(settings: MccKdSettings) -> bool:
-    """Whether answers are compared."""
-    return settings.rationales > 1 and settings.span_weight > 0
-
-
 def check(recipe: Recipe, settings: MccKdSettings, place: str) -> None:
-    """Refuse to compare answers where the teacher is asked for one rationale per problem."""
-    one = recipe.teacher.kind != "given" and recipe.rationales.per_problem < 2
-    if one and compares(settings):
-        raise RecipeError(
-            f"{place}.settings: the answers of two rationales are compared, and rationales.per_problem is 1; "
-            "raise it, or set settings.span_weight to 0"
-        )
+    """Refuse to compare answers where there is one rationale per problem."""
+    if settings.span_weight == 0:
+        return
+    given = recipe.teacher.kind == "given"
+    wanted = {"settings.rationales": settings.rationales}
+    wanted |= {} if given else {"rationales.per_problem": recipe.rationales.per_problem}
+    for name, count in wanted.items():
+        if count == 1:
+            raise RecipeError(
+                f"{place}.settings: the answers of two rationales are compared, and {name} is 1; raise it, "
+                "or set settings.span_weight to 0"
+            )
 
 
 def uses(settings: MccKdSettings) -> Uses:
     """The places of answers, where answers are compared."""
-    return Uses(answer_places=compares(settings), rows=min(settings.rationales, 2), together=True)
+    return Uses(answer_places=settings.span_weight > 0, rows=min(settings.rationales, 2), together=True)
 
 
 METHOD = Method(

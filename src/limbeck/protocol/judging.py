@@ -125,11 +125,16 @@ def judge(protocol: Protocol) -> tuple[list[Standing], list[Judged]]:
     problems = [_problems(draw, names, protocol.folder) for draw in found]
     sides = {name: _side(name, protocol, found, problems) for name in names}
     standings = [_standing(side, found, _mean_operations(protocol, side, found)) for side in sides.values()]
-    return standings, judged(protocol.claims.compare, sides)
+    claims = protocol.claims
+    return standings, judged(claims.compare, sides, decides=not claims.exploratory)
 
 
-def judged(claims: Sequence[Claim], sides: Mapping[str, Side]) -> list[Judged]:
-    """Every claim with its verdict, by p after Holm's correction for all of them."""
+def judged(claims: Sequence[Claim], sides: Mapping[str, Side], *, decides: bool = True) -> list[Judged]:
+    """Every claim with its verdict, by p after Holm's correction for all of them.
+
+    Args:
+        decides: without that p is not corrected and every verdict is "undecided".
+    """
     known = [difference(sides[claim.a], sides[claim.b]) for claim in claims]
     margins = [claim.margin / 100 for claim in claims]
     ps = [estimate.p(margin) for (estimate, _), margin in zip(known, margins, strict=True)]
@@ -151,8 +156,8 @@ def judged(claims: Sequence[Claim], sides: Mapping[str, Side]) -> list[Judged]:
                 error=estimate.error,
                 df=estimate.freedom,
                 p=p,
-                p_holm=p_holm if len(claims) > 1 else None,
-                verdict=verdict(estimate.value - margin, p_holm, decides=True),
+                p_holm=p_holm if decides and len(claims) > 1 else None,
+                verdict=verdict(estimate.value - margin, p_holm, decides=decides),
                 level=level,
                 speaks_of=_speaks_of(level, sides[claim.a], sides[claim.b]),
             )

@@ -56,6 +56,7 @@ class ClaimsSettings(Settings):
     mentors: int = Field(1, ge=1, le=1000, description="mentors per problem draw")
     students: int = Field(3, ge=1, le=1000, description="seeds of every student, per mentor")
     processes: int = Field(1, ge=1, description="runs side by side, one thread each")
+    exploratory: bool = Field(False, description="compare and claim nothing: no verdicts, p as it comes")
     compare: tuple[Claim, ...] = Field(min_length=1, description="claims: [a, b] says that b is better")
 
     @model_validator(mode="after")

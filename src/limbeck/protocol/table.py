@@ -25,7 +25,7 @@ def text(claims: ClaimsSettings, standings: Sequence[Standing], found: Sequence[
 
 def tables(claims: ClaimsSettings, standings: Sequence[Standing], found: Sequence[Judged]) -> Group:
     """Both tables, with what their figures count."""
-    return Group(_standings(claims, standings), _verdicts(found))
+    return Group(_standings(claims, standings), (_explored if claims.exploratory else _verdicts)(found))
 
 
 def _standings(claims: ClaimsSettings, standings: Sequence[Standing]) -> Table:
@@ -64,17 +64,27 @@ def _verdicts(found: Sequence[Judged]) -> Table:
     table = titled("Claims", notes)
     add_columns(table, ["claim"], ["B − A [95%]", "df", p_name, "verdict"])
     for one in found:
-        ends = f"[{signed_percent(one.low)}, {signed_percent(one.high)}]"
         p = one.p if one.p_holm is None else one.p_holm
-        cells = [
-            one.claim,
-            f"{signed_percent(one.difference)} {ends}",
-            f"{one.df:.1f}",
-            p_value(p),
-            one.verdict,
-        ]
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, [*_measured(one), p_value(p), one.verdict]))
     return table
+
+
+def _explored(found: Sequence[Judged]) -> Table:
+    notes = [
+        "Exploratory: nothing is claimed and no p is corrected, so of 20 differences by chance alone one has "
+        "a p below 0.05. B − A in points; interval and p by t over the problem draws, mentors or students."
+    ]
+    table = titled("Comparisons", notes)
+    add_columns(table, ["compared"], ["B − A [95%]", "df", "p"])
+    for one in found:
+        table.add_row(*map(Text, [*_measured(one), p_value(one.p)]))
+    return table
+
+
+def _measured(one: Judged) -> list[str]:
+    """What is compared, the difference with its interval, and the degrees of freedom."""
+    ends = f"[{signed_percent(one.low)}, {signed_percent(one.high)}]"
+    return [one.claim, f"{signed_percent(one.difference)} {ends}", f"{one.df:.1f}"]
 
 
 def _scopes(found: Sequence[Judged]) -> list[tuple[str, str]]:

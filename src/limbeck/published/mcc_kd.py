@@ -89,7 +89,8 @@ def _take(file: File, reading: Reading) -> Source:
     if not split:
         raise DataError(
             file.path,
-            f"of which split is it?; write train={file.path}, dev={file.path} or test={file.path}",
+            f"its name does not say whether it is train, dev or test; write train={file.path}, "
+            f"dev={file.path} or test={file.path}",
         )
     texts: list[Given] = []
     for number, (place, row) in enumerate(rows, start=1):

@@ -200,7 +200,13 @@ def _offline(
         raise RecipeError(
             "teacher.kind: the offline teacher knows only the built-in tasks; choose api, local or given"
         )
-    offline = OfflineTeacher(recipe.task.name, settings.wrong_answer, settings.wrong_step, recipe.seed)
+    offline = OfflineTeacher(
+        recipe.task.name,
+        settings.wrong_answer,
+        settings.wrong_step,
+        recipe.seed,
+        openings=settings.openings,
+    )
     own = settings.model_dump(mode="json", exclude={"exam", "prompt"})
     key = own | {"task": recipe.task.name, "seed": recipe.seed}
     remembered = Remembered(offline, memory, key=key, say=say)
@@ -267,7 +273,7 @@ def _consent() -> None:
 SAYS = {
     "api": ("base_url", "model", "endpoint", "system", "stop", "max_tokens_field", "omit", "extra_body"),
     "local": ("model", "dtype", "stop"),
-    "offline": ("wrong_answer", "wrong_step"),
+    "offline": ("wrong_answer", "wrong_step", "openings"),
     "given": ("file", "source"),
 }
 """By kind of teacher: the settings that decide what it says, not its price, its waiting times or its exam."""

@@ -194,6 +194,16 @@ def _shown(parameters: Mapping[str, int]) -> str:
     return ", ".join(f"{parameter}={value}" for parameter, value in parameters.items())
 
 
+OPENINGS = (
+    "",
+    "Let us go through it step by step. ",
+    "We take one thing after the other. ",
+    "This is how it goes. ",
+    "What is given decides it. ",
+)
+"""What a rationale may begin with; none says anything about the puzzle."""
+
+
 class OfflineTeacher:
     """A teacher that needs no network: it solves the puzzle and writes a rationale, or feedback on a mistake.
 
@@ -211,13 +221,21 @@ class OfflineTeacher:
         seed: decides, with `Sampling.seed`, the prompt's id and the completion's
             index, phrasing and errors. Greedily the phrasing is always the first
             one, and `Sampling.seed` plays no part.
+        openings: begin each rationale with one of the `OPENINGS`, so that those of one phrasing differ too;
+            never greedily, nor the solution in feedback.
 
     Raises:
         RecipeError: an unknown task, or shares that are negative or exceed 1 together.
     """
 
     def __init__(
-        self, task_name: str, wrong_answer: float = 0.0, wrong_step: float = 0.0, seed: int = 0
+        self,
+        task_name: str,
+        wrong_answer: float = 0.0,
+        wrong_step: float = 0.0,
+        seed: int = 0,
+        *,
+        openings: bool = False,
     ) -> None:
         self.task = built_in_task(task_name)
         if min(wrong_answer, wrong_step) < 0 or wrong_answer + wrong_step > 1:
@@ -228,6 +246,7 @@ class OfflineTeacher:
         self.wrong_answer = wrong_answer
         self.wrong_step = wrong_step
         self.seed = seed
+        self.openings = openings
 
     @property
     def name(self) -> str:
@@ -275,7 +294,9 @@ class OfflineTeacher:
         elif chance < self.wrong_answer + self.wrong_step:
             slip = "step"
         reasoning, answer = puzzle.rationale(checked.phrasing if checked else phrasing, slip, rng)
-        rationale = f"{reasoning} The answer is {answer}."
+        plain = greedy or checked or not self.openings
+        opening = "" if plain else Random(f"{drawn} {index} opening").choice(OPENINGS)
+        rationale = f"{opening}{reasoning} The answer is {answer}."
         words = (reply(checked.said, rationale) if checked else rationale).split(" ")
         kept = words[: sampling.max_tokens]
         return Completion(prompt_id, index, " ".join(kept), len(kept), truncated=len(kept) < len(words))

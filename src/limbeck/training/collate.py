@@ -105,7 +105,7 @@ def said_of_pairs(found: Tokenised, pairs: Pairs) -> Iterator[str]:
     """What is in no pair, and why."""
     if found.without_span:
         yield (
-            f"of {found.without_span} examples the answer was not found among their tokens, so they are in "
+            f"the answer of {found.without_span} examples was not found among their tokens, so they are in "
             "no pair"
         )
     if pairs.unlike:

@@ -295,7 +295,8 @@ class Router:
 
 NEEDS: Mapping[type[Part], str] = {
     SpanKL: "it compares the answers of two rationales of a question: give problems more of them "
-    "(rationales.per_problem, or the teacher's file), or set settings.span_weight to 0",
+    "(rationales.per_problem, or the teacher's file), raise train.max_length where rationales were too long, "
+    "or set settings.span_weight to 0",
     Triplet: "it compares two right rationales of a question with a mistake: give problems more of them "
     "(settings.rationales, rationales.per_problem), or set settings.reflection.weight to 0",
 }
