@@ -311,10 +311,18 @@ def test_the_claims_of_kard_are_about_equal_steps(tmp_path: Path) -> None:
     } == {(1200, 16)}
     resolved, chosen = resolve_methods(recipe, "r.yaml")
     protocol = open_protocol(tmp_path / "claims", resolved, str(path), chosen)
-    assert len(protocol.runs) == 2 and protocol.ranked == {"ranked", "ranked-2", "ranked-3", "ranked-5"}
-    counts = {name: one.settings.passages for name, one in chosen.items() if one.uses.reads}
+    assert len(protocol.runs) == 2 and protocol.ranked == {"ranked", "told", "asked"}
+    assert {one.settings.passages for one in chosen.values() if one.uses.reads} == {1}
+
+
+def test_the_sweep_of_kard_changes_the_number_of_passages_alone() -> None:
+    recipe = load_recipe(Path(__file__).parent.parent / "recipes/claims/kard-sweeps.yaml")
+    assert recipe.claims and recipe.claims.exploratory
+    _, chosen = resolve_methods(recipe, "r.yaml")
+    counts = {name: one.settings.passages for name, one in chosen.items()}
     for family in ("kard", "ranked"):
-        assert [counts[f"{family}{end}"] for end in ("", "-2", "-3", "-5")] == [1, 2, 3, 5]
+        assert [counts.pop(f"{family}{end}") for end in ("", "-2", "-3", "-5")] == [1, 2, 3, 5]
+    assert not counts
 
 
 def test_the_sweeps_of_tailored_learning_change_one_value_at_a_time() -> None:
