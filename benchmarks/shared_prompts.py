@@ -19,9 +19,9 @@ times the side with shared prompts. `auto` is what `train.share_prompts: auto` w
 expects.
 
 Wanted with demonstrations: time 1.5 at K = 2 and 2.2 at K = 6, memory 2 at every K (at K = 2 there are 1,460
-tokens against 860, a ratio of 1.7, so tokens alone do not reach it); and nowhere a time below 1.0 where `auto`
-shares. What is missed is said below its line. Status 1 if anything is, or if the two sides do not do the same
-step.
+tokens against 860, a ratio of 1.7, so tokens alone do not reach it); and nowhere a time below 1.0 where
+`auto` shares. What is missed is said below its line. Status 1 if anything is, or if the two sides do not do
+the same step.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def missed_by(cell: Cell, faster: float, smaller: float, *, shares: bool) -> lis
     if shares:
         time = max(time, 1.0)
     ratios = (("time", faster, time), ("memory", smaller, memory))
-    return [f"{name} ratio {is_:.2f}, wanted {wanted:.1f}" for name, is_, wanted in ratios if is_ < wanted]
+    return [f"{name} ratio {got:.2f}, wanted {wanted:.1f}" for name, got, wanted in ratios if got < wanted]
 
 
 def main() -> int:

@@ -140,8 +140,9 @@ class ServedLabels:
         if limit is not None and tokens >= limit:
             raise RecipeError(
                 f"max_length: the longest example has {tokens} tokens, and a server writes one more, which "
-                f"the {limit} positions of {self._mentor.name} must hold; lower max_length to {limit - 1}, which "
-                f"leaves longer ones out, or have soft labels made here ({self._place}.soft_labels: false)"
+                f"the {limit} positions of {self._mentor.name} must hold; lower max_length to {limit - 1}, "
+                "which leaves longer ones out, or have soft labels made here "
+                f"({self._place}.soft_labels: false)"
             )
 
     def close(self) -> None:
