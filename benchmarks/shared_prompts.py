@@ -18,8 +18,10 @@ resident set (VmHWM, Linux) above what it holds at rest with weights and optimis
 times the side with shared prompts. `auto` is what `train.share_prompts: auto` would do, and the gain that it
 expects.
 
-Wanted with demonstrations: time 1.5 at K = 2 and 2.2 at K = 6, memory 2 from K = 6 on; and nowhere below 1.0
-where `auto` shares. Status 1 if one is missed, or if the two sides do not do the same step.
+Wanted with demonstrations: time 1.5 at K = 2 and 2.2 at K = 6, memory 2 at every K (at K = 2 there are 1,460
+tokens against 860, a ratio of 1.7, so tokens alone do not reach it); and nowhere a time below 1.0 where
+`auto` shares. What is missed is said below its line. Status 1 if anything is, or if the two sides do not do
+the same step.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ K = (2, 3, 6, 10)
 SIDES = ("separate", "shared")
 WANTED = {2: 1.5, 6: 2.2}
 """With demonstrations: how many times faster, by rows per prompt."""
-WANTED_MEMORY = {6: 2.0, 10: 2.0}
+WANTED_MEMORY = 2.0
+"""The same of memory, whatever the number of rows."""
 TIMED = 3
 """Steps of each side, after one that is compared."""
 
@@ -155,7 +158,7 @@ def added_memory(cell: Cell, side: str) -> float:
 
 
 def report(cell: Cell) -> bool:
-    """Print a line; whether all that is wanted of the cell is so."""
+    """Print a line, and what is missed; whether nothing is."""
     seconds, apart = measured(cell)
     command = [sys.executable, __file__, *cell.arguments(), "--memory"]
     memory = {side: float(subprocess.check_output([*command, side])) for side in SIDES}
@@ -175,9 +178,21 @@ def report(cell: Cell) -> bool:
     if not step.equal(apart):
         print("  loss or gradient differ: the sides do not do the same step", file=sys.stderr)
         return False
-    if cell.small or cell.lengths != "demonstrations":
-        return cell.small or not shares or faster >= 1.0
-    return faster >= WANTED.get(cell.k, 1.0) and smaller >= WANTED_MEMORY.get(cell.k, 0.0)
+    missed = [] if cell.small else missed_by(cell, faster, smaller, shares=shares)
+    for line in missed:
+        print(f"  missed: {line}", flush=True)
+    return not missed
+
+
+def missed_by(cell: Cell, faster: float, smaller: float, *, shares: bool) -> list[str]:
+    """What is wanted of a cell and is not so."""
+    time = memory = 0.0
+    if cell.lengths == "demonstrations":
+        time, memory = WANTED.get(cell.k, 0.0), WANTED_MEMORY
+    if shares:
+        time = max(time, 1.0)
+    ratios = (("time", faster, time), ("memory", smaller, memory))
+    return [f"{name} ratio {got:.2f}, wanted {wanted:.1f}" for name, got, wanted in ratios if got < wanted]
 
 
 def main() -> int:

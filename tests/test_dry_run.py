@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from limbeck.dry_run import probe
 from limbeck.files import digest
 from limbeck.lm.cost import TEMPLATE_TOKENS
+from limbeck.training import shared_prompts
 
 from .lm.families import tiny_model
 
@@ -305,6 +307,47 @@ def test_a_step_is_timed_as_it_is_trained(
     changes = [part for one in override for part in ("--set", one)]
     found = learner(looked(limbeck, recipe, *changes), "students.plain")
     assert found["seconds_per_step"] > 0 and torch.bfloat16 in seen
+
+
+COLLATE = probe.collate
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_step_shares_prompts_as_its_training_does(
+    limbeck: Limbeck, recipe: Path, monkeypatch: pytest.MonkeyPatch, share: bool
+) -> None:
+    """First guessed, where all prompts have the same tokens, then known; it is asked as a training asks."""
+    recipe.write_text(RECIPE.replace("finetune-cot", "mcc-kd"))
+    change = ["--set", "students.plain=null", "--set", f"students.cot.train.share_prompts={share}".lower()]
+    out, batches = recipe.parent / "run", list[Any]()
+
+    def seen(*given: Any, **more: Any) -> Any:
+        batches.append(COLLATE(*given, **more))
+        return batches[-1]
+
+    monkeypatch.setattr(probe, "collate", seen)
+    assert looked(limbeck, recipe, *change)["learners"]
+    assert limbeck("collect", recipe, "--out", out).status == 0
+    guessed = len(batches)
+    assert looked(limbeck, recipe, *change)["learners"]
+    assert 0 < guessed < len(batches)
+    for batch in batches:
+        assert ("owners" in batch) is share
+        assert not share or 1 < len(batch["prompts"]) < len(batch["groups"])
+    assert not share or all(2 * len(one["prompts"]) == len(one["groups"]) for one in batches[:guessed])
+
+
+def test_what_a_training_would_not_share_is_refused_once_it_is_known(
+    limbeck: Limbeck, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guessed rows are as long as they may be, so nothing is refused for them."""
+    change = ["--set", "students.cot.train.share_prompts=true"]
+    monkeypatch.setattr(shared_prompts, "_impossible", lambda *given, **more: "of a reason")
+    guessed = looked(limbeck, recipe, *change)
+    assert learner(guessed, "students.cot")["seconds"] > 0
+    assert limbeck("collect", recipe, "--out", recipe.parent / "run").status == 0
+    answer = limbeck("run", recipe, "--dry-run", "--out", recipe.parent / "run", *change)
+    assert answer.status == 2 and "share_prompts: true cannot be, because of a reason" in answer.err
 
 
 def test_tables_and_where_a_run_ends(limbeck: Limbeck, recipe: Path) -> None:

@@ -253,6 +253,18 @@ def test_what_only_finished_stages_need_is_not_asked_for(
         preflight(context, {})
 
 
+def test_a_cache_of_prompts_that_would_be_forgotten_is_found_before_anything_is_made(
+    limbeck: Limbeck, recipe: Path
+) -> None:
+    both = ("student.train.share_prompts=true", "student.train.gradient_checkpointing=true")
+    text = refused(limbeck, recipe, "student.model=tiny-causal-xs", *both)
+    why = "students.finetune-cot.train.share_prompts: true cannot be, because gradient_checkpointing forgets"
+    assert why in text
+    overrides = ["student.model=tiny-seq2seq-xs", *both]
+    with open_context(recipe, overrides, Request(out=recipe.parent / "other")) as (context, _):
+        preflight(context, {})  # its encoder's states are no cache
+
+
 def test_collecting_needs_no_model_of_the_hub_yet(recipe: Path) -> None:
     with open_context(recipe, ["student.model=gone/away"], Request(out=recipe.parent / "run")) as (
         context,

@@ -121,6 +121,12 @@ def test_what_a_server_has_not_got_yet_waits_and_everybody_is_trained(
     assert all(metrics(Path("runs/two", place, "exam"))["served"] == name for name, place in models.items())
     closed = limbeck("run", "two.yaml")
     assert closed.status == 0, "a finished run needs no server"
+    again = ("evaluate", f"runs/two/{places[0]}", "--task", "two.yaml", "--endpoint")
+    named = []
+    with served(lambda body: named.append(body["model"]) or text("The answer is yes."), there) as url:
+        assert limbeck(*again, url, "--out", "own").status == 0, "by the name of the run's recipe"
+        assert limbeck(*again, url, "--endpoint-model", "base", "--out", "other").status == 0
+    assert Counter(named) == {next(iter(models)): 4, "base": 4}
 
 
 def text(said: str) -> bytes:

@@ -2,7 +2,7 @@
 
 One recipe holds every method; one process does it from beginning to end, two begin it, are killed, go on, are
 killed again, and one ends it. So every method is trained by two processes, a checkpoint of two is read by
-two, and one of two by one.
+two, and one of two by one. One of one by two: of a single student.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ exam: {max_tokens: 12, batch_size: 24}
 """
 
 TRAINED = ("mentors/mentor", *(f"students/{name}/seed0" for name in ("cot", "kd", "mcc", "t5")))
+COT = "students/cot/seed0"
 ROUNDS = tuple(f"students/rounds/seed0/round{number}" for number in range(2))
 
 Limbeck = Callable[..., Any]
@@ -86,6 +87,18 @@ def wait_for_whole_checkpoint(student: Path, processes: list[Started]) -> None:
         time.sleep(0.02)
 
 
+def begin_and_kill(world: int, recipe: Path, out: Path, place: str) -> None:
+    """The command of so many processes, killed after the first whole checkpoint of a training."""
+    processes = start(world, "run", recipe, "--out", out)
+    wait_for_whole_checkpoint(out / place, processes)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    end_as_a_launcher(processes)
+    found = finish(processes)
+    there = (out / place).exists() and not (out / place / "training.json").exists()
+    assert there, ("killed before it was over", found)
+
+
 def facts(stage: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((stage / "training.json").read_text())
     return found
@@ -114,20 +127,27 @@ def test_two_processes_with_a_part_each_make_what_one_makes(recipe: Path, tmp_pa
     assert "one process holds the whole model" in (tmp_path / "one" / "run.log").read_text()
 
     out = tmp_path / "two"
-    for killed_in in ("students/cot/seed0", ROUNDS[1]):
-        processes = start(2, "run", recipe, "--out", out)
-        wait_for_whole_checkpoint(out / killed_in, processes)
-        for process in processes:
-            process.send_signal(signal.SIGKILL)
-        end_as_a_launcher(processes)
-        found = finish(processes)
-        there = (out / killed_in).exists() and not (out / killed_in / "training.json").exists()
-        assert there, ("killed before it was over", found)
+    for killed_in in (COT, ROUNDS[1]):
+        begin_and_kill(2, recipe, out, killed_in)
     parts = sorted((out / ROUNDS[1]).glob("checkpoints/checkpoint-*/parts/*.distcp"))
     assert {path.name for path in parts} == {"__0_0.distcp", "__1_0.distcp"}, "each process wrote its part"
     alone(recipe, out)
     assert (out / "run.log").read_text().count("going on where it stopped") == 2
     assert_same(tmp_path / "one", out)
+    assert_two_end_what_one_began(recipe, tmp_path / "one", tmp_path / "grown")
+
+
+def assert_two_end_what_one_began(recipe: Path, one_run: Path, out: Path) -> None:
+    """A checkpoint of one process, read by two that hold a part each."""
+    begin_and_kill(1, recipe, out, COT)
+    found = finish(start(2, "run", recipe, "--out", out, "--until", COT), PATIENCE)
+    assert [status for status, *_ in found] == [0, 0], found
+    said = (out / "run.log").read_text()
+    assert "going on where it stopped" in said and "damaged" not in said
+    assert len(facts(out / COT)["held_parameters"]) == 2
+    assert losses(out / COT) == pytest.approx(losses(one_run / COT), abs=1e-5)
+    ours, theirs = saved(out / COT), saved(one_run / COT)
+    assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 5e-5
 
 
 def assert_same(one_run: Path, out: Path) -> None:

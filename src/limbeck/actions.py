@@ -236,7 +236,8 @@ def evaluate(
         states: a folder that keeps what the reranker makes of passages; None: made again each time.
         endpoint: the address of a server that has the model and writes the answers; its other settings are
             those of the recipe's `exam.endpoint`. Tokenizer and prompts are still those of `model`.
-        endpoint_model: the name under which the server has it; None: the model's folder, as it is given here.
+        endpoint_model: the name under which the server has it; None: that of the recipe's
+            `exam.endpoint.model`, by default the model's folder, as it is given here.
         replace: a finished exam in `out` may be replaced.
 
     Raises:
@@ -265,13 +266,14 @@ def evaluate(
     own = model_folder(str(model))
     places = [None if one is None else str(one) for one in (knowledge, reranker)]
     read = ranks.share(_read(own, asked, *places, states=states, device=device) if ranks.main() else None)
-    served_as, asked_as = endpoint_model or own, AskedAs(form=form, direct=direct, passages=read)
-    given: Any = {**asked_as, "track": live_track()}
+    given: Any = {**AskedAs(form=form, direct=direct, passages=read), "track": live_track()}
+    served_as = None
     if endpoint is None:
         given |= {"device": device, "dtype": dtype, "max_rows": exam.batch_size}
         found = examine_model(own, asked, kind, sampling, folder, **given)
     else:
         server = _server(exam, endpoint)
+        served_as = endpoint_model or _served_as(server, own)
         found = examine_served(own, server, served_as, asked, kind, sampling, folder, **given)
     predictions, summary, examined = found
     facts = ExamFacts(
@@ -280,7 +282,7 @@ def evaluate(
         model=str(model),
         parameters=examined.parameters,
         dtype=examined.dtype,
-        served=None if endpoint is None else served_as,
+        served=served_as,
         split=split,
         task=about.task.name,
         kind=kind,
@@ -329,6 +331,24 @@ def _server(exam: ExamSettings, address: str) -> EndpointSettings:
 
     known = {} if exam.endpoint is None else exam.endpoint.model_dump(mode="json")
     return checked(EndpointSettings, {**known, "base_url": address}, "--endpoint: ")
+
+
+def _served_as(server: EndpointSettings, own: str) -> str:
+    """The name under which a server has a model, as its run would ask for it.
+
+    Raises:
+        InputError: the name holds what only a model of a run has.
+    """
+    from limbeck import sealed
+    from limbeck.stages.learners import MARK
+
+    stage = sealed.read(Path(own).parent / sealed.STAGE) or {}
+    if not {"name", "id"} <= stage.keys() and ("{place}" in server.model or "{mark}" in server.model):
+        raise InputError(
+            f"--endpoint: exam.endpoint.model is {server.model}, and {own} is no model of a run; give its "
+            "name there with --endpoint-model"
+        )
+    return server.named(own, stage.get("name", ""), stage.get("id", "")[:MARK])
 
 
 def _refuse_taken(out: Path, *, replace: bool) -> None:

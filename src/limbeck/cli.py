@@ -423,7 +423,8 @@ def evaluate(
         ),
     ] = None,
     endpoint_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Its name there; its folder when not given.")
+        str | None,
+        typer.Option(metavar="NAME", help="Its name there; else that of the recipe, or its folder."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a finished exam in --out.")] = False,
 ) -> None:

@@ -329,6 +329,10 @@ def test_a_server_without_the_model_is_not_asked(
             "makes another prompt than the training",
         ),
         (
+            ["--set", "exam.endpoint.model=ours/{place}"],
+            "is no model of a run; give its name there with --endpoint-model",
+        ),
+        (
             ["--set", "exam.endpoint.key_env=LIMBECK_NO_KEY"],
             "exam.endpoint.key_env: the variable LIMBECK_NO_KEY",
         ),

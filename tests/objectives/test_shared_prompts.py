@@ -100,6 +100,26 @@ def test_gradients_in_float32_and_with_adapters(model):
     assert_same(model.train(), *both_batches(model), 2e-6)
 
 
+@pytest.mark.parametrize("model", ["t5", "t5+lora"], indirect=True)
+def test_gradient_checkpointing_of_an_encoder_changes_nothing(model):
+    """Against separate rows without it."""
+    separate, shared = both_batches(model.train())
+    _, wanted = gradient(model, separate)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    _, found = gradient(model, shared)
+    assert (found - wanted).norm() <= 2e-6 * wanted.norm()
+
+
+@pytest.mark.parametrize("model", ["llama"], indirect=True)
+def test_gradient_checkpointing_of_a_decoder_forgets_the_prompt(model):
+    """So a training refuses it."""
+    separate, shared = both_batches(model.train())
+    _, wanted = gradient(model, separate)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    _, found = gradient(model, shared)
+    assert (found - wanted).norm() > 0.1 * wanted.norm()
+
+
 @pytest.mark.parametrize("model", ["llama"], indirect=True)
 def test_what_was_read_of_the_prompt_matters(model):
     """The test notices a wrong prompt, a forgotten one and a wrong place."""

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from limbeck.records import Example
 from limbeck.soft_labels.live import Live
 from limbeck.soft_labels.served import ServedLabels
 from limbeck.soft_labels.settings import CodecSettings
+from limbeck.soft_labels.writing import write_cache
 from limbeck.training.collate import collate, tokenise
 from limbeck.training.groups import singles
+from limbeck.training.rows import Rows
 
 from ..lm.test_saved_students import base_model
 from ..served import served
@@ -78,12 +81,15 @@ def labels(folder: Path, url: str, k: int = K) -> ServedLabels:
     return ServedLabels(endpoint, str(folder), unloaded(folder), k, "mentors.mentor.endpoint")
 
 
-def batch_of(folder: Path) -> Any:
+def rows_of(folder: Path) -> Rows:
     tokenizer = unloaded(folder).tokenizer
     texts = [(f"How many are {n} + {n}?\n", f"{n} + {n} = {2 * n}. The answer is {2 * n}.") for n in range(6)]
     examples = [Example(problem_id=asked, prompt=asked, completion=said) for asked, said in texts]
-    rows = tokenise(tokenizer, singles(examples), encoder_decoder=False, max_length=99).rows
-    return collate(rows, tokenizer.pad_token_id)
+    return tokenise(tokenizer, singles(examples), encoder_decoder=False, max_length=99).rows
+
+
+def batch_of(folder: Path) -> Any:
+    return collate(rows_of(folder), unloaded(folder).tokenizer.pad_token_id)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama-2"])
@@ -160,6 +166,26 @@ def test_processes_share_the_requests(tmp_path: Path, monkeypatch: pytest.Monkey
             found.of(batch)
         found.close()
     assert crews == [32, 10, 1]
+
+
+def test_a_row_that_fills_all_positions_is_refused_before_any_is_asked_for(tmp_path: Path) -> None:
+    """A server writes one token, whatever it is asked; vLLM refuses a row without room for it."""
+    folder, server = base_model(tmp_path, "qwen2"), Server()
+    config, rows = json.loads((folder / "config.json").read_text()), rows_of(folder)
+    longest = max(len(row.input_ids) for row in rows)
+
+    def write(positions: int) -> None:
+        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+        with served(server, [str(folder)]) as url, closing(labels(folder, url)) as found:
+            about: Any = {"vocabulary": found.vocabulary, "identity": {}, "batch_tokens": 99}
+            write_cache(tmp_path / "labels", found, rows, 0, CodecSettings(k=K), 1.0, **about)
+
+    said = rf"has {longest} tokens, and a server writes one more, .* lower max_length to {longest - 1}"
+    with pytest.raises(RecipeError, match=said):
+        write(longest)
+    assert not any(isinstance(body["prompt"], list) for body in server.bodies)
+    write(longest + 1)
+    assert sum(isinstance(body["prompt"], list) for body in server.bodies) == len(rows)
 
 
 RECIPE = """

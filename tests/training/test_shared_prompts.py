@@ -3,6 +3,7 @@
 import doctest
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +123,17 @@ def test_tokens_are_counted_by_hand():
     assert tokens_of([decoder, decoder[:1]], encoder_decoder=False) == Tokens(8 + 3, 5 + 3, 5 + 2, 6 + 2)
     both = [Row("a", asked, [9, 1]), Row("a", asked, [1])]
     assert tokens_of([both], encoder_decoder=True) == Tokens(6, 3, 3, 3)
+
+
+def test_a_weight_in_4_bits_is_two_in_each_number(make_model):
+    """As bitsandbytes keeps it: half as many numbers, and what it was before."""
+    model = make_model("llama")
+    whole = work_of(model)
+    layer = model.model.layers[0].mlp.up_proj
+    packed = torch.nn.Parameter(torch.zeros(layer.weight.numel() // 2, 1), requires_grad=False)
+    packed.quant_state = SimpleNamespace(shape=layer.weight.shape)
+    layer.weight = packed
+    assert work_of(model) == whole
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -258,11 +270,23 @@ def test_a_mixture_without_router_loss_is_not(fit):
     assert fit(model, questions(), epochs=1, share_prompts=True).shared.shared
 
 
-def test_gradient_checkpointing_is_refused(fit, make_model):
-    with pytest.raises(ValueError, match=r"share_prompts: true does not go with gradient_checkpointing"):
-        TrainSettings(share_prompts=True, gradient_checkpointing=True)
-    done = fit(make_model("llama"), questions(), epochs=1, gradient_checkpointing=True)
-    assert not done.shared.shared and "gradient_checkpointing" in done.shared.because
+def test_gradient_checkpointing_is_refused_where_prompts_are_read_through_a_cache(
+    fit, make_model, tmp_path, trainable
+):
+    why = "gradient_checkpointing forgets the keys and values"
+    falls_back(fit, make_model, tmp_path, trainable, why, gradient_checkpointing=True)
+
+
+def test_an_encoder_decoder_shares_under_gradient_checkpointing(fit, make_model, tmp_path, trainable):
+    made = []
+    for share in (False, True):
+        model = make_model("t5")
+        settings = {"epochs": 2, "optimizer": "sgd", "gradient_checkpointing": True, "share_prompts": share}
+        done = fit(model, questions(), parts=PARTS, folder=tmp_path / str(share), **settings)
+        assert done.shared.shared is share
+        made.append(trainable(model))
+    torch.testing.assert_close(made[1], made[0], rtol=1e-4, atol=1e-6)
+    assert not torch.equal(made[0], trainable(make_model("t5"))), "it learned"
 
 
 def test_positions_that_only_a_batch_would_reach_are_refused(fit, make_model):

@@ -7,9 +7,9 @@ behind them with an ordinary mask. This is exact in every family that was tried,
 biases included, because no mask of our own is needed.
 
 Both reads happen inside one forward of the model, so that what is wrapped around it (DDP, autocast, an
-adapter) sees one. Not exact are: dropout, whose one draw then serves all rows; gradient checkpointing, which
-forgets the keys and values; and a router loss, which counts the prompt once. `training.shared_prompts`
-refuses them.
+adapter) sees one. Not exact are: dropout, whose one draw then serves all rows; gradient checkpointing of a
+decoder-only model, which forgets the keys and values; and a router loss, which counts the prompt once.
+`training.shared_prompts` refuses them.
 
 Shapes: B rows of T tokens, Q different prompts of P tokens at most, C tokens of the longest rest of a row,
 H hidden size.

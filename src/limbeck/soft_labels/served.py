@@ -27,6 +27,7 @@ from limbeck.lm.api import openai_of, secret_of
 from limbeck.lm.endpoints import EndpointSettings
 from limbeck.lm.hiding import hiding
 from limbeck.lm.load import Unloaded
+from limbeck.lm.local import positions_of
 from limbeck.lm.reply import refused
 from limbeck.lm.served import check_served
 from limbeck.objectives.align import align_batch
@@ -125,6 +126,24 @@ class ServedLabels:
         ids_NK = torch.tensor([list(one) for one in found], dtype=torch.long).reshape(-1, self._k)
         log_p_NK = torch.tensor([list(one.values()) for one in found]).reshape(-1, self._k)
         return SoftTargets(log_p_NK, ids_NK, True, self.vocabulary)
+
+    def refuse_too_long(self, tokens: int) -> None:
+        """Refuse rows behind which there is no room for the one token that a server writes.
+
+        Args:
+            tokens: of the longest row.
+
+        Raises:
+            RecipeError: naming both lengths.
+        """
+        limit = positions_of(self._mentor.config)
+        if limit is not None and tokens >= limit:
+            raise RecipeError(
+                f"max_length: the longest example has {tokens} tokens, and a server writes one more, which "
+                f"the {limit} positions of {self._mentor.name} must hold; lower max_length to {limit - 1}, "
+                "which leaves longer ones out, or have soft labels made here "
+                f"({self._place}.soft_labels: false)"
+            )
 
     def close(self) -> None:
         """End the connections."""

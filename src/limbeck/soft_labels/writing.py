@@ -101,6 +101,7 @@ def write_cache(
     Raises:
         DataError: no rows.
         RecipeError, ModelError: the folder holds soft labels that were made otherwise.
+        RecipeError: a row is longer than a server reads.
         DiskError: the folder cannot be written.
     """
     known = as_rows(rows)
@@ -124,6 +125,7 @@ def write_cache(
         return
     soft: Live | ServedLabels
     if isinstance(mentor, ServedLabels):
+        mentor.refuse_too_long(int(unique.lengths.max()))
         both, soft = False, mentor
     else:
         both, soft = is_encoder_decoder(mentor), Live(mentor, codec, temperature, vocabulary)

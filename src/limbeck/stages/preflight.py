@@ -98,6 +98,7 @@ def preflight(
             if place in untrained:
                 continue
             _check_fp16(place, learner)
+            _check_shared_prompts(place, learner)
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
             used = by_place.get(place, Uses())
             whole = once * used.models * len(left)
@@ -200,6 +201,7 @@ def check_models(recipe: Recipe, compared: Collection[str] = ()) -> None:
         if not isinstance(learner, VerifierSettings) or learner.folds:
             _check_fp16(place, learner)
         _check_model(f"{place}.model", learner.model, learner.lora, learner.layers)
+        _check_shared_prompts(place, learner)
     for student in compared:
         check_places(recipe.students[student], f"students.{student}")
 
@@ -340,6 +342,18 @@ def _check_fp16(place: str, learner: LearnerSettings) -> None:
             refuse_fp16(learner.train, device_of(learner.device))
         except RecipeError as error:
             raise RecipeError(f"{place}.train.{error}") from None
+
+
+def _check_shared_prompts(place: str, learner: LearnerSettings) -> None:
+    """Refuse a cache of prompts in a model that keeps none; what else rules it out, its training finds."""
+    train = learner.train
+    if train.share_prompts is True and train.gradient_checkpointing:
+        from limbeck.training.shared_prompts import FORGOTTEN
+
+        if architecture(learner.model) == "causal":
+            raise RecipeError(
+                f"{place}.train.share_prompts: true cannot be, because {FORGOTTEN}; set it to auto or false"
+            )
 
 
 def _check_four_bits(place: str, learner: LearnerSettings) -> None:

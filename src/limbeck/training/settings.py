@@ -104,8 +104,8 @@ class TrainSettings(Settings):
     share_prompts: bool | Literal["auto"] = Field(
         "auto",
         description="compute a prompt once for the rows of a micro-batch that share it, with the same "
-        "gradients; auto where it is 1.2 times faster by arithmetic, and possible: without dropout, "
-        "gradient_checkpointing and a router loss",
+        "gradients; auto where it is 1.2 times faster by arithmetic, and possible: without dropout and a "
+        "router loss, in a decoder-only model also without gradient_checkpointing",
     )
     prompt_weight: float = Field(
         0.0,
@@ -125,15 +125,6 @@ class TrainSettings(Settings):
         if isinstance(given, Mapping) and "deepspeed" in given:
             raise ValueError(NO_DEEPSPEED)
         return given
-
-    @model_validator(mode="after")
-    def _one_saves_memory(self) -> Self:
-        if self.share_prompts is True and self.gradient_checkpointing:
-            raise ValueError(
-                "share_prompts: true does not go with gradient_checkpointing, which forgets the keys and "
-                "values of the prompt; set one of them to false"
-            )
-        return self
 
     @model_validator(mode="after")
     def _no_process_alone(self) -> Self:

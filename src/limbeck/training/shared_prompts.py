@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from limbeck import ranks
 from limbeck.errors import RecipeError, is_explainable
+from limbeck.lm.four_bits import numel
 from limbeck.lm.local import position_limit
 from limbeck.objectives.align import IGNORED, head_weight, is_encoder_decoder, is_sharded, unwrap
 from limbeck.objectives.shared_prompts import CannotShareError
@@ -45,6 +46,9 @@ CLOSE = {torch.float64: 1e-4, torch.float32: 1e-4}
 models of many layers hardly 1e-5; what was found wrong made 0.3 to 2."""
 CLOSE_16_BITS = 0.1
 """The same of weights in 16 bits; rounding makes about 0.02 of it."""
+
+FORGOTTEN = "gradient_checkpointing forgets the keys and values of the prompt"
+"""Of decoder-only models; an encoder's states are no cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ def work_of(model: nn.Module) -> Work:
 
 
 def _size(model: nn.Module, without: set[Tensor]) -> float:
-    return float(sum(one.numel() for one in model.parameters() if one not in without))
+    return float(sum(numel(one) for one in model.parameters() if one not in without))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +209,8 @@ def _impossible(
     encoder_decoder: bool,
 ) -> str:
     """What rules it out before anything is computed, or ""."""
-    if settings.gradient_checkpointing:
-        return "gradient_checkpointing forgets the keys and values of the prompt"
+    if settings.gradient_checkpointing and not encoder_decoder:
+        return FORGOTTEN
     if any(isinstance(part, RouterPart) for part in parts):
         return "the router loss of a mixture of experts would count the prompt once"
     limit = position_limit(model.config)
