@@ -14,7 +14,17 @@ import pytest
 from limbeck.actions import collect, run
 from limbeck.errors import DataError, DiskError, RecipeError
 from limbeck.places import Places, key_of
-from limbeck.records import Example, Problem, Rationale, Records, write_jsonl, write_records
+from limbeck.records import (
+    Example,
+    Found,
+    Passage,
+    Problem,
+    Rationale,
+    Records,
+    Silver,
+    write_jsonl,
+    write_records,
+)
 from limbeck.selection import select, together
 from limbeck.sequences import ById, Joined, Made, Part, Spool
 from limbeck.stages import leaks
@@ -72,7 +82,7 @@ def test_no_ids_are_held_where_the_data_hold_no_rationales(
     assert not seen
 
 
-@pytest.mark.parametrize("method", ["answers-only", "finetune-cot", "mcc-kd"])
+@pytest.mark.parametrize("method", ["answers-only", "finetune-cot", "mcc-kd", "kard"])
 def test_examples_are_made_when_they_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -81,17 +91,20 @@ def test_examples_are_made_when_they_are_looked_at(
 
     def looked(learner: object, groups: Sequence[Group], *_: object) -> None:
         assert sum(len(group.examples) for group in groups) > 10
-        seen.append(sum(isinstance(one, Example) for one in gc.get_objects()))
+        kinds = Example, Found, Passage, Silver
+        seen.append(sum(type(one) in kinds for one in gc.get_objects()))
         raise RecipeError("seen enough")
 
     monkeypatch.setattr("limbeck.stages.training._load", looked)
+    written = f"{RECIPE.format(problems=20, more='')}student: {{method: {method}, model: tiny-causal-xs}}\n"
+    if method == "kard":
+        written = written.replace("coin-flip", "animals").replace("people: 7", "animals: 40")
+        written += "knowledge: {corpus: built-in}\n"
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        RECIPE.format(problems=20, more="") + f"student: {{method: {method}, model: tiny-causal-xs}}\n"
-    )
+    recipe.write_text(written)
     with pytest.raises(RecipeError, match="seen enough"):
         run(recipe, out=tmp_path / "run")
-    assert seen == [0]
+    assert len(seen) == 1 and seen[0] <= 1, "a passage that was looked up last"
 
 
 def test_a_problems_examples_are_one_group() -> None:
