@@ -20,8 +20,8 @@ from limbeck.records import Found, Problem, Rationale, Silver, SilverQuery
 from limbeck.sequences import ById
 from limbeck.tasks.options import LEAD, LETTERS, listing
 
-QUERIES = 1000
-"""Queries that are asked at once, so that what they found may be larger than memory."""
+QUERIES = 256
+"""Queries that are asked at once, so that what all of them find may be larger than memory."""
 
 
 def asked(problem: Problem) -> str:

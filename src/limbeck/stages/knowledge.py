@@ -253,7 +253,8 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
         questions, firsts = _questions(kept)
         by_question = silver(search, asked, Part(kept, firsts), k=STORED, query="question")
         others = write_records(folder / "asked.jsonl", map(_asked, by_question), Found)
-        write_texts(folder, base, (one.passages for one in chain(found, others)))
+        both = chain((one.passages for one in found), (one.passages for one in others))
+        write_texts(folder, base, both)
         said = about_silver(Made(found, _first), Part(Made(others, _first), questions))
         write_json(folder / "audit.json", said)
         context.run.say(
@@ -267,8 +268,8 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
         place, plan({"query": query}, version=VERSION, k=SILVER), {**given.inputs, **base.inputs}, work
     )
     places = Places()
-    for place, one in enumerate(kept):
-        places.put(_key(one), place)
+    for number, one in enumerate(kept):
+        places.put(_key(one), number)
     return Supported(stage, Records(stage.folder / "silver.jsonl", Silver), places)
 
 
