@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -198,7 +199,10 @@ def begin(folder: Path, problems: int) -> None:
 def child(step: str, folder: Path) -> dict[str, float]:
     """One step in a process of its own."""
     command = [sys.executable, __file__, "--child", str(folder), "--steps", step]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, stderr=subprocess.DEVNULL)
+    # One heap: where each thread has its own, peaks differ by megabytes from run to run.
+    heap = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    quiet: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    done = subprocess.run(command, text=True, check=True, env={**os.environ, **heap}, **quiet)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
