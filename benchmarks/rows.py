@@ -3,10 +3,11 @@
     python benchmarks/rows.py --rows 1000 10000 100000
 
 Each size in a process of its own. It tokenises examples that are made one by one, so no texts are held; makes
-the feed of a training with batches by length, corrected; goes through an epoch's order and its first ten
-batches; and asks which rows a store of soft labels lacks. Held: resident memory (VmRSS, Linux) behind that.
-Peak: the largest one (VmHWM) on the way. Both less what the same process held after a first round with 200
-examples. The last columns are what each further example adds, by the size before.
+the feed of a training of 20 epochs with batches by length, corrected, in which the limit of tokens cuts; goes
+through an epoch's order and its first ten batches; and asks which rows a store of soft labels lacks. Held:
+resident memory (VmRSS, Linux) behind that. Peak: the largest one (VmHWM) on the way. Both less what the same
+process held after a first round with 200 examples. The last columns are what each further example adds, by
+the size before.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def held(count: int, tokenizer: Any, folder: Path) -> tuple[Feed, float, float]:
     begun = time.process_time()
     found = tokenise(tokenizer, groups_of(count), encoder_decoder=False, max_length=1024, folder=folder)
     seconds = time.process_time() - begun
-    settings = TrainSettings.model_validate({"batches": "by-length", "max_length": 1024})
+    wanted = {"batches": "by-length", "max_length": 1024, "batch_tokens": 2000, "epochs": 20}
+    settings = TrainSettings.model_validate(wanted)
     options: Any = {"draw": ALL, "seed": 1, "pad": 0, "encoder_decoder": False, "corrected": True}
     feed = train_feed(found.groups, settings, Sharing(), **options)
     order = iter(feed.sampler)

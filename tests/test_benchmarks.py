@@ -34,7 +34,12 @@ SMALLEST = {
 
 SAID = {
     "batches": ["by length, corrected", "seconds  ratio"],
-    "data_path": ["more: bytes a rationale", "     120         240 "],
+    "data_path": [
+        "more: bytes an example",
+        "120  grading           240 ",
+        "120  soft labels",
+        "120  passages",
+    ],
     "divergence": ["top-64 + tail", "64 tokens, 151936 logits each: memory"],
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
     "kard": ["questions    ours", "the same ranking of 2 of 2", "train   2 rationales", "apart"],

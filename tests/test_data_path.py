@@ -1,18 +1,35 @@
 """What collecting, grading and choosing hold in memory: places and hashes, and no texts."""
 
+import gc
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from limbeck.actions import collect
-from limbeck.errors import DataError, DiskError
+from limbeck.actions import collect, run
+from limbeck.errors import DataError, DiskError, RecipeError
 from limbeck.places import Places, key_of
-from limbeck.records import Problem, Rationale, Records, write_jsonl, write_records
+from limbeck.records import (
+    Example,
+    Found,
+    Passage,
+    Problem,
+    Rationale,
+    Records,
+    Silver,
+    write_jsonl,
+    write_records,
+)
 from limbeck.selection import select, together
 from limbeck.sequences import ById, Joined, Made, Part, Spool
+from limbeck.stages import leaks
+from limbeck.stages.rationales import by_problem
+from limbeck.training.groups import Group, singles
 from tests.test_selection import rationale
 
 RECIPE = """
@@ -45,6 +62,83 @@ def test_a_collection_holds_no_texts(tmp_path: Path, more: str) -> None:
     collected(20)  # what is loaded and compiled once
     few, many = collected(200), collected(1000)
     assert (many - few) / (2 * 800) < 250
+
+
+def test_no_ids_are_held_where_the_data_hold_no_rationales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+
+    def looked(folder: Path, marked: Iterable[Rationale]) -> Sequence[Rationale]:
+        ids = {one.problem_id for one in marked}
+        seen.extend(one for one in gc.get_objects() if isinstance(one, set) and one == ids and one is not ids)
+        raise RecipeError("seen enough")
+
+    monkeypatch.setattr(import_module("limbeck.stages.rationales"), "write_graded", looked)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(problems=10, more=""))
+    with pytest.raises(RecipeError, match="seen enough"):
+        collect(recipe, out=tmp_path / "run")
+    assert not seen
+
+
+@pytest.mark.parametrize("method", ["answers-only", "finetune-cot", "mcc-kd", "kard"])
+def test_examples_are_made_when_they_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """An example with the pieces of its prompt takes 2 to 4 kB."""
+    seen: list[int] = []
+
+    def looked(learner: object, groups: Sequence[Group], *_: object) -> None:
+        assert sum(len(group.examples) for group in groups) > 10
+        kinds = Example, Found, Passage, Silver
+        seen.append(sum(type(one) in kinds for one in gc.get_objects()))
+        raise RecipeError("seen enough")
+
+    monkeypatch.setattr("limbeck.stages.training._load", looked)
+    written = f"{RECIPE.format(problems=20, more='')}student: {{method: {method}, model: tiny-causal-xs}}\n"
+    if method == "kard":
+        written = written.replace("coin-flip", "animals").replace("people: 7", "animals: 40")
+        written += "knowledge: {corpus: built-in}\n"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(written)
+    with pytest.raises(RecipeError, match="seen enough"):
+        run(recipe, out=tmp_path / "run")
+    assert len(seen) == 1 and seen[0] <= 1, "a passage that was looked up last"
+
+
+def test_a_problems_examples_are_one_group() -> None:
+    some = [rationale("x", i, f"p{n}") for i in range(2) for n in (1, 0, 2)]
+    examples = [Example(problem_id=one.problem_id, prompt="q", completion=str(one.index)) for one in some]
+    assert list(by_problem(examples, some)) == [
+        Group("p1", (examples[0], examples[3])),
+        Group("p0", (examples[1], examples[4])),
+        Group("p2", (examples[2], examples[5])),
+    ]
+    assert not by_problem([], [])
+
+
+def test_looking_for_leaks_holds_no_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question has 1,000 characters; those that are not the task's own come once."""
+
+    def problem(number: int) -> Problem:
+        return Problem(id=f"p{number}", question=f"{number} " * 200, answer="1")
+
+    def group(number: int) -> Group:
+        asked = "Another one?" if number % 100 == 50 else problem(number).question
+        return singles([Example(problem_id=f"p{number}", prompt=asked, completion="1")])[0]
+
+    context: Any = SimpleNamespace(recipe=None, memo={}, run=SimpleNamespace(say=print))
+    parts = SimpleNamespace(train=Made(range(500), problem), dev=Made(range(500, 600), problem), test=[])
+    monkeypatch.setattr(leaks, "problems", lambda context: parts)
+    monkeypatch.setattr(leaks, "leak_policy", lambda recipe: "drop")
+    groups, found = Made(range(600), group), []
+    assert peak(lambda: found.append(leaks.without_leaks(context, "student", groups))) < 600 * 150
+    assert found == [groups], "nothing leaks"
+    parts.test = [Problem(id="t", question="another one", answer="1")]
+    context.memo.clear()
+    kept = leaks.without_leaks(context, "student", groups)
+    assert len(kept) == 594 and kept[50] == groups[51]
 
 
 def test_choosing_holds_no_texts(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,6 +54,18 @@ def digest(path: Path) -> str:
 def _version(path: Path) -> tuple[int, ...]:
     at = path.stat()
     return at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino
+
+
+def read_at(stream: FileIO, count: int, begin: int) -> bytes:
+    """Some bytes from a place.
+
+    Processes that forked share the stream's own place. So it is used only where there is no `pread`: on
+    Windows, which does not fork.
+    """
+    if hasattr(os, "pread"):
+        return os.pread(stream.fileno(), count, begin)
+    stream.seek(begin)
+    return stream.read(count)
 
 
 def with_sum(line: bytes) -> bytes:

@@ -1,7 +1,9 @@
 """Silver passages, per rationale, and what is said of them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,11 +11,14 @@ from limbeck.errors import DataError
 from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.building import build
 from limbeck.knowledge.quality import mean_over, overlap, quality
+from limbeck.knowledge.search import Hit
 from limbeck.knowledge.settings import IndexSettings
 from limbeck.knowledge.silver import about_silver, asked, query_of, silver, with_answer
-from limbeck.records import Problem, Rationale
+from limbeck.records import Problem, Rationale, Silver
+from limbeck.sequences import Made
 from limbeck.statistics import wilson
 from tests.knowledge.corpora import write
+from tests.test_data_path import peak
 
 FACTS = {
     "owls": "Owls hunt at night and hear very well.",
@@ -56,7 +61,7 @@ def index(tmp_path: Path) -> Index:
 
 
 def test_each_rationale_has_its_own_passages(index: Index) -> None:
-    found = silver(index, PROBLEMS, RATIONALES, k=1)
+    found = list(silver(index, PROBLEMS, RATIONALES, k=1))
     assert [one.passages for one in found] == [("harbour",), ("lamps",), ("bergen",), ()]
     assert [(one.problem_id, one.index) for one in found] == [("p1", 0), ("p2", 0), ("p1", 1), ("p1", 2)]
     assert all(len(one.scores) == len(one.passages) for one in found)
@@ -64,7 +69,7 @@ def test_each_rationale_has_its_own_passages(index: Index) -> None:
 
 def test_by_question_all_rationales_of_a_question_have_the_same(index: Index) -> None:
     """The question is searched with its options, as published."""
-    found = silver(index, PROBLEMS, RATIONALES, k=4, query="question")
+    found = list(silver(index, PROBLEMS, RATIONALES, k=4, query="question"))
     assert {frozenset(one.passages) for one in found if one.problem_id == "p1"} == {
         frozenset({"owls", "bergen", "harbour"})
     }
@@ -91,17 +96,58 @@ def test_the_gold_answer_takes_the_place_of_the_options() -> None:
 
 def test_a_rationale_of_an_unknown_problem_is_refused(index: Index) -> None:
     with pytest.raises(DataError, match="problem p9: is not there, but t has a rationale of it"):
-        silver(index, PROBLEMS, [rationale("p9", 0, "x")])
+        list(silver(index, PROBLEMS, [rationale("p9", 0, "x")]))
 
 
 def test_what_is_said_of_them(index: Index) -> None:
-    found = silver(index, PROBLEMS, RATIONALES, k=2)
-    others = silver(index, PROBLEMS, RATIONALES, k=2, query="question")
+    found = list(silver(index, PROBLEMS, RATIONALES, k=2))
+    others = list(silver(index, PROBLEMS, RATIONALES, k=2, query="question"))
     said = about_silver(found, others)
     assert (said["rationales"], said["without"], said["questions"], said["passages"]) == (4, 1, 2, 3)
     assert said["per_question"] == 1.5
     assert 0 <= said["with_others"] <= 1 and 0 <= said["between_rationales"] <= 1
     assert about_silver([])["per_question"] == 0
+
+
+def test_what_was_found_is_held_for_so_many_queries_at_a_time(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(silver(index, PROBLEMS, RATIONALES, k=2))
+    most = []
+
+    class Long:
+        """Ten long names for each query."""
+
+        def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+            most.append(len(queries))
+            return [[Hit(f"{query} {n} " * 20, 1.0) for n in range(k)] for query in queries]
+
+    monkeypatch.setattr("limbeck.knowledge.silver.QUERIES", 3)
+    assert list(silver(index, PROBLEMS, RATIONALES, k=2)) == whole
+    engine: Any = Long()
+    some = Made(range(2000), lambda number: rationale(f"p{1 + number % 2}", number, f"number {number}"))
+    held = peak(lambda: sum(len(one.passages) for one in silver(engine, PROBLEMS, some, k=10)))
+    assert max(most) == 3 and held < 2000 * 50
+
+
+def test_what_is_said_holds_no_names() -> None:
+    def found(number: int) -> Silver:
+        names, scores = tuple(f"{n} " * 100 for n in range(number % 2, 3)), (1.0,) * (3 - number % 2)
+        whose = {"problem_id": f"p{number // 2}", "source": "t", "index": number % 2}
+        return Silver(**whose, query="rationale", passages=names, scores=scores)
+
+    few, many = (Made(range(count), found) for count in (400, 1600))
+    assert about_silver(few, few) == {
+        "rationales": 400,
+        "without": 0,
+        "questions": 200,
+        "passages": 3,
+        "per_question": 3.0,
+        "between_rationales": pytest.approx(2 / 3),
+        "with_others": 1.0,
+    }
+    held, held_of_many = (peak(lambda some=some: about_silver(some, some)) for some in (few, many))
+    assert held_of_many - held < 1200 * 100
 
 
 def test_measures_of_retrieval() -> None:
@@ -129,7 +175,7 @@ def test_intervals_of_hits_have_a_width_and_stay_within_0_and_1() -> None:
         for _, first, last in (said.recall[1], said.mrr):
             assert (first is None) == (last is None) == (found != "axx")
     assert json.loads(json.dumps(said.json()))["hit@1"] == [0, *wilson(0, 3)]
-    assert overlap([["a", "b"], ["c"], []], [["b"], ["c"], ["d"]]) == pytest.approx(0.75)
+    assert overlap([(["a", "b"], ["b"]), (["c"], ["c"]), ([], ["d"])]) == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from limbeck.lm import Prompt, Sampling
 from limbeck.lm.api import ApiTeacher, open_teacher, seed_of
 from limbeck.lm.cost import Request, tokens_at_most
 from limbeck.lm.remember import Remembered, ledger_of
+from limbeck.sequences import Made
 
 from .endpoint import KEY, PRICES, PROMPTS, TWO, Recorder, answer, body_of, client, ok, settings, teacher
 
@@ -53,6 +54,19 @@ def test_a_prompt_brings_its_own_system_prompt() -> None:
     ]
     with pytest.raises(RecipeError, match="no place at the completions endpoint"):
         list(teacher(server, endpoint="completions")(prompts, Sampling()))
+
+
+def test_a_request_is_made_at_its_turn() -> None:
+    made: list[int] = []
+
+    def request(number: int) -> Request:
+        made.append(number)
+        return Request(Prompt(f"p{number}", f"question {number}", ""), 0)
+
+    asked = teacher(Recorder(), concurrency=2).ask(Made(range(200), request), Sampling(temperature=0.7))
+    next(asked)
+    assert len(made) <= 4
+    assert len(list(asked)) == 199 and sorted(made) == list(range(200))
 
 
 def test_seeds_do_not_run_into_each_other() -> None:

@@ -1,6 +1,7 @@
 """Chunks: what a kill costs, and that what follows it is what would have come anyway."""
 
 import json
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from limbeck.errors import DataError
 from limbeck.lm import Completion, Prompt, Sampling
 from limbeck.lm.chunks import Chunks
+from limbeck.sequences import Made
 
 GREEDY = Sampling()
 PROMPTS = [Prompt(f"p{n}", f"p{n}", "x" * (20 - n)) for n in range(10)]  # shorter and shorter
@@ -63,6 +65,26 @@ def test_prompts_are_cut_by_length_and_then_by_id(log: Path) -> None:
     said = list(Chunks(model, log, size=2)(alike, GREEDY))
     assert model.calls == [("c", "a"), ("b",)]
     assert [completion.prompt_id for completion in said] == ["c", "a", "b"]
+
+
+def test_one_chunks_prompts_and_completions_are_held_at_a_time(log: Path) -> None:
+    """Each prompt has 2,000 characters, and so has each completion; also where all are read back."""
+
+    class Wordy(Speaker):
+        def _say(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
+            for prompt in prompts:
+                yield Completion(prompt.id, 0, prompt.text)
+
+    prompts = Made(range(400), lambda number: Prompt(f"p{number}", f"p{number}", f"{number:04}" * 500))
+    for remembered in (0, 400):
+        chunks = Chunks(Wordy(), log, size=4)
+        tracemalloc.start()
+        try:
+            assert sum(len(one.text) for one in chunks(prompts, GREEDY)) == 400 * 2000
+            assert tracemalloc.get_traced_memory()[1] < 400 * 1000
+        finally:
+            tracemalloc.stop()
+        assert chunks.from_memory == remembered
 
 
 def test_an_exception_in_the_third_chunk_costs_that_chunk_only(log: Path) -> None:

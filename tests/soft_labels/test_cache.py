@@ -1,9 +1,11 @@
 """Soft labels on disk: what is read back, what a kill leaves, and what is refused."""
 
 import json
+import os
 import re
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,12 +164,27 @@ def test_the_order_of_the_rows_changes_no_byte(rows_of, mentor_of, small_shards,
 
 
 def test_only_what_is_looked_at_is_read(rows_of, mentor_of, tmp_path):
-    write(tmp_path, mentor_of("llama"), rows_of("llama"), "top-k")
+    """The index is mapped. The data are not: their pages would count as the process's own memory."""
+    rows = rows_of("llama")
+    write(tmp_path, mentor_of("llama"), rows, "top-k")
     volume = Volume.open(tmp_path, {})
-    for values in (volume.keys, volume.places, *volume.data.values()):
+    for values in (volume.keys, volume.places):
         while isinstance(values.base, np.ndarray) and not isinstance(values, np.memmap):
             values = values.base
         assert isinstance(values, np.memmap) and values.mode == "r"
+    Cached((volume,)).of(collate(rows, 0))
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or f"{tmp_path}/log_p.bin" not in maps.read_text()
+
+
+def test_data_that_are_cut_off_while_they_are_read_are_refused(rows_of, mentor_of, tmp_path):
+    """A mapped file would end the process with a signal."""
+    rows = rows_of("llama")
+    write(tmp_path, mentor_of("llama"), rows, "top-k")
+    labels = Cached.open([tmp_path], {})
+    os.truncate(tmp_path / "log_p.bin", 10)
+    with pytest.raises(DataError, match="cut off while they were read"):
+        labels.of(collate(rows, 0))
 
 
 class Kill(Exception):

@@ -17,7 +17,11 @@ def drawn(roles, per_role, key="p", seed=1, epochs=range(600)):
 
 def test_singles_are_groups_of_one():
     examples = [Example(problem_id=name, prompt="q", completion="a") for name in ("a", "b", "a")]
-    assert singles(examples) == [Group(example.problem_id, (example,)) for example in examples]
+    assert (
+        list(singles(examples))
+        == list(singles(iter(examples)))
+        == [Group(example.problem_id, (example,)) for example in examples]
+    )
 
 
 def test_pairs_are_all_drawn_as_often():

@@ -2,6 +2,7 @@
 
 import random
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -46,6 +47,23 @@ def test_what_the_limit_of_tokens_makes_smaller(batches):
     assert (whole.tokens_wanted, whole.steps_per_epoch) == (None, 2)
     passes = sampler_of([(9,)] * 5, batch_size=4, batches=batches, questions=numbers("aabcd"))
     assert (passes.tokens_wanted, passes.steps_per_epoch) == (None, 2), "the end of a pass is not counted"
+
+
+@BOTH
+def test_one_epochs_order_is_held_at_a_time(batches):
+    """Where the limit of tokens cuts, all epochs are tried: cuts and orders of 20 were 300 bytes a group."""
+    lengths, asked = lengths_of(2000, 1), np.arange(1, 2001)
+
+    def peak(epochs):
+        tracemalloc.start()
+        sampler_of(lengths, batch_tokens=1000, batches=batches, epochs=epochs, questions=asked)
+        try:
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    assert peak(20) - peak(2) < 2000 * 20
 
 
 def numbers(questions):

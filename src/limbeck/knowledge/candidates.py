@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydantic import Field
@@ -50,14 +50,14 @@ class Candidates(NamedTuple):
 
 
 def pools(
-    search: Search, problems: Iterable[Problem], rationales: Sequence[Rationale], top: int
+    search: Search, problems: Sequence[Problem], rationales: Sequence[Rationale], top: int
 ) -> list[Pool]:
     """The pool of each rationale, in their order.
 
     Raises:
         DataError: a rationale is about a problem that is not among `problems`.
     """
-    abouts = problems_of(rationales, problems)
+    abouts = list(problems_of(rationales, problems))
     questions = [asked(problem) for problem in abouts]
     queries = [query_of(problem, one, "rationale") for problem, one in zip(abouts, rationales, strict=True)]
     by_question, by_rationale = (

@@ -9,7 +9,8 @@ Intervals are Wilson's for hits and Student's t for the other two, within 0 and 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, NamedTuple
@@ -102,9 +103,7 @@ def mean_over(values: Sequence[float]) -> Mean:
     return Mean(mean, mean - half, mean + half)
 
 
-def overlap(first: Sequence[Sequence[str]], second: Sequence[Sequence[str]]) -> float:
-    """The share of the first lists' passages that the second ones have too, a mean over lists with any."""
-    shares = [
-        len(set(one) & set(other)) / len(set(one)) for one, other in zip(first, second, strict=True) if one
-    ]
+def overlap(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> float:
+    """The share of the first list's passages that the second one has too, a mean over lists with any."""
+    shares = array("d", (len({*one} & {*other}) / len({*one}) for one, other in pairs if one))
     return sum(shares) / len(shares) if shares else 0.0

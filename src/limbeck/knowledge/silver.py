@@ -7,16 +7,21 @@ search with in an exam.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, groupby, islice
 from typing import Any
 
 from limbeck.errors import DataError
 from limbeck.knowledge.quality import overlap
 from limbeck.knowledge.search import Hit, Search
-from limbeck.records import Problem, Rationale, Silver, SilverQuery
+from limbeck.places import Places, key_of, places_of
+from limbeck.records import Found, Problem, Rationale, Silver, SilverQuery
+from limbeck.sequences import ById
 from limbeck.tasks.options import LEAD, LETTERS, listing
+
+QUERIES = 256
+"""Queries that are asked at once, so that what all of them find may be larger than memory."""
 
 
 def asked(problem: Problem) -> str:
@@ -56,46 +61,48 @@ def query_of(problem: Problem, rationale: Rationale, query: SilverQuery) -> str:
     return " ".join(parts.get(query) or [asked(problem), rationale.reasoning])
 
 
-def problems_of(rationales: Iterable[Rationale], problems: Iterable[Problem]) -> list[Problem]:
+def problems_of(rationales: Iterable[Rationale], problems: Sequence[Problem]) -> Iterator[Problem]:
     """The problem that each rationale is about.
 
     Raises:
         DataError: it is not among `problems`.
     """
-    known, found = {problem.id: problem for problem in problems}, []
+    known = ById(problems)
     for one in rationales:
-        if one.problem_id not in known:
+        problem = known.get(one.problem_id)
+        if problem is None:
             raise DataError(
                 f"problem {one.problem_id}", f"is not there, but {one.source} has a rationale of it"
             )
-        found.append(known[one.problem_id])
-    return found
+        yield problem
 
 
-def found_by(search: Search, queries: Sequence[str], k: int) -> list[list[Hit]]:
-    """The k best passages for each query; the same query is asked once."""
-    different = list(dict.fromkeys(queries))
-    found = dict(zip(different, search.search(different, k), strict=True))
-    return [found[query] for query in queries]
+def found_by(search: Search, queries: Iterable[str], k: int) -> Iterator[list[Hit]]:
+    """The k best passages for each query; so many queries are asked at once, each of these once."""
+    queries = iter(queries)
+    while some := list(islice(queries, QUERIES)):
+        different = list(dict.fromkeys(some))
+        found = dict(zip(different, search.search(different, k), strict=True))
+        yield from (found[query] for query in some)
 
 
 def silver(
     search: Search,
-    problems: Iterable[Problem],
+    problems: Sequence[Problem],
     rationales: Sequence[Rationale],
     *,
     k: int = 1,
     query: SilverQuery = "rationale",
-) -> list[Silver]:
-    """The k best passages for each rationale, in the order of the rationales.
+) -> Iterator[Silver]:
+    """The k best passages for each rationale, in the order of the rationales, which are looked at thrice.
 
     Raises:
         DataError: a rationale is about a problem that is not among `problems`.
     """
-    abouts = problems_of(rationales, problems)
-    queries = [query_of(problem, one, query) for problem, one in zip(abouts, rationales, strict=True)]
-    return [
-        Silver(
+    abouts = zip(problems_of(rationales, problems), rationales, strict=True)
+    queries = (query_of(problem, one, query) for problem, one in abouts)
+    for one, hits in zip(rationales, found_by(search, queries, k), strict=True):
+        yield Silver(
             problem_id=one.problem_id,
             source=one.source,
             index=one.index,
@@ -103,17 +110,16 @@ def silver(
             passages=tuple(hit.passage for hit in hits),
             scores=tuple(hit.score for hit in hits),
         )
-        for one, hits in zip(rationales, found_by(search, queries, k), strict=True)
-    ]
 
 
 def about_silver(
     found: Sequence[Silver],
-    others: Sequence[Silver] = (),
+    others: Sequence[Silver | Found] = (),
 ) -> dict[str, Any]:
     """What a report says of silver passages.
 
     Args:
+        found: looked at several times; some bytes of each are held.
         others: of the same rationales in the same order, by another query.
 
     Returns:
@@ -121,19 +127,25 @@ def about_silver(
         ones of a question, a mean; `between_rationales`: the share of one rationale's passages that another
         one of the same question has too; `with_others`: the same with `others`, rationale by rationale.
     """
-    by_question: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
-    for one in found:
-        by_question[one.problem_id].append(one.passages)
-    different = [len({name for row in rows for name in row}) for rows in by_question.values()]
-    pairs = [pair for rows in by_question.values() for pair in combinations(rows, 2)]
+    different = array("Q", (len({name for row in rows for name in row}) for rows in _by_question(found)))
     said: dict[str, Any] = {
         "rationales": len(found),
         "without": sum(not one.passages for one in found),
-        "questions": len(by_question),
-        "passages": len({name for one in found for name in one.passages}),
+        "questions": len(different),
+        "passages": len(places_of(name for one in found for name in one.passages)),
         "per_question": sum(different) / len(different) if different else 0.0,
-        "between_rationales": overlap([first for first, _ in pairs], [second for _, second in pairs]),
+        "between_rationales": overlap(pair for rows in _by_question(found) for pair in combinations(rows, 2)),
     }
     if others:
-        said["with_others"] = overlap([one.passages for one in found], [one.passages for one in others])
+        both = zip(found, others, strict=True)
+        said["with_others"] = overlap((one.passages, other.passages) for one, other in both)
     return said
+
+
+def _by_question(found: Sequence[Silver]) -> Iterator[list[tuple[str, ...]]]:
+    """The passages of the rationales of each question, in the order of the questions' first ones."""
+    questions = Places()
+    of = array("Q", (questions.number(key_of(one.problem_id)) for one in found))
+    order = array("Q", sorted(range(len(of)), key=of.__getitem__))
+    for _, places in groupby(order, key=of.__getitem__):
+        yield [found[place].passages for place in places]

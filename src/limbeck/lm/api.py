@@ -51,6 +51,7 @@ from limbeck.lm.hiding import hiding
 from limbeck.lm.remember import Remembered, receipts_of
 from limbeck.lm.reply import LATER, Reply, Trouble, Usage, read_reply, refused
 from limbeck.lm.sent import SentLog, sent_log_of
+from limbeck.sequences import Made
 
 T = TypeVar("T")
 
@@ -94,6 +95,33 @@ class _Task:
 
     request: Request
     tries: int = 0
+
+
+class _Waiting:
+    """Requests that are not under way: each is made at its turn, and those that came back go first."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._rest, self._left = map(_Task, requests), len(requests)
+        self._first = deque[_Task]()
+
+    def __len__(self) -> int:
+        return len(self._first) + self._left
+
+    def next(self) -> _Task:
+        """The one whose turn it is; it stays."""
+        if not self._first:
+            self._first.append(next(self._rest))
+            self._left -= 1
+        return self._first[0]
+
+    def take(self) -> _Task:
+        """The same, which is under way now."""
+        self.next()
+        return self._first.popleft()
+
+    def put_back(self, task: _Task) -> None:
+        """One that was not sent after all."""
+        self._first.appendleft(task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +208,8 @@ class ApiTeacher:
 
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
         """Complete every prompt `sampling.n` times; see `ask`."""
-        requests = [Request(prompt, index) for prompt in prompts for index in range(sampling.n)]
+        n = sampling.n
+        requests = Made(range(n * len(prompts)), lambda place: Request(prompts[place // n], place % n))
         return (receipt.completion for receipt in self.ask(requests, sampling))
 
     def ask(
@@ -205,10 +234,10 @@ class ApiTeacher:
             raise RecipeError("temperature: 0 is greedy and gives equal completions; raise it or ask for one")
         if self._settings.endpoint == "completions" and any(request.prompt.system for request in requests):
             raise RecipeError("system: has no place at the completions endpoint; write it into the text")
-        return self._ask(deque(map(_Task, requests)), sampling, keep)
+        return self._ask(_Waiting(requests), sampling, keep)
 
     def _ask(
-        self, waiting: deque[_Task], sampling: Sampling, keep: Keep | None
+        self, waiting: _Waiting, sampling: Sampling, keep: Keep | None
     ) -> Generator[Receipt, None, None]:
         asked, lost = len(waiting), list[_Lost]()
         with _heeding_signals(), self._connected() as (wire, client):
@@ -235,7 +264,7 @@ class ApiTeacher:
             raise self._unanswered(lost)
 
     def _direct(
-        self, crew: _Crew, waiting: deque[_Task], sampling: Sampling, lost: list[_Lost]
+        self, crew: _Crew, waiting: _Waiting, sampling: Sampling, lost: list[_Lost]
     ) -> Generator[Receipt, None, Exception | None]:
         """Hand out requests while the cap allows it; return the first failure when none is under way.
 
@@ -246,10 +275,10 @@ class ApiTeacher:
         in_a_row = 0
         while True:
             while waiting and failure is None and crew.idle:
-                worst = self._worst(waiting[0].request, sampling)
+                worst = self._worst(waiting.next().request, sampling)
                 if not self._budget.reserve(worst.usd):
                     break
-                crew.put(waiting.popleft(), worst)
+                crew.put(waiting.take(), worst)
             if not crew.flying:
                 return failure
             outcome = crew.next()
@@ -257,7 +286,7 @@ class ApiTeacher:
                 in_a_row = 0
                 yield outcome
             elif isinstance(outcome, _Task):
-                waiting.appendleft(outcome)
+                waiting.put_back(outcome)
             elif isinstance(outcome, _Lost):
                 lost.append(outcome)
                 in_a_row += outcome.tries

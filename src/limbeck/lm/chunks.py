@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import json
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -27,6 +28,7 @@ from limbeck.files import AppendLog, with_sum, without_sum
 from limbeck.lm import Complete, Completion, Prompt, Sampling, finishing
 from limbeck.progress import notice
 from limbeck.records import Record, first_problem
+from limbeck.sequences import Made, Part
 
 ROWS = 64
 """Completions of a batch where the model does not say how many it makes side by side."""
@@ -61,22 +63,44 @@ class _Log:
         self._read = 0  # bytes
         self._lines = 0
 
-    def news(self) -> Iterator[tuple[str, Chunk]]:
+    def news(self) -> Iterator[tuple[_Line, Chunk]]:
         """The whole chunks that were appended since the last call, each with its place."""
         self.file.refresh()
         for start, line in self.file.lines(self._read):
             self._lines += 1
             self._read = start + len(line)
             if line.strip():
-                place = f"{self.file.path}:{self._lines}"
+                found = _Line(self, start, self._lines)
                 try:
-                    yield place, _chunk(line)
+                    yield found, _chunk(line)
                 except ValueError as error:
                     reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-                    self.say(f"{place}: damaged ({reason}); these prompts are completed again")
+                    self.say(f"{found.place}: damaged ({reason}); these prompts are completed again")
 
     def append(self, chunk: Mapping[str, object]) -> None:
         self.file.append(with_sum(json.dumps(chunk).encode()))
+
+
+class _Line(NamedTuple):
+    """Where a chunk is; its completions are read again when it is their turn."""
+
+    log: _Log
+    start: int
+    number: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.log.file.path}:{self.number}"
+
+    @property
+    def chunk(self) -> Chunk:
+        """Raises DataError: it is not there any more."""
+        try:
+            return _chunk(next(self.log.file.at([self.start])))
+        except ValueError as error:
+            raise DataError(
+                self.place, f"was changed while this run was still reading it ({error}); start the run again"
+            ) from None
 
 
 class Chunks:
@@ -123,19 +147,16 @@ class Chunks:
             DataError: a line of a log is of other prompts.
             DiskError: a log cannot be read or written.
         """
-        # Similar lengths next to each other, so that a chunk's batches waste little padding.
-        ordered = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
-        step = max(1, self.size // sampling.n)
-        chunks = [ordered[start : start + step] for start in range(0, len(ordered), step)]
+        chunks = _cut(prompts, max(1, self.size // sampling.n))
         found = self._found()
-        done = ranks.share(sorted(found))  # another rank may have read a line more
-        missing = [number for number in range(len(chunks)) if number not in set(done)]
+        done = set(ranks.share(sorted(found)))  # another rank may have read a line more
+        missing = [number for number in range(len(chunks)) if number not in done]
         owners = {number: place % ranks.world() for place, number in enumerate(missing)}
         mine = deque(number for number in missing if owners[number] == ranks.rank())
         ahead: dict[int, list[Completion]] = {}
         for number, asked in enumerate(chunks):
             if number not in owners:
-                completions = self._recall(*found[number], asked)
+                completions = _recall(found[number], asked)
                 self.from_memory += len(completions)
                 yield from completions
             elif number in ahead:
@@ -150,7 +171,7 @@ class Chunks:
                     else:
                         ranks.pause()
                     self._hear(owners[number], found)
-                yield from self._recall(*found[number], asked)
+                yield from _recall(found[number], asked)
         ranks.barrier()  # nobody reads a log that another one removes
 
     def forget(self) -> None:
@@ -174,26 +195,20 @@ class Chunks:
             self._logs[rank] = _Log(path, self.say)
         return self._logs[rank]
 
-    def _found(self) -> dict[int, tuple[str, Chunk]]:
+    def _found(self) -> dict[int, _Line]:
         """The whole chunks of all logs by number, each with its place."""
         self._logs = {}
-        found: dict[int, tuple[str, Chunk]] = {}
+        found: dict[int, _Line] = {}
         for rank in self._paths():
             self._hear(rank, found)
         return found
 
-    def _hear(self, rank: int, found: dict[int, tuple[str, Chunk]]) -> None:
+    def _hear(self, rank: int, found: dict[int, _Line]) -> None:
         """Take note of what a rank has finished since."""
         log = self._log(rank)
-        for place, chunk in log.news():
-            found[chunk.chunk] = (place, chunk)
+        for line, chunk in log.news():
+            found[chunk.chunk] = line
             log.seconds += chunk.seconds
-
-    def _recall(self, place: str, chunk: Chunk, prompts: Sequence[Prompt]) -> tuple[Completion, ...]:
-        if chunk.prompts != tuple(prompt.id for prompt in prompts):
-            message = "completions of other prompts; delete the file to complete all prompts again"
-            raise DataError(place, message)
-        return chunk.completions
 
     def _work(self, number: int, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Completion]:
         fresh: list[Completion] = []
@@ -217,6 +232,24 @@ class Chunks:
             }
         )
         log.seconds += seconds
+
+
+def _cut(prompts: Sequence[Prompt], step: int) -> Sequence[Sequence[Prompt]]:
+    """The prompts of each chunk: so many at most, read when it is their turn.
+
+    Similar lengths are next to each other, so that a chunk's batches waste little padding.
+    """
+    keys = [(len(prompt.text), prompt.id) for prompt in prompts]
+    ordered = Part(prompts, array("Q", sorted(range(len(keys)), key=keys.__getitem__)))
+    return Made(range(0, len(ordered), step), lambda start: list(ordered[start : start + step]))
+
+
+def _recall(line: _Line, prompts: Sequence[Prompt]) -> tuple[Completion, ...]:
+    chunk = line.chunk
+    if chunk.prompts != tuple(prompt.id for prompt in prompts):
+        message = "completions of other prompts; delete the file to complete all prompts again"
+        raise DataError(line.place, message)
+    return chunk.completions
 
 
 def _chunk(line: bytes) -> Chunk:

@@ -8,16 +8,19 @@ A store is a folder of volumes; each volume holds the rows that one stage added,
     ids.bin, log_p.bin       top-k: k tokens and their log-probabilities, per scored token
     log_p.bin                full: a log-probability per token of the vocabulary
 
-The files are memory-mapped and only a batch's own stretches are read, so that what is stored may
-be larger than memory. Rows are found by key, in whichever volume: any subset, in any order, can be
-trained on.
+Only a batch's own stretches are read, so that what is stored may be larger than memory. The data files are
+not memory-mapped, because mapped pages would count as the process's own until the system wants them back; the
+keys and places are, 32 bytes a row. Rows are found by key, in whichever volume: any subset, in any order, can
+be trained on.
 """
 
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from limbeck.errors import DataError, DiskError, InputError, ModelError, RecipeError
-from limbeck.files import digest
+from limbeck.files import digest, read_at
 from limbeck.objectives.soft import SoftTargets
 from limbeck.records import first_problem
 from limbeck.soft_labels.settings import CodecSettings
@@ -122,6 +125,32 @@ def each_once(keys_B2: Array) -> Array:
     return order[new]
 
 
+class DataFile:
+    """The numbers of a column, read where they are looked at; closed with what reads them."""
+
+    def __init__(self, path: Path, column: Column) -> None:
+        self._path, self._column = path, column
+        self._stream = FileIO(path)
+        weakref.finalize(self, self._stream.close)
+
+    def tokens(self, first: int, end: int) -> Array:
+        """(N, width) of some tokens.
+
+        Raises:
+            DataError: they are not there any more.
+            DiskError: the file cannot be read.
+        """
+        column = self._column
+        size = column.bytes(end - first)
+        try:
+            found = read_at(self._stream, size, column.bytes(first))
+        except OSError as error:
+            raise DiskError(self._path, error) from error
+        if len(found) != size:
+            raise DataError(self._path, f"damaged soft labels, cut off while they were read; {REMAKE}")
+        return np.frombuffer(found, column.dtype).reshape(-1, column.width)
+
+
 @dataclass(frozen=True)
 class Volume:
     """The rows of one folder; `Volume.open` makes one."""
@@ -131,11 +160,11 @@ class Volume:
     codec: CodecSettings
     keys: Array
     places: Array
-    data: Mapping[str, Array]
+    data: Mapping[str, DataFile]
 
     @classmethod
     def open(cls, folder: Path, expected: Mapping[str, Any]) -> Volume:
-        """Map the files of whole soft labels that are what is expected.
+        """Open the files of whole soft labels that are what is expected.
 
         Args:
             expected: any of `identity` (fingerprints by name), `vocabulary`, `temperature`, `codec`
@@ -159,10 +188,7 @@ class Volume:
             _check_written(folder, name, manifest)
         try:
             keys, places = (np.load(folder / name, mmap_mode="r") for name in (KEYS, PLACES))
-            data = {
-                column.name: _mapped(folder / column.file, column, int(manifest["tokens"]))
-                for column in files
-            }
+            data = {column.name: DataFile(folder / column.file, column) for column in files}
         except ValueError as error:
             raise DataError(folder, f"damaged soft labels ({error}); {REMAKE}") from None
         except OSError as error:
@@ -186,7 +212,7 @@ class Cached:
 
     @classmethod
     def open(cls, folders: Sequence[Path], expected: Mapping[str, Any]) -> Cached:
-        """Map volumes that are all what is expected, and are of one kind.
+        """Open volumes that are all what is expected, and are of one kind.
 
         Raises:
             ValueError: no folders.
@@ -242,9 +268,9 @@ class Cached:
         return places
 
     def _read(self, name: str, places: Sequence[tuple[int, int, int]]) -> Array:
-        """Stretches of mapped files, one after the other, in memory."""
-        parts = [self.volumes[number].data[name][start:stop] for number, start, stop in places]
-        return np.concatenate(parts or [self.volumes[0].data[name][:0]])
+        """Stretches of files, one after the other, in memory."""
+        parts = [self.volumes[number].data[name].tokens(start, stop) for number, start, stop in places]
+        return np.concatenate(parts or [self.volumes[0].data[name].tokens(0, 0)])
 
 
 def missing(folders: Sequence[Path], rows: Sequence[Row]) -> Rows:
@@ -287,14 +313,6 @@ def _check_written(folder: Path, name: str, manifest: Mapping[str, Any]) -> None
         raise DataError(path, f"this file of the soft labels is missing; {REMAKE}") from None
     except OSError as error:
         raise DiskError(path, error) from error
-
-
-def _mapped(path: Path, column: Column, tokens: int) -> Array:
-    """A data file as an array that is read where it is looked at."""
-    shape = (tokens, column.width)
-    if not column.bytes(tokens):
-        return np.empty(shape, column.dtype)
-    return np.asarray(np.memmap(path, column.dtype, "r", shape=shape))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from limbeck.knowledge.reading import Reading
+from limbeck.places import Places, key_of
 from limbeck.recipe import Choose, RerankerSettings
-from limbeck.records import Problem, SilverQuery
+from limbeck.records import Example, Problem, SilverQuery
+from limbeck.sequences import ById, Made, Part
 from limbeck.stages.context import Context
 from limbeck.stages.knowledge import Knowledge, Supported, read_texts, silver_passages
 from limbeck.stages.learners import Learner, Trained
@@ -57,7 +60,7 @@ def grounded_data(
     support = silver_passages(context, base, "train", query)
     inside = 1 if learner.asking.apart else most
     inputs = {**problems(context).inputs, **train.inputs, **dev.inputs, "silver": support.stage.fingerprint}
-    held_out: list[Group] = []
+    held_out: Sequence[Group] = []
     if dev.rationales:
         of_dev = silver_passages(context, base, "dev", query)
         inputs["silver of dev"] = of_dev.stage.fingerprint
@@ -96,8 +99,15 @@ def answered_data(
         found = found_passages(context, base, split, inside, query)
         inputs[f"passages of {split}"] = found.stage.fingerprint
         some = problems(context).of(split)
-        groups[split] = singles([learner.asking.example(one, "", found.of[one.id]) for one in some])
+        groups[split] = singles(_answers(learner, some, found.texts))
     return _read(context, base, learner, Data(groups["train"], groups.get("dev", []), inputs), most, find)
+
+
+def _answers(
+    learner: Learner, some: Sequence[Problem], passages: Sequence[Sequence[str]]
+) -> Sequence[Example]:
+    """Question and passages -> gold answer; each example is made when it is looked at."""
+    return Made(range(len(some)), lambda place: learner.asking.example(some[place], "", passages[place]))
 
 
 def _read(context: Context, base: Knowledge, learner: Learner, data: Data, most: int, find: Finder) -> Data:
@@ -136,24 +146,33 @@ def _groups(
     split: Split,
     *,
     reasons: bool,
-) -> list[Group]:
+) -> Sequence[Group]:
     """A group of each rationale; without reasons, of each different row: rationales of a problem often
-    find the same passages."""
+    find the same passages. Each is made when it is looked at."""
     refuse_dropped(picked)
-    by_id = {problem.id: problem for problem in problems(context).of(split)}
-    held = read_texts(support.stage, base, [support.found[one] for one in picked.rationales], most)
-    examples = [
-        learner.asking.example(
+    some, by_id = picked.rationales, ById(problems(context).of(split))
+    held = read_texts(support.stage, base, Made(some, support.of), most)
+
+    def example(place: int) -> Example:
+        one = some[place]
+        return learner.asking.example(
             by_id[one.problem_id].answered(one.answer),
             one.reasoning if reasons else "",
-            passages,
+            held[place],
             thinking=one.thinking if reasons else "",
         )
-        for one, passages in zip(picked.rationales, held, strict=True)
-    ]
-    if not reasons:
-        examples = list({one.model_dump_json(): one for one in examples}.values())
-    return singles(examples)
+
+    examples = Made(range(len(some)), example)
+    return singles(examples if reasons else _different(examples))
+
+
+def _different(examples: Sequence[Example]) -> Sequence[Example]:
+    """Of equal ones the first."""
+    numbers, places = Places(), array("Q")
+    for place, one in enumerate(examples):
+        if numbers.number(key_of(one.model_dump_json())) == len(places):
+            places.append(place)
+    return Part(examples, places)
 
 
 def has_place(template: str | None) -> bool:

@@ -7,14 +7,18 @@ silver/QUERY/          silver.jsonl: the passages of each rationale (KARD, arXiv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from limbeck.errors import RecipeError
 from limbeck.knowledge.reading import texts
 from limbeck.knowledge.settings import BUILT_IN, CorpusSettings
+from limbeck.knowledge.silver import QUERIES, about_silver, silver
+from limbeck.places import Places, key_of
 from limbeck.recipe import KnowledgeSettings, Recipe
 from limbeck.records import (
     Found,
@@ -22,13 +26,15 @@ from limbeck.records import (
     Problem,
     Rationale,
     Record,
+    Records,
     Silver,
     SilverQuery,
-    read_jsonl,
     write_json,
     write_jsonl,
+    write_records,
 )
 from limbeck.run_folder import Stage, plan
+from limbeck.sequences import ById, Made, Part
 from limbeck.stages.context import Context, once
 from limbeck.stages.problems import SUFFIX, Split, problems
 from limbeck.stages.rationales import rationales
@@ -206,10 +212,26 @@ def _files(paths: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Supported:
-    """The passages of rationales, best first; by the rationale, since a file of them may count twice."""
+    """The passages of rationales, which are read when they are looked at.
+
+    `places` says where those of a rationale are, by what they were found with: a file of rationales may hold
+    one source and index twice.
+    """
 
     stage: Stage
-    found: Mapping[Rationale, tuple[str, ...]]
+    silver: Sequence[Silver]
+    places: Places
+
+    def of(self, rationale: Rationale) -> tuple[str, ...]:
+        """The passages of a rationale, best first."""
+        place = self.places.get(_key(rationale))
+        if place is None:
+            raise KeyError(rationale.problem_id)
+        return self.silver[place].passages
+
+
+def _key(rationale: Rationale) -> bytes:
+    return key_of(rationale.problem_id, rationale.source, str(rationale.index), rationale.reasoning)
 
 
 def silver_passages(
@@ -220,25 +242,20 @@ def silver_passages(
 
 
 def _silver_passages(context: Context, base: Knowledge, split: Split, query: SilverQuery) -> Supported:
-    from limbeck.knowledge.silver import about_silver, silver
-
     given, asked = rationales(context, split), problems(context).of(split)
-    kept = [one for one in given.all if one.dropped is None]
+    kept = given.kept
 
     def work(folder: Path) -> None:
-        found = silver(base.search(), asked, kept, k=SILVER, query=query)
-        others = silver(base.search(), asked, kept, k=STORED, query="question")
-        write_jsonl(folder / "silver.jsonl", found)
-        by_question = {one.problem_id: one for one in others}
-        write_jsonl(
-            folder / "asked.jsonl",
-            (
-                Found(problem_id=one.problem_id, passages=one.passages, scores=one.scores)
-                for one in by_question.values()
-            ),
+        search = base.search()
+        found = write_records(
+            folder / "silver.jsonl", silver(search, asked, kept, k=SILVER, query=query), Silver
         )
-        write_texts(folder, base, [one.passages for one in (*found, *by_question.values())])
-        said = about_silver(_first(found), _first(others))
+        questions, firsts = _questions(kept)
+        by_question = silver(search, asked, Part(kept, firsts), k=STORED, query="question")
+        others = write_records(folder / "asked.jsonl", map(_asked, by_question), Found)
+        both = chain((one.passages for one in found), (one.passages for one in others))
+        write_texts(folder, base, both)
+        said = about_silver(Made(found, _first), Part(Made(others, _first), questions))
         write_json(folder / "audit.json", said)
         context.run.say(
             f"silver passages by {query}: {said['passages']:,} for {said['rationales']:,} rationales of "
@@ -250,8 +267,25 @@ def _silver_passages(context: Context, base: Knowledge, split: Split, query: Sil
     stage = context.run.stage(
         place, plan({"query": query}, version=VERSION, k=SILVER), {**given.inputs, **base.inputs}, work
     )
-    found = [one.passages for one in read_jsonl(stage.folder / "silver.jsonl", Silver)]
-    return Supported(stage, dict(zip(kept, found, strict=True)))
+    places = Places()
+    for number, one in enumerate(kept):
+        places.put(_key(one), number)
+    return Supported(stage, Records(stage.folder / "silver.jsonl", Silver), places)
+
+
+def _questions(kept: Sequence[Rationale]) -> tuple[array[int], array[int]]:
+    """The number of each rationale's question, by their first rationales; and where these stand."""
+    numbers, questions, firsts = Places(), array("Q"), array("Q")
+    for place, one in enumerate(kept):
+        questions.append(numbers.number(key_of(one.problem_id)))
+        if questions[-1] == len(firsts):
+            firsts.append(place)
+    return questions, firsts
+
+
+def _asked(one: Silver) -> Found:
+    """What a question found, whichever rationale it was asked for."""
+    return Found(problem_id=one.problem_id, passages=one.passages, scores=one.scores)
 
 
 def found_for(problem: Problem, hits: Sequence[Hit]) -> Found:
@@ -260,20 +294,43 @@ def found_for(problem: Problem, hits: Sequence[Hit]) -> Found:
     return Found(problem_id=problem.id, passages=found, scores=scores)
 
 
-def write_texts(folder: Path, base: Knowledge, found: Sequence[Sequence[str]]) -> None:
+def write_texts(folder: Path, base: Knowledge, found: Iterable[Sequence[str]]) -> None:
     """The first passages of each list, so that neither prompts nor the report need the index again."""
-    ids = list(dict.fromkeys(name for names in found for name in names[:KEPT]))
-    write_jsonl(folder / TEXTS, base.search().passages(ids))
+    write_jsonl(folder / TEXTS, _texts(base.search(), found))
+
+
+def _texts(search: Search, found: Iterable[Sequence[str]]) -> Iterator[Passage]:
+    names = _different(name for own in found for name in own[:KEPT])
+    while some := list(islice(names, QUERIES)):
+        yield from search.passages(some)
+
+
+def _different(names: Iterable[str]) -> Iterator[str]:
+    """Each name where it comes first."""
+    seen = Places()
+    for name in names:
+        known = len(seen)
+        if seen.number(key_of(name)) == known:
+            yield name
 
 
 def read_texts(
     stage: Stage, base: Knowledge, found: Sequence[Sequence[str]], most: int
-) -> list[tuple[str, ...]]:
-    """The first passages of each list that a stage found, as prompts hold them."""
-    there = read_jsonl(stage.folder / TEXTS, Passage)
-    return texts(lambda ids: base.search().passages(ids), found, most, there)
+) -> Sequence[tuple[str, ...]]:
+    """The first passages of each list that a stage found, as prompts hold them; read when looked at."""
+    there = ById(Records(stage.folder / TEXTS, Passage))
+
+    def held(names: Sequence[str]) -> tuple[str, ...]:
+        known = [one for name in names[:most] if (one := there.get(name))]
+        (own,) = texts(lambda ids: base.search().passages(ids), [names], most, known)
+        return own
+
+    return Made(found, held)
 
 
-def _first(found: Sequence[Silver]) -> list[Silver]:
+R = TypeVar("R", Silver, Found)
+
+
+def _first(one: R) -> R:
     """The same with the best passage alone."""
-    return [one.model_copy(update={"passages": one.passages[:1], "scores": one.scores[:1]}) for one in found]
+    return one.model_copy(update={"passages": one.passages[:1], "scores": one.scores[:1]})

@@ -10,12 +10,15 @@ training, which must not depend on what else is examined: it is refused, or left
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from limbeck.errors import DataError, LeakError
 from limbeck.lm import Prompt
+from limbeck.places import key_of, places_of
 from limbeck.rationale_files import FromFile
 from limbeck.records import Example, read_jsonl
+from limbeck.sequences import Part, where
 from limbeck.stages.context import Context, once
 from limbeck.stages.others import Other, others
 from limbeck.stages.problems import leak_policy, problems
@@ -66,18 +69,24 @@ def without_leaks(
     if not leaking:
         return groups
     context.run.say(f"{shown} {does} questions of the exam, left out: {len(leaking)} (task.leaks: drop)")
-    kept = [group for group in groups if not any(_question(one) in leaking for one in group.examples)]
+    asked = set(leaking)
+    kept = where(groups, lambda group: not any(_question(one) in asked for one in group.examples))
     if not kept:
         raise DataError(shown, f"every question that it {does} is one of the exam; give other data")
-    return kept
+    return Part(groups, kept)
 
 
 def _of_its_own(context: Context, groups: Sequence[Group]) -> list[str]:
-    """Questions of these groups that are none of the task's own training questions."""
+    """Questions of these groups that are none of the task's own training questions.
+
+    Of the task's own, which are usually all, no text is held.
+    """
     parts = problems(context)
-    own = {text for one in (*parts.train, *parts.dev) for text in (one.question, question_with_options(one))}
-    asked = dict.fromkeys(_question(example) for group in groups for example in group.examples)
-    return [question for question in asked if question not in own]
+    own = places_of(
+        text for one in chain(parts.train, parts.dev) for text in (one.question, question_with_options(one))
+    )
+    asked = (_question(example) for group in groups for example in group.examples)
+    return list(dict.fromkeys(question for question in asked if key_of(question) not in own))
 
 
 def _leaking(questions: Sequence[str], examined: Sequence[Form]) -> list[str]:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from limbeck.knowledge.silver import asked, with_answer
+from limbeck.knowledge.silver import asked, found_by, with_answer
 from limbeck.lm import Sampling
-from limbeck.records import Found, Problem, read_jsonl, write_jsonl
+from limbeck.records import Found, Problem, Records, write_records
 from limbeck.run_folder import Stage, plan
+from limbeck.sequences import Made
 from limbeck.stages.context import Context
 from limbeck.stages.knowledge import STORED, Knowledge, found_for, read_texts, write_texts
 from limbeck.stages.problems import Split, problems
@@ -38,12 +40,21 @@ TrainFinder = Literal["question", "question+answer"]
 
 @dataclass(frozen=True)
 class Passages:
-    """The passages of a split's problems, as prompts hold them: so many at most, found by whom."""
+    """The passages of a split's problems, as prompts hold them: so many at most, found by whom.
+
+    `texts` are those of each problem, in the order of the split, read when they are looked at.
+    """
 
     stage: Stage
-    of: Mapping[str, tuple[str, ...]]
+    names: Sequence[str]
+    texts: Sequence[tuple[str, ...]]
     most: int
     by: Finder | TrainFinder
+
+    @cached_property
+    def of(self) -> Mapping[str, tuple[str, ...]]:
+        """The same by the problem's id, all in memory: for an exam."""
+        return dict(zip(self.names, self.texts, strict=True))
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -64,7 +75,7 @@ def found_passages(
         most: in a prompt.
         by: see `Finder`, and for training `TrainFinder`.
     """
-    some: list[Problem] = getattr(problems(context), split)
+    some: Sequence[Problem] = getattr(problems(context), split)
     replies = _asked_test(context, some) if by == "silver" else None
     ranker = reranker(context, base) if by == "reranker" else None
     inputs = {
@@ -81,20 +92,21 @@ def found_passages(
 
     def work(folder: Path) -> None:
         query = with_answer if by == "question+answer" else asked
-        queries = _reasoning(context, replies, some) if replies else [query(problem) for problem in some]
-        search = ranker.search(base, folder / "states", queries, context.track) if ranker else base.search()
-        hits = search.search(queries, STORED)
-        write_jsonl(folder / "found.jsonl", map(found_for, some, hits))
-        write_texts(folder, base, [[hit.passage for hit in own] for own in hits])
+        queries = _reasoning(context, replies, some) if replies else Made(some, query)
+        search = base.search()
+        if ranker:
+            search = ranker.search(base, folder / "states", list(queries), context.track)
+        hits = found_by(search, queries, STORED)
+        found = write_records(folder / "found.jsonl", map(found_for, some, hits), Found)
+        write_texts(folder, base, (one.passages for one in found))
         shutil.rmtree(folder / "states", ignore_errors=True)
 
     place = f"passages/{split}" + ("" if by == "question" else f"-{by}")
     reads = [ranker.model] if ranker else []
     stage = context.run.stage(place, plan(settings, version=VERSION, k=STORED), inputs, work, reads=reads)
-    found = list(read_jsonl(stage.folder / "found.jsonl", Found))
-    held = read_texts(stage, base, [one.passages for one in found], most)
-    of = {one.problem_id: own for one, own in zip(found, held, strict=True)}
-    return Passages(stage, of, most, by)
+    found = Records(stage.folder / "found.jsonl", Found)
+    texts = read_texts(stage, base, Made(found, lambda one: one.passages), most)
+    return Passages(stage, Made(found, lambda one: one.problem_id), texts, most, by)
 
 
 def _asked_test(context: Context, some: Sequence[Problem]) -> Stage:

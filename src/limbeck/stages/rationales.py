@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,13 +27,13 @@ from limbeck.recipe import (
 )
 from limbeck.records import Example, Problem, Rationale, Records, write_json, write_records
 from limbeck.run_folder import Stage, fingerprint, path_fingerprint, plan
-from limbeck.selection import select, similarity
+from limbeck.selection import select, similarity, together
 from limbeck.sequences import ById, Made, Part, Spool, where
 from limbeck.stages.context import Context, once
 from limbeck.stages.explaining import explaining_teacher, to_explain
 from limbeck.stages.leaks import check_stated
 from limbeck.stages.learners import Learner
-from limbeck.stages.problems import LEFT_OUT, SUFFIX, Split, problems, write_left_out
+from limbeck.stages.problems import LEFT_OUT, SUFFIX, Problems, Split, problems, write_left_out
 from limbeck.stages.teacher import TeacherModel, local_stops, taken_as_rationale, teacher_name
 from limbeck.stages.training import Data
 from limbeck.stages.writing import RawCompletion, completions_of, write
@@ -180,8 +181,7 @@ def _rationales(context: Context, split: Split) -> Rationales:
     file = recipe.teacher.file if isinstance(recipe.teacher, GivenTeacherSettings) else None
     source = None if recipe.teacher.kind == "given" else collected(context, split)
     rule, reasoning = recipe.rationales, taken_as_rationale(recipe)
-    ids = {problem.id for problem in asked}
-    given = [completion for completion in parts.given if completion.prompt_id in ids]
+    given = _given_of(parts, asked) if source is None and file is None else []
     if source is None and file is None and not given:
         raise RecipeError(
             f"teacher.kind: given, and the data hold no rationale of {split}; name their column under "
@@ -221,6 +221,12 @@ def _rationales(context: Context, split: Split) -> Rationales:
         settings["reasoning"] = reasoning
     stage = context.run.stage("rationales" + SUFFIX[split], plan(settings, version=VERSION), inputs, work)
     return Rationales(stage, split, Records(stage.folder / GRADED, Rationale))
+
+
+def _given_of(parts: Problems, asked: Sequence[Problem]) -> list[Completion]:
+    """The rationales of these problems that the data held."""
+    ids = {problem.id for problem in asked}
+    return [completion for completion in parts.given if completion.prompt_id in ids]
 
 
 def write_graded(folder: Path, marked: Iterable[Rationale]) -> Sequence[Rationale]:
@@ -369,10 +375,10 @@ def rationale_data(
     train = pick("train")
     dev = pick("dev") if learner.settings.train.choose == "dev-loss" else Picked((), {})
 
-    def groups(picked: Picked) -> list[Group]:
+    def groups(picked: Picked) -> Sequence[Group]:
         refuse_dropped(picked)
         examples = rationale_examples(context, learner, picked.rationales)
-        return by_problem(examples) if grouped else singles(examples)
+        return by_problem(examples, picked.rationales) if grouped else singles(examples)
 
     named = {**problems(context).inputs, **train.inputs, **dev.inputs, **(inputs or {})}
     return Data(groups(train), groups(dev), named, draw, facts=train.similarities if train.kept else dict)
@@ -392,32 +398,46 @@ def refuse_dropped(picked: Picked) -> None:
             raise DataError(f"rationale {one.index} of problem {one.problem_id}", message)
 
 
-def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rationale]) -> list[Example]:
-    """One training example per rationale, its final answer's characters marked.
+def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rationale]) -> Sequence[Example]:
+    """One training example per rationale, its final answer's characters marked; made when it is looked at.
 
     The answer is gold; where none is known, that of the rationale, which its problem's samples agree on.
     """
     parts, asking = problems(context), learner.asking
     train, dev = ById(parts.train), ById(parts.dev)
-    return [
-        asking.example(problem.answered(one.answer), one.reasoning, thinking=one.thinking)
-        for one in chosen
-        for problem in (train.get(one.problem_id) or dev[one.problem_id],)
-    ]
+
+    def example(one: Rationale) -> Example:
+        problem = train.get(one.problem_id) or dev[one.problem_id]
+        return asking.example(problem.answered(one.answer), one.reasoning, thinking=one.thinking)
+
+    return Made(chosen, example)
 
 
-def answer_examples(learner: Learner, some: Sequence[Problem]) -> list[Example]:
+def answer_examples(learner: Learner, some: Sequence[Problem]) -> Sequence[Example]:
     """One training example per problem: question -> gold answer, without any reasoning.
+
+    Each is made when it is looked at.
 
     Raises:
         DataError: a problem has no gold answer.
     """
-    return [learner.asking.example(problem, "") for problem in some]
+    all(problem.gold for problem in some)  # raises here, before anything is trained
+    return Made(some, lambda problem: learner.asking.example(problem, ""))
 
 
-def by_problem(examples: Sequence[Example]) -> list[Group]:
-    """All examples of a problem as one group, in their order."""
-    groups: dict[str, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(example.problem_id, []).append(example)
-    return [Group(key, tuple(some)) for key, some in groups.items()]
+def by_problem(examples: Sequence[Example], rationales: Sequence[Rationale]) -> Sequence[Group]:
+    """The examples of each problem as one group, in their order; made when it is looked at.
+
+    Args:
+        rationales: what the examples were made of.
+    """
+    places, starts = array("Q"), array("Q", (0,))
+    for problem in together(rationales):
+        places.extend(problem.places)
+        starts.append(len(places))
+
+    def group(number: int) -> Group:
+        some = tuple(Part(examples, places[starts[number] : starts[number + 1]]))
+        return Group(some[0].problem_id, some)
+
+    return Made(range(len(starts) - 1), group)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from limbeck.records import Example
+from limbeck.sequences import Made
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def _lot(seed: int, epoch: int, key: str, index: int) -> bytes:
     return hashlib.blake2b(f"{seed} {epoch} {index} {key}".encode(), digest_size=8).digest()
 
 
-def singles(examples: Iterable[Example]) -> list[Group]:
-    """Every example as a group of its own."""
-    return [Group(example.problem_id, (example,)) for example in examples]
+def singles(examples: Iterable[Example]) -> Sequence[Group]:
+    """Every example as a group of its own; of a sequence, each group is made when it is looked at."""
+    known = examples if isinstance(examples, Sequence) else list(examples)
+    return Made(known, lambda example: Group(example.problem_id, (example,)))

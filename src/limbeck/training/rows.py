@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import DiskError
+from limbeck.files import read_at
 from limbeck.objectives.align import IGNORED
 
 NO_KEY = (0, 0)
@@ -200,7 +201,7 @@ class RowFile:
     def _record(self, place: int) -> tuple[list[int], bytes]:
         """The head of a row, and all that follows it."""
         begin, end = self._begins[place : place + 2].tolist()
-        data = _read(self._stream, end - begin, begin)
+        data = read_at(self._stream, end - begin, begin)
         return list(HEAD.unpack_from(data)), data[HEAD.size :]
 
     def row(self, place: int) -> Row:
@@ -239,18 +240,6 @@ class RowFile:
             Rows(self, range(first, end)),
             question_text.decode("utf-8", "surrogatepass"),
         )
-
-
-def _read(stream: FileIO, count: int, begin: int) -> bytes:
-    """Some bytes from a place.
-
-    Processes that forked share the stream's own place. So it is used only where there is no `pread`: on
-    Windows, which does not fork.
-    """
-    if hasattr(os, "pread"):
-        return os.pread(stream.fileno(), count, begin)
-    stream.seek(begin)
-    return stream.read(count)
 
 
 class Rows(Sequence[Row]):

@@ -342,11 +342,10 @@ def at_random(sizes: Sizes, limits: Limits, questions: NDArray[np.int64], epochs
     # Where no batch can be over the tokens, all epochs are cut after the same number of groups.
     most = sizes.max(0).tolist() if len(sizes) else [0]
     always_fits = limits.groups * most[0] * sum(most[1:]) <= limits.tokens
-    tried = range(1 if always_fits else epochs)
-    counts = [
-        max(map(len, same_pass))
-        for same_pass in zip(*(cut_random(generator(seed, epoch)) for epoch in tried), strict=True)
-    ]
+    counts: list[int] = []
+    for epoch in range(1 if always_fits else epochs):  # one at a time: each holds a whole order
+        own = [len(one) for one in cut_random(generator(seed, epoch))]
+        counts = [max(pair) for pair in zip(counts or own, own, strict=True)]
 
     def plan(generator: torch.Generator) -> list[Pass]:
         return [_halved(one, count) for one, count in zip(cut_random(generator), counts, strict=True)]
