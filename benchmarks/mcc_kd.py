@@ -1,6 +1,6 @@
 """A training step of MCC-KD: ours, the published procedure, and what a good engineer would write today.
 
-    python benchmarks/mcc_kd.py [--small] [--kind t5|llama] [--profile SIDE KIND]
+    python benchmarks/mcc_kd.py [--small] [--kind t5|llama] [--profile SIDE KIND] [--device cuda]
 
 Toy T5 and Llama of `step.py` with 32,000 words; 350 questions with two rationales each, 8 questions a step.
 Lengths are log-normal with the means and spreads of the published SVAMP rationales: questions of 39 tokens,
@@ -25,6 +25,9 @@ questions, each must make the same loss and the same gradient.
 Time and memory are measured as in `step.py`: processor seconds of one thread, sides in turns, an epoch
 estimated from steps at even ranks of what a side pads (two steps of `published`, whose steps all cost the
 same); memory in a process for each side. Ratios are how many times ours.
+
+With a GPU (`--device cuda`; never run on one): the Llama of 1.1 billion weights of `step.py`, timed as there.
+Tokens count as in `step.py` too, both rationales with their prompts.
 
 Wanted: against `published` time 4 and memory 3; against `plain` time 1.5 (Llama) and 1.3 (T5). Status 1 if
 one is missed, or if a side makes another loss or gradient.
@@ -159,12 +162,12 @@ def published(model: Any, inputs: Batch) -> Tensor:
     lengths = [len(own) for own in sides[0]["predictors"]]
     buffers = []
     for z, side in zip(logits, sides, strict=True):
-        buffer = torch.zeros(len(lengths), max(lengths), z.shape[-1])
+        buffer = torch.zeros(len(lengths), max(lengths), z.shape[-1], device=z.device)
         for n, own in enumerate(side["predictors"]):
             buffer[n, : len(own)] = z[n, own.start : own.stop]
         buffers.append(buffer)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    weights = mask / mask.sum(1, keepdim=True) / len(lengths)
+    weights = (mask / mask.sum(1, keepdim=True) / len(lengths)).to(count.device)
     return (hard[0] + hard[1]) / count + WEIGHT * (two_way(*buffers) * weights).sum()
 
 
@@ -204,15 +207,15 @@ class PairTrainer(Trainer):  # type: ignore[misc]
 
 def trainer_of(side: str, kind: str, scale: Scale, folder: str) -> Any:
     """A trainer of any side, with a learning rate of 0: every step begins from the same weights."""
-    model, args = model_of(kind, scale.words), TrainingArguments(**step.arguments_of(folder))
+    model = model_of(kind, scale)
+    args = TrainingArguments(**step.arguments_of(folder, model))
     trainer: Any
     if side.startswith("ours"):
         feed = Feed([], GroupSampler(np.array([[1, 1]]), Limits(1, 1), seed=0), 0, kind == "t5")
         trainer = PartsTrainer(model, args, (CrossEntropy(), SpanKL(WEIGHT, TEMPERATURE)), feed)
     else:
         trainer = PairTrainer(model=model, args=args)
-    trainer.create_optimizer()
-    return trainer
+    return step.ready(trainer)
 
 
 def epochs(kind: str, scale: Scale) -> tuple[dict[str, float], dict[str, float]]:
@@ -230,10 +233,24 @@ def epochs(kind: str, scale: Scale) -> tuple[dict[str, float], dict[str, float]]
                 times = 2 if side == "published" else step.STEPS
                 if n >= times:
                     continue
-                batch = own[int((n + 0.5) * len(own) / times)]
+                batch = step.some_of(own, times)[n]
                 taken = step.step(trainers[side], collated(side, kind, batch, scale))[0]
                 seconds[side] += taken * len(own) / times
     return seconds, apart
+
+
+def on_gpu(kind: str, scale: Scale) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """See `step.one_by_one`."""
+    pairs = pairs_of(kind, scale)
+    batches = {side: batches_of(side, kind, pairs, scale) for side in SIDES}
+    shared = batches["ours"][len(batches["ours"]) // 2]
+    with tempfile.TemporaryDirectory() as folder:
+        return step.one_by_one(
+            lambda side: trainer_of(side, kind, scale, folder),
+            {side: [collated(side, kind, batch, scale) for batch in own] for side, own in batches.items()},
+            {side: collated(side, kind, shared, scale) for side in SIDES},
+            "plain",
+        )
 
 
 def added_memory(side: str, kind: str, scale: Scale) -> float:
@@ -249,10 +266,15 @@ def added_memory(side: str, kind: str, scale: Scale) -> float:
 
 def report(kind: str, scale: Scale, again: Sequence[str]) -> list[str]:
     """Print a row per side; what is not as wanted."""
-    seconds, apart = epochs(kind, scale)
-    sides = ["plain", "ours"] if scale is SMALL else SIDES
-    memory = {side: float(subprocess.check_output([*again, "--memory", side, kind])) for side in sides}
-    step.show(f"{kind}: an epoch of {scale.examples} pairs", seconds, memory, apart)
+    if scale.device == "cuda":
+        seconds, memory, apart = on_gpu(kind, scale)
+    else:
+        seconds, apart = epochs(kind, scale)
+        sides = ["plain", "ours"] if scale is SMALL else SIDES
+        memory = {side: float(subprocess.check_output([*again, "--memory", side, kind])) for side in sides}
+    step.show(f"{kind}: an epoch of {scale.examples} pairs", seconds, memory, apart, scale)
+    if scale.device == "cuda":
+        step.show_use(seconds, [row for pair in pairs_of(kind, scale) for row in pair], scale)
     missed = [
         f"{kind}: {side} takes {seconds[side] / seconds['ours']:.2f} times our time, not {least:g}"
         for side, least in WANTED[kind].items()
@@ -260,7 +282,7 @@ def report(kind: str, scale: Scale, again: Sequence[str]) -> list[str]:
     ]
     if memory.get("published", torch.inf) < WANTED_MEMORY * memory["ours"]:
         missed.append(f"{kind}: published does not take {WANTED_MEMORY:g} times our memory")
-    if not step.equal(apart):
+    if not step.equal(apart, scale):
         missed.append(f"{kind}: loss or gradient differ: the sides do not do the same step")
     return missed
 

@@ -71,8 +71,6 @@ def training(name: str, steps: int, longest: int) -> float:
         trainers = {
             side: step.trainer_of(known[side], model_for(side, name), folder, bf16=True) for side in sides
         }
-        for trainer in trainers.values():  # `train` does this: autocast around the model's forward
-            trainer.model = trainer.accelerator.prepare_model(trainer.model)
         shared = batches["ours"][len(batches["ours"]) // 2]
         losses = {side: took(trainers[side], known[side], shared, rows)[1] for side in sides}
         for n in range(steps):

@@ -1,6 +1,7 @@
 """A training step whose rows share prompts: each prompt computed once, against once per row.
 
     python benchmarks/shared_prompts.py [--small] [--kind llama|t5] [--lengths NAME] [-k K] [--equal|--padded]
+        [--device cuda]
 
 A Llama of 20 and a T5 of 19 million weights with 32,000 words. Lengths are about those of published data,
 prompt + completion in tokens:
@@ -22,6 +23,9 @@ Wanted with demonstrations: time 1.5 at K = 2 and 2.2 at K = 6, memory 2 at ever
 tokens against 860, a ratio of 1.7, so tokens alone do not reach it); and nowhere a time below 1.0 where
 `auto` shares. What is missed is said below its line. Status 1 if anything is, or if the two sides do not do
 the same step.
+
+With a GPU (`--device cuda`; never run on one): the Llama of 1.1 billion weights of `step.py`, whose head is
+not its embeddings, in bf16 and timed as there; the time of a step is the mean.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import step
@@ -65,6 +69,7 @@ class Cell:
     k: int
     equal: bool
     small: bool
+    device: str = "cpu"
 
     def arguments(self) -> list[str]:
         """On the command line."""
@@ -73,11 +78,20 @@ class Cell:
 
     @property
     def words(self) -> int:
-        return 500 if self.small else 32_000
+        return self.scale.words
+
+    @property
+    def scale(self) -> step.Scale:
+        """Its model and where it runs; the examples are the cell's own."""
+        if self.small or self.device == "cpu":
+            return replace(step.SMALL if self.small else step.WHOLE, device=self.device)
+        return step.ON_GPU
 
 
 def model_of(cell: Cell) -> nn.Module:
-    """Always the same weights, without dropout; the head is the embeddings."""
+    """Always the same weights, without dropout; on a CPU the head is the embeddings."""
+    if cell.device == "cuda":
+        return step.model_of("llama", cell.scale)
     torch.manual_seed(0)
     layers = 1 if cell.small else 8
     if cell.kind == "t5":
@@ -148,6 +162,18 @@ def measured(cell: Cell) -> tuple[dict[str, float], dict[str, float]]:
     return seconds, apart
 
 
+def on_gpu(cell: Cell) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Seconds of each side's step, MB added, and how far apart they are; see `step.one_by_one`."""
+    groups = groups_of(cell)
+    given = {side: collated(side, cell.kind, groups) for side in SIDES}
+    batches = {side: [batch] * TIMED for side, batch in given.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, memory, apart = step.one_by_one(
+            lambda side: step.trainer_of("ours", model_of(cell), folder), batches, given, "separate"
+        )
+    return {side: taken / TIMED for side, taken in seconds.items()}, memory, apart
+
+
 def added_memory(cell: Cell, side: str) -> float:
     """MB that a step adds to weights and optimiser state; for a process of its own."""
     groups = groups_of(cell)
@@ -159,9 +185,12 @@ def added_memory(cell: Cell, side: str) -> float:
 
 def report(cell: Cell) -> bool:
     """Print a line, and what is missed; whether nothing is."""
-    seconds, apart = measured(cell)
-    command = [sys.executable, __file__, *cell.arguments(), "--memory"]
-    memory = {side: float(subprocess.check_output([*command, side])) for side in SIDES}
+    if cell.device == "cuda":
+        seconds, memory, apart = on_gpu(cell)
+    else:
+        seconds, apart = measured(cell)
+        command = [sys.executable, __file__, *cell.arguments(), "--memory"]
+        memory = {side: float(subprocess.check_output([*command, side])) for side in SIDES}
     faster = seconds["separate"] / seconds["shared"]
     smaller = memory["separate"] / max(memory["shared"], 1e-9)
     both = cell.kind == "t5"
@@ -169,13 +198,13 @@ def report(cell: Cell) -> bool:
     shares = expected >= WORTH
     print(
         f"{cell.kind:6}{cell.lengths:15}{'equal' if cell.equal else 'padded':7} K {cell.k:2}"
-        f"  {seconds['separate']:6.2f} s  time ratio {faster:5.2f}"
+        f"  {seconds['separate']:6.{2 if cell.device == 'cpu' else 3}f} s  time ratio {faster:5.2f}"
         f"  {memory['separate']:6.0f} MB added  memory ratio {smaller:5.2f}"
         f"  auto {'on ' if shares else 'off'} ({expected:.2f})"
         f"  apart by: loss {apart['loss']:.0e}, gradient {apart['gradient']:.0e}",
         flush=True,
     )
-    if not step.equal(apart):
+    if not step.equal(apart, cell.scale):
         print("  loss or gradient differ: the sides do not do the same step", file=sys.stderr)
         return False
     missed = [] if cell.small else missed_by(cell, faster, smaller, shares=shares)
@@ -205,12 +234,16 @@ def main() -> int:
     alone.add_argument("--equal", action="store_true", help="equal lengths alone")
     alone.add_argument("--padded", action="store_true", help="varied lengths alone")
     parser.add_argument("--memory", choices=SIDES, help=argparse.SUPPRESS)
+    step.add_device(parser)
     chosen = parser.parse_args()
+    kinds = [chosen.kind] if chosen.kind else ["llama", "t5"]
+    if chosen.device == "cuda":
+        kinds = step.kinds_on_gpu(parser, chosen.kind)
     torch.set_num_threads(1)
     lengths = SMALL_LENGTHS if chosen.small else LENGTHS
     cells = [
-        Cell(kind, name, k, equal, chosen.small)
-        for kind in ([chosen.kind] if chosen.kind else ["llama", "t5"])
+        Cell(kind, name, k, equal, chosen.small, chosen.device)
+        for kind in kinds
         for equal in ([chosen.equal] if chosen.equal or chosen.padded else [False, True])
         for name in ([chosen.lengths] if chosen.lengths else lengths)
         for k in ([chosen.k] if chosen.k else [2] if chosen.small else K)

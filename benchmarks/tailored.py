@@ -1,6 +1,6 @@
 """A training step of tailored learning: ours, the published procedure, and what a good engineer would write.
 
-    python benchmarks/tailored.py [--small] [--profile SIDE]
+    python benchmarks/tailored.py [--small] [--profile SIDE] [--device cuda]
 
 A toy Llama of `step.py` with 32,000 words; 240 right rationales, each with another one of its question and a
 mistake, 8 of them a step. Questions have about 70 tokens, rationales and mistakes about 100, and in front of
@@ -24,6 +24,8 @@ Given the same groups each must make the same loss, and all but `published` and 
 Time and memory are measured as in `step.py`: processor seconds of one thread, sides in turns, an epoch
 estimated from steps at even ranks of what a side pads; memory in a process for each side. Ratios are how many
 times ours.
+
+With a GPU (`--device cuda`; never run on one): the Llama of 1.1 billion weights of `step.py`, timed as there.
 
 The ratios of `ours` are not those of every recipe. recipes/tailored.yaml has `gradient_checkpointing: true`,
 with which prompts are not shared: its step is that of `ours-separate`, with a second forward.
@@ -80,7 +82,7 @@ def groups_of(scale: Scale, *, bare: bool = False) -> list[Three]:
 
     shown = tokens(350)
     groups = []
-    for number in range(scale.examples if scale is SMALL else 240):
+    for number in range(min(scale.examples, 240)):
         question = tokens(68 * draw.lognormvariate(0, 0.25))
         prompt = question if bare else shown + question
         about = 90 * draw.lognormvariate(0, 0.4)
@@ -162,7 +164,7 @@ def published(model: Any, inputs: Batch) -> Tensor:
     states = []
     for ending in inputs["endings"]:
         own = ending["attention_mask"]
-        behind = mask.sum(1, keepdim=True) + torch.arange(own.shape[1])
+        behind = mask.sum(1, keepdim=True) + torch.arange(own.shape[1], device=own.device)
         output = model(
             input_ids=ending["input_ids"],
             attention_mask=torch.cat([mask, own], 1),
@@ -171,7 +173,7 @@ def published(model: Any, inputs: Batch) -> Tensor:
             use_cache=True,
             output_hidden_states=True,
         )
-        states.append(output.hidden_states[-1][torch.arange(len(own)), own.sum(1) - 1])
+        states.append(last_of(output.hidden_states[-1], own))
     return hard + WEIGHT * triplets(*states)
 
 
@@ -179,9 +181,13 @@ def plain(model: Any, inputs: Batch) -> Tensor:
     """One forward of all rows."""
     given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     output = model(**given, use_cache=False, output_hidden_states=True)
-    last = inputs["attention_mask"].sum(1) - 1
-    states = output.hidden_states[-1][torch.arange(len(last)), last]
+    states = last_of(output.hidden_states[-1], inputs["attention_mask"])
     return by_weight(output.logits, inputs) + WEIGHT * triplets(states[0::3], states[1::3], states[2::3])
+
+
+def last_of(states: Tensor, mask: Tensor) -> Tensor:
+    """The state of each row's last token."""
+    return states[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1]
 
 
 def by_weight(logits: Tensor, inputs: Batch) -> Tensor:
@@ -210,15 +216,15 @@ class TripletTrainer(Trainer):  # type: ignore[misc]
 
 def trainer_of(side: str, scale: Scale, folder: str) -> Any:
     """A trainer of any side, with a learning rate of 0: every step begins from the same weights."""
-    model, args = model_of("llama", scale.words), TrainingArguments(**step.arguments_of(folder))
+    model = model_of("llama", scale)
+    args = TrainingArguments(**step.arguments_of(folder, model))
     trainer: Any
     if side.startswith("ours"):
         feed = Feed([], GroupSampler(np.array([[1, 1]]), Limits(1, 1), seed=0), 0, False)
         trainer = PartsTrainer(model, args, (CrossEntropy(), Triplet(WEIGHT, MARGIN)), feed)
     else:
         trainer = TripletTrainer(model=model, args=args)
-    trainer.create_optimizer()
-    return trainer
+    return step.ready(trainer)
 
 
 def data_of(side: str, scale: Scale) -> list[list[Three]]:
@@ -238,10 +244,24 @@ def epochs(scale: Scale) -> tuple[dict[str, float], dict[str, float]]:
         apart["loss"] = max(apart["loss"], abs(losses[0] / losses[1] - 1))
         for n in range(step.STEPS):
             for side, own in batches.items():
-                batch = own[int((n + 0.5) * len(own) / step.STEPS)]
+                batch = step.some_of(own, step.STEPS)[n]
                 taken = step.step(trainers[side], collated(side, batch))[0]
                 seconds[side] += taken * len(own) / step.STEPS
     return seconds, apart
+
+
+def on_gpu(scale: Scale) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """See `step.one_by_one`."""
+    batches = {side: data_of(side, scale) for side in SIDES}
+    shared = batches["ours"][len(batches["ours"]) // 2]
+    with tempfile.TemporaryDirectory() as folder:
+        return step.one_by_one(
+            lambda side: trainer_of(side, scale, folder),
+            {side: [collated(side, batch) for batch in own] for side, own in batches.items()},
+            {side: collated(side, shared) for side in SIDES if side != "ours-bare"},
+            "plain",
+            loss_only=["published"],
+        )
 
 
 def added_memory(side: str, scale: Scale) -> float:
@@ -255,16 +275,19 @@ def added_memory(side: str, scale: Scale) -> float:
 
 def report(scale: Scale, again: Sequence[str]) -> list[str]:
     """Print a row per side; what is not as wanted."""
-    seconds, apart = epochs(scale)
-    sides = ["plain", "ours"] if scale is SMALL else SIDES
-    memory = {side: float(subprocess.check_output([*again, "--memory", side])) for side in sides}
-    step.show(f"llama: an epoch of {len(groups_of(scale))} groups", seconds, memory, apart)
+    if scale.device == "cuda":
+        seconds, memory, apart = on_gpu(scale)
+    else:
+        seconds, apart = epochs(scale)
+        sides = ["plain", "ours"] if scale is SMALL else SIDES
+        memory = {side: float(subprocess.check_output([*again, "--memory", side])) for side in sides}
+    step.show(f"llama: an epoch of {len(groups_of(scale))} groups", seconds, memory, apart, scale)
     missed = [
         f"{side} takes {seconds[side] / seconds['ours']:.2f} times our time, not {least:g}"
         for side, least in WANTED.items()
         if seconds[side] < least * seconds["ours"]
     ]
-    if not step.equal(apart):
+    if not step.equal(apart, scale):
         missed.append("loss or gradient differ: the sides do not do the same step")
     return missed
 

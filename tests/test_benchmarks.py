@@ -1,11 +1,17 @@
 """Every benchmark runs through at its smallest size; the numbers that it prints are not judged here."""
 
+import gc
+import importlib
 import os
 import subprocess
 import sys
+import weakref
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -83,3 +89,83 @@ def test_a_benchmark_runs_through(name: str) -> None:
     assert done.stdout
     for words in SAID.get(name, []):
         assert words in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["step", "mcc_kd", "tailored", "shared_prompts"])
+def test_what_a_gpu_would_run_is_one_model_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of `--device cuda`, on a CPU: in bf16, and all but its clock and its memory."""
+    monkeypatch.syspath_prepend(FOLDER)
+    benchmark, step = importlib.import_module(name), importlib.import_module("step")
+    monkeypatch.setattr(step, "STEPS_ON_GPU", 1)
+    arguments_of = step.arguments_of
+    monkeypatch.setattr(step, "arguments_of", lambda *given: {**arguments_of(*given), "bf16": True})
+    made: list[weakref.ref[Any]] = []
+    build = benchmark.model_of
+
+    def model_of(*given: Any) -> Any:
+        assert not [model for model in made if model()], "a model of a side before is still held"
+        model = build(*given)
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(benchmark, "model_of", model_of)
+    scale = replace(step.SMALL, examples=6)
+    given: tuple[Any, ...] = ("llama", scale)
+    if name == "tailored":
+        given = (scale,)
+    elif name == "shared_prompts":
+        given = (benchmark.Cell("llama", "demonstrations", 2, False, True),)
+    gc.collect()
+    gc.disable()  # no luck: what is freed is freed by the benchmark
+    try:
+        seconds, memory, apart = benchmark.on_gpu(*given)
+    finally:
+        gc.enable()
+    assert list(seconds) == list(memory) and len(made) == len(seconds) > 1
+    assert min(seconds.values()) > 0 and step.equal(apart, replace(scale, device="cuda"))
+
+
+def test_operations_are_those_of_weights_and_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    step = importlib.import_module("step")
+    rows = [step.Row("1", [3] * 10, [3] * 10), step.Row("2", [3] * 30, [3] * 30)]
+    layer = 4 * 256 * 256 + 3 * 256 * 688 + 2 * 256
+    weights = 4 * layer + 256 + 500 * 256  # and the head, not the embeddings
+    assert step.operations(rows, step.SMALL) == 6 * weights * 40 + 6 * 4 * 256 * (10**2 + 30**2)
+    large = step.model_of("llama", replace(step.ON_GPU, device="meta"))
+    assert sum(p.numel() for p in large.parameters()) == pytest.approx(1.1e9, rel=0.001)
+
+
+def test_a_gpu_is_judged_by_its_rounding_and_its_use_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    step = importlib.import_module("step")
+    scale = replace(step.SMALL, device="cuda", peak=0.5)
+    found = {"ours": 0.25}, {"ours": 10.0}, {"loss": 1e-6, "gradient": 1e-2}
+    monkeypatch.setattr(step, "on_gpu", lambda kind, scale: found)
+    assert step.report("llama", scale, []) == [] and not step.equal(found[2], step.SMALL)
+    broken = step.largest_of([{"loss": 0.0, "gradient": 0.0}, {"loss": 0.0, "gradient": float("nan")}])
+    assert not step.equal(broken, scale)
+    rows = step.rows_of("llama", scale)
+    rate = sum(len(row.input_ids) for row in rows) / 0.25
+    printed = capsys.readouterr().out
+    assert "250 ms" in printed and f"{rate:.0f} tokens/s" in printed
+    assert f"{step.operations(rows, scale) / 0.25 / 0.5e12:.1%} of 0.5 TFLOP/s" in printed
+
+
+@pytest.mark.parametrize("name", ["step", "mcc_kd", "tailored", "shared_prompts"])
+def test_without_a_gpu_cuda_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    benchmark, step = importlib.import_module(name), importlib.import_module("step")
+    monkeypatch.setattr(sys, "argv", [name, "--device", "cuda"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SystemExit) as refused:
+        if name == "shared_prompts":
+            benchmark.main()
+        else:
+            step.command(__file__, "", ["llama"] if name != "tailored" else [], None, None, None)
+    assert refused.value.code == 2
+    assert "torch sees 0 GPUs here, and this needs exactly one" in capsys.readouterr().err
