@@ -458,6 +458,8 @@ def extract(kind: AnswerKind, text: str, options: Sequence[str] = ()) -> str | N
 def convert(model: Path | str, out: Path | str) -> Path:
     """An ordinary model folder of one with weights in `.bin` or `.pth`, or of a GGUF file; no code is run.
 
+    Llama and Mistral are also read as their authors publish them (`params.json`, `consolidated.*.pth`).
+
     Args:
         model: a folder, a GGUF file, or a model's name on the hub.
         out: the new folder.
@@ -466,6 +468,7 @@ def convert(model: Path | str, out: Path | str) -> Path:
         InputError: `out` is there already, or there are no weights to convert.
     """
     from limbeck.lm.names import is_gguf
+    from limbeck.lm.original import convert_original, is_original
     from limbeck.lm.pickles import convert as convert_folder
     from limbeck.lm.pickles import downloaded
 
@@ -476,7 +479,8 @@ def convert(model: Path | str, out: Path | str) -> Path:
 
         convert_file(folder, Path(out))
         return Path(out)
-    convert_folder(folder if folder.is_dir() else downloaded(str(model)), Path(out))
+    folder = folder if folder.is_dir() else downloaded(str(model))
+    (convert_original if is_original(folder) else convert_folder)(folder, Path(out))
     return Path(out)
 
 

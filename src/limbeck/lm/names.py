@@ -57,7 +57,9 @@ def folder_or_hub(
     path = Path(where).expanduser()
     if path.is_dir():
         if not any((path / file).exists() for file in holds):
-            raise ModelError(f"{text}: not {what} folder, it has no config.json; give one that has")
+            original = any(path.glob("consolidated.*.pth"))  # as Meta and Mistral AI publish weights
+            fix = f"make one of it: limbeck convert {text} --out FOLDER" if original else "give one that has"
+            raise ModelError(f"{text}: not {what} folder, it has no config.json; {fix}")
         return path.resolve()
     if path.exists():
         or_file = ", or a .gguf file" if what == "a model" else ""

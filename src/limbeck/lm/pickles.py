@@ -80,7 +80,7 @@ def convert(folder: Path, out: Path) -> int:
     weights: dict[str, torch.Tensor] = {}
     holds: dict[str, str] = {}
     for file in found:
-        for name, tensor in _tensors(file).items():
+        for name, tensor in read_tensors(file).items():
             if name in weights:
                 raise ModelError(
                     f"{file}: holds {name[:80]}, as {holds[name]} does: they are the same weights "
@@ -93,11 +93,20 @@ def convert(folder: Path, out: Path) -> int:
             if file.is_file() and file.suffix not in _ENDINGS and not file.name.endswith(_PARTS):
                 refuse_special(file)
                 shutil.copyfile(file, partial / file.name)
-        try:
-            save_file(_apart(weights), str(partial / f"{_name(folder)}.safetensors"), {"format": "pt"})
-        except SafetensorError as error:  # how its writer reports a full disk
-            raise DiskError(out, OSError(0, first_line(error))) from error
+        write_safetensors(weights, partial / f"{_name(folder)}.safetensors")
     return len(weights)
+
+
+def write_safetensors(weights: dict[str, torch.Tensor], file: Path) -> None:
+    """Write tensors to a file that transformers reads.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    try:
+        save_file(_apart(weights), str(file), {"format": "pt"})
+    except SafetensorError as error:  # how its writer reports a full disk
+        raise DiskError(file, OSError(0, first_line(error))) from error
 
 
 def _refuse_missing_parts(folder: Path) -> None:
@@ -132,7 +141,12 @@ def downloaded(name: str) -> Path:
         ) from error
 
 
-def _tensors(file: Path) -> dict[str, torch.Tensor]:
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one file by name, read without running code.
+
+    Raises:
+        ModelError: it cannot be read so, or holds something else.
+    """
     refuse_special(file)
     try:
         found: Any = torch.load(file, map_location="cpu", weights_only=True)
