@@ -408,7 +408,8 @@ def claims(
         processes: runs side by side, in place of the recipe's number.
 
     Returns:
-        The protocol's folder; `claims.json` in it has the verdicts, `claims.txt` the table.
+        The protocol's folder; `claims.json` in it has the verdicts (none of an exploratory one), `claims.txt`
+        the table.
     """
     from limbeck.files import whole_file
     from limbeck.methods import resolve_methods
