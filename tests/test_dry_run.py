@@ -337,17 +337,25 @@ def test_a_step_shares_prompts_as_its_training_does(
     assert not share or all(2 * len(one["prompts"]) == len(one["groups"]) for one in batches[:guessed])
 
 
-def test_what_a_training_would_not_share_is_refused_once_it_is_known(
+def test_rows_too_long_to_share_prompts_are_refused_once_they_are_known(
     limbeck: Limbeck, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guessed rows are as long as they may be, so nothing is refused for them."""
+    """Guessed rows are as long as they may be: the real ones may fit."""
     change = ["--set", "students.cot.train.share_prompts=true"]
-    monkeypatch.setattr(shared_prompts, "_impossible", lambda *given, **more: "of a reason")
+    monkeypatch.setattr(shared_prompts, "position_limit", lambda config: 8)
     guessed = looked(limbeck, recipe, *change)
     assert learner(guessed, "students.cot")["seconds"] > 0
     assert limbeck("collect", recipe, "--out", recipe.parent / "run").status == 0
     answer = limbeck("run", recipe, "--dry-run", "--out", recipe.parent / "run", *change)
-    assert answer.status == 2 and "share_prompts: true cannot be, because of a reason" in answer.err
+    assert answer.status == 2 and "share_prompts: true cannot be, because the longest prompt" in answer.err
+
+
+def test_any_other_reason_not_to_share_prompts_is_refused_at_once(limbeck: Limbeck, recipe: Path) -> None:
+    """Whatever the rationales will be: no length of a row changes it."""
+    change = ["--set", "students.cot.train.share_prompts=true"]
+    change += ["--set", "students.cot.lora={r: 4, dropout: 0.1}"]
+    answer = limbeck("run", recipe, "--dry-run", *change)
+    assert answer.status == 2 and "true cannot be, because the model uses dropout" in answer.err
 
 
 def test_tables_and_where_a_run_ends(limbeck: Limbeck, recipe: Path) -> None:

@@ -1,6 +1,7 @@
 """Files, folders and logs: whole or not at all, also when the disk is full or the process is killed."""
 
 import os
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,18 @@ def test_a_folder_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
     with whole_folder(folder) as partial:
         (partial / "new.txt").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "new.txt"]
+
+
+def test_bytes_from_a_place_are_all_read_however_few_the_system_gives_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numbers").write_bytes(bytes(range(20)))
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, count, begin: pread(handle, min(count, 3), begin))
+    with FileIO(tmp_path / "numbers") as stream:
+        assert files.read_at(stream, 10, 5) == bytes(range(5, 15))
+        assert files.read_at(stream, 10, 15) == bytes(range(15, 20)), "the file ends there"
+        assert files.read_at(stream, 0, 0) == files.read_at(stream, 4, 20) == b""
 
 
 # --- logs

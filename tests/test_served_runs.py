@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from limbeck import actions
+from limbeck.errors import InputError
+from limbeck.opening import about_task
+
 from .lm.serving import transformers_serve
 from .served import served
 
@@ -126,7 +130,25 @@ def test_what_a_server_has_not_got_yet_waits_and_everybody_is_trained(
     with served(lambda body: named.append(body["model"]) or text("The answer is yes."), there) as url:
         assert limbeck(*again, url, "--out", "own").status == 0, "by the name of the run's recipe"
         assert limbeck(*again, url, "--endpoint-model", "base", "--out", "other").status == 0
-    assert Counter(named) == {next(iter(models)): 4, "base": 4}
+        by_path = ['--set=exam.endpoint.model="{path}"', "--set=exam.endpoint.listed=false"]
+        assert limbeck(*again, url, *by_path, "--out", "whole").status == 0
+    whole = str(Path("runs/two", places[0], "model").resolve())
+    assert Counter(named) == {next(iter(models)): 4, "base": 4, whole: 4}, "the last as the run names it"
+
+
+def test_evaluate_asks_for_a_mentor_by_the_settings_of_its_own_server(tmp_path: Path) -> None:
+    own = "{base_url: URL, model: 'm-{mark}', soft_labels: true}"
+    mentor = f"mentor: {{model: tiny-causal-xs, endpoint: {own}}}"
+    (tmp_path / "two.yaml").write_text(f"{TWO}{mentor}\n".replace("URL", "http://127.0.0.1:1/v1"))
+    recipe, there = about_task(str(tmp_path / "two.yaml"), ()), "http://127.0.0.1:2/v1"
+    place, server = actions._server(recipe, "mentors/mentor", there)
+    assert (place, server.base_url, server.concurrency) == ("mentors.mentor.endpoint", there, 32)
+    stage = {"name": "mentors/mentor", "id": "0123456789abcdef"}
+    assert actions._served_as(place, server, "m", stage) == "m-0123456789ab"
+    place, server = actions._server(recipe, "students/one/seed0", there)
+    assert (place, server.retries) == ("exam.endpoint", 0)
+    with pytest.raises(InputError, match=r"exam.endpoint.model is .*, and m is no model of a run"):
+        actions._served_as(place, server, "m", {})
 
 
 def text(said: str) -> bytes:

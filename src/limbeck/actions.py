@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from limbeck.lm.endpoints import EndpointSettings
     from limbeck.lm.load import Dtype
     from limbeck.methods import Chosen
-    from limbeck.recipe import ExamSettings, Keep
+    from limbeck.recipe import Keep, Recipe
     from limbeck.records import Prediction, Problem, Rationale
     from limbeck.stages.context import Context
     from limbeck.tasks.answers import AnswerKind
@@ -235,9 +235,11 @@ def evaluate(
         reranker: what ranks its passages, or "none"; None: as in its run.
         states: a folder that keeps what the reranker makes of passages; None: made again each time.
         endpoint: the address of a server that has the model and writes the answers; its other settings are
-            those of the recipe's `exam.endpoint`. Tokenizer and prompts are still those of `model`.
-        endpoint_model: the name under which the server has it; None: that of the recipe's
-            `exam.endpoint.model`, by default the model's folder, as it is given here.
+            those of the recipe's `exam.endpoint`, or of its mentor's own `endpoint`. Tokenizer and prompts
+            are still those of `model`.
+        endpoint_model: the name under which the server has it; None: the name that its run asks for, by those
+            settings' `model`. By default that is the whole path of the model's folder; of a model of no run
+            it is `model` as given here.
         replace: a finished exam in `out` may be replaced.
 
     Raises:
@@ -246,7 +248,7 @@ def evaluate(
         DamagedError: the model belongs to a run and changed since it was written.
         NotServedError: the server cannot be reached, or has not got the model.
     """
-    from limbeck import ranks
+    from limbeck import ranks, sealed
     from limbeck.exam import AskedAs, examine_model, examine_served, write_exam
     from limbeck.exam_facts import ExamFacts
     from limbeck.tasks.settings import task_kind
@@ -272,9 +274,10 @@ def evaluate(
         given |= {"device": device, "dtype": dtype, "max_rows": exam.batch_size}
         found = examine_model(own, asked, kind, sampling, folder, **given)
     else:
-        server = _server(exam, endpoint)
-        served_as = endpoint_model or _served_as(server, own)
-        found = examine_served(own, server, served_as, asked, kind, sampling, folder, **given)
+        stage = sealed.read(Path(own).parent / sealed.STAGE) or {}
+        place, server = _server(about, stage.get("name", ""), endpoint)
+        served_as = endpoint_model or _served_as(place, server, own, stage)
+        found = examine_served(own, server, served_as, asked, kind, sampling, folder, place=place, **given)
     predictions, summary, examined = found
     facts = ExamFacts(
         role="exam",
@@ -324,31 +327,45 @@ def _refuse_options(endpoint: str | None, endpoint_model: str | None, dtype: Dty
         )
 
 
-def _server(exam: ExamSettings, address: str) -> EndpointSettings:
-    """The recipe's `exam.endpoint` at this address."""
+def _server(recipe: Recipe, name: str, address: str) -> tuple[str, EndpointSettings]:
+    """The recipe's server of a model, at this address, and where the recipe has it: a mentor's own first.
+
+    Args:
+        name: of the model's stage; "" of a model of no run.
+    """
     from limbeck.lm.endpoints import EndpointSettings
     from limbeck.recipe import checked
 
-    known = {} if exam.endpoint is None else exam.endpoint.model_dump(mode="json")
-    return checked(EndpointSettings, {**known, "base_url": address}, "--endpoint: ")
+    place, found = "exam.endpoint", recipe.exam.endpoint
+    role, _, mentor = name.partition("/")
+    if role == "mentors" and mentor in recipe.mentors and recipe.mentors[mentor].endpoint is not None:
+        place, found = f"mentors.{mentor}.endpoint", recipe.mentors[mentor].endpoint
+    kind, known = EndpointSettings, dict[str, Any]()
+    if found is not None:
+        kind, known = type(found), found.model_dump(mode="json")
+    return place, checked(kind, {**known, "base_url": address}, "--endpoint: ")
 
 
-def _served_as(server: EndpointSettings, own: str) -> str:
+def _served_as(place: str, server: EndpointSettings, own: str, stage: Mapping[str, Any]) -> str:
     """The name under which a server has a model, as its run would ask for it.
+
+    Args:
+        place: of the server's settings in the recipe.
+        stage: what the model's stage says of itself; {} of a model of no run.
 
     Raises:
         InputError: the name holds what only a model of a run has.
     """
-    from limbeck import sealed
     from limbeck.stages.learners import MARK
 
-    stage = sealed.read(Path(own).parent / sealed.STAGE) or {}
-    if not {"name", "id"} <= stage.keys() and ("{place}" in server.model or "{mark}" in server.model):
+    if {"name", "id"} <= stage.keys():
+        return server.named(str(Path(own).resolve()), stage["name"], stage["id"][:MARK])
+    if "{place}" in server.model or "{mark}" in server.model:
         raise InputError(
-            f"--endpoint: exam.endpoint.model is {server.model}, and {own} is no model of a run; give its "
+            f"--endpoint: {place}.model is {server.model}, and {own} is no model of a run; give its "
             "name there with --endpoint-model"
         )
-    return server.named(own, stage.get("name", ""), stage.get("id", "")[:MARK])
+    return server.named(own, "", "")
 
 
 def _refuse_taken(out: Path, *, replace: bool) -> None:
@@ -391,7 +408,8 @@ def claims(
         processes: runs side by side, in place of the recipe's number.
 
     Returns:
-        The protocol's folder; `claims.json` in it has the verdicts, `claims.txt` the table.
+        The protocol's folder; `claims.json` in it has the verdicts (none of an exploratory one), `claims.txt`
+        the table.
     """
     from limbeck.files import whole_file
     from limbeck.methods import resolve_methods

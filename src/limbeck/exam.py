@@ -288,6 +288,7 @@ def examine_served(
     sampling: Sampling,
     folder: Path,
     *,
+    place: str = "exam.endpoint",
     form: str | None = None,
     direct: bool = False,
     passages: Mapping[str, Sequence[str]] | None = None,
@@ -299,6 +300,7 @@ def examine_served(
         model: its name or folder.
         served_as: the name under which the server has it.
         folder: keeps the answers until the exam is over.
+        place: of the server's settings in the recipe, for errors.
         direct, form, passages: as of `examine_model`.
 
     Raises:
@@ -309,7 +311,7 @@ def examine_served(
 
     asking = asking_of(model, form)
     known = unloaded(model)
-    served = ServedModel(endpoint, served_as, known, thinks=asking.thinks, say=notice)
+    served = ServedModel(endpoint, served_as, known, thinks=asking.thinks, place=place, say=notice)
     prompts = student_prompts(known, asking, problems, sampling.max_tokens, passages=passages, direct=direct)
     key = {"model": _files_of(model), "as": served_as, "body": endpoint.extra_body, "to": endpoint.endpoint}
     complete = remembered(served, folder / SERVED_LOG, key)

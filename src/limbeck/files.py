@@ -57,7 +57,19 @@ def _version(path: Path) -> tuple[int, ...]:
 
 
 def read_at(stream: FileIO, count: int, begin: int) -> bytes:
-    """Some bytes from a place.
+    """So many bytes from a place; fewer only where the file ends before.
+
+    The system may give fewer at a time: Linux at most 2 GB.
+    """
+    parts = []
+    while count and (part := _some_at(stream, count, begin)):
+        parts.append(part)
+        count, begin = count - len(part), begin + len(part)
+    return b"".join(parts)
+
+
+def _some_at(stream: FileIO, count: int, begin: int) -> bytes:
+    """At most so many bytes from a place; none only at the end of the file.
 
     Processes that forked share the stream's own place. So it is used only where there is no `pread`: on
     Windows, which does not fork.

@@ -68,6 +68,16 @@ class Places:
         self.put(key, new)
         return new
 
+    def add(self, key: bytes) -> bool:
+        """Give a key a number as `number` does; whether it is new, so of equal keys the first.
+
+        >>> seen = Places()
+        >>> [seen.add(key_of(text)) for text in ("a", "b", "a")]
+        [True, True, False]
+        """
+        known = len(self)
+        return self.number(key) == known
+
     def _slot(self, key: bytes) -> int:
         """Where a key is, or would be."""
         slots, keys, last = self._slots, self._keys, len(self._slots) - 1

@@ -136,7 +136,7 @@ class _Numbering:
         self._places = array("Q")  # of each prompt, where its owner stands
         of = array("Q")  # of each prompt, the number of its problem
         for place, owner in enumerate(owners):
-            if self._prompts.number(key_of(owner.prompt_id)) == len(self._places):
+            if self._prompts.add(key_of(owner.prompt_id)):
                 self._places.append(place)
                 of.append(problems.number(key_of(owner.problem_id)))
         sizes = array("Q", bytes(8 * len(of)))
@@ -276,10 +276,8 @@ def mark_dropped(
                 reason = DUPLICATE_OF_TEACHER
             elif (why := refused.get(text)) is not None:
                 reason = REFUSED[why]
-            elif text in seen:
+            elif not seen.add(text):
                 reason = DUPLICATE
-            else:
-                seen.put(text, 0)
         same_mark = rationale.dropped == reason
         yield rationale if same_mark else rationale.model_copy(update={"dropped": reason})
 

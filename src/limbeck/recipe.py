@@ -91,7 +91,9 @@ class OfflineTeacherSettings(Settings):
     wrong_answer: float = Field(0.1, ge=0, le=1, description="share of rationales with a wrong final answer")
     wrong_step: float = Field(0.05, ge=0, le=1, description="share with a wrong step but the right answer")
     openings: bool = Field(
-        False, description="begin rationales with a sentence of several, or none: more of their texts differ"
+        False,
+        description="begin each sampled rationale with one of four sentences or with none, so that more of "
+        "them differ",
     )
     prompt: PromptSettings = PromptSettings()
     exam: bool = Field(True, description="examine the teacher on the test split too")

@@ -15,7 +15,7 @@ import pytest
 from limbeck.errors import DiskError, RecipeError, TeacherError
 from limbeck.lm import Prompt, Sampling
 from limbeck.lm.api import ApiTeacher, open_teacher, seed_of
-from limbeck.lm.cost import Request, tokens_at_most
+from limbeck.lm.cost import Receipt, Request, tokens_at_most
 from limbeck.lm.remember import Remembered, ledger_of
 from limbeck.sequences import Made
 
@@ -300,6 +300,32 @@ def test_what_is_under_way_at_an_error_is_yielded_first() -> None:
     with pytest.raises(TeacherError, match=r"prompt p0: .*expired"):
         got.extend(teacher(serve, concurrency=8)(prompts, Sampling()))
     assert {c.prompt_id for c in got} == {f"p{i}" for i in range(1, 8)}
+
+
+def test_what_is_under_way_is_kept_where_the_next_request_cannot_be_read(tmp_path: Path) -> None:
+    """Requests are read from a file; three are sent and paid when the disk fails."""
+    sent, failed = threading.Barrier(4, timeout=10), threading.Event()
+    kept, got = list[Receipt](), list[Receipt]()
+
+    def request(number: int) -> Request:
+        if number == 3:
+            sent.wait()
+            failed.set()
+            raise DiskError(tmp_path, OSError(5, "Input/output error"))
+        return Request(Prompt(f"p{number}", f"p{number}", f"question {number}"), 0)
+
+    def serve(request: httpx2.Request) -> httpx2.Response:
+        sent.wait()
+        assert failed.wait(10)
+        return ok()
+
+    asked = teacher(serve, concurrency=8).ask(
+        Made(range(50), request), Sampling(temperature=0.7), kept.append
+    )
+    with pytest.raises(DiskError, match="Input/output error"):
+        got.extend(asked)
+    assert {one.completion.prompt_id for one in kept} == {"p0", "p1", "p2"}
+    assert len(got) == 3
 
 
 def test_a_failure_ends_the_waits_of_the_others() -> None:

@@ -6,15 +6,18 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from limbeck.protocol.judging import Side, Standing, difference, judged
+from limbeck.protocol.judging import Side, Standing, difference, judged, plain
 from limbeck.protocol.settings import Claim, ClaimsSettings
 from limbeck.protocol.table import tables, text
+from limbeck.protocol.written import Protocol
+from limbeck.recipe import check_recipe
 from limbeck.statistics import from_units, t_p
 from tests.campaigns import statistics as campaign
 
@@ -97,17 +100,29 @@ def test_margins_and_holm_decide() -> None:
     assert alone.p_holm is None
 
 
-def test_a_sweep_has_no_verdicts() -> None:
-    """However small its p is; and p is not corrected."""
+def test_a_sweep_has_no_verdicts(tmp_path: Path) -> None:
+    """However small its p is; and p is not corrected. What it compares is not put as a claim."""
     sides = {"a": side("a", None, [[[0.1, 0.11, 0.12]]]), "b": side("b", None, [[[0.9, 0.91, 0.92]]])}
-    compare = (Claim(a="a", b="b"), Claim(a="b", b="a"))
+    compare = (Claim(a="a", b="b"), Claim(a="b", b="a", margin=-2))
     claims = ClaimsSettings(exploratory=True, compare=compare)
     found = judged(claims.compare, sides, decides=not claims.exploratory)
     assert max(one.p for one in found) < 0.001
     assert [(one.verdict, one.p_holm) for one in found] == [("undecided", None)] * 2
     shown = text(claims, [], found)
     assert "Exploratory: nothing is claimed" in shown and "Comparisons" in shown
-    assert "verdict" not in shown and "undecided" not in shown and "Holm" not in shown
+    assert "a against b: p asks whether B − A differs from −2.0 points" in " ".join(shown.split())
+    assert not any(word in shown for word in ("verdict", "undecided", "Holm", "is better"))
+    raw = {"name": "x", "task": {"name": "coin-flip"}}
+    recipe = check_recipe(raw, "r.yaml", trains=False)
+    protocol = Protocol(tmp_path, recipe, claims, [], "digest", {}, frozenset())
+    written = plain(protocol, [], found)
+    assert written["exploratory"] is True and [one["claim"] for one in written["claims"]] == [
+        "b against a",
+        "a against b",
+    ]
+    assert not {"verdict", "p_holm"} & set().union(*written["claims"])
+    told = plain(replace(protocol, claims=ClaimsSettings(compare=compare)), [], found)
+    assert told["exploratory"] is False and {"verdict", "p_holm"} <= told["claims"][0].keys()
 
 
 def test_what_can_decide_nothing_is_refused() -> None:

@@ -180,7 +180,7 @@ def test_a_row_that_fills_all_positions_is_refused_before_any_is_asked_for(tmp_p
             about: Any = {"vocabulary": found.vocabulary, "identity": {}, "batch_tokens": 99}
             write_cache(tmp_path / "labels", found, rows, 0, CodecSettings(k=K), 1.0, **about)
 
-    said = rf"has {longest} tokens, and a server writes one more, .* lower max_length to {longest - 1}"
+    said = rf"train.max_length: the longest example has {longest} tokens, and .* lower it to {longest - 1}"
     with pytest.raises(RecipeError, match=said):
         write(longest)
     assert not any(isinstance(body["prompt"], list) for body in server.bodies)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from limbeck.errors import RecipeError, TeacherError
 from limbeck.lm import Complete, Completion, Prompt, Sampling
+from limbeck.lm.remember import Remembered
+from limbeck.recipe import check_recipe
 from limbeck.records import Problem
+from limbeck.run_folder import Run
+from limbeck.stages.teacher import make_teacher
 from limbeck.tasks.answers import grade, split_answer
 from limbeck.tasks.asking import teacher_asking
 from limbeck.tasks.checking import check
@@ -251,3 +256,19 @@ def test_openings_add_texts_and_change_neither_steps_nor_answers(name: str) -> N
     assert min(map(len, texts.values())) > 4
     greedy = Sampling(temperature=0.0)
     assert ask(name, problems, greedy, openings=True) == ask(name, problems, greedy)
+
+
+def test_what_it_said_before_there_were_openings_is_remembered(tmp_path: Path) -> None:
+    settings = {"kind": "offline", "wrong_answer": 0.1, "wrong_step": 0.05}
+    key = {**settings, "task": "coin-flip", "seed": 0}  # as it was then
+    problems = generate("coin-flip", "train", 5, 0)
+    prompts = teacher_asking(PromptSettings(), GENERATED["coin-flip"].kind).prompts(problems)
+    memory = tmp_path / "memory" / "teacher.jsonl"
+    list(Remembered(OfflineTeacher("coin-flip", 0.1, 0.05, 0), memory, key=key)(prompts, FOUR))
+    for openings, missing in ((False, 0), (True, 20)):
+        raw = {"name": "x", "task": {"name": "coin-flip"}}
+        said = {"kind": "offline", "openings": openings}
+        recipe = check_recipe({**raw, "teacher": said}, "r.yaml", trains=False)
+        teacher = make_teacher(recipe, Run(tmp_path, print), agreed=True, max_cost=None)()
+        found = teacher.complete(tmp_path)
+        assert isinstance(found, Remembered) and len(found.missing(prompts, FOUR)) == missing

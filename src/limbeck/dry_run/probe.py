@@ -9,13 +9,12 @@ import torch
 from accelerate.utils import send_to_device
 
 from limbeck.dry_run.reading import Reading
-from limbeck.errors import RecipeError
 from limbeck.recipe import LearnerSettings
 from limbeck.training.collate import Batch, collate
 from limbeck.training.parts import CrossEntropy, with_router
 from limbeck.training.sampler import MicroBatch
 from limbeck.training.settings import TrainSettings
-from limbeck.training.shared_prompts import decided
+from limbeck.training.shared_prompts import TooLongToShareError, decided
 from limbeck.training.timed_step import timed_step
 
 STEPS = 3
@@ -54,10 +53,10 @@ def seconds_per_step(model: Any, reading: Reading, learner: LearnerSettings) -> 
 
 
 def _shares_prompts(model: Any, reading: Reading, train: TrainSettings) -> bool:
-    """What the training will decide. Guessed rows are too long for a refusal: the real ones may fit."""
+    """What the training will decide. Guessed rows are as long as they may be: the real ones may fit."""
     try:
         return decided(model, reading.feed, train, with_router((CrossEntropy(),), model)).shared
-    except RecipeError:
+    except TooLongToShareError:
         if reading.guessed:
             return False
         raise

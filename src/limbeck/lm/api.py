@@ -275,7 +275,12 @@ class ApiTeacher:
         in_a_row = 0
         while True:
             while waiting and failure is None and crew.idle:
-                worst = self._worst(waiting.next().request, sampling)
+                try:
+                    worst = self._worst(waiting.next().request, sampling)
+                except Exception as error:  # it cannot be read, from a file for one
+                    failure = error
+                    crew.stop.set()
+                    break
                 if not self._budget.reserve(worst.usd):
                     break
                 crew.put(waiting.take(), worst)

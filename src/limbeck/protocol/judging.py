@@ -133,7 +133,7 @@ def judged(claims: Sequence[Claim], sides: Mapping[str, Side], *, decides: bool 
     """Every claim with its verdict, by p after Holm's correction for all of them.
 
     Args:
-        decides: without that p is not corrected and every verdict is "undecided".
+        decides: without that nothing is claimed: p is not corrected and every verdict is "undecided".
     """
     known = [difference(sides[claim.a], sides[claim.b]) for claim in claims]
     margins = [claim.margin / 100 for claim in claims]
@@ -146,7 +146,7 @@ def judged(claims: Sequence[Claim], sides: Mapping[str, Side], *, decides: bool 
         low, high = estimate.interval()
         found.append(
             Judged(
-                claim=claim.words,
+                claim=claim.words if decides else claim.compared,
                 a=claim.a,
                 b=claim.b,
                 difference=estimate.value,
@@ -307,14 +307,18 @@ def _known(values: Sequence[float | None]) -> float | None:
 
 
 def plain(protocol: Protocol, standings: Sequence[Standing], found: Sequence[Judged]) -> dict[str, Any]:
-    """What is written to claims.json."""
+    """What is written to claims.json; of an exploratory protocol without verdicts and corrected p."""
     claims = protocol.claims
+    without = {"verdict", "p_holm"} if claims.exploratory else set[str]()
     return {
         "protocol": protocol.digest,
         "problem_draws": claims.problem_draws,
         "mentors": claims.mentors,
         "students": claims.students,
+        "exploratory": claims.exploratory,
         "test": "t",
         "standings": [asdict(one) for one in standings],
-        "claims": [asdict(one) for one in found],
+        "claims": [
+            {name: value for name, value in asdict(one).items() if name not in without} for one in found
+        ],
     }

@@ -48,6 +48,11 @@ class Claim(Settings):
         by = "" if self.margin == 0 else f" by more than {self.margin:g} points"
         return f"{self.b} is better than {self.a}{by}"
 
+    @property
+    def compared(self) -> str:
+        """The same, where nothing is claimed."""
+        return self.claim or f"{self.b} against {self.a}"
+
 
 class ClaimsSettings(Settings):
     """How often problems, mentors and students are drawn, and what is claimed."""

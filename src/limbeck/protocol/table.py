@@ -72,7 +72,12 @@ def _verdicts(found: Sequence[Judged]) -> Table:
 def _explored(found: Sequence[Judged]) -> Table:
     notes = [
         "Exploratory: nothing is claimed and no p is corrected, so of 20 differences by chance alone one has "
-        "a p below 0.05. B − A in points; interval and p by t over the problem draws, mentors or students."
+        "a p below 0.05. B − A in points; interval and p by t over the problem draws, mentors or students.",
+        *(
+            f"{one.claim}: p asks whether B − A differs from {signed_percent(one.margin)} points."
+            for one in found
+            if one.margin
+        ),
     ]
     table = titled("Comparisons", notes)
     add_columns(table, ["compared"], ["B − A [95%]", "df", "p"])

@@ -139,8 +139,8 @@ class ServedLabels:
         limit = positions_of(self._mentor.config)
         if limit is not None and tokens >= limit:
             raise RecipeError(
-                f"max_length: the longest example has {tokens} tokens, and a server writes one more, which "
-                f"the {limit} positions of {self._mentor.name} must hold; lower max_length to {limit - 1}, "
+                f"train.max_length: the longest example has {tokens} tokens, and a server writes one more, "
+                f"which the {limit} positions of {self._mentor.name} must hold; lower it to {limit - 1}, "
                 "which leaves longer ones out, or have soft labels made here "
                 f"({self._place}.soft_labels: false)"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from limbeck.knowledge.reading import Reading
 from limbeck.places import Places, key_of
 from limbeck.recipe import Choose, RerankerSettings
 from limbeck.records import Example, Problem, SilverQuery
-from limbeck.sequences import ById, Made, Part
+from limbeck.sequences import ById, Made, Part, where
 from limbeck.stages.context import Context
 from limbeck.stages.knowledge import Knowledge, Supported, read_texts, silver_passages
 from limbeck.stages.learners import Learner, Trained
@@ -168,11 +167,8 @@ def _groups(
 
 def _different(examples: Sequence[Example]) -> Sequence[Example]:
     """Of equal ones the first."""
-    numbers, places = Places(), array("Q")
-    for place, one in enumerate(examples):
-        if numbers.number(key_of(one.model_dump_json())) == len(places):
-            places.append(place)
-    return Part(examples, places)
+    seen = Places()
+    return Part(examples, where(examples, lambda one: seen.add(key_of(one.model_dump_json()))))
 
 
 def has_place(template: str | None) -> bool:

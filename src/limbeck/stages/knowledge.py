@@ -300,18 +300,10 @@ def write_texts(folder: Path, base: Knowledge, found: Iterable[Sequence[str]]) -
 
 
 def _texts(search: Search, found: Iterable[Sequence[str]]) -> Iterator[Passage]:
-    names = _different(name for own in found for name in own[:KEPT])
+    seen = Places()
+    names = (name for own in found for name in own[:KEPT] if seen.add(key_of(name)))
     while some := list(islice(names, QUERIES)):
         yield from search.passages(some)
-
-
-def _different(names: Iterable[str]) -> Iterator[str]:
-    """Each name where it comes first."""
-    seen = Places()
-    for name in names:
-        known = len(seen)
-        if seen.number(key_of(name)) == known:
-            yield name
 
 
 def read_texts(

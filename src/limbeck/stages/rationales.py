@@ -416,12 +416,9 @@ def rationale_examples(context: Context, learner: Learner, chosen: Sequence[Rati
 def answer_examples(learner: Learner, some: Sequence[Problem]) -> Sequence[Example]:
     """One training example per problem: question -> gold answer, without any reasoning.
 
-    Each is made when it is looked at.
-
-    Raises:
-        DataError: a problem has no gold answer.
+    Each is made when it is looked at, which raises DataError where its problem has no gold answer. A training
+    looks at all of them before its first step.
     """
-    all(problem.gold for problem in some)  # raises here, before anything is trained
     return Made(some, lambda problem: learner.asking.example(problem, ""))
 
 

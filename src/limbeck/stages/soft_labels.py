@@ -96,7 +96,7 @@ class SoftLabelStage:
         return (SoftLabelKL(self.open(), weight, squared=squared),) if weight else ()
 
     def open(self) -> SoftLabels:
-        """Map the files, or load the mentor."""
+        """Open the files, or load the mentor."""
         if self.settings.soft_labels == "live":
             return _live(self)
         from limbeck.soft_labels.cache import Cached

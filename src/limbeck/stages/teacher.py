@@ -207,7 +207,9 @@ def _offline(
         recipe.seed,
         openings=settings.openings,
     )
-    own = settings.model_dump(mode="json", exclude={"exam", "prompt"})
+    # What was remembered before there were openings has none in its key.
+    openings = () if settings.openings else ("openings",)
+    own = settings.model_dump(mode="json", exclude={"exam", "prompt", *openings})
     key = own | {"task": recipe.task.name, "seed": recipe.seed}
     remembered = Remembered(offline, memory, key=key, say=say)
     return Teacher(offline.name, plain_prompt, lambda folder: remembered)

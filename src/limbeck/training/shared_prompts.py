@@ -51,6 +51,10 @@ FORGOTTEN = "gradient_checkpointing forgets the keys and values of the prompt"
 """Of decoder-only models; an encoder's states are no cache."""
 
 
+class TooLongToShareError(RecipeError):
+    """A prompt and a completion that may meet in a shared batch are longer than the model's positions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """Counted over an epoch.
@@ -168,7 +172,8 @@ def decided(model: nn.Module, feed: Feed, settings: TrainSettings, parts: Parts)
     Weights, modes, gradients and random state of the model stay as they are.
 
     Raises:
-        RecipeError: `true`, and it cannot be.
+        TooLongToShareError: `true`, and the model has too few positions for it.
+        RecipeError: `true`, and it cannot be for another reason.
     """
     if settings.share_prompts is False:
         return Verdict(False)
@@ -186,7 +191,9 @@ def _decided(model: nn.Module, feed: Feed, settings: TrainSettings, parts: Parts
     if auto and found < WORTH:
         return Verdict(False, found)
     apart = None
-    why = _impossible(model, feed.groups, settings, parts, encoder_decoder=both)
+    why = _impossible(settings, parts, encoder_decoder=both)
+    too_long = "" if why else _too_long(model, feed.groups, encoder_decoder=both)
+    why = why or too_long
     if not why:
         rows = probe_rows(feed.groups, encoder_decoder=both)
         why, apart = _unequal(model, rows, feed.pad, encoder_decoder=both)
@@ -196,23 +203,22 @@ def _decided(model: nn.Module, feed: Feed, settings: TrainSettings, parts: Parts
         )
         return Verdict(True, found, apart, f"a prompt is computed once for the rows that share it: {because}")
     if not auto:
-        raise RecipeError(f"train.share_prompts: true cannot be, because {why}; set it to auto or false")
+        refusal = TooLongToShareError if too_long else RecipeError
+        raise refusal(f"train.share_prompts: true cannot be, because {why}; set it to auto or false")
     return Verdict(False, found, apart, f"every row computes its own prompt, because {why}")
 
 
-def _impossible(
-    model: nn.Module,
-    groups: Sequence[RowGroup],
-    settings: TrainSettings,
-    parts: Parts,
-    *,
-    encoder_decoder: bool,
-) -> str:
-    """What rules it out before anything is computed, or ""."""
+def _impossible(settings: TrainSettings, parts: Parts, *, encoder_decoder: bool) -> str:
+    """What of the training rules it out before anything is computed, or ""."""
     if settings.gradient_checkpointing and not encoder_decoder:
         return FORGOTTEN
     if any(isinstance(part, RouterPart) for part in parts):
         return "the router loss of a mixture of experts would count the prompt once"
+    return ""
+
+
+def _too_long(model: nn.Module, groups: Sequence[RowGroup], *, encoder_decoder: bool) -> str:
+    """Why rows may be longer together than the model's positions, each of which is not, or ""."""
     limit = position_limit(model.config)
     if encoder_decoder or limit is None:
         return ""
