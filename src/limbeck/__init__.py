@@ -1,4 +1,4 @@
-"""A recipe in, a small model that reasons out.
+"""Write a recipe, get a small model that reasons.
 
     import limbeck
     folder = limbeck.run("recipes/demo.yaml")

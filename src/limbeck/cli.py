@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="limbeck",
-    help="A recipe in, a small model that reasons out.",
+    help="Write a recipe, get a small model that reasons.",
     epilog="Errors are one sentence; add --debug anywhere for the traceback.",
     no_args_is_help=True,
     add_completion=False,
@@ -147,7 +147,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
-    """A recipe in, a small model that reasons out."""
+    """Write a recipe, get a small model that reasons."""
 
 
 @app.command()
