@@ -88,10 +88,13 @@ class Cell:
         return step.ON_GPU
 
 
-def model_of(cell: Cell) -> nn.Module:
-    """Always the same weights, without dropout; on a CPU the head is the embeddings."""
+def model_of(cell: Cell, *, empty: bool = False) -> nn.Module:
+    """Always the same weights, without dropout; on a CPU the head is the embeddings.
+
+    `empty`: no weights on a GPU, but their shapes.
+    """
     if cell.device == "cuda":
-        return step.model_of("llama", cell.scale)
+        return step.model_of("llama", replace(cell.scale, device="meta") if empty else cell.scale)
     torch.manual_seed(0)
     layers = 1 if cell.small else 8
     if cell.kind == "t5":
@@ -194,7 +197,9 @@ def report(cell: Cell) -> bool:
     faster = seconds["separate"] / seconds["shared"]
     smaller = memory["separate"] / max(memory["shared"], 1e-9)
     both = cell.kind == "t5"
-    expected = gain(tokens_of(groups_of(cell), encoder_decoder=both, batches=1), work_of(model_of(cell)))
+    expected = gain(
+        tokens_of(groups_of(cell), encoder_decoder=both, batches=1), work_of(model_of(cell, empty=True))
+    )
     shares = expected >= WORTH
     print(
         f"{cell.kind:6}{cell.lengths:15}{'equal' if cell.equal else 'padded':7} K {cell.k:2}"

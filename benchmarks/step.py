@@ -576,6 +576,7 @@ def kinds_on_gpu(parser: argparse.ArgumentParser, kind: str | None) -> list[str]
             f"--device cuda: torch sees {torch.cuda.device_count()} GPUs here, and this needs exactly one "
             "(of several, CUDA_VISIBLE_DEVICES chooses)"
         )
+    print(torch.cuda.get_device_name())
     return ["llama"]
 
 

@@ -8,6 +8,7 @@ import pytest
 from limbeck.errors import RecipeError
 from limbeck.lm import Sampling
 from limbeck.methods import resolve_methods
+from limbeck.methods.mcc_kd import MccKdSettings
 from limbeck.methods.tailored import TailoredSettings
 from limbeck.protocol.written import open_protocol
 from limbeck.recipe import ExamSettings, check_recipe, load_recipe, read_yaml
@@ -354,6 +355,23 @@ def test_the_sweeps_of_mcc_kd_change_one_value_at_a_time() -> None:
         (1, 4, 1),
     ]
     assert {(claim.a, claim.b) for claim in recipe.claims.compare} == {(name, "mcc-kd") for name in swept}
+
+
+def test_the_published_settings_of_mcc_kd() -> None:
+    """The newer script's, and those of Mentor-KD's authors for FLAN-T5; the control differs in α alone."""
+    folder = Path(__file__).parent.parent / "recipes"
+    llama = load_recipe(folder / "mcc-kd.yaml")
+    for name, alpha in (("mcc-kd", 0.1), ("control", 0)):
+        student = llama.students[name]
+        train, own = student.train, MccKdSettings.model_validate(student.settings)
+        assert (train.learning_rate, train.weight_decay, train.clip) == (1e-5, 0, 0)
+        assert (train.batch_size * train.accumulate, train.epochs, train.max_length) == (6, 24, 512)
+        assert student.lora and (student.lora.r, student.lora.alpha, student.lora.dropout) == (128, 128, 0)
+        assert (own.rationales, own.span_weight, own.temperature, own.choose) == (5, alpha, 1, "diverse")
+    t5 = load_recipe(folder / "mcc-kd-flan-t5.yaml").students["mcc-kd"]
+    own = MccKdSettings.model_validate(t5.settings)
+    assert (own.rationales, own.span_weight, own.temperature) == (3, 0.1, 1.3)
+    assert (t5.train.learning_rate, t5.train.weight_decay, t5.train.clip) == (3e-4, 0, 0)
 
 
 def test_the_published_settings_of_finetune_cot() -> None:
