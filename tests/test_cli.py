@@ -65,7 +65,7 @@ def test_lists(limbeck: Limbeck) -> None:
         (["student.model=tiny-causal-huge"], "students.answers-only.model: no tiny model"),
         (["student.model=."], "folder without config.json"),
         (["student.device=abacus"], "device"),
-        (["student.train.deepspeed=ds.json"], "train: DeepSpeed is not offered"),
+        (["student.train.deepspeed=ds.json"], "train.deepspeed: ds.json: cannot be read"),
         (["student.train.precision=fp16", "student.device=cpu"], "precision: fp16 needs a CUDA GPU"),
         (["student.dtype=bfloat16"], "updates of all weights get lost in bfloat16"),
         (["student.seeds=[-1]"], "seeds"),

@@ -345,14 +345,23 @@ class LearnerSettings(Settings):
             )
         if self.layers is not None:
             raise ValueError("quantize: 4bit does not go with layers; leave one of them out")
-        if self.train.sharding != "none":
+        if self.train.how_shared is not None:
             raise ValueError(
-                "quantize: 4bit does not go with train.sharding, which cannot cut weights in 4 bits; set it "
-                "to none, or leave quantize out"
+                f"quantize: 4bit does not go with train.{self.train.how_shared}, which cannot cut weights in "
+                "4 bits; leave one of them out"
             )
         if self.train.precision == "auto":
             raise ValueError(
                 "quantize: 4bit does not go with train.precision: auto; write bf16, fp16 or fp32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _deepspeed_computes_in_one_type(self) -> Self:
+        if self.train.deepspeed is not None and self.dtype != "float32":
+            raise ValueError(
+                f"train.deepspeed was never tried with dtype: {self.dtype}; set it to float32, or take "
+                "train.sharding: fsdp"
             )
         return self
 

@@ -362,8 +362,10 @@ def is_sharded(model: nn.Module) -> bool:
 def _is_whole(head: Any) -> bool:
     """Whether a linear layer has no bias, all of its weight, and its own forward."""
     weight = head.weight
-    # A shard is another type (DTensor, a view) or has another shape (FSDP, ZeRO).
-    whole = type(weight) is nn.Parameter and weight.shape == (head.out_features, head.in_features)
+    # A shard is another type (DTensor, a view) or has another shape (FSDP, ZeRO). One of ZeRO's has an id,
+    # and looks whole at times.
+    shape, part = (head.out_features, head.in_features), "ds_id" in vars(weight)
+    whole = type(weight) is nn.Parameter and weight.shape == shape and not part
     return whole and head.bias is None and "forward" not in vars(head)
 
 
@@ -433,9 +435,11 @@ def router_coefficient(model: nn.Module) -> float | None:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel; a PEFT model stays, it passes its base model's methods on."""
-    while isinstance(model, DistributedDataParallel):
-        model = model.module
+    """The model inside DistributedDataParallel or DeepSpeed's engine; a PEFT model stays, it passes its base
+    model's methods on."""
+    # By its name, because DeepSpeed is rarely installed.
+    while isinstance(model, DistributedDataParallel) or type(model).__name__ == "DeepSpeedEngine":
+        model = model.module  # type: ignore[assignment]
     return model
 
 

@@ -121,6 +121,7 @@ def _named(recipe: Recipe) -> dict[str, str]:
     learners = recipe.learners
     models = {place: one.model for place, one in learners.items()}
     files = {f"mentors.{name}.file": one.file for name, one in recipe.mentors.items()}
+    files |= {f"{place}.train.deepspeed": one.train.deepspeed for place, one in learners.items()}
     shown = {place: one.prompt.examples for place, one in learners.items()}
     if isinstance(recipe.teacher, GivenTeacherSettings):
         files["teacher.file"] = recipe.teacher.file

@@ -19,7 +19,7 @@ from limbeck.lm import Prompt
 from limbeck.lm.chunks import Chunks
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Problem
-from limbeck.run_folder import Plan, Stage, plan
+from limbeck.run_folder import Plan, Stage, path_fingerprint, plan
 from limbeck.stages.asking import asking_learner
 from limbeck.stages.context import Context
 from limbeck.stages.model_inputs import model_inputs
@@ -109,6 +109,11 @@ class Learner:
         """
         names = LearnerSettings.model_fields.keys() - {"device", "prompt"}
         shared = LearnerSettings.model_construct(**{name: getattr(self.settings, name) for name in names})
+        if file := shared.train.deepspeed:  # its content decides, not where it is
+            print_ = path_fingerprint(Path(file).expanduser())
+            shared = shared.model_copy(
+                update={"train": shared.train.model_copy(update={"deepspeed": print_})}
+            )
         asking = self.asking.plan()  # the format is among the settings
         more |= {"asking": asking} if asking else {}
         return plan(shared, version=version, source=self.source, seed=self.seed, **self.own, **more)

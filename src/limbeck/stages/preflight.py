@@ -330,6 +330,19 @@ def _check_learner(place: str, learner: LearnerSettings, *, trains: bool = True)
         )
     if learner.format == "chat":
         check_chat(learner, place)
+    if learner.train.deepspeed:
+        _check_deepspeed(place, learner.train.deepspeed)
+
+
+def _check_deepspeed(place: str, file: str) -> None:
+    """Refuse a configuration that no training could take, and DeepSpeed where it is not installed."""
+    from limbeck.training.deepspeed import check_installed, read
+
+    try:
+        read(file)
+        check_installed()
+    except RecipeError as error:
+        raise RecipeError(f"{place}.{error}") from None
 
 
 def _check_fp16(place: str, learner: LearnerSettings) -> None:

@@ -15,8 +15,11 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
+from limbeck import ranks
 from limbeck.errors import RecipeError
+from limbeck.files import digest as digest_of
 from limbeck.objectives.align import unwrap
+from limbeck.training import deepspeed
 from limbeck.training.parts import Parts
 from limbeck.training.rows import RowGroup
 from limbeck.training.settings import TrainSettings
@@ -34,14 +37,15 @@ def arguments(
         turns: micro-batches of a step that each process takes part in (see `sampler.Sharing`).
 
     Raises:
-        RecipeError: bf16 on a GPU that does not know it, fp16 without a CUDA GPU, or a precision that was
-            not settled.
+        RecipeError: bf16 on a GPU that does not know it, fp16 without a CUDA GPU, a precision that was
+            not settled, or a file of DeepSpeed that cannot be taken.
     """
     if settings.precision == "auto":
         raise RecipeError("precision: auto is settled by a run of a recipe; here write fp32 or bf16")
     if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise RecipeError("precision: this GPU does not compute in bf16; set it to fp16 or fp32")
     refuse_fp16(settings, device)
+    shared_out = deepspeed.read(settings.deepspeed) if settings.deepspeed else None
     warm = settings.schedule == "constant" and settings.warmup > 0
     # Fused AdamW leaves a step out by itself, and accelerate 1.15 would not see that it was skipped.
     adamw = "adamw_torch" if settings.precision == "fp16" else "adamw_torch_fused"
@@ -59,6 +63,7 @@ def arguments(
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
         activation_checkpointing=settings.gradient_checkpointing,
+        deepspeed=shared_out if ranks.world() > 1 else None,
         accelerator_config=None if settings.sharding == "none" else _shared_out_at_once(),
         load_best_model_at_end=False,
         logging_nan_inf_filter=False,  # a loss that is not finite is an error here
@@ -151,7 +156,7 @@ def fingerprint(
     trained = [(n, list(p.shape), str(p.dtype)) for n, p in model.named_parameters() if p.requires_grad]
     weights = [(part.name, part.weight) for part in parts]
     plain = [
-        settings.model_dump(mode="json", exclude={"share_prompts"}),
+        settings.model_dump(mode="json", exclude={"share_prompts", "deepspeed"}),
         seed,
         weights,
         sorted(draw.items()),
@@ -159,6 +164,8 @@ def fingerprint(
         trained,
         corrected,
     ]
+    if settings.deepspeed:
+        plain.append(digest_of(Path(settings.deepspeed).expanduser()))
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for groups in splits:
         digest.update(str(len(groups)).encode())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -16,12 +15,6 @@ def _share_or_steps(warmup: float) -> float:
     return warmup
 
 
-NO_DEEPSPEED = (
-    "DeepSpeed is not offered, because with ZeRO-3 the parts of the weights would be saved as if they were "
-    "the model (docs/scale.md); take sharding: fsdp, which shares out the same things"
-)
-
-
 def _not_otherwise(sharding: object) -> object:
     """Tensor parallel training with adapters, and DeepSpeed, are what published models were trained by."""
     if isinstance(sharding, str) and sharding.replace("_", "-") in ("tp", "tensor", "tensor-parallel"):
@@ -30,7 +23,7 @@ def _not_otherwise(sharding: object) -> object:
             "with lora where a whole model is too large to train"
         )
     if isinstance(sharding, str) and sharding.lower().startswith(("deepspeed", "zero")):
-        raise ValueError(NO_DEEPSPEED)
+        raise ValueError("DeepSpeed is asked for by train.deepspeed: FILE; here take none or fsdp")
     return sharding
 
 
@@ -101,6 +94,11 @@ class TrainSettings(Settings):
         description="fsdp: each of several processes holds a part of the weights, gradients and optimiser "
         "state (FSDP2) in place of a whole copy",
     )
+    deepspeed: str | None = Field(
+        None,
+        min_length=1,
+        description="the same by DeepSpeed ZeRO-3, in fp32: its configuration, a JSON file (docs/scale.md)",
+    )
     share_prompts: bool | Literal["auto"] = Field(
         "auto",
         description="compute a prompt once for the rows of a micro-batch that share it, with the same "
@@ -119,29 +117,41 @@ class TrainSettings(Settings):
         "epoch", description="when to evaluate on dev and save: once per epoch, or this often in the run"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_deepspeed(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "deepspeed" in given:
-            raise ValueError(NO_DEEPSPEED)
-        return given
+    @model_validator(mode="after")
+    def _what_was_tried_of_deepspeed(self) -> Self:
+        if self.deepspeed is not None and self.sharding != "none":
+            raise ValueError("deepspeed and sharding: fsdp share out the same things; leave one of them out")
+        if self.deepspeed is not None and self.precision != "fp32":
+            raise ValueError(
+                f"deepspeed was never tried with precision: {self.precision}; set it to fp32, or take "
+                "sharding: fsdp"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_process_alone(self) -> Self:
         """What one process would do by itself, a process with a part of the model cannot."""
-        if self.sharding == "none":
+        how = self.how_shared
+        if how is None:
             return self
         if self.choose == "dev-accuracy":
             raise ValueError(
-                f"sharding: {self.sharding} does not go with choose: dev-accuracy, because processes that "
+                f"{how} does not go with choose: dev-accuracy, because processes that "
                 "write answers of different lengths would wait for each other; choose dev-loss or last"
             )
         if self.precision == "auto":
             raise ValueError(
-                f"sharding: {self.sharding} does not go with precision: auto, which tries the whole model in "
+                f"{how} does not go with precision: auto, which tries the whole model in "
                 "one process; write fp32 or bf16"
             )
         return self
+
+    @property
+    def how_shared(self) -> str | None:
+        """The setting by which several processes hold a part of the weights each; None: each holds all."""
+        if self.sharding != "none":
+            return f"sharding: {self.sharding}"
+        return "deepspeed" if self.deepspeed is not None else None
 
 
 RANKING = TrainSettings(epochs=3, learning_rate=1e-4, batch_size=16, schedule="linear", warmup=0.05)
@@ -154,6 +164,7 @@ UNUSED_IN_RANKING = (
     "prompt_weight",
     "choose",
     "sharding",
+    "deepspeed",
     "share_prompts",
 )
 """Settings of trainings that have no effect on a reranker's."""

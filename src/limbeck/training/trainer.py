@@ -42,7 +42,7 @@ from limbeck.lm.sharding import held
 from limbeck.objectives.align import is_encoder_decoder, is_sharded
 from limbeck.progress import notice
 from limbeck.records import Example
-from limbeck.training import sharded
+from limbeck.training import deepspeed, sharded
 from limbeck.training.arguments import arguments, fingerprint, set_steps, undisturbed
 from limbeck.training.checkpoints import Keeper, newest, refuse_damaged, remove_others, step_of
 from limbeck.training.collate import Batch, Pairs, Tokenised, padding, pairs_in, said_of_pairs, tokenise
@@ -253,7 +253,7 @@ class PartsTrainer(Trainer):  # type: ignore[misc]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint; where they are in parts, the optimiser's state brings them."""
-        if not self.in_parts:
+        if not (self.in_parts or self.is_deepspeed_enabled):
             super().save_model(output_dir, _internal_call)
         elif output_dir:  # the library takes a checkpoint for the best one only if its folder is there
             Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -411,7 +411,7 @@ def train(
     shares = _shares(model, settings, say)
     found, dev = _tokenised(model, tokenizer, groups, dev_groups, settings, folder)
     pairs = _pairs(found, parts, say)
-    with undisturbed(model):
+    with undisturbed(model), deepspeed.undone():
         device = next(model.parameters()).device
         args = arguments(settings, folder / "checkpoints", seed, device, sharing.turns)
         both = is_encoder_decoder(model)
@@ -434,9 +434,16 @@ def train(
         in_parts = settings.sharding != "none"
         trainer = PartsTrainer(model, args, parts, feed, held_out, dev_exam, [keeper], in_parts=in_parts)
         keeper.read_step = trainer.read_step
+        before = deepspeed.modules_of(model)
         start = run(trainer, keeper, say)
+        if by_deepspeed := trainer.is_deepspeed_enabled:
+            shares = tuple(ranks.gather(deepspeed.held(model)))
+            deepspeed.make_whole(model, before)
+            deepspeed.forget()
     state = trainer.state
     release(trainer)
+    if by_deepspeed:
+        model.to(device)
     return Training(
         steps=state.global_step,
         chosen_step=state.global_step if settings.choose == "last" else state.best_global_step,
@@ -508,13 +515,20 @@ def _shares(model: nn.Module, settings: TrainSettings, say: Callable[[str], None
     Raises:
         RecipeError: they were to be shared out, and some are not, or the other way round.
     """
-    if settings.sharding == "none":
-        if is_sharded(model):
-            raise RecipeError("train.sharding: none, and the model is sharded; set it to fsdp")
+    if settings.sharding == "none" and is_sharded(model):
+        raise RecipeError("train.sharding: none, and the model is sharded; set it to fsdp")
+    if settings.how_shared is None:
         return ()
     if ranks.world() == 1:
-        say("train.sharding: one process holds the whole model; start several with torchrun to share it out")
+        say(
+            f"train.{settings.how_shared}: one process holds the whole model; start several with torchrun to "
+            "share it out"
+        )
         return ()
+    if settings.deepspeed:
+        deepspeed.check_installed()
+        deepspeed.refuse_elsewhere(next(model.parameters()).device)
+        return ()  # its engine shares them out
     return tuple(ranks.gather(held(model)))
 
 
@@ -559,7 +573,9 @@ def refuse_idle(parts: Parts, feed: Feed, settings: TrainSettings) -> None:
 
 def release(trainer: PartsTrainer) -> None:
     """Let go of optimiser and model: the trainer's own cycles would keep them through the exam."""
-    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.optimizer = trainer.lr_scheduler = trainer.deepspeed = None
+    trainer.model_wrapped = trainer.model
+    trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
     trainer.accelerator.free_memory()
     gc.collect()
     if torch.cuda.is_available():
@@ -582,6 +598,7 @@ def run(trainer: PartsTrainer, keeper: Keeper, say: Callable[[str], None]) -> in
         if ranks.main():
             remove_others(folder, start)
         if start:
+            deepspeed.refuse_other_number(start, ranks.world() if trainer.is_deepspeed_enabled else 0)
             keeper.went_on_from(start)
         with warnings.catch_warnings():
             # Of a sharded T5's blocks; their states are changed in place by nobody.
