@@ -197,7 +197,7 @@ def forget() -> None:
     """
     from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
 
-    parameter_offload.FWD_MODULE_STACK.clear()
+    getattr(parameter_offload, "FWD_MODULE_STACK", []).clear()  # another release may have none
     for found in gc.get_objects():  # the cache of a method, which its wrapper hides
         if type(found) is _lru_cache_wrapper and found.__module__ == partitioned_param_coordinator.__name__:
             found.cache_clear()
