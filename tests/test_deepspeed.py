@@ -22,8 +22,9 @@ import pytest
 from limbeck.errors import RecipeError
 from limbeck.recipe import LearnerSettings, load_recipe
 from limbeck.stages.learners import Learner
+from limbeck.stages.preflight import check_deepspeed
 from limbeck.tasks.asking import Asking
-from limbeck.training.deepspeed import read, refuse_other_number
+from limbeck.training.deepspeed import read, refuse_from_outside, refuse_other_number
 
 from .commands import Started, end_as_a_launcher, finish, limbeck, ranks_of
 from .test_several_processes import start as start_plain
@@ -128,7 +129,10 @@ def test_two_processes_make_what_one_makes(recipe: Path, tmp_path: Path) -> None
     found = finish(processes)
     assert (two / COT).exists() and not (two / COT / "training.json").exists(), found
     ((status, _, error),) = finish(start_plain(1, "run", recipe, "--out", two), PATIENCE)
-    assert status == 2 and "is of 2 processes, and now there are 1; start as many as before" in error
+    assert (
+        status == 2
+        and "was written by 2 processes, and this run has one process; start as many as before" in error
+    )
     run(2, recipe, two)
     assert (two / "run.log").read_text().count("going on where it stopped") >= 1
 
@@ -166,13 +170,13 @@ def test_a_loss_that_is_not_finite_ends_the_training(recipe: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ("no JSON", "is no JSON"),
+        ("no JSON", "is not JSON"),
         ([], "must have"),
         ({"zero_optimization": {}}, "must have"),
         ({"zero_optimization": {"stage": 2}}, "must have"),
-        (CONFIG | {"train_batch_size": 8}, 'train_batch_size: is said by train of the recipe; write "auto"'),
-        (CONFIG | {"optimizer": {"type": "AdamW"}}, "optimizer: is said by train.optimizer, learning_rate"),
-        (CONFIG | {"scheduler": {"type": "WarmupLR"}}, "scheduler: is said by train.schedule and warmup"),
+        (CONFIG | {"train_batch_size": 8}, 'train_batch_size: is set by train of the recipe; write "auto"'),
+        (CONFIG | {"optimizer": {"type": "AdamW"}}, "optimizer: is set by train.optimizer, learning_rate"),
+        (CONFIG | {"scheduler": {"type": "WarmupLR"}}, "scheduler: is set by train.schedule and warmup"),
         (CONFIG | {"bf16": {"enabled": True}}, "bf16: was never tried here"),
         (CONFIG | {"fp16": {}}, "fp16: was never tried here"),
         (CONFIG | {"compression_training": {}}, "compression_training: was never tried here"),
@@ -223,29 +227,43 @@ def test_a_missing_file_is_refused_before_any_work(recipe: Path, limbeck: Callab
     assert "students.cot.train.deepspeed: " in answer.err
 
 
-def test_without_the_package_it_is_refused(
-    recipe: Path, limbeck: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_several_processes_without_the_package_are_refused(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "importlib.util.find_spec",
         lambda name, find=importlib.util.find_spec: None if name == "deepspeed" else find(name),
     )
-    answer = limbeck("run", recipe, "--out", recipe.parent / "out")
-    assert (
-        answer.status == 2 and "train.deepspeed: the package deepspeed is not here; pip install" in answer.err
-    )
+    file = str(recipe.parent / "zero3.json")
+    check_deepspeed("students.cot", file)  # one process needs it for nothing
+    monkeypatch.setattr("limbeck.ranks.world", lambda: 2)
+    with pytest.raises(
+        RecipeError, match=r"students\.cot\.train\.deepspeed: the package deepspeed is not here"
+    ):
+        check_deepspeed("students.cot", file)
+
+
+def test_what_accelerates_launcher_asks_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_from_outside()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(
+        RecipeError, match="accelerate's configuration asks for DeepSpeed; give DeepSpeed's own"
+    ):
+        refuse_from_outside()
 
 
 def test_parts_of_another_number_of_processes_are_refused(tmp_path: Path) -> None:
     refuse_other_number(tmp_path, 0)
-    with pytest.raises(RecipeError, match="is of 1 processes, and now there are 2; start as many as before"):
+    with pytest.raises(
+        RecipeError, match="was written by one process, and this run has 2 processes; start as many as before"
+    ):
         refuse_other_number(tmp_path, 2)
     for rank in range(2):
         part = tmp_path / "global_step3" / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
         part.parent.mkdir(exist_ok=True)
         part.touch()
     refuse_other_number(tmp_path, 2)
-    with pytest.raises(RecipeError, match="is of 2 processes, and now there are 3"):
+    with pytest.raises(RecipeError, match="was written by 2 processes, and this run has 3 processes"):
         refuse_other_number(tmp_path, 3)
 
 

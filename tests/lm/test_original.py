@@ -70,7 +70,9 @@ def logits(weights: Weights, params: dict[str, Any], ids: torch.Tensor) -> torch
     def turned(states: torch.Tensor) -> torch.Tensor:
         """[tokens, heads, d]: each two neighbours are a complex number, turned by its position."""
         tokens, _, size = states.shape
-        speeds = params.get("rope_theta", 10_000.0) ** (-torch.arange(0, size, 2).double() / size)
+        # Mistral's own code, where params.json says neither.
+        usual = 1e6 if "hidden_dim" in params and "sliding_window" not in params else 1e4
+        speeds = params.get("rope_theta", usual) ** (-torch.arange(0, size, 2).double() / size)
         angles = torch.outer(torch.arange(tokens).double(), speeds)
         pairs = torch.view_as_complex(states.reshape(*states.shape[:-1], -1, 2).contiguous())
         return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)[:, None]).flatten(2)
@@ -144,8 +146,9 @@ def close(folder: Path, weights: Weights, params: dict[str, Any]) -> bool:
         ({}, 2, False),
         ({"rope_theta": 500_000.0, "ffn_dim_multiplier": 1.3}, 2, True),
         ({"head_dim": 8, "hidden_dim": INNER, "sliding_window": 3}, 1, False),
+        ({"hidden_dim": INNER}, 1, False),
     ],
-    ids=["llama-2", "llama-2 in two parts", "llama-3 in two parts", "mistral"],
+    ids=["llama-2", "llama-2 in two parts", "llama-3 in two parts", "mistral", "mistral without a window"],
 )
 def test_the_folder_computes_what_the_authors_code_does(
     tmp_path: Path, limbeck: Limbeck, more: dict[str, Any], parts: int, by_words: bool
@@ -172,13 +175,16 @@ def test_a_recipe_that_names_such_a_folder_is_told_the_command(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"use_scaled_rope": True}, "use_scaled_rope is nothing that is converted here; take the model's"),
-        ({"moe": {"num_experts": 8}}, "moe is nothing that is converted here"),
+        ({"use_scaled_rope": True}, "use_scaled_rope is not supported by convert; take the model's"),
+        ({"moe": {"num_experts": 8}}, "moe is not supported by convert"),
         ({"n_heads": "4"}, "n_heads is '4' and no number above 0"),
-        ({"dim": 48}, "and by params.json it has"),
+        ({"dim": 48}, "and params.json gives"),
         ({"n_layers": 3}, "model.layers.2.input_layernorm.weight is missing"),
-        ({"n_layers": 1}, "model.layers.1.input_layernorm.weight is one too many"),
-        ({"n_heads": 5}, "params.json: describes no model"),
+        ({"n_layers": 1}, "model.layers.1.input_layernorm.weight was not expected"),
+        ({"n_heads": 5}, "params.json: the model that it describes cannot be read"),
+        ({"n_heads": 8}, "gives heads of 3 numbers, and positions need pairs"),
+        ({"vocab_size": 9}, "model.embed_tokens.weight has shape"),
+        ({"hidden_dim": 9}, "mlp.gate_proj.weight has shape"),
         ({"n_heads": 0}, "n_heads is 0 and no number above 0"),
         ({"n_layers": 10**9}, "no model has more"),
     ],
@@ -198,6 +204,32 @@ def test_a_missing_part_is_refused(tmp_path: Path, limbeck: Limbeck) -> None:
     (tmp_path / "theirs" / "consolidated.01.pth").unlink()
     answer = limbeck("convert", tmp_path / "theirs", "--out", tmp_path / "ours")
     assert answer.status == 2 and "a part is missing" in answer.err, answer.err
+
+
+def test_files_of_its_hugging_face_folder_may_lie_there(tmp_path: Path, limbeck: Limbeck) -> None:
+    weights = drawn(PARAMS, len(tokenizer()))
+    publish(tmp_path / "theirs", weights, PARAMS)
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "llama"}')
+    answer = limbeck("convert", tmp_path / "theirs", "--out", tmp_path / "ours")
+    assert answer.status == 0, answer.err
+    assert close(tmp_path / "ours", weights, PARAMS)
+
+
+def test_without_params_json_nothing_is_written(tmp_path: Path, limbeck: Limbeck) -> None:
+    publish(tmp_path / "theirs", drawn(PARAMS, len(tokenizer())), PARAMS)
+    (tmp_path / "theirs" / "params.json").unlink()
+    answer = limbeck("convert", tmp_path / "theirs", "--out", tmp_path / "ours")
+    assert answer.status == 2 and "are read with their params.json; copy it there" in answer.err
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, limbeck: Limbeck) -> None:
+    publish(tmp_path / "theirs", drawn(PARAMS, 20), PARAMS)
+    answer = limbeck("convert", tmp_path / "theirs", "--out", tmp_path / "ours")
+    assert answer.status == 2 and "tokens, and there are weights for 20" in answer.err
+    (tmp_path / "theirs" / "tokenizer.json").write_text("{")
+    answer = limbeck("convert", tmp_path / "theirs", "--out", tmp_path / "ours")
+    assert answer.status == 2 and "the tokenizer cannot be read" in answer.err
 
 
 def test_a_mixture_of_experts_is_refused(tmp_path: Path, limbeck: Limbeck) -> None:
@@ -224,7 +256,10 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, limbeck: Limbec
     assert answer.status == 2 and "is of Llama 3; copy tokenizer.json" in answer.err
 
 
-def test_its_tokenizer_cuts_as_sentencepiece_does(tmp_path: Path, limbeck: Limbeck) -> None:
+@pytest.mark.parametrize("more", [{}, {"sliding_window": 9}], ids=["llama", "mistral"])
+def test_its_tokenizer_cuts_as_sentencepiece_does(
+    tmp_path: Path, limbeck: Limbeck, more: dict[str, Any]
+) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
     lines = [f"Danny found {n} + {7 * n} = {8 * n} bottle caps and wrappers at the park." for n in range(400)]
     sentencepiece.SentencePieceTrainer.train(
@@ -242,6 +277,7 @@ def test_its_tokenizer_cuts_as_sentencepiece_does(tmp_path: Path, limbeck: Limbe
     without_tokenizer(tmp_path / "theirs")
     weights = drawn(PARAMS, theirs.vocab_size())
     torch.save(weights, tmp_path / "theirs" / "consolidated.00.pth")
+    (tmp_path / "theirs" / "params.json").write_text(json.dumps(PARAMS | more))
     answer = limbeck("convert", tmp_path / "theirs", "--out", tmp_path / "ours")  # it lies in the parent
     assert answer.status == 0, answer.err
     ours = load(tmp_path / "ours", device="cpu").tokenizer
@@ -250,4 +286,4 @@ def test_its_tokenizer_cuts_as_sentencepiece_does(tmp_path: Path, limbeck: Limbe
         assert ours(text).input_ids == [theirs.bos_id(), *theirs.encode(text)]
         assert ours.decode(ours(text).input_ids, skip_special_tokens=True).strip() == text.strip()
     assert (ours.bos_token_id, ours.eos_token_id) == (theirs.bos_id(), theirs.eos_id())
-    assert close(tmp_path / "ours", weights, PARAMS)
+    assert close(tmp_path / "ours", weights, PARAMS | more)

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaTokenizer, MistralConfig, PretrainedConfig
 
-from limbeck.errors import DiskError, ModelError, first_line, is_explainable
+from limbeck.errors import DiskError, ModelError
 from limbeck.files import refuse_special, whole_folder
 from limbeck.lm.configs import checked_tokenizer, refuse_odd
-from limbeck.lm.pickles import read_tensors, write_safetensors
+from limbeck.lm.load import explained
+from limbeck.lm.pickles import PUBLISHED, pickles, read_tensors, write_safetensors
 
 PARAMS = "params.json"
 
@@ -58,8 +58,10 @@ HEAD = "lm_head.weight"
 
 
 def is_original(folder: Path) -> bool:
-    """Whether a folder is one of original weights."""
-    return (folder / PARAMS).is_file() and not (folder / "config.json").exists() and bool(_files(folder))
+    """Whether a folder is one of original weights; files of a Hugging Face folder may lie next to them."""
+    found = [file.name for file in pickles(folder)]
+    others = any(folder.glob("*.safetensors")) or not all(name.startswith(PUBLISHED) for name in found)
+    return (folder / PARAMS).is_file() and bool(found) and not others
 
 
 def convert_original(folder: Path, out: Path) -> int:
@@ -79,8 +81,7 @@ def convert_original(folder: Path, out: Path) -> int:
     """
     params = _params(folder)
     tokenizer = _tokenizer(folder)
-    parts = [read_tensors(file) for file in _files(folder)]
-    weights = _joined(folder, parts, params)
+    weights = _joined(folder, [read_tensors(file) for file in pickles(folder)], params)
     config = _config(folder, params, weights, tokenizer)
     _refuse_other_shapes(folder, config, weights)
     for name, tensor in weights.items():
@@ -108,10 +109,6 @@ def half_a_head_apart(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return pairs.transpose(1, 2).reshape(rows, width)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("consolidated.*.pth"))
-
-
 def _params(folder: Path) -> dict[str, Any]:
     file = folder / PARAMS
     refuse_special(file)
@@ -124,7 +121,7 @@ def _params(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not {"dim", "n_layers", "n_heads", "norm_eps"} <= found.keys():
         raise ModelError(f"{file}: is not the params.json of a Llama or Mistral; get it again, or {FOLDER}")
     if odd := sorted(name for name in found.keys() - _KNOWN if found[name]):
-        raise ModelError(f"{file}: {odd[0]} is nothing that is converted here; {FOLDER}")
+        raise ModelError(f"{file}: {odd[0]} is not supported by convert; {FOLDER}")
     for name in sorted(_KNOWN & found.keys() - {"vocab_size"}):
         value = found[name]
         if value is not None and not (isinstance(value, int | float) and value > 0):
@@ -133,19 +130,19 @@ def _params(folder: Path) -> dict[str, Any]:
 
 
 def _joined(
-    folder: Path, parts: Sequence[Mapping[str, torch.Tensor]], params: Mapping[str, Any]
+    folder: Path, parts: Sequence[dict[str, torch.Tensor]], params: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """The whole tensors, by transformers' names, queries and keys still in their own order."""
+    """The whole tensors by transformers' names, taken out of `parts`; queries and keys are not turned yet."""
     weights = {}
-    for name in parts[0]:
+    for name in list(parts[0]):
         if name.endswith(_COMPUTED):
             continue
         if not all(name in part for part in parts):
             raise ModelError(f"{folder}: {name[:80]} is not in all of its parts; get them again")
         ours, along = _place(folder, name, parts[0][name], params["dim"])
-        pieces = [part[name] for part in parts]
+        pieces = [part.pop(name) for part in parts]
         try:
-            weights[ours] = pieces[0] if along is None else torch.cat(pieces, along)
+            weights[ours] = pieces[0] if along is None or len(pieces) == 1 else torch.cat(pieces, along)
         except (IndexError, RuntimeError):
             raise ModelError(f"{folder}: the parts of {name} do not fit together; get them again") from None
     return weights
@@ -170,13 +167,14 @@ def _config(
     words = weights.get("model.embed_tokens.weight")
     if gate is None or words is None:
         raise ModelError(f"{folder}: lacks its embedding or its first layer; get all of its files")
-    window = params.get("sliding_window")
+    window, heads = params.get("sliding_window"), params["n_heads"]
     family: Any = MistralConfig if window else LlamaConfig
-    heads = params["n_heads"]
+    # Only Mistral's has hidden_dim. Where its window is not said, its code takes the second one.
+    theta = params.get("rope_theta") or (1_000_000.0 if "hidden_dim" in params and not window else 10_000.0)
     sizes = {
-        "vocab_size": len(words),
+        "vocab_size": params["vocab_size"] if params.get("vocab_size", 0) > 0 else len(words),
         "hidden_size": params["dim"],
-        "intermediate_size": len(gate),
+        "intermediate_size": params.get("hidden_dim") or len(gate),
         "num_hidden_layers": params["n_layers"],
         "num_attention_heads": heads,
         "num_key_value_heads": params.get("n_kv_heads") or heads,
@@ -184,13 +182,22 @@ def _config(
         "max_position_embeddings": params.get("max_seq_len") or POSITIONS,
     }
     refuse_odd(folder, sizes, PARAMS)
-    with _explained(folder):
+    if sizes["head_dim"] % 2:
+        raise ModelError(
+            f"{folder / PARAMS}: gives heads of {sizes['head_dim']} numbers, and positions need pairs"
+        )
+    if len(tokenizer) > len(words):
+        raise ModelError(
+            f"{folder}: its tokenizer has {len(tokenizer):,} tokens, and there are weights for "
+            f"{len(words):,}; get the model's own tokenizer"
+        )
+    with explained(folder / PARAMS, "the model that it describes"):
         found: PretrainedConfig = family(
             **sizes,
             **({"sliding_window": window} if window else {}),
             architectures=["MistralForCausalLM" if window else "LlamaForCausalLM"],
             rms_norm_eps=params["norm_eps"],
-            rope_parameters={"rope_type": "default", "rope_theta": params.get("rope_theta") or 10_000.0},
+            rope_parameters={"rope_type": "default", "rope_theta": theta},
             tie_word_embeddings=HEAD not in weights,
             dtype=words.dtype,
             bos_token_id=tokenizer.bos_token_id,
@@ -201,37 +208,27 @@ def _config(
 
 def _refuse_other_shapes(folder: Path, config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> None:
     """Refuse tensors that are not those of the model that `params.json` describes."""
-    with _explained(folder), torch.device("meta"):
+    with explained(folder / PARAMS, "the model that it describes"), torch.device("meta"):
         wanted = AutoModelForCausalLM.from_config(config).state_dict()
     if config.tie_word_embeddings:
         del wanted[HEAD]
-    for name in sorted(wanted.keys() ^ weights.keys()):
-        raise ModelError(f"{folder}: {name} is {'missing' if name in wanted else 'one too many'}; {FOLDER}")
+    if missing := sorted(wanted.keys() - weights.keys()):
+        raise ModelError(f"{folder}: {missing[0]} is missing; {FOLDER}")
+    if more := sorted(weights.keys() - wanted.keys()):
+        raise ModelError(f"{folder}: {more[0]} was not expected; {FOLDER}")
     for name, tensor in weights.items():
         if tensor.shape != wanted[name].shape:
             raise ModelError(
-                f"{folder}: {name} is of {list(tensor.shape)}, and by {PARAMS} it has "
+                f"{folder}: {name} has shape {list(tensor.shape)}, and {PARAMS} gives "
                 f"{list(wanted[name].shape)}: a part is missing, or a file is of another model"
             )
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Sizes that do not go together are a fault of the file."""
-    try:
-        yield
-    except Exception as error:
-        if not is_explainable(error):
-            raise
-        raise ModelError(
-            f"{folder / PARAMS}: describes no model ({first_line(error)}); get it again"
-        ) from error
 
 
 def _tokenizer(folder: Path) -> Any:
     """Its `tokenizer.json` if there is one, else of `tokenizer.model`."""
     if (folder / "tokenizer.json").is_file():
-        return checked_tokenizer(folder)
+        with explained(folder, "the tokenizer"):
+            return checked_tokenizer(folder)
     found = [file for place in (folder, folder.parent) if (file := place / "tokenizer.model").is_file()]
     if not found:
         raise ModelError(f"{folder}: no tokenizer.model there or in its parent; copy it there")
@@ -249,10 +246,6 @@ def _tokenizer(folder: Path) -> Any:
         raise ModelError(
             f"{found[0]}: needs sentencepiece and protobuf; run pip install 'limbeck[original]'"
         ) from None
-    try:
+    with explained(found[0], "the tokenizer"):
         # By its own class: the automatic one does not mark the first word's space.
         return LlamaTokenizer.from_pretrained(found[0].parent, add_bos_token=True)
-    except Exception as error:
-        if not is_explainable(error):
-            raise
-        raise ModelError(f"{found[0]}: cannot be read ({first_line(error)}); get it again") from error

@@ -26,7 +26,7 @@ _OTHERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 """Beginnings of the names of pickles that hold something else than weights."""
 
 _PARTS = ".index.json"
-_PUBLISHED = "consolidated"
+PUBLISHED = "consolidated"
 """How the weights that a model's authors publish are named, next to those of Hugging Face at times."""
 
 
@@ -35,7 +35,7 @@ def pickles(folder: Path) -> list[Path]:
     found = (file for file in folder.iterdir() if file.suffix in _ENDINGS and not file.is_dir())
     weights = sorted(file for file in found if not file.name.startswith(_OTHERS))
     # The same weights under other names, which would be in the model twice.
-    return [one for one in weights if not one.name.startswith(_PUBLISHED)] or weights
+    return [one for one in weights if not one.name.startswith(PUBLISHED)] or weights
 
 
 def _name(folder: Path) -> str:
@@ -88,6 +88,11 @@ def convert(folder: Path, out: Path) -> int:
                     "training, for the tool of the model's authors"
                 )
             weights[name], holds[name] = tensor, file.name
+    if "tok_embeddings.weight" in weights:
+        raise ModelError(
+            f"{folder}: {holds['tok_embeddings.weight']} has a model's original weights, which are read with "
+            "their params.json; copy it there"
+        )
     with whole_folder(out) as partial:
         for file in folder.iterdir():
             if file.is_file() and file.suffix not in _ENDINGS and not file.name.endswith(_PARTS):

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from limbeck import ranks
 from limbeck.errors import DiskError, InputError, ModelError, RecipeError
 from limbeck.exam_facts import DIRECT
 from limbeck.lm import names
@@ -98,6 +99,7 @@ def preflight(
             if place in untrained:
                 continue
             _check_fp16(place, learner)
+            check_deepspeed(place, learner.train.deepspeed)
             _check_shared_prompts(place, learner)
             once = 0 if learner.lora else model * (4 if learner.dtype == "float32" else 2)
             used = by_place.get(place, Uses())
@@ -330,17 +332,18 @@ def _check_learner(place: str, learner: LearnerSettings, *, trains: bool = True)
         )
     if learner.format == "chat":
         check_chat(learner, place)
-    if learner.train.deepspeed:
-        _check_deepspeed(place, learner.train.deepspeed)
 
 
-def _check_deepspeed(place: str, file: str) -> None:
-    """Refuse a configuration that no training could take, and DeepSpeed where it is not installed."""
+def check_deepspeed(place: str, file: str | None) -> None:
+    """Refuse a configuration that no training could take, and several processes without the package."""
+    if file is None:
+        return
     from limbeck.training.deepspeed import check_installed, read
 
     try:
         read(file)
-        check_installed()
+        if ranks.world() > 1:
+            check_installed()
     except RecipeError as error:
         raise RecipeError(f"{place}.{error}") from None
 

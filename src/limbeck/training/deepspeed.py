@@ -26,7 +26,9 @@ import torch
 from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from limbeck import ranks
 from limbeck.errors import RecipeError
+from limbeck.files import refuse_special
 
 DECIDED = (
     "train_batch_size",
@@ -69,15 +71,16 @@ def read(file: str) -> dict[str, Any]:
     """A configuration file's content, with "auto" for what the recipe decides.
 
     Raises:
-        RecipeError: it is not there, no JSON, not of ZeRO-3, or decides what the recipe does.
+        RecipeError: it is not there, not JSON, not of ZeRO-3, or decides what the recipe does.
     """
     place = f"train.deepspeed: {file}"
+    refuse_special(Path(file).expanduser())
     try:
         found = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{place}: cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:
-        raise RecipeError(f"{place}: is no JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{place}: is not JSON ({error})") from None
     zero = found.get("zero_optimization") if isinstance(found, dict) else None
     if not isinstance(zero, dict) or zero.get("stage") != 3:
         raise RecipeError(f'{place}: must have "zero_optimization": {{"stage": 3, ...}}')
@@ -89,10 +92,10 @@ def read(file: str) -> dict[str, Any]:
 def _check(place: str, key: str, value: Any) -> None:
     """Refuse an entry that the recipe decides, or that nobody tried."""
     if key in OF_THE_RECIPE:
-        raise RecipeError(f"{place}: is said by {OF_THE_RECIPE[key]}; remove it")
+        raise RecipeError(f"{place}: is set by {OF_THE_RECIPE[key]}; remove it")
     if key in DECIDED:
         if value != "auto":
-            raise RecipeError(f'{place}: is said by train of the recipe; write "auto", or remove it')
+            raise RecipeError(f'{place}: is set by train of the recipe; write "auto", or remove it')
     elif key not in TAKEN:
         raise RecipeError(f"{place}: was never tried here; remove it. What may be there: {', '.join(TAKEN)}")
     elif key in ("fp16", "bf16") and not (isinstance(value, dict) and _off(value.get("enabled"))):
@@ -131,9 +134,26 @@ def refuse_other_number(checkpoint: Path, processes: int) -> None:
     parts = len(list(checkpoint.glob("global_step*/*_optim_states.pt")))
     if parts != processes:
         raise RecipeError(
-            f"train.deepspeed: {checkpoint} is of {max(parts, 1)} processes, and now there are "
-            f"{max(processes, 1)}; start as many as before, or remove {checkpoint.parent} to begin this "
+            f"train.deepspeed: {checkpoint} was written by {_processes(parts)}, and this run has "
+            f"{_processes(processes)}; start as many as before, or remove {checkpoint.parent} to begin this "
             "training again"
+        )
+
+
+def _processes(number: int) -> str:
+    return f"{number} processes" if number > 1 else "one process"
+
+
+def refuse_from_outside() -> None:
+    """Refuse DeepSpeed that accelerate's launcher asks for: nothing of its configuration was looked at.
+
+    Raises:
+        RecipeError: naming what to do.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("true", "1", "yes", "on"):
+        raise RecipeError(
+            "accelerate's configuration asks for DeepSpeed; give DeepSpeed's own file as train.deepspeed, "
+            "and start with torchrun"
         )
 
 
@@ -171,14 +191,18 @@ def modules_of(model: nn.Module) -> Modules:
     ]
 
 
-def make_whole(model: nn.Module, before: Modules) -> None:
+def make_whole(model: nn.Module, before: Modules) -> tuple[int, ...]:
     """Make the model what it was before its training, whole in CPU memory, with the weights it has now.
 
     All ranks call it. What DeepSpeed put into the modules goes with it: the engine's `destroy` would leave
     hooks that act in exams, and ways to the engine that keep its memory as long as the model.
+
+    Returns:
+        How many parameters each rank held.
     """
     from deepspeed.runtime.zero import GatheredParameters
 
+    shares = tuple(ranks.gather(held(model)))
     whole: dict[int, nn.Parameter | None] = {id(None): None}
     for old in model.parameters():
         with GatheredParameters([old]):
@@ -188,9 +212,11 @@ def make_whole(model: nn.Module, before: Modules) -> None:
         own["_parameters"] = {name: whole[id(old)] for name, old in own["_parameters"].items()}
         vars(module).clear()
         vars(module).update(own)
+    _forget()
+    return shares
 
 
-def forget() -> None:
+def _forget() -> None:
     """Empty the two places where DeepSpeed 0.19.8 keeps every model until the process ends, and its engine.
 
     After each training its whole weights would stay, and this process's gradients and optimiser state.

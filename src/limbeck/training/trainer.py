@@ -434,15 +434,13 @@ def train(
         in_parts = settings.sharding != "none"
         trainer = PartsTrainer(model, args, parts, feed, held_out, dev_exam, [keeper], in_parts=in_parts)
         keeper.read_step = trainer.read_step
-        before = deepspeed.modules_of(model)
+        before = deepspeed.modules_of(model) if trainer.is_deepspeed_enabled else []
         start = run(trainer, keeper, say)
-        if by_deepspeed := trainer.is_deepspeed_enabled:
-            shares = tuple(ranks.gather(deepspeed.held(model)))
-            deepspeed.make_whole(model, before)
-            deepspeed.forget()
+        if before:
+            shares = deepspeed.make_whole(model, before)
     state = trainer.state
     release(trainer)
-    if by_deepspeed:
+    if before:
         model.to(device)
     return Training(
         steps=state.global_step,
@@ -517,6 +515,8 @@ def _shares(model: nn.Module, settings: TrainSettings, say: Callable[[str], None
     """
     if settings.sharding == "none" and is_sharded(model):
         raise RecipeError("train.sharding: none, and the model is sharded; set it to fsdp")
+    if not settings.deepspeed:
+        deepspeed.refuse_from_outside()
     if settings.how_shared is None:
         return ()
     if ranks.world() == 1:
