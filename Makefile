@@ -1,4 +1,4 @@
-# Commands for a fresh machine: `make demo`, `make real` (a real model, about an hour) and `make test`.
+# Commands for a fresh machine: `make demo`, `make real` (a real model, about 45 min) and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
