@@ -316,11 +316,13 @@ def test_the_claims_of_kard_are_about_equal_steps(tmp_path: Path) -> None:
     assert {one.settings.passages for one in chosen.values() if one.uses.reads} == {1}
 
 
-def test_the_sweep_of_kard_changes_the_number_of_passages_alone() -> None:
-    recipe = load_recipe(Path(__file__).parent.parent / "recipes/claims/kard-sweeps.yaml")
-    assert recipe.claims and recipe.claims.exploratory
+def test_the_passages_of_kard_are_those_of_exams_alone() -> None:
+    recipe = load_recipe(Path(__file__).parent.parent / "recipes/claims/kard-passages.yaml")
+    assert recipe.claims and not recipe.claims.exploratory
+    assert (recipe.claims.problem_draws, recipe.claims.students) == (2, 5)
     _, chosen = resolve_methods(recipe, "r.yaml")
     counts = {name: one.settings.passages for name, one in chosen.items()}
+    assert {one.settings.inside for one in chosen.values()} == {1}
     for family in ("kard", "ranked"):
         assert [counts.pop(f"{family}{end}") for end in ("", "-2", "-3", "-5")] == [1, 2, 3, 5]
     assert not counts

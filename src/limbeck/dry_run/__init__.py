@@ -177,6 +177,11 @@ def _of_learners(
                 *facts["estimates"],
                 "precision: auto counts as fp32 until a run tried both",
             ]
+        if any(one in trainings and trainings[one].same for one in folders):
+            facts["estimates"] = [
+                *facts["estimates"],
+                "learns the same as an earlier student: copied, not trained",
+            ]
         if role == "verifier":
             facts["estimates"] = [*facts["estimates"], "rationales in its prompts are not counted"]
         if uses.models > 1:

@@ -30,12 +30,12 @@ from limbeck.stages import (
     Reader,
     TrainFinder,
     answered_data,
-    check_knowledge,
+    check_reads,
     examine,
     found_passages,
     grounded_data,
-    has_place,
     knowledge,
+    read_in_exam,
     reads_passages,
     reranker,
     silver_passages,
@@ -46,7 +46,10 @@ from limbeck.stages import (
 class KardSettings(Settings):
     """The settings of KARD."""
 
-    passages: int = Field(1, ge=1, le=10, description="in a prompt, best first")
+    passages: int = Field(1, ge=1, le=10, description="in a prompt of the exam, best first")
+    train_passages: int | None = Field(
+        None, ge=1, le=10, description="in a prompt of training; null: as many as in the exam"
+    )
     apart: bool = Field(
         False,
         description="ours, not the paper's: in the exam a prompt for each passage, whose answers vote; the "
@@ -65,6 +68,11 @@ class KardSettings(Settings):
         description="what finds the passages of the exam. question: BM25 by the question; reranker: the "
         "same, reranked; silver: by the teacher's rationale, an upper bound",
     )
+
+    @property
+    def inside(self) -> int:
+        """Passages of a prompt of training."""
+        return 1 if self.apart else self.train_passages or self.passages
 
 
 def answers_by(settings: KardSettings) -> TrainFinder | None:
@@ -92,19 +100,15 @@ def kard(context: Context, student: Learner, settings: KardSettings) -> None:
     """Rationales -> their silver passages -> train on question and passages -> exam with what is found."""
     base, reader = knowledge(context), reads_passages(student, apart=settings.apart)
     if (finder := answers_by(settings)) is None:
+        reasons, most = settings.learns == "rationales", settings.inside
         data = grounded_data(
-            context,
-            base,
-            reader,
-            per_problem=settings.rationales,
-            choose=settings.choose,
-            query=settings.query,
-            most=settings.passages,
-            reasons=settings.learns == "rationales",
-            find=settings.find,
+            context, base, reader, settings.rationales, settings.choose, settings.query, most, reasons=reasons
         )
     else:
-        data = answered_data(context, base, reader, query=finder, most=settings.passages, find=settings.find)
+        data = answered_data(context, base, reader, query=finder, most=settings.inside)
+    # Students that differ in their exam alone share a training.
+    learned = {**settings.model_dump(exclude={"find", "train_passages"}), "passages": settings.inside}
+    data = read_in_exam(context, base, reader, data, settings.passages, settings.find, learned)
     found = found_passages(context, base, "test", settings.passages, settings.find)
     examine(context, Reader(train(context, reader, data), found))
     if context.recipe.exam.also:
@@ -113,20 +117,11 @@ def kard(context: Context, student: Learner, settings: KardSettings) -> None:
 
 def check(recipe: Recipe, settings: KardSettings, place: str) -> None:
     """Refuse what would fail after the rationales: a RecipeError names the setting."""
-    check_knowledge(recipe, place)
-    student = recipe.students[place.rpartition(": students.")[2]]
-    if not has_place(student.prompt.template):
-        raise RecipeError(f"{place}.prompt.template: has no place {{passages}}; add it")
+    check_reads(recipe, place, settings.passages, settings.find)
     if settings.apart and settings.passages == 1:
         raise RecipeError(f"{place}.settings.apart: one passage cannot vote; raise passages, or leave it out")
-    ranked = recipe.knowledge.reranker.candidates if recipe.knowledge else 0
-    if settings.find == "reranker" and ranked < settings.passages:
-        raise RecipeError(
-            f"{place}.settings.passages: {settings.passages}, and knowledge.reranker.candidates: {ranked}; "
-            "rank as many as a prompt holds"
-        )
-    if settings.find == "silver" and recipe.teacher.kind == "given":
-        raise RecipeError(f"{place}.settings.find: silver asks a teacher about test questions; name one")
+    if settings.apart and settings.train_passages:
+        raise RecipeError(f"{place}.settings.train_passages: apart trains with one; leave it out")
     if "answer" in settings.query and recipe.task.source == "files" and recipe.task.gold == "optional":
         raise RecipeError(f"{place}.settings.query: by task.gold: optional some questions have no answer")
 

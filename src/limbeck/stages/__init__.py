@@ -14,8 +14,15 @@ from limbeck.stages.feedback import (
     files_of,
     waits_for_feedback,
 )
-from limbeck.stages.grounded import Reader, answered_data, grounded_data, has_place, reads_passages
-from limbeck.stages.knowledge import check_knowledge, knowledge, silver_passages
+from limbeck.stages.grounded import (
+    Reader,
+    answered_data,
+    check_reads,
+    grounded_data,
+    read_in_exam,
+    reads_passages,
+)
+from limbeck.stages.knowledge import knowledge, silver_passages
 from limbeck.stages.learners import Learner, Trained, Untrained, student
 from limbeck.stages.mentors import examine_mentor, mentor, mentor_rationales, new_rationales, taught
 from limbeck.stages.mistakes import Mistakes, TrainExamSettings, check_gold, mistakes
@@ -70,7 +77,7 @@ __all__ = [
     "by_problem",
     "check_feedback",
     "check_gold",
-    "check_knowledge",
+    "check_reads",
     "completions_of",
     "cross_entropy",
     "examine",
@@ -82,7 +89,6 @@ __all__ = [
     "grade_completions",
     "graded_rationales",
     "grounded_data",
-    "has_place",
     "is_trained",
     "knowledge",
     "mentor",
@@ -93,6 +99,7 @@ __all__ = [
     "rationale_data",
     "rationale_examples",
     "rationales",
+    "read_in_exam",
     "reads_passages",
     "reflection",
     "reflection_data",

@@ -54,12 +54,16 @@ class Stages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlannedTraining:
-    """A training whose examples are known; see `stages.training.train`."""
+    """A training whose examples are known; see `stages.training.train`.
+
+    `same`: another student's weights are copied, see `stages.same_training`.
+    """
 
     learner: Learner
     data: Data
     start: Trained | None
     tokenizer: Path | None
+    same: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from limbeck.errors import RecipeError
 from limbeck.knowledge.reading import Reading
 from limbeck.places import Places, key_of
-from limbeck.recipe import Choose, RerankerSettings
+from limbeck.recipe import Choose, Recipe, RerankerSettings
 from limbeck.records import Example, Problem, SilverQuery
 from limbeck.sequences import ById, Made, Part, where
 from limbeck.stages.context import Context
-from limbeck.stages.knowledge import Knowledge, Supported, read_texts, silver_passages
+from limbeck.stages.knowledge import Knowledge, Supported, check_knowledge, read_texts, silver_passages
 from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.models import Opened, Question, Weights
 from limbeck.stages.others import Other
@@ -36,70 +37,59 @@ def grounded_data(
     context: Context,
     base: Knowledge,
     learner: Learner,
-    *,
     per_problem: int,
     choose: Choose,
     query: SilverQuery,
     most: int,
+    *,
     reasons: bool = True,
-    find: Finder = "question",
 ) -> Data:
     """Examples of the teacher's rationales, each with the passages that it finds in its prompt.
 
     Args:
         per_problem, choose: of the rationales; see `Rationales.chosen`.
         query: what finds the passages.
-        most: passages of a problem. Where the learner reads them apart, the first is trained with.
+        most: passages of a prompt.
         reasons: False: the answer alone is learned.
-        find: what the saved student's passages are found by, and those of dev.
     """
     train = rationales(context).chosen(per_problem, choose, seed=context.recipe.seed)
     choice = learner.settings.train.choose
     dev = rationales(context, "dev").chosen(per_problem) if choice == "dev-loss" else Picked((), {})
     support = silver_passages(context, base, "train", query)
-    inside = 1 if learner.asking.apart else most
     inputs = {**problems(context).inputs, **train.inputs, **dev.inputs, "silver": support.stage.fingerprint}
     held_out: Sequence[Group] = []
     if dev.rationales:
         of_dev = silver_passages(context, base, "dev", query)
         inputs["silver of dev"] = of_dev.stage.fingerprint
-        held_out = _groups(context, base, learner, dev, of_dev, inside, "dev", reasons=reasons)
-    data = Data(
-        _groups(context, base, learner, train, support, inside, "train", reasons=reasons),
+        held_out = _groups(context, base, learner, dev, of_dev, most, "dev", reasons=reasons)
+    return Data(
+        _groups(context, base, learner, train, support, most, "train", reasons=reasons),
         held_out,
         inputs,
         settings={} if reasons else {"copies": False},
         facts=train.similarities,
     )
-    return _read(context, base, learner, data, most, find)
 
 
 def answered_data(
-    context: Context,
-    base: Knowledge,
-    learner: Learner,
-    *,
-    query: TrainFinder,
-    most: int,
-    find: Finder = "question",
+    context: Context, base: Knowledge, learner: Learner, *, query: TrainFinder, most: int
 ) -> Data:
     """The gold answers of all training problems, behind the passages that `query` finds.
 
     Args:
         query: what finds them: the question, or the gold answer with it.
-        most, find: as of `grounded_data`.
+        most: passages of a prompt.
     """
-    inside = 1 if learner.asking.apart else most
     splits: list[Split] = ["train"]
     if learner.settings.train.choose == "dev-loss":
         splits.append("dev")
     inputs, groups = dict(problems(context).inputs), {}
     for split in splits:
-        found = found_passages(context, base, split, inside, query)
+        found = found_passages(context, base, split, most, query)
         inputs[f"passages of {split}"] = found.stage.fingerprint
         some = problems(context).of(split)
         groups[split] = singles(_answers(learner, some, found.texts))
-    return _read(context, base, learner, Data(groups["train"], groups.get("dev", []), inputs), most, find)
+    return Data(groups["train"], groups.get("dev", []), inputs)
 
 
 def _answers(
@@ -109,8 +99,22 @@ def _answers(
     return Made(range(len(some)), lambda place: learner.asking.example(some[place], "", passages[place]))
 
 
-def _read(context: Context, base: Knowledge, learner: Learner, data: Data, most: int, find: Finder) -> Data:
-    """The same data, for a student that says what it reads, and may be examined on dev."""
+def read_in_exam(
+    context: Context,
+    base: Knowledge,
+    learner: Learner,
+    data: Data,
+    most: int,
+    find: Finder,
+    learned: Mapping[str, Any],
+) -> Data:
+    """The same data, for a student that says what it reads in exams; one on dev may choose its checkpoint.
+
+    Args:
+        most: passages of a problem in an exam.
+        find: what finds them; those of dev too.
+        learned: the settings that decide what is learned, see `Data`.
+    """
     by_accuracy = learner.settings.train.choose == "dev-accuracy"
     found = found_passages(context, base, "dev", most, _able(find)) if by_accuracy else None
     return replace(
@@ -119,6 +123,7 @@ def _read(context: Context, base: Knowledge, learner: Learner, data: Data, most:
         settings={"passages": most, **_ranked(context, find), **data.settings},
         passages=found.of if found else None,
         about=reading(context, base, learner, most, find),
+        learned=learned,
     )
 
 
@@ -171,13 +176,29 @@ def _different(examples: Sequence[Example]) -> Sequence[Example]:
     return Part(examples, where(examples, lambda one: seen.add(key_of(one.model_dump_json()))))
 
 
-def has_place(template: str | None) -> bool:
-    """Whether a recipe's template has a place for passages; that of a recipe without one is ours."""
-    return template is None or "passages" in Template.read(template, None).names
+def check_reads(recipe: Recipe, place: str, most: int, find: Finder) -> None:
+    """Refuse a student that could not read what its exam finds: a RecipeError names the setting.
+
+    Args:
+        place: `RECIPE: students.NAME`.
+        most, find: as of `read_in_exam`.
+    """
+    check_knowledge(recipe, place)
+    template = recipe.students[place.rpartition(": students.")[2]].prompt.template
+    if template is not None and "passages" not in Template.read(template, None).names:  # None: ours
+        raise RecipeError(f"{place}.prompt.template: has no place {{passages}}; add it")
+    ranked = recipe.knowledge.reranker.candidates if recipe.knowledge else 0
+    if find == "reranker" and ranked < most:
+        raise RecipeError(
+            f"{place}.settings.passages: {most}, and knowledge.reranker.candidates: {ranked}; "
+            "rank as many as a prompt holds"
+        )
+    if find == "silver" and recipe.teacher.kind == "given":
+        raise RecipeError(f"{place}.settings.find: silver asks a teacher about test questions; name one")
 
 
 def reads_passages(student: Learner, *, apart: bool = False) -> Learner:
-    """The student as it is asked with passages; `has_place` saw to it that its template has a place.
+    """The student as it is asked with passages; `check_reads` saw to it that its template has a place.
 
     Args:
         apart: each passage is in a prompt of its own.

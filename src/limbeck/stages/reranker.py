@@ -74,7 +74,7 @@ def reranker(context: Context, base: Knowledge) -> Reranker:
 
 def _reranker(context: Context, base: Knowledge) -> Reranker:
     knowledge = context.recipe.knowledge
-    assert knowledge is not None, "`check_knowledge` saw to it"
+    assert knowledge is not None, "`check_reads` saw to it"
     settings, given = knowledge.reranker, rationales(context)
 
     def work(folder: Path) -> None:

@@ -24,6 +24,7 @@ from limbeck.stages.learners import Learner, Trained
 from limbeck.stages.model_inputs import model_inputs
 from limbeck.stages.pairs import refuse_without_places
 from limbeck.stages.problems import problems
+from limbeck.stages.same_training import take, trained_before
 from limbeck.tasks.asking import Asking, about_model
 from limbeck.tasks.asking import rendered as rendered_examples
 from limbeck.tasks.chat_template import differing, student_template
@@ -56,6 +57,8 @@ class Data:
         facts: what else `exam_facts` knows of the examples; asked for when somebody is trained on them.
         passages: of the dev problems, for an exam on dev of one that reads passages, by the problem's id.
         about: what else `limbeck.json` says, such as where passages come from.
+        learned: of the settings of the learner's method those that decide what is learned. Students of a run
+            that differ in no others share one training (`stages.same_training`). None: all of them decide.
     """
 
     train: Sequence[Group]
@@ -66,6 +69,7 @@ class Data:
     facts: Callable[[], Mapping[str, Any]] = dict
     passages: Mapping[str, Sequence[str]] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    learned: Mapping[str, Any] | None = None
 
 
 def cross_entropy(weight: float = 1.0, smoothing: float = 0.0) -> Parts:
@@ -99,13 +103,18 @@ def train(
             "dataclasses.replace(student, round=0), then round=1 with start="
         )
     context.memo[place] = True
-    if context.planned is not None:
-        context.planned.trainings[learner.place] = PlannedTraining(learner, data, start, tokenizer)
     settings, inputs = _planned(context, learner, data, start)
+    same = _same(context, learner, data, start)
+    if context.planned is not None:
+        planned = PlannedTraining(learner, data, start, tokenizer, same=same is not None)
+        context.planned.trainings[learner.place] = planned
 
     def work(folder: Path) -> None:
+        if same:
+            context.run.say(f"{learner.shown}: learns the same as {same.shown}, whose training is copied")
+            take(context.run.folder / same.place, folder, data.about)
         # A whole model without facts: killed in between. The facts need the training's own counts.
-        if not (folder / FACTS).is_file():
+        elif not (folder / FACTS).is_file():
             learned = without_leaks(context, learner.shown, data.train)
             chosen_by = without_leaks(context, learner.shown, data.dev, "takes its dev loss from")
             asked = replace(data, train=learned, dev=chosen_by)
@@ -114,6 +123,7 @@ def train(
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
     reads = [start.path] if start else []
+    reads += [context.run.folder / same.place] if same else []
     stage = context.run.stage(learner.place, settings, inputs, work, everyone=True, reads=reads)
     return Trained(stage, learner, read_json(stage.folder / FACTS) or {}, start)
 
@@ -154,6 +164,15 @@ def _planned(
         more["exam"] = {"max_tokens": exam.max_tokens, **({"stop": exam.stop} if exam.stop else {})}
     base = {"start": start.stage.fingerprint} if start else model_inputs(learner.settings.model)
     return learner.plan(VERSION, **more), {**data.inputs, **base}
+
+
+def _same(context: Context, learner: Learner, data: Data, start: Trained | None) -> Learner | None:
+    """A student of the run that was trained on the same before; see `Data.learned`."""
+    if data.learned is None:
+        return None
+    own = {"method": learner.own.get("method", learner.method), "learned": data.learned}
+    decides = _planned(context, replace(learner, own=own), replace(data, settings={}), start)
+    return trained_before(context, learner, *decides)
 
 
 def _train(
