@@ -33,6 +33,25 @@ students:
 exam: {max_tokens: 8}
 """
 
+ROUNDS = """
+name: rounds
+task: {name: arithmetic, train: 12, dev: 0, test: 4}
+teacher: {kind: offline, exam: false}
+student:
+  method: tailored
+  model: tiny-causal-xs
+  train: {epochs: 1}
+  settings:
+    rounds: 1
+    begin: rationales
+    train_exam: {samples: 1, least_readable: 0}
+    feedback: {kind: tailored}
+students:
+  with: {}
+  without: {settings: {reflection: {weight: 0}}}
+exam: {max_tokens: 8}
+"""
+
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -68,7 +87,7 @@ def test_one_training_serves_all_that_differ_in_their_exam_alone(
 ) -> None:
     assert limbeck("run", recipe, "--until", "passages").status == 0
     planned = json.loads(limbeck("run", recipe, "--dry-run", "--no-probe", "--json").out)
-    copied = [one["place"] for one in planned["learners"] if "copied, not trained" in str(one["estimates"])]
+    copied = [one["place"] for one in planned["learners"] if "copied: 1" in str(one["estimates"])]
     assert copied == ["students.three", "students.silver"]
     ran = limbeck("run", recipe)
     assert ran.status == 0, ran.err
@@ -130,3 +149,19 @@ def test_a_damaged_training_is_not_copied(limbeck: Limbeck, recipe: Path, traine
     ran = limbeck("run", recipe, "--set", second)
     assert ran.status == 0, ran.err
     assert trained == ["one", "one"] and of(run, "three", "model/model.safetensors") == whole
+
+
+def test_the_first_training_of_rounds_is_shared(
+    limbeck: Limbeck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    """With and without self-reflection, round 0 is the same student; its exam and its rounds are its own."""
+    monkeypatch.chdir(tmp_path)
+    Path("r.yaml").write_text(ROUNDS)
+    ran = limbeck("run", "r.yaml")
+    assert ran.status == 0, ran.err
+    assert trained == ["with", "with", "without"], "a first training for both, a round for each"
+    run = Path("runs/rounds/students")
+    for file in ("model/model.safetensors", "training.json"):
+        assert (run / "with/seed0/round0" / file).read_bytes() == (
+            run / "without/seed0/round0" / file
+        ).read_bytes()

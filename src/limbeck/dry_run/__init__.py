@@ -177,11 +177,12 @@ def _of_learners(
                 *facts["estimates"],
                 "precision: auto counts as fp32 until a run tried both",
             ]
-        if any(one in trainings and trainings[one].same for one in folders):
-            facts["estimates"] = [
-                *facts["estimates"],
-                "learns the same as an earlier student: copied, not trained",
-            ]
+        heard = [
+            one for at, one in trainings.items() if any(f"{at}/".startswith(f"{own}/") for own in folders)
+        ]
+        if copied := sum(one.same for one in heard):
+            line = f"trainings that an earlier student shares with it, copied: {copied}"
+            facts["estimates"] = [*facts["estimates"], line]
         if role == "verifier":
             facts["estimates"] = [*facts["estimates"], "rationales in its prompts are not counted"]
         if uses.models > 1:

@@ -57,8 +57,8 @@ class Data:
         facts: what else `exam_facts` knows of the examples; asked for when somebody is trained on them.
         passages: of the dev problems, for an exam on dev of one that reads passages, by the problem's id.
         about: what else `limbeck.json` says, such as where passages come from.
-        learned: of the settings of the learner's method those that decide what is learned. Students of a run
-            that differ in no others share one training (`stages.same_training`). None: all of them decide.
+        learned: of the settings of the learner's method those that decide what is learned, if not all do.
+            Students of a run that differ in no others share one training (`stages.same_training`).
     """
 
     train: Sequence[Group]
@@ -167,12 +167,15 @@ def _planned(
 
 
 def _same(context: Context, learner: Learner, data: Data, start: Trained | None) -> Learner | None:
-    """A student of the run that was trained on the same before; see `Data.learned`."""
-    if data.learned is None:
+    """Another student of the run that was trained on the same before."""
+    if learner.role != "student":
         return None
-    own = {"method": learner.own.get("method", learner.method), "learned": data.learned}
-    decides = _planned(context, replace(learner, own=own), replace(data, settings={}), start)
-    return trained_before(context, learner, *decides)
+    if data.learned is not None:
+        learner_of = replace(learner, own={"method": learner.method, "learned": data.learned})
+        return trained_before(
+            context, learner, *_planned(context, learner_of, replace(data, settings={}), start)
+        )
+    return trained_before(context, learner, *_planned(context, learner, data, start))
 
 
 def _train(
