@@ -252,7 +252,7 @@ def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) ->
     with file.open("a") as stream:
         stream.write('{"mistake_id": "else", "solution": "x"}\n')
     more = limbeck("run", recipe, *given)
-    assert more.status == 0 and "1 lines of" in more.err and "are about other mistakes" in more.err
+    assert more.status == 0 and "feedback-0.jsonl about other mistakes, ignored: 1\n" in more.err
     file.write_text('{"mistake_id": "else", "solution": "x"}\n')
     other = limbeck("run", recipe, *given)
     assert other.status == 2 and "has no line about any of the" in other.err
@@ -421,8 +421,9 @@ def test_what_was_answered_before_has_no_part_in_a_budget(
         ("train_exam: {least_readable: 1}", "too few to learn from (least_readable); "),
         (
             "train_exam: {least_readable: 1.0}",
-            "xs, in format plain with 0 demonstrations; its prompt ends in",
+            "the student was trained from tiny-causal-xs, in format plain with 0 demonstrations; its prompt ends in",
         ),
+        ("train_exam: {least_readable: 1.00}", ". Train it longer (train.epochs or train.steps); where most"),
     ],
 )
 def test_what_cannot_be_done(
@@ -477,20 +478,43 @@ def test_mistakes_of_another_model_from_a_file(limbeck: Limbeck, recipe: Path, t
     assert kinds["silent"] == "no-answer" and "right" not in kinds
 
 
-def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
-    limbeck: Limbeck, recipe: Path, tmp_path: Path
-) -> None:
-    """They are in the prompts of its exam, of the exam on train and of the training, in every round."""
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A random model with room for demonstrations."""
     model, tokenizer = tiny_model("llama-2")
     model.config.max_position_embeddings = 1024
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_a_base_whose_answers_can_hardly_be_read_is_refused(
+    limbeck: Limbeck, recipe: Path, base: Path, tmp_path: Path
+) -> None:
+    """Under the 20 % that nobody has to ask for, before the teacher is asked."""
+    task = "task={name: coin-flip, train: 12, dev: 0, test: 4, parameters: {people: 2}}"
+    changes = (task, f"student.model={base}", "student.settings.begin=base", "exam.max_tokens=8")
+    sets = [part for change in changes for part in ("--set", change)]
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", *sets)
+    assert answer.status == 1
+    own = tmp_path / "run/students/tailored/seed0/round0"
+    assert facts(own / "mistakes/audit.json")["readable"] < 0.2
+    assert f"; the base is {base}, in format plain with 0 demonstrations; its prompt ends in" in answer.err
+    said = "Take another base or prompt, show demonstrations (prompt.examples), or begin with rationales; where"
+    assert said in answer.err
+    assert not (own / "feedback").exists()
+
+
+def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
+    limbeck: Limbeck, recipe: Path, base: Path, tmp_path: Path
+) -> None:
+    """They are in the prompts of its exam, of the exam on train and of the training, in every round."""
     own = "{rounds: 2, begin: base, train_exam: {samples: 1, least_readable: 0}, "
     own += f"feedback: {{kind: again, {EVERY_KIND}}}, reflection: {{{EVERY_KIND}}}}}"
     prompt = '{examples: 2, template: "{examples}\\n\\nQuestion: {question}\\nReasoning:\\n"}'
     changes = {
         "task.train": 12,
-        "student.model": tmp_path / "base",
+        "student.model": base,
         "student.train": "{steps: 2, batch_size: 4, max_length: 1024}",
         "student.prompt": prompt,
         "student.settings": own,
