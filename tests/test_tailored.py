@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from limbeck.protocol.compute import operations, stages_of
 from limbeck.protocol.judging import trained_in
 from limbeck.records import Example, Mistake, Rationale
 from limbeck.report.contestants import contestants
+from limbeck.stages import learners
 from limbeck.stages.feedback import FeedbackSettings, check_feedback
 from limbeck.stages.mistakes import audit, found_in
 from limbeck.stages.reflection import _groups
@@ -505,8 +507,28 @@ def test_a_base_whose_answers_can_hardly_be_read_is_refused(
     assert not (own / "feedback").exists()
 
 
+@pytest.fixture
+def prompts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What students are given to complete, by the stage that asks them."""
+    found: dict[str, list[str]] = {}
+    open_as_ever = learners._opened
+
+    def opened(loaded: Any, asking: Any, folder: Path, *how: int) -> Any:
+        model, own = open_as_ever(loaded, asking, folder, *how), found.setdefault("/".join(folder.parts[-2:]), [])
+
+        def prompt(question: Any) -> Any:
+            made = model.prompt(question)
+            own.append(made.text)
+            return made
+
+        return replace(model, prompt=prompt)
+
+    monkeypatch.setattr(learners, "_opened", opened)
+    return found
+
+
 def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
-    limbeck: Limbeck, recipe: Path, base: Path, tmp_path: Path
+    limbeck: Limbeck, recipe: Path, base: Path, prompts: dict[str, list[str]], tmp_path: Path
 ) -> None:
     """They are in the prompts of its exam, of the exam on train and of the training, in every round."""
     own = "{rounds: 2, begin: base, train_exam: {samples: 1, least_readable: 0}, "
@@ -529,8 +551,13 @@ def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
         not (student / "round0/model").exists() and facts(student / "round0/exam/metrics.json")["steps"] == 0
     )
     for number in (1, 2):
-        for one in rows(student / f"round{number}/examples.jsonl"):
-            assert one["prompt"].count("Question: ") == 3 and one["prompt"].endswith("\nReasoning:\n")
+        learned = rows(student / f"round{number}/examples.jsonl")
+        prompts[f"round{number}"] = [one["prompt"] for one in learned]
+    asked = {"round0/exam", "round0/answers", "round1/exam", "round1/answers", "seed0/exam"}
+    assert prompts.keys() == asked | {"round1", "round2"} and all(len(texts) >= 12 for texts in prompts.values())
+    for stage, texts in prompts.items():
+        for text in texts:
+            assert text.count("Question: ") == 3 and text.endswith("\nReasoning:\n"), stage
     itself = facts(student / "exam/metrics.json")
     assert itself["steps"] == 4 and [one["round"] for one in itself["by_round"]] == [1, 2]
     again = limbeck("run", recipe, "--out", out, *sets)
