@@ -157,7 +157,11 @@ def check_examples(examples: Rows, wrong: Rows) -> None:
 
 
 def test_a_student_without_mistakes_is_done(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
-    """Every question asks for the same sum, so nothing is left to say after round 0."""
+    """Every question asks for the same sum, so nothing is left to say after round 0.
+
+    Its answers to training questions end where it writes the end of sequence, which the published code let
+    pass: no stop is set, and each has room for more.
+    """
     task, why = "name: sure\nkind: number\ndev: 0\ntrain: train.jsonl\ntest: test.jsonl", "It is always 7."
     for split, count in (("train", 12), ("test", 3)):
         lines = [{"question": f"{split} {n}?", "answer": 7, "why": why} for n in range(count)]
@@ -171,6 +175,9 @@ def test_a_student_without_mistakes_is_done(limbeck: Limbeck, recipe: Path, tmp_
     assert answer.status == 0, answer.err
     own_folder = tmp_path / "run/students/tailored/seed0"
     assert "0 wrong, 0 without an answer, 0 cut off" in answer.err and not (own_folder / "round1").exists()
+    written = rows(own_folder / "round0/answers/completions.jsonl")
+    assert len(written) == 12 * 3 and not any(one["truncated"] for one in written)
+    assert all(one["text"].endswith("7.") for one in written)
     assert facts(own_folder / "exam" / "metrics.json")["accuracy"] == 1
 
 
