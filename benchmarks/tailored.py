@@ -11,7 +11,7 @@ prompt weighing .1, + 0.5 · max(0, cos(a, n) − cos(a, p) + 1) of last states.
                      three forwards behind copies of it, of rationale, other rationale and mistake; logits
                      everywhere. The mathematics is put right: masks and positions, a mean by the weights,
                      mistakes with their own ending. No gradient goes through the cached prompt, as published.
-                     Batches are drawn at random, whatever their lengths, with different questions, as published
+                     Batches are random, whatever the lengths, each of different questions, as published
     plain            `transformers.Trainer`: the three rows of 8 groups in one forward, padded to the longest,
                      grouped by the library's `group_by_length`; logits everywhere
     plain-by-length  the same in the batches of `ours`

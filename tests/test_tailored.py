@@ -430,7 +430,7 @@ def test_what_was_answered_before_has_no_part_in_a_budget(
         ("train_exam: {least_readable: 1}", "too few to learn from (least_readable); "),
         (
             "train_exam: {least_readable: 1.0}",
-            "the student was trained from tiny-causal-xs, in format plain with 0 demonstrations; its prompt ends in",
+            "trained from tiny-causal-xs, in format plain with 0 demonstrations; its prompt ends in",
         ),
         ("train_exam: {least_readable: 1.00}", ". Train it longer (train.epochs or train.steps); where most"),
     ],
@@ -509,7 +509,9 @@ def test_a_base_whose_answers_can_hardly_be_read_is_refused(
     own = tmp_path / "run/students/tailored/seed0/round0"
     assert facts(own / "mistakes/audit.json")["readable"] < 0.2
     assert f"; the base is {base}, in format plain with 0 demonstrations; its prompt ends in" in answer.err
-    said = "Take another base or prompt, show demonstrations (prompt.examples), or begin with rationales; where"
+    said = (
+        "Take another base or prompt, show demonstrations (prompt.examples), or begin with rationales; where"
+    )
     assert said in answer.err
     assert not (own / "feedback").exists()
 
@@ -521,7 +523,10 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     open_as_ever = learners._opened
 
     def opened(loaded: Any, asking: Any, folder: Path, *how: int) -> Any:
-        model, own = open_as_ever(loaded, asking, folder, *how), found.setdefault("/".join(folder.parts[-2:]), [])
+        model, own = (
+            open_as_ever(loaded, asking, folder, *how),
+            found.setdefault("/".join(folder.parts[-2:]), []),
+        )
 
         def prompt(question: Any) -> Any:
             made = model.prompt(question)
@@ -561,7 +566,9 @@ def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
         learned = rows(student / f"round{number}/examples.jsonl")
         prompts[f"round{number}"] = [one["prompt"] for one in learned]
     asked = {"round0/exam", "round0/answers", "round1/exam", "round1/answers", "seed0/exam"}
-    assert prompts.keys() == asked | {"round1", "round2"} and all(len(texts) >= 12 for texts in prompts.values())
+    assert prompts.keys() == asked | {"round1", "round2"} and all(
+        len(texts) >= 12 for texts in prompts.values()
+    )
     for stage, texts in prompts.items():
         for text in texts:
             assert text.count("Question: ") == 3 and text.endswith("\nReasoning:\n"), stage

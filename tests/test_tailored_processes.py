@@ -1,4 +1,4 @@
-"""Tailored learning under two processes, and killed at any moment of its second round, a paid teacher's too."""
+"""Tailored learning under two processes, and killed at any moment of its second round."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ student:
   settings:
     rounds: 2
     begin: rationales
-    train_exam: {samples: 3, temperature: 0.5, max_tokens: 8, least_readable: 0}      # so that texts come again
+    train_exam: {samples: 3, temperature: 0.5, max_tokens: 8, least_readable: 0}      # texts come again
     feedback: {kind: tailored, of: [wrong, no-answer, cut-off], max_tokens: 60}
 exam: {max_tokens: 16}
 """

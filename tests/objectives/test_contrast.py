@@ -173,7 +173,9 @@ def behind_cache(model, fault=""):
             with torch.set_grad_enabled(fault != "frozen"):
                 model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
         own_ids, own = padded([[*texts[n], *END] for texts in TEXTS])
-        before = torch.full_like(mask[:, :1], mask.shape[1]) if fault == "positions" else mask.sum(1, keepdim=True)
+        before = (
+            torch.full_like(mask[:, :1], mask.shape[1]) if fault == "positions" else mask.sum(1, keepdim=True)
+        )
         seen = torch.cat([torch.ones_like(seen) if fault == "unmasked" else seen, own], 1)
         states = model.get_decoder()(
             input_ids=own_ids,
@@ -214,7 +216,10 @@ def naive(model, states_of=by_row, *, diluted=False):
     near, far = (torch.nn.functional.cosine_similarity(a, other, 1) for other in (p, n))
     contrast = (far - near + 1).clamp_min(0).mean()
     (hard + 0.5 * contrast).backward()
-    return {"cross_entropy": hard.item(), "triplet": contrast.item()}, model.get_input_embeddings().weight.grad
+    return {
+        "cross_entropy": hard.item(),
+        "triplet": contrast.item(),
+    }, model.get_input_embeddings().weight.grad
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -228,8 +233,8 @@ def test_a_step_is_that_of_single_rows(model, shared):
 
 
 def test_the_published_faults_would_be_seen(model):
-    """arXiv 2310.13332's code: a cache of prompts that is wrong in four ways, the gold answer behind a mistake,
-    prompt tokens that count whole in the denominator, no end of sequence."""
+    """arXiv 2310.13332's code: a cache of prompts that is wrong in four ways, the gold answer behind a
+    mistake, prompt tokens that count whole in the denominator, no end of sequence."""
     right, wanted = naive(model)
     cached, gradient = naive(model, behind_cache)
     assert cached == pytest.approx(right, rel=1e-6), "without a fault a cache changes nothing"
@@ -243,7 +248,9 @@ def test_the_published_faults_would_be_seen(model):
 
     diluted, _ = naive(model, diluted=True)
     assert diluted["cross_entropy"] < 0.9 * right["cross_entropy"]
-    appended, _ = step(model, [[*texts[:2], [*texts[2], *gold]] for texts, gold in zip(TEXTS, GOLD, strict=True)])
+    appended, _ = step(
+        model, [[*texts[:2], [*texts[2], *gold]] for texts, gold in zip(TEXTS, GOLD, strict=True)]
+    )
     assert abs(appended["triplet"] - right["triplet"]) > 1e-3
     without_end, _ = naive(model, partial(by_row, end=[]))
     assert abs(without_end["triplet"] - right["triplet"]) > 1e-3
