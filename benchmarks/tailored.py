@@ -10,7 +10,8 @@ prompt weighing .1, + 0.5 · max(0, cos(a, n) − cos(a, p) + 1) of last states.
     published        one forward of prompt and rationale; the prompt again, without gradient, into a cache;
                      three forwards behind copies of it, of rationale, other rationale and mistake; logits
                      everywhere. The mathematics is put right: masks and positions, a mean by the weights,
-                     mistakes with their own ending. No gradient goes through the cached prompt, as published
+                     mistakes with their own ending. No gradient goes through the cached prompt, as published.
+                     Batches are random, whatever the lengths, each of different questions, as published
     plain            `transformers.Trainer`: the three rows of 8 groups in one forward, padded to the longest,
                      grouped by the library's `group_by_length`; logits everywhere
     plain-by-length  the same in the batches of `ours`
@@ -105,7 +106,10 @@ def batches_of(side: str, groups: Sequence[Three], scale: Scale) -> list[list[Th
         order = [list(batch) for _, batch in GroupSampler(sizes, limits, seed=0, batches="by-length")]
     else:
         draw = torch.Generator().manual_seed(0)
-        taken = list(LengthGroupedSampler(scale.per_step, lengths=longest, generator=draw))
+        if side == "published":  # every group is another question
+            taken = torch.randperm(len(groups), generator=draw).tolist()
+        else:
+            taken = list(LengthGroupedSampler(scale.per_step, lengths=longest, generator=draw))
         order = [taken[n : n + scale.per_step] for n in range(0, len(taken), scale.per_step)]
     found = [[groups[n] for n in batch] for batch in order]
     return sorted(found, key=lambda batch: len(batch) * max(len(row.input_ids) for g in batch for row in g))

@@ -125,6 +125,22 @@ def test_what_a_gpu_would_run_is_one_model_at_a_time(name: str, monkeypatch: pyt
     assert min(seconds.values()) > 0 and step.equal(apart, replace(scale, device="cuda"))
 
 
+def test_the_published_batches_of_tailored_learning_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sampler knows questions, not lengths; the baseline groups by length."""
+    monkeypatch.syspath_prepend(FOLDER)
+    benchmark, step = importlib.import_module("tailored"), importlib.import_module("step")
+    groups = benchmark.groups_of(step.WHOLE)
+    padded = {}
+    for side in ("published", "plain"):
+        batches = benchmark.batches_of(side, groups, step.WHOLE)
+        assert sorted(group[0].problem_id for batch in batches for group in batch) == sorted(
+            group[0].problem_id for group in groups
+        ), "each question once"
+        longest = [max(len(row.input_ids) for group in batch for row in group) for batch in batches]
+        padded[side] = sum(most * len(batch) for most, batch in zip(longest, batches, strict=True))
+    assert padded["published"] > 1.05 * padded["plain"]
+
+
 def test_operations_are_those_of_weights_and_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     step = importlib.import_module("step")

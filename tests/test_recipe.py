@@ -1,5 +1,7 @@
 """Recipes: merging, overriding, and one sentence for everything that is wrong with them."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -331,12 +333,11 @@ def test_the_passages_of_kard_are_those_of_exams_alone() -> None:
 def test_the_sweeps_of_tailored_learning_change_one_value_at_a_time() -> None:
     recipe = load_recipe(Path(__file__).parent.parent / "recipes/claims/tailored-sweeps.yaml")
     _, chosen = resolve_methods(recipe, "r.yaml")
+    assert recipe.claims and recipe.claims.exploratory and recipe.claims.problem_draws == 3
     swept = {name: (s.settings.reflection.weight, s.settings.reflection.margin) for name, s in chosen.items()}
     assert swept.pop("tailored") == (0.5, 1.0)
     assert sorted(swept.values()) == [(0, 1), (0.25, 1), (0.5, 0.5), (0.5, 2), (1, 1)]
-    assert recipe.claims and {(claim.a, claim.b) for claim in recipe.claims.compare} == {
-        (name, "tailored") for name in swept
-    }
+    assert {(claim.a, claim.b) for claim in recipe.claims.compare} == {(name, "tailored") for name in swept}
 
 
 def test_the_sweeps_of_mcc_kd_change_one_value_at_a_time() -> None:
@@ -404,17 +405,49 @@ def test_the_published_settings_of_tailored_learning() -> None:
                 10,
             )
             assert (train.batch_size * train.accumulate, train.prompt_weight, train.clip) == (16, 0.1, 0)
-            assert (own.rounds, own.begin, own.train_exam.samples, own.train_exam.temperature) == (
-                3,
-                "base",
-                4,
-                1,
-            )
+            exam = own.train_exam
+            assert (own.rounds, own.begin) == (3, "base")
+            assert (exam.samples, exam.temperature, exam.top_k, exam.max_tokens) == (4, 1, 50, 128)
             assert (own.reflection.margin, own.reflection.positives, own.reflection.negatives) == (1, 10, 4)
         weights = [one.settings["reflection"]["weight"] for one in recipe.students.values()]  # type: ignore
         assert weights == [0.5, 0, 0.5]
-    t5 = load_recipe(folder / "tailored" / "flan-t5.yaml").students["tailored"]
-    assert t5.train.prompt_weight == 0, "a decoder sees no prompt"
+
+
+def test_tailored_learning_of_flan_t5_takes_over_what_is_said_of_gpt_j() -> None:
+    """But for learning rate and batch, which are of Fine-tune-CoT; and its decoder sees no prompt."""
+    folder = Path(__file__).parent.parent / "recipes" / "tailored"
+    t5, gptj = (load_recipe(folder / name) for name in ("flan-t5.yaml", "svamp.yaml"))
+    ours, theirs = (one.students["tailored"] for one in (t5, gptj))
+    for name in ("epochs", "weight_decay", "clip", "max_completion"):
+        assert getattr(ours.train, name) == getattr(theirs.train, name)
+    assert t5.exam.max_tokens == gptj.exam.max_tokens
+    assert ours.settings == {**theirs.settings, "begin": "rationales"}
+    assert (ours.train.learning_rate, ours.train.batch_size, ours.train.accumulate) == (3e-4, 8, 1)
+    assert ours.train.prompt_weight == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("tailored", "GSM8K"),
+        ("tailored/csqa", "CQA"),
+        ("tailored/svamp", "SVAMP"),
+        ("tailored/multiarith", "MultiArith"),
+        ("tailored/strategyqa", "SQA"),
+    ],
+)
+def test_the_head_of_a_published_recipe_makes_the_demonstrations_that_it_reads(
+    name: str, texts: str, tmp_path: Path
+) -> None:
+    """By its own command, in a folder that holds the clone alone."""
+    path = Path(__file__).parent.parent / "recipes" / f"{name}.yaml"
+    (command,) = (line[1:] for line in path.read_text().splitlines() if "fewshot_demos" in line)
+    (tmp_path / "Learn-to-Reason").mkdir()
+    (tmp_path / "Learn-to-Reason" / "fewshot_demos.py").write_text(f"PROMPTS_{texts} = 'shown first'\n")
+    (tmp_path / "python").symlink_to(sys.executable)
+    subprocess.run(["sh", "-c", f"PATH=$PWD:$PATH; {command}"], cwd=tmp_path, check=True)
+    read = {student.prompt.examples.file for student in load_recipe(path).students.values()}  # type: ignore[union-attr]
+    assert [(tmp_path / str(one)).read_text() for one in read] == ["shown first\n"]
 
 
 def test_set_changes_one_of_several_aliases(tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ def predictions(exam: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (exam / "predictions.jsonl").read_text().splitlines()]
 
 
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def completions(stage: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (stage / "completions.jsonl").read_text().splitlines()]
 
@@ -164,14 +168,30 @@ def test_the_exams_of_rounds_are_written_by_the_server_too(
     recipe = TWO.replace("finetune-cot", "tailored, settings: {begin: rationales, rounds: 1}")
     recipe = recipe.replace("students: {one: {seeds: [0, 1]}, other: {}}", "students: {one: {}}")
     asked = list[dict[str, Any]]()
-    with served(lambda body: asked.append(body) or text("So it is. The answer is yes.")) as url:
+    with served(lambda body: asked.append(body) or text("Start: tails. The answer is yes.")) as url:
         Path("two.yaml").write_text(recipe.replace("URL", url))
-        ran = limbeck("run", "two.yaml")
+        ran = limbeck("run", "two.yaml", "--set", "teacher={kind: offline, wrong_answer: 0}")
     assert ran.status == 0, ran.err
     counts = Counter((body["model"].partition("@")[0], body["temperature"]) for body in asked)
     zero, one = "students/one/seed0/round0", "students/one/seed0/round1"
     assert counts == {(zero, 0.0): 4, (zero, 1.0): 8 * 4, (one, 0.0): 4}
     assert all(body["top_k"] == 50 for body in asked if body["temperature"])
+    check_offline_feedback(Path("runs/two", zero), rows(Path("runs/two/problems/train.jsonl")))
+
+
+def check_offline_feedback(own: Path, problems: list[dict[str, Any]]) -> None:
+    """On what a student says to all questions: its first wrong step, and the reasoning put right."""
+    missed = {problem["id"] for problem in problems if problem["answer"] == "no"}
+    wrong = rows(own / "mistakes/mistakes.jsonl")
+    assert missed and {one["problem_id"] for one in wrong} == missed and len(wrong) == 4 * len(missed)
+    said, graded = (rows(own / "feedback" / name) for name in ("feedback.jsonl", "graded.jsonl"))
+    assert {one["problem_id"] for one in said} == missed and len(said) == len(graded) == len(missed)
+    assert {one["mistake_id"] for one in said} <= {one["id"] for one in wrong}
+    assert {one["said"] for one in said} == {"The step 'Start: tails' is wrong: the coin starts heads up."}
+    assert [one["completion"] for one in graded] == [one["solution"] for one in said]
+    assert {(one["source"], one["answer"], one["correct"], one["dropped"]) for one in graded} == {
+        ("offline", "no", True, None)
+    }
 
 
 @pytest.mark.parametrize(

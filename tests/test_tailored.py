@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from limbeck.protocol.compute import operations, stages_of
 from limbeck.protocol.judging import trained_in
 from limbeck.records import Example, Mistake, Rationale
 from limbeck.report.contestants import contestants
+from limbeck.stages import learners
 from limbeck.stages.feedback import FeedbackSettings, check_feedback
 from limbeck.stages.mistakes import audit, found_in
 from limbeck.stages.reflection import _groups
@@ -155,7 +157,11 @@ def check_examples(examples: Rows, wrong: Rows) -> None:
 
 
 def test_a_student_without_mistakes_is_done(limbeck: Limbeck, recipe: Path, tmp_path: Path) -> None:
-    """Every question asks for the same sum, so nothing is left to say after round 0."""
+    """Every question asks for the same sum, so nothing is left to say after round 0.
+
+    Its answers to training questions end where it writes the end of sequence, which the published code let
+    pass: no stop is set, and each has room for more.
+    """
     task, why = "name: sure\nkind: number\ndev: 0\ntrain: train.jsonl\ntest: test.jsonl", "It is always 7."
     for split, count in (("train", 12), ("test", 3)):
         lines = [{"question": f"{split} {n}?", "answer": 7, "why": why} for n in range(count)]
@@ -169,6 +175,9 @@ def test_a_student_without_mistakes_is_done(limbeck: Limbeck, recipe: Path, tmp_
     assert answer.status == 0, answer.err
     own_folder = tmp_path / "run/students/tailored/seed0"
     assert "0 wrong, 0 without an answer, 0 cut off" in answer.err and not (own_folder / "round1").exists()
+    written = rows(own_folder / "round0/answers/completions.jsonl")
+    assert len(written) == 12 * 3 and not any(one["truncated"] for one in written)
+    assert all(one["text"].endswith("7.") for one in written)
     assert facts(own_folder / "exam" / "metrics.json")["accuracy"] == 1
 
 
@@ -252,7 +261,7 @@ def test_feedback_from_a_file(limbeck: Limbeck, recipe: Path, tmp_path: Path) ->
     with file.open("a") as stream:
         stream.write('{"mistake_id": "else", "solution": "x"}\n')
     more = limbeck("run", recipe, *given)
-    assert more.status == 0 and "1 lines of" in more.err and "are about other mistakes" in more.err
+    assert more.status == 0 and "feedback-0.jsonl about other mistakes, ignored: 1\n" in more.err
     file.write_text('{"mistake_id": "else", "solution": "x"}\n')
     other = limbeck("run", recipe, *given)
     assert other.status == 2 and "has no line about any of the" in other.err
@@ -421,8 +430,9 @@ def test_what_was_answered_before_has_no_part_in_a_budget(
         ("train_exam: {least_readable: 1}", "too few to learn from (least_readable); "),
         (
             "train_exam: {least_readable: 1.0}",
-            "xs, in format plain with 0 demonstrations; its prompt ends in",
+            "trained from tiny-causal-xs, in format plain with 0 demonstrations; its prompt ends in",
         ),
+        ("train_exam: {least_readable: 1.00}", ". Train it longer (train.epochs or train.steps); where most"),
     ],
 )
 def test_what_cannot_be_done(
@@ -477,20 +487,68 @@ def test_mistakes_of_another_model_from_a_file(limbeck: Limbeck, recipe: Path, t
     assert kinds["silent"] == "no-answer" and "right" not in kinds
 
 
-def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
-    limbeck: Limbeck, recipe: Path, tmp_path: Path
-) -> None:
-    """They are in the prompts of its exam, of the exam on train and of the training, in every round."""
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A random model with room for demonstrations."""
     model, tokenizer = tiny_model("llama-2")
     model.config.max_position_embeddings = 1024
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_a_base_whose_answers_can_hardly_be_read_is_refused(
+    limbeck: Limbeck, recipe: Path, base: Path, tmp_path: Path
+) -> None:
+    """Under the 20 % that nobody has to ask for, before the teacher is asked."""
+    task = "task={name: coin-flip, train: 12, dev: 0, test: 4, parameters: {people: 2}}"
+    changes = (task, f"student.model={base}", "student.settings.begin=base", "exam.max_tokens=8")
+    sets = [part for change in changes for part in ("--set", change)]
+    answer = limbeck("run", recipe, "--out", tmp_path / "run", *sets)
+    assert answer.status == 1
+    own = tmp_path / "run/students/tailored/seed0/round0"
+    assert facts(own / "mistakes/audit.json")["readable"] < 0.2
+    assert f"; the base is {base}, in format plain with 0 demonstrations; its prompt ends in" in answer.err
+    said = (
+        "Take another base or prompt, show demonstrations (prompt.examples), or begin with rationales; where"
+    )
+    assert said in answer.err
+    assert not (own / "feedback").exists()
+
+
+@pytest.fixture
+def prompts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What students are given to complete, by the stage that asks them."""
+    found: dict[str, list[str]] = {}
+    open_as_ever = learners._opened
+
+    def opened(loaded: Any, asking: Any, folder: Path, *how: int) -> Any:
+        model, own = (
+            open_as_ever(loaded, asking, folder, *how),
+            found.setdefault("/".join(folder.parts[-2:]), []),
+        )
+
+        def prompt(question: Any) -> Any:
+            made = model.prompt(question)
+            own.append(made.text)
+            return made
+
+        return replace(model, prompt=prompt)
+
+    monkeypatch.setattr(learners, "_opened", opened)
+    return found
+
+
+def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
+    limbeck: Limbeck, recipe: Path, base: Path, prompts: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """They are in the prompts of its exam, of the exam on train and of the training, in every round."""
     own = "{rounds: 2, begin: base, train_exam: {samples: 1, least_readable: 0}, "
     own += f"feedback: {{kind: again, {EVERY_KIND}}}, reflection: {{{EVERY_KIND}}}}}"
     prompt = '{examples: 2, template: "{examples}\\n\\nQuestion: {question}\\nReasoning:\\n"}'
     changes = {
         "task.train": 12,
-        "student.model": tmp_path / "base",
+        "student.model": base,
         "student.train": "{steps: 2, batch_size: 4, max_length: 1024}",
         "student.prompt": prompt,
         "student.settings": own,
@@ -505,8 +563,15 @@ def test_a_base_with_demonstrations_sits_round_0_and_is_taught(
         not (student / "round0/model").exists() and facts(student / "round0/exam/metrics.json")["steps"] == 0
     )
     for number in (1, 2):
-        for one in rows(student / f"round{number}/examples.jsonl"):
-            assert one["prompt"].count("Question: ") == 3 and one["prompt"].endswith("\nReasoning:\n")
+        learned = rows(student / f"round{number}/examples.jsonl")
+        prompts[f"round{number}"] = [one["prompt"] for one in learned]
+    asked = {"round0/exam", "round0/answers", "round1/exam", "round1/answers", "seed0/exam"}
+    assert prompts.keys() == asked | {"round1", "round2"} and all(
+        len(texts) >= 12 for texts in prompts.values()
+    )
+    for stage, texts in prompts.items():
+        for text in texts:
+            assert text.count("Question: ") == 3 and text.endswith("\nReasoning:\n"), stage
     itself = facts(student / "exam/metrics.json")
     assert itself["steps"] == 4 and [one["round"] for one in itself["by_round"]] == [1, 2]
     again = limbeck("run", recipe, "--out", out, *sets)

@@ -3,10 +3,11 @@
 import copy
 import doctest
 import math
+from functools import partial
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from limbeck.objectives import contrast as module
 from limbeck.objectives.contrast import ROLES, triplet, triplets
@@ -82,89 +83,185 @@ class Numbers:
         return {"input_ids": [[int(word) for word in text.split()] for text in texts]}
 
 
-def step(model, prompt, texts):
-    """Value and gradients of a triplet and a language model loss; prompt tokens weigh a tenth."""
-    examples = [
-        Example(
-            problem_id="q",
-            prompt=" ".join(map(str, prompt)),
-            completion=" ".join(map(str, text)),
-            role=role,
-            scored=role == "anchor",
+PROMPTS = [[5, 6, 7, 8], [20, 21]]
+"""Of two questions: beside the longer one the shorter is padded."""
+GOLD = [[30], [32]]
+TEXTS = [[[9, 10, 11, 30], [12, 13, 30], [9, 14, 31]], [[22, 32], [23, 24, 25, 32], [26, 33]]]
+"""Of each question the anchor, the positive and the negative, without the end of sequence."""
+END = [1]
+PARTS = CrossEntropy(), Triplet(0.5)
+
+
+def llama():
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config)
+
+
+def gpt2():
+    """Its positions are learned: one that is shifted is another one, whatever the distance to others."""
+    config = GPT2Config(vocab_size=40, n_positions=24, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3)
+    return GPT2LMHeadModel(config)
+
+
+@pytest.fixture(params=[llama, gpt2])
+def model(request):
+    torch.manual_seed(3)
+    return request.param().eval()
+
+
+def step(model, texts=TEXTS, *, shared=False):
+    """Values and the embeddings' gradient of language model loss and triplets, by our code.
+
+    Prompt tokens weigh a tenth. `shared`: a prompt is read once for its three rows.
+    """
+    groups = []
+    for question, (prompt, some) in enumerate(zip(PROMPTS, texts, strict=True)):
+        examples = tuple(
+            Example(
+                problem_id=str(question),
+                prompt=" ".join(map(str, prompt)),
+                completion=" ".join(map(str, text)),
+                role=role,
+                scored=role == "anchor",
+            )
+            for role, text in zip(ROLES, some, strict=True)
         )
-        for role, text in zip(ROLES, texts, strict=True)
-    ]
-    group = Group("q", tuple(examples))
-    found = tokenise(Numbers(), [group], encoder_decoder=False, max_length=99, prompt_weight=0.1)
-    batch = collate([*found.rows], 0, groups=[0, 0, 0])
-    parts = CrossEntropy(), Triplet(0.5)
-    counts = {part.name: part.count(batch, encoder_decoder=False) for part in parts}
+        groups.append(Group(str(question), examples))
+    rows = [*tokenise(Numbers(), groups, encoder_decoder=False, max_length=99, prompt_weight=0.1).rows]
+    prompts = [row.prompt_ids(encoder_decoder=False) for row in rows] if shared else None
+    batch = collate(rows, 0, groups=[0, 0, 0, 1, 1, 1], prompts=prompts)
+    assert ("owners" in batch) == shared
+    counts = {part.name: part.count(batch, encoder_decoder=False) for part in PARTS}
     model.zero_grad()
-    total, values = loss(parts, model, batch, counts)
+    total, values = loss(PARTS, model, batch, counts)
     total.backward()
     return values, model.get_input_embeddings().weight.grad.clone()
 
 
-def naive(model, rows, begin, *, scored_all=False, frozen=False):
-    """The same by whole float64 forwards of single rows; or as the published code has it.
+def by_row(model, end=END):
+    """Last states of anchors, positives and negatives, each by a forward of its whole row."""
+
+    def state(prompt, text):
+        return model.get_decoder()(torch.tensor([[*prompt, *text, *end]])).last_hidden_state[0, -1]
+
+    return [
+        torch.stack([state(prompt, texts[n]) for prompt, texts in zip(PROMPTS, TEXTS, strict=True)])
+        for n in range(3)
+    ]
+
+
+def behind_cache(model, fault=""):
+    """The same as the published code has them: behind a cache of the prompts, which are padded on the right.
 
     Args:
-        scored_all: the language model loss is divided by the number of all tokens, not by their weights.
-        frozen: the prompt is read without a gradient, from a cache, for all but the language model loss.
+        fault: one of the published ones. "frozen": no gradient goes through the prompts; "unmasked": their
+            padding is read; "in place": each pass is read behind those before it, since the library adds
+            to a cache what it reads; "positions": counted from the end of the padding.
+    """
+    ids, mask = padded(PROMPTS)
+    cache, seen, found = None, mask, []
+    for n in range(3):
+        if fault != "in place" or cache is None:
+            cache, seen = DynamicCache(config=model.config), mask
+            with torch.set_grad_enabled(fault != "frozen"):
+                model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        own_ids, own = padded([[*texts[n], *END] for texts in TEXTS])
+        before = (
+            torch.full_like(mask[:, :1], mask.shape[1]) if fault == "positions" else mask.sum(1, keepdim=True)
+        )
+        seen = torch.cat([torch.ones_like(seen) if fault == "unmasked" else seen, own], 1)
+        states = model.get_decoder()(
+            input_ids=own_ids,
+            attention_mask=seen,
+            position_ids=before + torch.arange(own.shape[1]),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        found.append(states[torch.arange(len(own)), own.sum(1) - 1])
+    return found
+
+
+def padded(ids):
+    """On the right, and the mask."""
+    most = max(map(len, ids))
+    mask = [[1] * len(own) + [0] * (most - len(own)) for own in ids]
+    return torch.tensor([[*own, *[0] * (most - len(own))] for own in ids]), torch.tensor(mask)
+
+
+def naive(model, states_of=by_row, *, diluted=False):
+    """What `step` gives, in float64 and of single rows.
+
+    Args:
+        states_of: makes the states that are compared.
+        diluted: the language model loss is divided by the number of all tokens, not by their weights.
     """
     model = copy.deepcopy(model).double()
     model.zero_grad()
-    weights = [0.1] * (begin - 1) + [1.0] * (len(rows[0]) - begin)
-    log_q = model(torch.tensor([rows[0]])).logits[0, :-1].log_softmax(-1)
-    terms = [-w * log_q[t, rows[0][t + 1]] for t, w in enumerate(weights)]
-    hard = sum(terms) / (len(terms) if scored_all else sum(weights))
-    embedded = [model.get_input_embeddings()(torch.tensor([row])) for row in rows]
-    if frozen:
-        embedded = [torch.cat([one[:, :begin].detach(), one[:, begin:]], 1) for one in embedded]
-    a, p, n = (model.model(inputs_embeds=one).last_hidden_state[0, -1] for one in embedded)
-    near, far = (torch.nn.functional.cosine_similarity(a, other, 0) for other in (p, n))
-    contrast = (far - near + 1).clamp_min(0)
+    total, weight = 0.0, 0.0
+    for prompt, texts in zip(PROMPTS, TEXTS, strict=True):
+        row = [*prompt, *texts[0], *END]
+        log_q = model(torch.tensor([row])).logits[0, :-1].log_softmax(-1)
+        for place, token in enumerate(row[1:]):
+            own = 0.1 if place + 1 < len(prompt) else 1.0
+            total, weight = total - own * log_q[place, token], weight + (1.0 if diluted else own)
+    hard = total / weight
+    a, p, n = states_of(model)
+    near, far = (torch.nn.functional.cosine_similarity(a, other, 1) for other in (p, n))
+    contrast = (far - near + 1).clamp_min(0).mean()
     (hard + 0.5 * contrast).backward()
-    return {"cross_entropy": hard, "triplet": contrast}, model.get_input_embeddings().weight.grad
+    return {
+        "cross_entropy": hard.item(),
+        "triplet": contrast.item(),
+    }, model.get_input_embeddings().weight.grad
 
 
-def test_the_published_faults_would_be_seen():
-    """arXiv 2310.13332's code: a prompt without gradient, the gold answer behind a mistake, prompt tokens
-    that count whole in the denominator, no end of sequence."""
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
-    )
-    model = LlamaForCausalLM(config).eval()
-    prompt, gold, end = [5, 6, 7, 8], [30], [1]
-    texts = [[9, 10, 11, *gold], [12, 13, *gold], [9, 14, 31]]
-    rows = [prompt + some + end for some in texts]
-    values, gradient = step(model, prompt, texts)
-    right, wanted = naive(model, rows, len(prompt))
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_step_is_that_of_single_rows(model, shared):
+    """Also where a prompt is read once, into a cache."""
+    values, gradient = step(model, shared=shared)
+    right, wanted = naive(model)
     for name in right:
-        assert values[name].item() == pytest.approx(right[name].item(), rel=1e-5)
+        assert values[name].item() == pytest.approx(right[name], rel=1e-5)
     torch.testing.assert_close(gradient.double(), wanted, rtol=1e-4, atol=1e-6)
 
-    diluted, _ = naive(model, rows, len(prompt), scored_all=True)
+
+def test_the_published_faults_would_be_seen(model):
+    """arXiv 2310.13332's code: a cache of prompts that is wrong in four ways, the gold answer behind a
+    mistake, prompt tokens that count whole in the denominator, no end of sequence."""
+    right, wanted = naive(model)
+    cached, gradient = naive(model, behind_cache)
+    assert cached == pytest.approx(right, rel=1e-6), "without a fault a cache changes nothing"
+    torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-7)
+
+    frozen, gradient = naive(model, partial(behind_cache, fault="frozen"))
+    assert frozen == pytest.approx(right, rel=1e-6) and (gradient - wanted).norm() > 5e-3 * wanted.norm()
+    for fault in ("unmasked", "in place", "positions"):
+        values, _ = naive(model, partial(behind_cache, fault=fault))
+        assert abs(values["triplet"] - right["triplet"]) > 1e-3, fault
+
+    diluted, _ = naive(model, diluted=True)
     assert diluted["cross_entropy"] < 0.9 * right["cross_entropy"]
-    _, cached = naive(model, rows, len(prompt), frozen=True)
-    assert (cached - wanted).norm() > 5e-3 * wanted.norm()
-    appended, _ = step(model, prompt, [*texts[:2], [*texts[2], *gold]])
-    assert abs(appended["triplet"] - values["triplet"]) > 1e-3
-    without_end, _ = naive(model, [row[:-1] for row in rows], len(prompt))
-    assert abs(without_end["triplet"] - values["triplet"]) > 1e-3
-
-
-def test_either_side_may_be_padded():
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    appended, _ = step(
+        model, [[*texts[:2], [*texts[2], *gold]] for texts, gold in zip(TEXTS, GOLD, strict=True)]
     )
-    model = LlamaForCausalLM(config).eval()
-    rows = [[5, 6, 9, 10, 11, 1], [5, 6, 12, 1], [5, 6, 9, 14, 31, 7, 1]]
+    assert abs(appended["triplet"] - right["triplet"]) > 1e-3
+    without_end, _ = naive(model, partial(by_row, end=[]))
+    assert abs(without_end["triplet"] - right["triplet"]) > 1e-3
+
+
+def test_either_side_may_be_padded(model):
+    """On the left with the positions of the tokens, which a model with learned ones cannot know."""
     part = Triplet(1.0)
-    found = []
-    for left in (False, True):
+    rows = [[5, 6, 9, 10, 11, 1], [5, 6, 12, 1], [5, 6, 9, 14, 31, 7, 1]]
+
+    def value(*, left, positions=False):
         batch = {
             "groups": torch.zeros(3, dtype=torch.long),
             "roles": list(ROLES),
@@ -174,6 +271,12 @@ def test_either_side_may_be_padded():
             own = [[1] * len(row) if name == "attention_mask" else row for row in rows]
             filled = [[fill] * (9 - len(row)) for row in own]
             batch[name] = torch.tensor([f + o if left else o + f for o, f in zip(own, filled, strict=True)])
+        if positions:
+            batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
         counts = {part.name: part.count(batch, encoder_decoder=False)}
-        found.append(loss((part,), model, batch, counts)[0].item())
-    assert found[0] == pytest.approx(found[1], rel=1e-5) and found[0] > 0
+        return loss((part,), model, batch, counts)[0].item()
+
+    right = value(left=False)
+    assert right > 0 and value(left=True, positions=True) == pytest.approx(right, rel=1e-5)
+    relative = isinstance(model, LlamaForCausalLM)
+    assert (value(left=True) == pytest.approx(right, rel=1e-5)) == relative

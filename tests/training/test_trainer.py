@@ -281,7 +281,11 @@ def test_a_row_that_some_epochs_draw_is_enough(fit, make_model, naive):
     ("part", "needs"),
     [
         (SpanKL(0.5), r"span_divergence: .*rationales.per_problem, .* or set settings.span_weight to 0"),
-        (Triplet(0.5), r"triplet: .*settings.rationales, .* or set settings.reflection.weight to 0"),
+        (
+            Triplet(0.5),
+            r"triplet: .*settings.rationales, .*raise train.max_length or train.max_completion where they "
+            r"were too long, or set settings.reflection.weight to 0",
+        ),
     ],
 )
 def test_a_part_that_compares_says_what_it_needs(fit, make_model, make_examples, part, needs):

@@ -196,7 +196,8 @@ def run(
     Args:
         model: any Hugging Face causal or encoder-decoder model, also wrapped (PEFT, DDP).
         batch: `input_ids` (B,T), `attention_mask` (B,T), `labels` (B,T) or (B,U); for the mean of states
-            `begins` (B,), where in the labels the completions begin.
+            `begins` (B,), where in the labels the completions begin. A decoder-only batch that is padded on
+            the left has `position_ids` (B,T) too: models with learned positions count padding as tokens.
         places_M: where predictors are (see `Scored.places`, `Spans`), any order, or none.
         withhold: give the rows that enter the head in place of logits; allowed where `plain_head` holds.
         states: which are wanted. An encoder-decoder's decoder then reads one token more.
@@ -221,6 +222,8 @@ def run(
             f"labels {tuple(labels_BT.shape)} for inputs {tuple(batch['input_ids'].shape)}: "
             "the batch was made for an encoder-decoder, and the model is decoder-only"
         )
+    elif "position_ids" in batch:
+        inputs["position_ids"] = batch["position_ids"]
     once = computed_once(inner, batch) if share else nullcontext()
     with only_places(inner, places_M, width, reads, withhold=withhold) as calls, once:
         output = model(**inputs, use_cache=False)

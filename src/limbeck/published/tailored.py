@@ -7,9 +7,11 @@
 They hold no gold answers, so the problems come from train=FILE, in our own form, by the question's words.
 Which of the two a file holds its name says, or the user: rationales=FILE, mistakes=FILE.
 
-A student's text is taken as it is in the file, with its own ending. That is not all that it wrote: the
-published code kept the first paragraph, and cut that off behind the number or letter that it took for the
-answer. It wrote the gold answer behind rationales and mistakes where it trained on them, not into the files.
+A student's text is taken as it is in the file, with its own ending. That is not all that it wrote. The
+published code kept the first paragraph, and cut it behind the number that it took for the answer (of
+StrategyQA it cut nothing; of CommonsenseQA it kept the first line, up to its first letter in brackets). It
+wrote the gold answer behind rationales and mistakes where it trained on them (but for CommonsenseQA with
+demonstrations), not into the files.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def _say(
         context.run.say(f"{place}: {count} of them were answered in earlier rounds, and not sent again")
     if settings.file and (others := facts.get(OTHERS)):
         file = file_of(settings.file, round)
-        context.run.say(f"{place}: {others} lines of {file} are about other mistakes, and are passed over")
+        context.run.say(f"{place}: lines of {file} about other mistakes, ignored: {others}")
     if count := facts.get("unfinished"):
         context.run.say(
             f"{place}: {count} of {facts['replies']} replies end inside their thinking, and say nothing; "

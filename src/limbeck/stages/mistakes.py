@@ -168,15 +168,25 @@ def mistakes(
     _say(context, model, found.facts)
     if not round and found.facts["readable"] < settings.least_readable:
         setting = "settings.train_exam.max_tokens" if settings.max_tokens else "exam.max_tokens"
+        who, remedy = _who_and_remedy(model)
         raise NothingKeptError(
             f"{model.name}: {found.facts['readable']:.0%} of its answers to the training questions can be "
             f"read, too few to learn from (least_readable); {found.facts['mistakes']['cut-off']} of "
-            f"{found.facts['answers']} were cut off. {answers.folder} holds them; the base is "
-            f"{model.facts['model']}, {_prompt(model, asked[0])}. Take another base or prompt, show "
-            "demonstrations (prompt.examples), or begin with rationales; where most were cut off, raise "
+            f"{found.facts['answers']} were cut off. {answers.folder} holds them; {who} "
+            f"{model.facts['model']}, {_prompt(model, asked[0])}. {remedy}; where most were cut off, raise "
             f"{setting}"
         )
     return found
+
+
+def _who_and_remedy(model: Trained | Untrained) -> tuple[str, str]:
+    """What is said before the base's name of a model that can hardly be read, and what to do."""
+    if isinstance(model, Trained):
+        return "the student was trained from", "Train it longer (train.epochs or train.steps)"
+    return (
+        "the base is",
+        "Take another base or prompt, show demonstrations (prompt.examples), or begin with rationales",
+    )
 
 
 def _prompt(model: Trained | Untrained, problem: Problem) -> str:

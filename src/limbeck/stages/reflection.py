@@ -108,8 +108,8 @@ def _report(
     compared = count - alone - unmissed
     context.run.say(
         f"{learner.shown}, round {learner.round}: {count} different rationales to learn, {compared} of them "
-        f"with mistakes to compare with (before any is too long); {alone} are the only right rationale of "
-        f"their question; for {unmissed} no mistake is known"
+        f"with mistakes to compare with (texts that are too long are not excluded yet); {alone} are the only "
+        f"right rationale of their question; for {unmissed} no mistake is known"
         + ("" if compared else "; so it learns without self-reflection")
     )
 

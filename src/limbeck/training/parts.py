@@ -298,7 +298,8 @@ NEEDS: Mapping[type[Part], str] = {
     "(rationales.per_problem, or the teacher's file), raise train.max_length where rationales were too long, "
     "or set settings.span_weight to 0",
     Triplet: "it compares two right rationales of a question with a mistake: give problems more of them "
-    "(settings.rationales, rationales.per_problem), or set settings.reflection.weight to 0",
+    "(settings.rationales, rationales.per_problem), raise train.max_length or train.max_completion where "
+    "they were too long, or set settings.reflection.weight to 0",
 }
 """What to do where a part counts nothing."""
 
