@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ SMALLEST = {
 }
 """Flags of each benchmark that make it a smoke test of seconds; of two kinds of models one is enough."""
 
+RANK_BM25 = "rank-bm25 over 300 passages: " if find_spec("rank_bm25") else "rank-bm25 is not installed"
+
 SAID = {
     "batches": ["by length, corrected", "seconds  ratio"],
     "data_path": [
@@ -48,8 +51,8 @@ SAID = {
     ],
     "divergence": ["top-64 + tail", "64 tokens, 151936 logits each: memory"],
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
-    "kard": ["questions    ours", "the same ranking of 2 of 2", "train   2 rationales", "apart"],
-    "knowledge": ["300 passages", "30 million", "questions    ours", "rationales   ours"],
+    "kard": ["questions    ours", RANK_BM25, "the same ranking of 2 of 2", "train   2 rationales", "apart"],
+    "knowledge": ["300 passages", "30 million", "questions    ours", "rationales   ours", RANK_BM25],
     "leaks": ["stories", "flips"],
     "loss_memory": ["1024 tokens, 2048 logits each", "ours with divergence"],
     "mcc_kd": ["llama: an epoch", "plain-by-length", "memory ratio  1.00", "apart by: loss"],
