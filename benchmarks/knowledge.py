@@ -183,7 +183,8 @@ def compared(corpus: Path, index: Search, number: int) -> float:
         theirs_s = rate(theirs, queries)
         ratios.append(ours_s / theirs_s)
         print(
-            f"  {kind:12} ours {ours_s:8.0f}/s   bm25s {theirs_s:8.0f}/s   ratio {ratios[-1]:5.2f}", flush=True
+            f"  {kind:12} ours {ours_s:8.0f}/s   bm25s {theirs_s:8.0f}/s   ratio {ratios[-1]:5.2f}",
+            flush=True,
         )
     return min(ratios)
 

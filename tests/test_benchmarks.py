@@ -30,7 +30,7 @@ SMALLEST = {
     "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
     "real_base": "--small",
-    "rerank": "--small --questions 20 --train 20 --epochs 1 --rows late,late-128-trained,bi-trained",
+    "rerank": "--small --base tiny-encoder-xs --questions 20 --train 20 --epochs 1 --rows late,late-128-trained,bi-trained",
     "retrieval": "--small",
     "rows": "--rows 300 600",
     "shared_prompts": "--small --padded --kind llama",
@@ -66,7 +66,12 @@ SAID = {
         "auto on",
         "apart by: loss",
     ],
-    "rerank": ["20 questions with 20 rationales", "to BM25", "late-128-trained", "bi-trained"],
+    "rerank": [
+        "tiny-encoder-xs: 20 questions with 20 rationales",
+        "to BM25",
+        "late-128-trained",
+        "bi-trained",
+    ],
     "step": ["t5: an epoch", "grouped-both", "memory ratio  1.00"],
     "tailored": ["llama: an epoch", "published", "ours-bare", "memory ratio  1.00", "apart by: loss"],
 }
