@@ -185,7 +185,7 @@ def check_states(limbeck: Limbeck, student: Path, test: list[Problem]) -> None:
     read = read_for(student / "model", test, states="states")
     assert read == read_for(student / "model", test) and parts[0].stat().st_mtime_ns == before
     unranked = limbeck("ask", student, test[0].question, "--states", "states", "--reranker", "none")
-    assert unranked.status == 2 and "--states: nothing ranks the passages" in unranked.err
+    assert unranked.status == 2 and "no reranker is used here; leave out --states" in unranked.err
 
 
 def test_a_run_cannot_end_at_passages_that_nobody_reads(limbeck: Limbeck, recipe: Path) -> None:
