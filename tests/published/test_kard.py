@@ -219,7 +219,7 @@ def test_other_shapes_are_refused(
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, repository: Path) -> None:
     for path, request, says in (
-        (tmp_path / "KARD/data", {}, "holds none of the folders"),
+        (tmp_path / "KARD/data", {}, "holds none of the folders .*its README links"),
         (repository, {"task": None}, "--task: .*holds several sets"),
         (repository, {"task": "obqa"}, "holds no rationales of it"),
         (repository, {"kind": "number"}, "--kind number"),
