@@ -294,7 +294,8 @@ def prepare(asked: argparse.Namespace) -> Trial:
         train = train.model_copy(update={"learning_rate": TINY_RATE})
         save_tiny(base, out / "base", texts)
     print(
-        f"{base}: {len(learned)} questions with {len(pool_list)} rationales to learn from, {len(questions)} held out"
+        f"{base}: {len(learned)} questions with {len(pool_list)} rationales to learn from, "
+        f"{len(questions)} held out"
     )
     return Trial(out, index, base, sets.relevant, questions, pool_list, train)
 

@@ -30,7 +30,8 @@ SMALLEST = {
     "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
     "real_base": "--small",
-    "rerank": "--small --base tiny-encoder-xs --questions 20 --train 20 --epochs 1 --rows late,late-128-trained,bi-trained",
+    "rerank": "--small --base tiny-encoder-xs --questions 20 --train 20 --epochs 1"
+    " --rows late,late-128-trained,bi-trained",
     "retrieval": "--small",
     "rows": "--rows 300 600",
     "shared_prompts": "--small --padded --kind llama",

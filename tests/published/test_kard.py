@@ -112,9 +112,7 @@ def test_responses_are_taken_with_the_verdict_of_their_verifier(tmp_path: Path, 
     assert list(splits.train) == train, "as the printed task reads them"
 
 
-def test_the_recipe_of_medqa_reads_what_was_imported(
-    tmp_path: Path, repository: Path
-) -> None:
+def test_the_recipe_of_medqa_reads_what_was_imported(tmp_path: Path, repository: Path) -> None:
     """Prompts show the options, and each rationale is about a question by its id."""
     _, out = imported(tmp_path, repository)
     recipe = Path(__file__).parent.parent.parent / "recipes/kard/medqa.yaml"

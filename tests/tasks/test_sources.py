@@ -121,7 +121,10 @@ def test_options_in_every_shape_people_write_them(cells: dict[str, Any], columns
 def test_choices_without_options_in_any_question_are_refused(tmp_path: Path) -> None:
     """A column that nobody named is said; options in a form that grading does not read are options."""
     shown = [row("Who? Options: Ann, Ben", "A"), row("Is it so? A. no B. yes", "B"), row("And?", "A")]
-    hidden = [row("Who is it?", "A", options=["Ann", "Ben"]), row("What is it?", "(b)", options=["no", "yes"])]
+    hidden = [
+        row("Who is it?", "A", options=["Ann", "Ben"]),
+        row("What is it?", "(b)", options=["no", "yes"]),
+    ]
     named = Columns(options="options")
     for train, test in ((hidden[:1], hidden[1:]), (shown, hidden)):
         paths = files(tmp_path, train=train, test=test)
