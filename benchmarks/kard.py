@@ -9,8 +9,8 @@
 Both sides of a ratio are measured in this process, one after the other, in seconds of the processor.
 
     search    queries per second over `--passages` generated passages, ours from the disk to bm25s called
-              directly with its index in memory (goal .9), and rank-bm25 (pip install rank-bm25); the lower
-              ratio of questions and rationales counts: see knowledge.py
+              directly with its index in memory (goal .9); the lower ratio of questions and rationales counts.
+              rank-bm25 (pip install rank-bm25) over 10,000 of the passages, for comparison: see knowledge.py
     rerank    100 candidates of a question with passage states that are kept on the disk, to all of them
               encoded for each question, as published (goal 30, and the same ranking); after a first question
     train     a step of the reranker with passages padded to the longest one that is encoded with them, to
@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from knowledge import compared, write_corpus
+from knowledge import compared, show_rank_bm25, write_corpus
 from torch import Tensor, nn
 
 from limbeck.knowledge.bm25 import Index
@@ -118,6 +118,7 @@ def search(folder: Path, asked: argparse.Namespace) -> float:
     write_corpus(corpus, asked.passages)
     index = Index(build([str(corpus)], folder / "search", IndexSettings()).folder, threads=1)
     ratio = compared(corpus, index, asked.queries)
+    show_rank_bm25(corpus, asked.queries)
     if asked.milvus:
         from limbeck.knowledge.engines import opened
         from limbeck.knowledge.milvus import move

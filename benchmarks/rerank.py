@@ -1,6 +1,7 @@
 """Whether a reranker trained from rationales finds better passages than BM25, for questions it never saw.
 
     LIMBECK_DATA=FOLDER python benchmarks/rerank.py --out FOLDER     published data, MiniLM (limbeck bases)
+    ... --base tiny-encoder-s --out OTHER                            the same with a tiny encoder from scratch
     python benchmarks/rerank.py --small                              a generated corpus and a tiny encoder
     ... --rows late,late-trained --questions 40 --train 60           some rows, a part of the questions
 
@@ -16,8 +17,9 @@ finds.
     bi              cosine of mean states: what the encoder was trained for
     cross-trained   question and passage read together, with a new head (which cannot rank before training)
 
-All rows start from the same weights and see the same draws. MRR@10 with its 95 % interval over questions, and
-the difference to BM25 with that of the paired differences. Killed at any moment, the same command goes on; a
+All rows start from the same weights and see the same draws. The tokenizer of a tiny encoder is made of the
+corpus and the rationales that it learns from. MRR@10 with its 95 % interval over questions, and the
+difference to BM25 with that of the paired differences. Killed at any moment, the same command goes on; a
 row that is in the folder is not computed again.
 """
 
@@ -37,7 +39,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from retrieval import Relevant, Sets, generated, strategyqa
+from retrieval import Relevant, Sets, generated, lines, strategyqa
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -55,11 +57,18 @@ from limbeck.knowledge.states import Kept
 from limbeck.lm import bases
 from limbeck.lm.load import quiet
 from limbeck.lm.tiny import seeded
+from limbeck.lm.tiny_encoder import KIND, SIZES, is_tiny_encoder
 from limbeck.records import Problem, Rationale, write_json
 from limbeck.run_folder import read_json
 from limbeck.training.settings import TrainSettings
 
 BASE = "all-minilm-l6-v2"
+BASES = [
+    *(f"{KIND}-{size}" for size in SIZES),
+    *(one.name for one in bases.BASES.values() if one.kind == "encoder"),
+]
+TINY_RATE = 2e-3
+"""Learning rate of an encoder from scratch; the others learn at the published one."""
 CANDIDATES = 100
 SEED = 0
 LENGTHS = {"question_tokens": 128, "passage_tokens": 256}
@@ -99,7 +108,7 @@ class Trial:
     @property
     def place(self) -> Path:
         """The encoder's folder."""
-        return self.out / "base" if self.base.startswith("tiny") else bases.place_of(bases.BASES[self.base])
+        return self.out / "base" if is_tiny_encoder(self.base) else bases.place_of(bases.BASES[self.base])
 
 
 class BiEncoder(nn.Module):
@@ -259,7 +268,10 @@ def rationales_of(sets: Sets, data: Path | None) -> list[Rationale]:
 def prepare(asked: argparse.Namespace) -> Trial:
     out: Path = asked.out
     data = None if asked.small else Path(os.environ["LIMBECK_DATA"])
+    usual = "tiny-encoder-s" if asked.small else BASE
+    base = asked.base or usual
     chosen = {name: getattr(asked, name) for name in ("small", "train", "epochs")}
+    chosen |= {"base": base} if base != usual else {}  # folders from before --base go on
     if (before := read_json(out / "chosen.json")) not in (None, chosen):
         sys.exit(f"--out: {out} was begun with {before}, not with {chosen}; name another folder")
     write_json(out / "chosen.json", chosen)
@@ -277,21 +289,21 @@ def prepare(asked: argparse.Namespace) -> Trial:
     some = [one for one in found if one.problem_id in set(learned)]
     pool_list = pools(index, problems, some, RANKING.top)
     train = PUBLISHED.model_copy(update={"epochs": asked.epochs, "checkpoints": 6, "batch_tokens": 4096})
-    if asked.small:
-        texts = [one.text for one in index.passages([f"f{n}" for n in range(300)])]
-        train = train.model_copy(update={"learning_rate": 2e-3})
-        save_tiny(out / "base", texts)
+    if is_tiny_encoder(base):
+        texts = [str(row["text"]) for row in lines(sets.corpus)] + [one.reasoning for one in some]
+        train = train.model_copy(update={"learning_rate": TINY_RATE})
+        save_tiny(base, out / "base", texts)
     print(
-        f"{len(learned)} questions with {len(pool_list)} rationales to learn from, {len(questions)} held out"
+        f"{base}: {len(learned)} questions with {len(pool_list)} rationales to learn from, "
+        f"{len(questions)} held out"
     )
-    base = "tiny-encoder-s" if asked.small else BASE
     return Trial(out, index, base, sets.relevant, questions, pool_list, train)
 
 
-def save_tiny(folder: Path, texts: Sequence[str]) -> None:
+def save_tiny(base: str, folder: Path, texts: Sequence[str]) -> None:
     """A tiny encoder as an ordinary folder, for all rows."""
     if not folder.is_dir():
-        encoder = load_encoder("tiny-encoder-s", EncoderSettings(dimensions=0), texts=texts, device="cpu")
+        encoder = load_encoder(base, EncoderSettings(dimensions=0), texts=texts, device="cpu")
         with quiet():
             encoder.transformer.auto_model.save_pretrained(folder)
             encoder.model.tokenizer.save_pretrained(folder)
@@ -303,6 +315,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="where rows, models and states are kept; --small needs none")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--base", choices=BASES, help=f"the encoder; {BASE}, or with --small tiny-encoder-s")
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--questions", type=int, help="held-out questions, at most")
     parser.add_argument("--train", type=int, help="questions to learn from, at most")

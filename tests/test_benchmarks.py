@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ SMALLEST = {
     "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
     "real_base": "--small",
-    "rerank": "--small --questions 20 --train 20 --epochs 1 --rows late,late-128-trained,bi-trained",
+    "rerank": "--small --base tiny-encoder-xs --questions 20 --train 20 --epochs 1"
+    " --rows late,late-128-trained,bi-trained",
     "retrieval": "--small",
     "rows": "--rows 300 600",
     "shared_prompts": "--small --padded --kind llama",
@@ -37,6 +39,8 @@ SMALLEST = {
     "tailored": "--small",
 }
 """Flags of each benchmark that make it a smoke test of seconds; of two kinds of models one is enough."""
+
+RANK_BM25 = "rank-bm25 over 300 passages: " if find_spec("rank_bm25") else "rank-bm25 is not installed"
 
 SAID = {
     "batches": ["by length, corrected", "seconds  ratio"],
@@ -48,8 +52,8 @@ SAID = {
     ],
     "divergence": ["top-64 + tail", "64 tokens, 151936 logits each: memory"],
     "exam": ["causal: ", "seq2seq: ", "identical outputs: "],
-    "kard": ["questions    ours", "the same ranking of 2 of 2", "train   2 rationales", "apart"],
-    "knowledge": ["300 passages", "30 million", "questions    ours", "rationales   ours"],
+    "kard": ["questions    ours", RANK_BM25, "the same ranking of 2 of 2", "train   2 rationales", "apart"],
+    "knowledge": ["300 passages", "30 million", "questions    ours", "rationales   ours", RANK_BM25],
     "leaks": ["stories", "flips"],
     "loss_memory": ["1024 tokens, 2048 logits each", "ours with divergence"],
     "mcc_kd": ["llama: an epoch", "plain-by-length", "memory ratio  1.00", "apart by: loss"],
@@ -63,7 +67,12 @@ SAID = {
         "auto on",
         "apart by: loss",
     ],
-    "rerank": ["20 questions with 20 rationales", "to BM25", "late-128-trained", "bi-trained"],
+    "rerank": [
+        "tiny-encoder-xs: 20 questions with 20 rationales",
+        "to BM25",
+        "late-128-trained",
+        "bi-trained",
+    ],
     "step": ["t5: an epoch", "grouped-both", "memory ratio  1.00"],
     "tailored": ["llama: an epoch", "published", "ours-bare", "memory ratio  1.00", "apart by: loss"],
 }

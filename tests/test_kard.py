@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from limbeck.knowledge.reading import passages_of, read_for, shown
 from limbeck.knowledge.rerank import Reranked
 from limbeck.knowledge.silver import with_answer
 from limbeck.knowledge.states import Fresh
+from limbeck.lm import Prompt
 from limbeck.lm.load import unloaded
-from limbeck.records import Problem, read_jsonl
+from limbeck.lm.local import LocalModel
+from limbeck.records import Passage, Problem, read_jsonl
 
 Limbeck = Callable[..., Any]
 Rows = list[dict[str, Any]]
@@ -48,6 +50,27 @@ exam: {max_tokens: 24, direct: true}
 
 def rows(path: Path) -> Rows:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def asked_with(limbeck: Limbeck, *arguments: object) -> tuple[list[str], Any]:
+    """The prompts that `limbeck ask` gives the model, and its answer."""
+    read, plain = list[str](), LocalModel.__call__
+
+    def noted(self: LocalModel, prompts: Sequence[Prompt], *more: Any, **named: Any) -> Any:
+        read.extend(prompt.text for prompt in prompts)
+        return plain(self, prompts, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalModel, "__call__", noted)
+        return read, limbeck("ask", *arguments, "--max-tokens", 24)
+
+
+def prompt_of(run: Path, problem: Problem, found: str) -> str:
+    """The question with the first two passages of a stage, as a student of this recipe reads them."""
+    own = {one["problem_id"]: one["passages"] for one in rows(run / "passages" / found / "found.jsonl")}
+    corpus = {one.id: one for one in read_jsonl(run / "knowledge/corpus.jsonl", Passage)}
+    texts = "\n".join(shown(corpus[name]) for name in own[problem.id][:2])
+    return f"{problem.question}\n\n{texts}\n"
 
 
 def without_numbers(text: str) -> str:
@@ -129,13 +152,15 @@ def check_outside(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem]
     ran = limbeck("evaluate", student / "model", "--task", recipe, "--out", "at-once", "--direct")
     assert rows(Path("at-once/predictions.jsonl")) == rows(student / "exam-direct/predictions.jsonl")
     check_ranked(limbeck, recipe, run, test)
-    asked = limbeck("ask", student, test[0].question, "--max-tokens", 24)
+    prompts, asked = asked_with(limbeck, student, test[0].question)
+    assert prompts == [prompt_of(run, test[0], "test")]
     assert asked.out.rstrip("\n") == of_run[0]["completion"].rstrip("\n")
 
     shutil.move(str(run / "knowledge/index"), "elsewhere")
     refused = limbeck("ask", student, test[0].question)
     assert refused.status == 2 and "--knowledge" in refused.err and not refused.out
-    asked = limbeck("ask", student, test[0].question, "--max-tokens", 24, "--knowledge", "elsewhere")
+    again, asked = asked_with(limbeck, student, test[0].question, "--knowledge", "elsewhere")
+    assert again == prompts
     assert asked.out.rstrip("\n") == of_run[0]["completion"].rstrip("\n")
 
 
@@ -163,13 +188,16 @@ def check_ranked(limbeck: Limbeck, recipe: Path, run: Path, test: list[Problem])
     ]
     assert [(one["passages"], one["found_by"]) for one in facts] == [(2, "question"), (2, "reranker")]
     assert limbeck("export", student, "--out", "copy").status == 0
-    there, copied = (limbeck("ask", one, test[0].question, "--max-tokens", 24) for one in (student, "copy"))
-    assert copied.status == 0 and copied.out == there.out, copied.err
+    there, copied = (asked_with(limbeck, one, test[0].question) for one in (student, "copy"))
+    assert copied[1].status == 0 and copied[1].out == there[1].out, copied[1].err
+    by_question, reranked = (prompt_of(run, test[0], found) for found in ("test", "test-reranker"))
+    assert there[0] == copied[0] == [reranked] != [by_question]
     shutil.move(str(run / "reranker/model"), "ranker")
     refused = limbeck("ask", student, test[0].question)
     assert refused.status == 2 and "--reranker FOLDER, or none" in refused.err
-    named = [limbeck("ask", student, test[0].question, "--reranker", one) for one in ("ranker", "none")]
-    assert [one.status for one in named] == [0, 0]
+    for ranker, prompt in (("ranker", reranked), ("none", by_question)):
+        prompts, asked = asked_with(limbeck, student, test[0].question, "--reranker", ranker)
+        assert asked.status == 0 and prompts == [prompt], asked.err
 
 
 def check_states(limbeck: Limbeck, student: Path, test: list[Problem]) -> None:
@@ -185,7 +213,7 @@ def check_states(limbeck: Limbeck, student: Path, test: list[Problem]) -> None:
     read = read_for(student / "model", test, states="states")
     assert read == read_for(student / "model", test) and parts[0].stat().st_mtime_ns == before
     unranked = limbeck("ask", student, test[0].question, "--states", "states", "--reranker", "none")
-    assert unranked.status == 2 and "--states: nothing ranks the passages" in unranked.err
+    assert unranked.status == 2 and "no reranker is used here; leave out --states" in unranked.err
 
 
 def test_a_run_cannot_end_at_passages_that_nobody_reads(limbeck: Limbeck, recipe: Path) -> None:

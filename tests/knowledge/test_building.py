@@ -95,7 +95,7 @@ def test_a_killed_build_goes_on_and_ends_the_same(tmp_path: Path, until: str) ->
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     assert (place / until).exists()
-    with pytest.raises(InputError, match="half an index"):
+    with pytest.raises(InputError, match="this index is unfinished; run the same `limbeck index` command"):
         Index(place)
     kept = (place / "shards/00000/passages.jsonl").stat().st_mtime_ns
     again = build([corpus(tmp_path)], place, SETTINGS, shard=20)

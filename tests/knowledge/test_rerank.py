@@ -185,6 +185,22 @@ def test_states_of_something_else_are_refused(index, encoder, tmp_path, damage) 
     assert Kept.fits(folder, encoder, other) == (damage in ("part", "sealed"))
 
 
+def test_a_folder_of_other_files_is_left_alone_and_one_that_was_begun_goes_on(
+    index, encoder, tmp_path
+) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("mine")
+    with pytest.raises(InputError, match="documents: holds other files; name a new or an empty folder"):
+        Kept(folder, encoder, index)
+    assert [one.name for one in folder.iterdir()] == ["letter.txt"]
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    assert len(Kept(begun, encoder, index)) == 0
+    (begun / LOCK).touch()  # all that is there after a kill before states.json
+    assert Kept(begun, encoder, index).fill(IDS[:3]) == 3
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_removed_part_is_encoded_again_and_the_others_stay(
     index, encoder, tmp_path, monkeypatch, place

@@ -12,8 +12,9 @@ import pytest
 from limbeck.errors import DataError, LeakError, LimbeckError, RecipeError
 from limbeck.published.found import Request, write_import
 from limbeck.published.kard import read
-from limbeck.recipe import check_recipe
+from limbeck.recipe import check_recipe, load_recipe
 from limbeck.records import Problem, Rationale, read_jsonl
+from limbeck.tasks.asking import learner_asking
 from limbeck.tasks.sources import load_splits
 
 Limbeck = Callable[..., Any]
@@ -111,6 +112,24 @@ def test_responses_are_taken_with_the_verdict_of_their_verifier(tmp_path: Path, 
     assert list(splits.train) == train, "as the printed task reads them"
 
 
+def test_the_recipe_of_medqa_reads_what_was_imported(tmp_path: Path, repository: Path) -> None:
+    """Prompts show the options, and each rationale is about a question by its id."""
+    _, out = imported(tmp_path, repository)
+    recipe = Path(__file__).parent.parent.parent / "recipes/kard/medqa.yaml"
+    found = load_recipe(recipe, [f"task.train={out}/train.jsonl", f"task.test={out}/test.jsonl"])
+    train = load_splits(found.task, 0).train
+    assert list(train) == list(read_jsonl(out / "train.jsonl", Problem))
+    student = found.students["kard"]
+    asking = learner_asking(student.prompt, student.format)
+    assert asking.plain(asking.pieces(train[0], ["Hearts pump."])) == (
+        "Which organ pumps blood?\n"
+        "Answer choices: (A) the liver, (B) the heart, (C) Hepatitis B. virus, (D) a bone..\n"
+        "Knowledge: Hearts pump.\nExplanation:\n"
+    )
+    about = {one.problem_id for one in read_jsonl(out / "teacher.jsonl", Rationale)}
+    assert about == {train[0].id, train[2].id}
+
+
 def test_the_answer_that_the_authors_wrote_behind_a_text_is_no_evidence(tmp_path: Path) -> None:
     """Options come out of the question's own line; the file of questions gives the same ids."""
     rows = [
@@ -198,7 +217,7 @@ def test_other_shapes_are_refused(
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, repository: Path) -> None:
     for path, request, says in (
-        (tmp_path / "KARD/data", {}, "holds none of the folders"),
+        (tmp_path / "KARD/data", {}, "holds none of the folders .*its README links"),
         (repository, {"task": None}, "--task: .*holds several sets"),
         (repository, {"task": "obqa"}, "holds no rationales of it"),
         (repository, {"kind": "number"}, "--kind number"),

@@ -169,6 +169,21 @@ def test_silver_passages_of_another_index_are_held_against_nothing(run: Path) ->
     assert question["read_by"] == [{"name": "kard", "accuracy": 0.5}]
 
 
+def test_training_questions_of_another_index_are_not_shown(run: Path) -> None:
+    """Silver passages stay in the run where the last student that learned from them is gone."""
+    found(run / "passages/test", {TEST[0]: ["s0"]}, "a", knowledge="this index")
+    found(run / "passages/test-reranker", {TEST[0]: ["s0"]}, "b", knowledge="this index")
+    shown = []
+    for index in ("this index", "a former index"):
+        folder = run / "silver/rationale"
+        folder.mkdir(parents=True, exist_ok=True)
+        one = Silver(problem_id="p0", source="t", index=0, query="rationale", passages=("s0",), scores=(1.0,))
+        write_jsonl(folder / "silver.jsonl", [one])
+        found(folder, {"p0": ["x0"]}, "e", "asked.jsonl", knowledge=index)
+        shown.append([row["split"] for row in retrieval_rows(contestants([run]))])
+    assert shown == [["test"] * 3 + ["train"], ["test"] * 3]
+
+
 def test_nobody_reads(tmp_path: Path, run_folder: Make) -> None:
     run = run_folder(tmp_path / "run", {"cot": {0: [True]}})
     assert retrieval_rows(contestants([run])) == []

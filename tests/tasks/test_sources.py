@@ -118,6 +118,25 @@ def test_options_in_every_shape_people_write_them(cells: dict[str, Any], columns
     assert (problem.options, problem.answer) == (("red", "blue"), "B")
 
 
+def test_choices_without_options_in_any_question_are_refused(tmp_path: Path) -> None:
+    """A column that nobody named is said; options in a form that grading does not read are options."""
+    shown = [row("Who? Options: Ann, Ben", "A"), row("Is it so? A. no B. yes", "B"), row("And?", "A")]
+    hidden = [
+        row("Who is it?", "A", options=["Ann", "Ben"]),
+        row("What is it?", "(b)", options=["no", "yes"]),
+    ]
+    named = Columns(options="options")
+    for train, test in ((hidden[:1], hidden[1:]), (shown, hidden)):
+        paths = files(tmp_path, train=train, test=test)
+        says = "jsonl: no question has options; name the column that lists them with task.columns.options"
+        with pytest.raises(DataError, match=says):
+            load_splits(FilesTask(kind="choice", dev=0, **paths), 0)
+    assert len(load_splits(FilesTask(kind="choice", dev=0, train=paths["train"], test=0.3), 0).train) == 2
+    paths = files(tmp_path, train=hidden[:1], test=hidden[1:])
+    splits = load_splits(FilesTask(kind="choice", dev=0, columns=named, **paths), 0)
+    assert [one.options for one in (*splits.train, *splits.test)] == [("Ann", "Ben"), ("no", "yes")]
+
+
 def test_options_are_read_from_the_question_where_there_is_no_column() -> None:
     problem = table([row("Which? (A) red, (B) blue.", "(B)")], kind="choice").problems[0]
     assert (problem.options, problem.answer) == (("red", "blue"), "B")

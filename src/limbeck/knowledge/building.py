@@ -133,9 +133,9 @@ def opened(folder: Path, *, whole: bool = False) -> dict[str, Any]:
     """
     state = sealed.read(folder / STATE)
     if state is None:
-        raise InputError(f"{folder}: is not an index, or a damaged one; limbeck index makes one")
+        raise InputError(f"{folder}: is not an index or is damaged; run `limbeck index` to make one")
     if state.get("state") != "done":
-        raise InputError(f"{folder}: is half an index; the same limbeck index command goes on with it")
+        raise InputError(f"{folder}: this index is unfinished; run the same `limbeck index` command again")
     if wrong := _damage(folder, state, whole=whole):
         raise InputError(f"{folder}: {wrong}; remove the folder and run limbeck index again")
     return state

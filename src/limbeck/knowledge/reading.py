@@ -195,7 +195,7 @@ def read_for(
         return None
     index, ranker, some = _index(model, reading, other), _ranker(model, reading, reranker), list(problems)
     if ranker is None and states is not None:
-        raise InputError(f"--states: nothing ranks the passages that {model} reads; leave it out")
+        raise InputError(f"{model}: no reranker is used here; leave out --states")
     if ranker is None:
         return passages_of(index, some, reading.passages)
     from limbeck.knowledge.encoders import load_encoder

@@ -182,6 +182,9 @@ class Kept:
         if state is None:
             if (self.folder / STATE).exists() or (self.folder / PARTS).exists():
                 raise InputError(f"{self.folder}: {STATE} is missing or damaged; remove the folder")
+            begun = (self.folder / LOCK).is_file()  # and killed before it wrote more
+            if self.folder.is_dir() and any(self.folder.iterdir()) and not begun:
+                raise InputError(f"{self.folder}: holds other files; name a new or an empty folder")
             return
         names = {
             "encoder": "encoder",

@@ -115,7 +115,7 @@ def _in_folder(folder: Path, task: str | None) -> tuple[list[File], list[str]]:
         raise DataError(
             folder,
             "holds none of the folders data, chatgpt_output and preprocessed_data, and no responses such as "
-            "00000.json; give KARD's own folder",
+            "00000.json; give KARD's own folder, with the data that its README links",
         )
     if task is None:
         raise RecipeError(f"--task: {folder} holds several sets; name one of {', '.join(TASKS)}")

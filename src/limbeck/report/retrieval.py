@@ -56,7 +56,16 @@ class Source:
 def sources(exams: Sequence[Contestant]) -> list[Source]:
     """All that was found in the runs of these exams."""
     runs = dict.fromkeys(exam.run for exam in exams if exam.run)
-    return [source for run in runs for source in (*_of_test(run), *_of_train(run))]
+    return [source for run in runs for source in _of_run(run, exams)]
+
+
+def _of_run(run: Path, exams: Sequence[Contestant]) -> Iterator[Source]:
+    test = list(_of_test(run))
+    yield from test
+    current = {_searched(source.folder)[0] for source in test if readers(source, exams)}
+    for source in _of_train(run):
+        if not current or _searched(source.folder)[0] in current:  # else another recipe left it here
+            yield source
 
 
 def _of_test(run: Path) -> Iterator[Source]:

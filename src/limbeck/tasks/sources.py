@@ -301,6 +301,8 @@ def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[Le
         repeated = _join_repeats(table, settings.kind, wrong.append)
     if wrong and (settings.bad_rows == "refuse" or not table.problems):
         raise bad_rows(path, wrong, every=not table.problems)
+    if settings.kind == "choice" and table.problems:
+        _refuse_without_options(path, table.problems)
     if wrong:
         left_out += [LeftOut(split=split, place=one.place, why=one.message) for one in wrong]
         notes.append(f"{split}: rows left out: {len(wrong)} (task.bad_rows: skip), such as {wrong[0]}")
@@ -311,6 +313,22 @@ def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[Le
     if repeated:
         notes.append(f"{split}: questions that repeat another in another layout, counted once: {repeated}")
     return table
+
+
+def _refuse_without_options(path: str, some: Sequence[Problem]) -> None:
+    """Refuse answers that are letters of options that nobody sees.
+
+    Options in the text count in every form, also in one that grading does not read.
+
+    Raises:
+        DataError: no question has options, in a column or in its text.
+    """
+    if not any(form(problem).asks for problem in some):
+        raise DataError(
+            path,
+            "no question has options; name the column that lists them with task.columns.options, or write "
+            "them into the questions, such as (A) this, (B) that",
+        )
 
 
 def _join_repeats(table: Table, kind: AnswerKind, bad: Bad) -> int:
