@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
-# Test files run on this many processes, each on one thread.
-PROCESSES ?= 2
+# Test files run on this many processes, each on one thread: one more than two cores, as many tests wait for programs that they start.
+PROCESSES ?= 3
 
 # PyPI's torch for Linux on x86-64 carries CUDA (gigabytes). For the CPU build:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -12,8 +12,10 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for ended_by, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    number = getattr(signal, ended_by, None)  # Windows has no SIGHUP
+    if number and signal.getsignal(number) is signal.SIG_IGN:  # in the background, under nohup
+        signal.signal(number, handler)
 
 
 LONG = (

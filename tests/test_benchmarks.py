@@ -27,7 +27,7 @@ SMALLEST = {
     "leaks": "--learned 1000 --examined 200",
     "loss_memory": "--small",
     "mcc_kd": "--small --kind llama",
-    "mentor_kd": "--problems 10 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
+    "mentor_kd": "--problems 10 --words 1000 --dev 10 --epochs 1 --mentor-epochs 1 --seeds 1 --width 32"
     " --student tiny-causal-xs",
     "real_base": "--small",
     "rerank": "--small --base tiny-encoder-xs --questions 20 --train 20 --epochs 1"
