@@ -43,7 +43,7 @@ from retrieval import Relevant, Sets, generated, lines, strategyqa
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from limbeck.files import AppendLog
+from limbeck.files import AppendLog, whole_folder
 from limbeck.knowledge.bm25 import Index
 from limbeck.knowledge.building import build
 from limbeck.knowledge.candidates import Pool, pools
@@ -304,9 +304,9 @@ def save_tiny(base: str, folder: Path, texts: Sequence[str]) -> None:
     """A tiny encoder as an ordinary folder, for all rows."""
     if not folder.is_dir():
         encoder = load_encoder(base, EncoderSettings(dimensions=0), texts=texts, device="cpu")
-        with quiet():
-            encoder.transformer.auto_model.save_pretrained(folder)
-            encoder.model.tokenizer.save_pretrained(folder)
+        with quiet(), whole_folder(folder) as partial:
+            encoder.transformer.auto_model.save_pretrained(partial)
+            encoder.model.tokenizer.save_pretrained(partial)
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def test_one_training_serves_all_that_differ_in_their_exam_alone(
 ) -> None:
     assert limbeck("run", recipe, "--until", "passages").status == 0
     planned = json.loads(limbeck("run", recipe, "--dry-run", "--no-probe", "--json").out)
-    copied = [one["place"] for one in planned["learners"] if "copied: 1" in str(one["estimates"])]
+    copied = [one["place"] for one in planned["learners"] if one["copies"]]
     assert copied == ["students.three", "students.silver"]
     ran = limbeck("run", recipe)
     assert ran.status == 0, ran.err
@@ -95,8 +95,11 @@ def test_one_training_serves_all_that_differ_in_their_exam_alone(
     assert "silver (seed 0): learns the same as one (seed 0), whose training is copied" in ran.err
     run = Path("runs/reads")
     for name in ("three", "silver"):
-        for file in ("model/model.safetensors", "examples.jsonl", "history.jsonl", "training.json"):
+        for file in ("model/model.safetensors", "examples.jsonl", "history.jsonl"):
             assert of(run, name, file) == of(run, "one", file)
+        facts, copied_from = (json.loads(of(run, one, "training.json")) for one in ("one", name))
+        assert copied_from == facts | {"copied_from": "students/one/seed0"}
+    assert "three: was trained once with one; its steps" in ran.out.replace("\n", " ")
     for name in ("question", "two"):
         assert of(run, name, "model/model.safetensors") != of(run, "one", "model/model.safetensors")
     read = {
@@ -112,28 +115,60 @@ def test_one_training_serves_all_that_differ_in_their_exam_alone(
     assert lines["two"] == lines["one"] + 1, "a line for each passage of training"
 
 
-def test_after_a_kill_the_copy_is_made_again_and_an_own_training_on_request(
+TWO = ("--set", "students={one: {}, three: {settings: {passages: 3}}}")
+
+
+def test_after_a_kill_the_copy_is_made_again(
     limbeck: Limbeck, recipe: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    students = ("--set", "students={one: {}, three: {settings: {passages: 3}}}")
     real = training.take
+    run = Path("runs/reads")
 
     def killed(*arguments: Any) -> None:
         real(*arguments)
-        (arguments[1] / "training.json").unlink()
+        for name in ("examples.jsonl", "history.jsonl", "training.json"):
+            (arguments[2] / name).unlink()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "take", killed)
-    assert limbeck("run", recipe, *students).status == 130
+    assert limbeck("run", recipe, *TWO).status == 130
     monkeypatch.setattr(training, "take", real)
-    assert limbeck("run", recipe, *students).status == 0
-    assert trained == ["one"]
-    run = Path("runs/reads")
-    before = of(run, "three", "model/model.safetensors")
-    (run / "students/one/seed0/model/model.safetensors").write_bytes(b"damaged")
-    again = limbeck("run", recipe, *students, "--again", "students/three/seed0")
-    assert again.status == 0, again.err
-    assert "three" in trained and of(run, "three", "model/model.safetensors") == before
+    assert limbeck("run", recipe, *TWO, "--set", "exam.max_tokens=9").status == 0
+    assert trained == ["one"] and of(run, "three", "examples.jsonl") == of(run, "one", "examples.jsonl")
+    model = run / "students/three/seed0/model"
+    said, generation = (
+        json.loads((model / name).read_text()) for name in ("limbeck.json", "generation_config.json")
+    )
+    assert (said["max_tokens"], generation["max_new_tokens"]) == (9, 9), "of its own exam"
+
+
+def test_a_student_is_trained_itself_on_request(
+    limbeck: Limbeck, recipe: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert limbeck("run", recipe, *TWO).status == 0
+    assert limbeck("run", recipe, *TWO, "--again", "students").status == 0
+    assert trained == ["one", "one"], "both again are one training again"
+
+    real = training._train
+
+    def killed(*arguments: Any) -> None:
+        (arguments[4] / "checkpoints").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_train", killed)
+    assert limbeck("run", recipe, *TWO, "--again", "students/three/seed0").status == 130
+    monkeypatch.setattr(training, "_train", real)
+    assert limbeck("run", recipe, *TWO).status == 0
+    assert trained == ["one", "one", "three"], "what was begun by itself goes on so"
+    assert b"copied_from" not in of(Path("runs/reads"), "three", "training.json")
+
+
+def test_a_checkpoint_that_was_chosen_with_other_passages_is_no_copy(
+    limbeck: Limbeck, recipe: Path, trained: list[str]
+) -> None:
+    more = ("--set", "student.train.choose=dev-accuracy", "--set", "task.dev=2")
+    assert limbeck("run", recipe, *TWO, *more).status == 0
+    assert trained == ["one", "three"]
 
 
 def test_a_damaged_training_is_not_copied(limbeck: Limbeck, recipe: Path, trained: list[str]) -> None:
@@ -161,7 +196,7 @@ def test_the_first_training_of_rounds_is_shared(
     assert ran.status == 0, ran.err
     assert trained == ["with", "with", "without"], "a first training for both, a round for each"
     run = Path("runs/rounds/students")
-    for file in ("model/model.safetensors", "training.json"):
+    for file in ("model/model.safetensors", "examples.jsonl"):
         assert (run / "with/seed0/round0" / file).read_bytes() == (
             run / "without/seed0/round0" / file
         ).read_bytes()

@@ -83,6 +83,9 @@ class ExamFacts(Record):
     without_span: int | None = Field(
         None, ge=0, description="examples whose answer was not found among their tokens"
     )
+    copied_from: str | None = Field(
+        None, description="the place in the run of the training that it shares; null: it has its own"
+    )
     steps: int | None = Field(None, ge=0, description="optimiser steps behind its weights")
     epochs: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="how often it saw its examples; steps may end within one"

@@ -66,6 +66,18 @@ def test_students_are_the_units_where_nobody_learns_from_a_mentor() -> None:
     assert 3 < found.freedom <= 13
 
 
+def test_one_student_with_two_exams_is_one_unit() -> None:
+    """Students that share their trainings: what one of them gains by the other exam is one observation."""
+    a = side("a", None, [[[0.5, 0.6, 0.4]], [[0.5, 0.5, 0.9]]])
+    b = side("b", None, [[[0.7, 0.8, 0.6]], [[0.6, 0.6, 1.0]]])
+    shared = [replace(one, trainings=list(range(6))) for one in (a, b)]
+    found, level = difference(*shared)
+    assert (found.value, level) == (pytest.approx(0.15), "students")
+    assert found == from_units([[np.vstack(b.rows[p]) - np.vstack(a.rows[p])] for p in range(2)])
+    apart, _ = difference(shared[0], replace(b, trainings=list(range(6, 12))))
+    assert apart == difference(a, b)[0] and apart.error > 3 * found.error
+
+
 def test_a_reranker_that_all_students_of_a_run_share_is_one_draw_of_it() -> None:
     """As a mentor: five students that read what one reranker found say nothing of another one."""
     a = side("a", None, [[[0.5, 0.5], [0.6, 0.6]], [[0.2, 0.2], [0.3, 0.3]]])

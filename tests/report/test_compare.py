@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from statistics import stdev
 import pytest
 
 from limbeck.errors import DataError, InputError
-from limbeck.records import Prediction
+from limbeck.records import Prediction, write_json
 from limbeck.report.compare import Verdicts, compare
 from limbeck.report.contestants import Contestant, contestants
 from limbeck.statistics import holm, mcnemar_p, paired_interval
@@ -135,6 +136,20 @@ def test_three_seeds_a_side_count_seeds_and_problems(tmp_path: Path, run_folder:
     (worse,) = compare(contestants([tmp_path / "b"]), baseline="kd")
     assert (better.verdict, worse.verdict) == ("holds", "does not hold")
     assert (better.low, better.p) == (pytest.approx(-worse.high), pytest.approx(worse.p))
+
+
+def test_one_training_with_two_exams_is_one_unit(tmp_path: Path, run_folder: Make) -> None:
+    """Seeds far apart, and each 10 points better in the other exam: certain, if the weights are the same."""
+    by_question = {seed: [n < share for n in range(100)] for seed, share in enumerate((30, 50, 70))}
+    reranked = {seed: [n < share for n in range(100)] for seed, share in enumerate((40, 60, 80))}
+    run = run_folder(tmp_path / "a", {"kard": by_question, "ranked": reranked})
+    (apart,) = compare(contestants([run]))
+    for seed in range(3):
+        path = run / f"students/ranked/seed{seed}/exam/metrics.json"
+        write_json(path, json.loads(path.read_text()) | {"copied_from": f"students/kard/seed{seed}"})
+    (shared,) = compare(contestants([run]))
+    assert shared.difference == apart.difference == pytest.approx(0.1)
+    assert apart.verdict == "undecided" and shared.verdict == "holds"
 
 
 def test_fewer_than_three_seeds_never_decide(tmp_path: Path, run_folder: Make) -> None:

@@ -165,6 +165,8 @@ def _of_learners(
             context, place, learner, uses, planned, devices, probe=probe and left > 0
         )
         facts |= {"left": left * (uses.models if uses.trains else 0), "seeds": len(folders)}
+        copies = [at for at, one in trainings.items() if one.same and at in todo]
+        facts["copies"] = sum(f"{at}/".startswith(f"{own}/") for at in copies for own in folders)
         settings = chosen[name].settings if role == "students" else None
         if isinstance(settings, SoftLabelSettings) and uses.soft_labels and reading is not None:
             facts["soft_labels"] = models.of_soft_labels(settings, model, reading)
@@ -177,12 +179,6 @@ def _of_learners(
                 *facts["estimates"],
                 "precision: auto counts as fp32 until a run tried both",
             ]
-        heard = [
-            one for at, one in trainings.items() if any(f"{at}/".startswith(f"{own}/") for own in folders)
-        ]
-        if copied := sum(one.same for one in heard):
-            line = f"trainings that an earlier student shares with it, copied: {copied}"
-            facts["estimates"] = [*facts["estimates"], line]
         if role == "verifier":
             facts["estimates"] = [*facts["estimates"], "rationales in its prompts are not counted"]
         if uses.models > 1:

@@ -58,7 +58,8 @@ def _rows(one: Facts) -> Iterator[tuple[str, str]]:
             f"{about}{one['examples']:,} examples, {one['steps']:,} steps, {one['tokens']:,} tokens",
         )
         yield "time of a training", f"{about}{_time(one)}"
-        yield "trainings to do", f"{one['left']} ({size(one['saved'])} of disk each)"
+        copies = f", {one['copies']} of them copied from an earlier student" if one["copies"] else ""
+        yield "trainings to do", f"{one['left']}{copies} ({size(one['saved'])} of disk each)"
     if writing := one["writing"]:
         shape = f"{writing['rows']} rows of {writing['prompt']} + {writing['new']} tokens"
         yield "writing", f"{shape}, keys and values {size(writing['cache'])}"

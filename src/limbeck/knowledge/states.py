@@ -183,7 +183,10 @@ class Kept:
             if (self.folder / STATE).exists() or (self.folder / PARTS).exists():
                 raise InputError(f"{self.folder}: {STATE} is missing or damaged; remove the folder")
             begun = (self.folder / LOCK).is_file()  # and killed before it wrote more
-            if self.folder.is_dir() and any(self.folder.iterdir()) and not begun:
+            others = self.folder.is_dir() and any(
+                not one.name.startswith(".") for one in self.folder.iterdir()
+            )
+            if others and not begun:
                 raise InputError(f"{self.folder}: holds other files; name a new or an empty folder")
             return
         names = {

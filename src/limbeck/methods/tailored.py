@@ -97,8 +97,9 @@ def begin(context: Context, student: Learner, settings: TailoredSettings) -> Tra
     """Who sits the exam of round 0."""
     if settings.begin == "base":
         return Untrained(replace(student, round=0))
-    first = replace(student, round=0, own={"method": student.method, "rationales": settings.rationales})
-    return train(context, first, rationale_data(context, first, partial(plain, context, settings)))
+    own = {"method": student.method, "rationales": settings.rationales}
+    first, pick = replace(student, round=0, own=own), partial(plain, context, settings)
+    return train(context, first, replace(rationale_data(context, first, pick), learned=own))
 
 
 def plain(context: Context, settings: TailoredSettings, split: Split) -> Picked:
@@ -130,12 +131,10 @@ def check(recipe: Recipe, settings: TailoredSettings, place: str) -> None:
 
 def uses(own: TailoredSettings) -> Uses:
     """What these settings need."""
-    count, asks = own.rounds + (own.begin == "rationales"), own.feedback.kind != "given" and own.rounds > 0
+    n, asks = own.rounds + (own.begin == "rationales"), own.feedback.kind != "given" and own.rounds > 0
     files = files_of(own.train_exam, own.feedback, own.rounds)
     rows, two = max(own.rationales, 1), 2 if own.rounds and own.reflection.weight else 0
-    return Uses(
-        trains=count > 0, models=count, asks=asks, files=files, pauses=("mistakes",), rows=rows, compared=two
-    )
+    return Uses(trains=n > 0, models=n, asks=asks, files=files, pauses=("mistakes",), rows=rows, compared=two)
 
 
 METHOD = Method(

@@ -57,12 +57,14 @@ class Side:
         mentor: the one that its results hang on, if any.
         rows: [draw][mentor] -> exams × problems; the problems of a draw in the same order everywhere.
         ranked: its results hang on the run's reranker.
+        trainings: behind each exam; contestants that share theirs have equal ones.
     """
 
     name: str
     mentor: str | None
     rows: Sequence[Sequence[Shares]]
     ranked: bool = False
+    trainings: Sequence[object] = ()
 
     @property
     def shares(self) -> set[str]:
@@ -175,7 +177,10 @@ def difference(a: Side, b: Side) -> tuple[Estimate, Level]:
         return _over_draws(a, b), "problem draws"
     if mentors > 1 and a.shares | b.shares:
         return _over_runs(a, b), "mentors"
-    return from_units([[-np.vstack(a.rows[p]), np.vstack(b.rows[p])] for p in range(draws)]), "students"
+    rows = [(np.vstack(a.rows[draw]), np.vstack(b.rows[draw])) for draw in range(draws)]
+    if a.trainings and a.trainings == b.trainings:  # one student each time, with two exams
+        return from_units([[of_b - of_a] for of_a, of_b in rows]), "students"
+    return from_units([[-of_a, of_b] for of_a, of_b in rows]), "students"
 
 
 def _over_draws(a: Side, b: Side) -> Estimate:
@@ -246,7 +251,8 @@ def _side(
     rows = [
         [right_rows(one[name], order) for one in draw] for draw, order in zip(found, problems, strict=True)
     ]
-    return Side(name, mentor, rows, name in protocol.ranked)
+    trainings = [exam.training for draw in found for one in draw for exam in one[name]]
+    return Side(name, mentor, rows, name in protocol.ranked, trainings)
 
 
 def _mean_operations(

@@ -59,6 +59,16 @@ class Contestant:
         return self.facts.seed
 
     @property
+    def training(self) -> tuple[Path, str]:
+        """Where the training behind its weights is: in one place for students that share it."""
+        if self.run is None:
+            return self.exam, ""
+        one = self.facts
+        number = one.after_round if one.round is None else one.round
+        own = f"{one.role}s/{one.name}/seed{one.seed}" + ("" if number is None else f"/round{number}")
+        return self.run, one.copied_from or own
+
+    @property
     def correct(self) -> int:
         return self.metrics.correct
 

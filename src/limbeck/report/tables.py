@@ -415,6 +415,9 @@ def results_notes(rows: Sequence[Row]) -> list[str]:
             "steps and train time of a student that was taught in rounds: of all its rounds; those of one "
             "round are its own."
         )
+    shared = {row["group"]: row["copied_from"].split("/")[1] for row in rows if row["copied_from"]}
+    for name, other in shared.items():
+        notes.append(f"{name}: was trained once with {other}; its steps and train time are of that training.")
     learned: dict[str, list[tuple[Sequence[int] | None, int | None]]] = {}
     for row in rows:
         if row["round"] is None:  # it knows those of all its rounds

@@ -123,7 +123,7 @@ def read_in_exam(
         settings={"passages": most, **_ranked(context, find), **data.settings},
         passages=found.of if found else None,
         about=reading(context, base, learner, most, find),
-        learned=learned,
+        learned={**learned, "passages of dev": most} if by_accuracy else learned,
     )
 
 

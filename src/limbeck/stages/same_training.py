@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from limbeck import ranks
 from limbeck.files import whole_file, whole_folder
-from limbeck.run_folder import Plan, fingerprint
+from limbeck.records import write_json
+from limbeck.run_folder import Plan, fingerprint, read_json
 from limbeck.stages.context import Context, once
 from limbeck.stages.learners import Learner
 from limbeck.tasks.asking import ABOUT
+
+COPIED = "copied_from"
+"""The fact of a copy: the place of the training that made its weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The student whose training came up first, and whether it was asked for by `--again`."""
+
+    learner: Learner
+    again: bool
 
 
 def trained_before(
@@ -21,26 +34,44 @@ def trained_before(
 ) -> Learner | None:
     """The student of this run whose training came up first with the same plan and inputs; None: no other.
 
-    One that is asked for by `--again` is trained itself.
+    One that is trained itself already, or is to be by `--again`, goes on; both again are one training again.
     """
-    first = once(context, f"learned {fingerprint([plan.json(), dict(inputs)])}", lambda: learner)
-    return None if first is learner or context.run.is_again(learner.place) else first
+    again = context.run.is_again(learner.place)
+    key = f"learned {fingerprint([plan.json(), dict(inputs), learner.round])}"
+    first = once(context, key, lambda: First(learner, again))
+    own = (context.run.folder / learner.place / "checkpoints").is_dir()
+    alone = ranks.share((own or (again and not first.again)) if ranks.main() else False)
+    return None if first.learner is learner or alone else first.learner
 
 
-def take(trained: Path, folder: Path, about: Mapping[str, Any]) -> None:
+def take(first: Learner, run: Path, folder: Path, about: Mapping[str, Any], max_tokens: int) -> None:
     """Copy a finished training, whose facts come last: without them it is copied again after a kill.
 
     Args:
-        trained: the other's folder.
+        first: whose it is.
+        run: the run folder.
         folder: the student's own.
         about: what its `limbeck.json` says otherwise.
+        max_tokens: of its exam, which may not be those of the first one's training.
     """
     if ranks.main():
+        trained = run / first.place
         with whole_folder(folder / "model") as copy:
-            shutil.copytree(trained / "model", copy, dirs_exist_ok=True)
-            said = {**json.loads((copy / ABOUT).read_text("utf-8")), **about}
-            (copy / ABOUT).write_text(f"{json.dumps(said, indent=1, ensure_ascii=False)}\n", "utf-8")
-        for name in ("examples.jsonl", "history.jsonl", "training.json"):
-            with (trained / name).open(encoding="utf-8") as theirs, whole_file(folder / name) as own:
-                shutil.copyfileobj(theirs, own)
+            for file in sorted(one for one in (trained / "model").rglob("*") if one.is_file()):
+                own = copy / file.relative_to(trained / "model")
+                own.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, own)
+            _say(copy / ABOUT, {"max_tokens": max_tokens, **about})
+            _say(copy / "generation_config.json", {"max_new_tokens": max_tokens})
+        for name in ("examples.jsonl", "history.jsonl"):
+            with (trained / name).open(encoding="utf-8") as theirs, whole_file(folder / name) as ours:
+                shutil.copyfileobj(theirs, ours)
+        facts = {**(read_json(trained / "training.json") or {}), COPIED: first.place}
+        write_json(folder / "training.json", facts)
     ranks.barrier()
+
+
+def _say(path: Path, values: Mapping[str, Any]) -> None:
+    """Change values of a JSON file."""
+    said = {**json.loads(path.read_text("utf-8")), **values}
+    path.write_text(f"{json.dumps(said, indent=1, ensure_ascii=False)}\n", "utf-8")

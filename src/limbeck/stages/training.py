@@ -57,8 +57,8 @@ class Data:
         facts: what else `exam_facts` knows of the examples; asked for when somebody is trained on them.
         passages: of the dev problems, for an exam on dev of one that reads passages, by the problem's id.
         about: what else `limbeck.json` says, such as where passages come from.
-        learned: of the settings of the learner's method those that decide what is learned, if not all do.
-            Students of a run that differ in no others share one training (`stages.same_training`).
+        learned: of the settings of the learner's method those that decide what is learned. Students of a run
+            that differ in no others share one training (`stages.same_training`). None: each has its own.
     """
 
     train: Sequence[Group]
@@ -112,7 +112,7 @@ def train(
     def work(folder: Path) -> None:
         if same:
             context.run.say(f"{learner.shown}: learns the same as {same.shown}, whose training is copied")
-            take(context.run.folder / same.place, folder, data.about)
+            take(same, context.run.folder, folder, data.about, context.recipe.exam.max_tokens)
         # A whole model without facts: killed in between. The facts need the training's own counts.
         elif not (folder / FACTS).is_file():
             learned = without_leaks(context, learner.shown, data.train)
@@ -167,15 +167,11 @@ def _planned(
 
 
 def _same(context: Context, learner: Learner, data: Data, start: Trained | None) -> Learner | None:
-    """Another student of the run that was trained on the same before."""
-    if learner.role != "student":
+    """Another student of the run that was trained on the same before; see `Data.learned`."""
+    if data.learned is None:
         return None
-    if data.learned is not None:
-        learner_of = replace(learner, own={"method": learner.method, "learned": data.learned})
-        return trained_before(
-            context, learner, *_planned(context, learner_of, replace(data, settings={}), start)
-        )
-    return trained_before(context, learner, *_planned(context, learner, data, start))
+    whoever = replace(learner, own={"method": learner.method, "learned": data.learned})
+    return trained_before(context, learner, *_planned(context, whoever, replace(data, settings={}), start))
 
 
 def _train(

@@ -11,11 +11,13 @@ that test is cut from, a question in another layout is the same question.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
+from unicodedata import normalize
 
 from limbeck.errors import DataError, LeakError, RecipeError
 from limbeck.records import Also, LeftOut, Problem
@@ -315,15 +317,18 @@ def _read(settings: FilesTask, split: Split, notes: list[str], left_out: list[Le
     return table
 
 
+_A_AND_B = re.compile(r"(?<![A-Za-z])A(?![A-Za-z]).*?(?<![A-Za-z])B(?![A-Za-z])", re.DOTALL)
+
+
 def _refuse_without_options(path: str, some: Sequence[Problem]) -> None:
     """Refuse answers that are letters of options that nobody sees.
 
-    Options in the text count in every form, also in one that grading does not read.
+    A text that lists options, or has the letters A and B by themselves, shows some.
 
     Raises:
         DataError: no question has options, in a column or in its text.
     """
-    if not any(form(problem).asks for problem in some):
+    if not any(form(one).asks or _A_AND_B.search(normalize("NFKC", one.question)) for one in some):
         raise DataError(
             path,
             "no question has options; name the column that lists them with task.columns.options, or write "
