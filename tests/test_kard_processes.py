@@ -59,6 +59,8 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
             weights = load_file(file), load_file(two / file.relative_to(one))
             for key, tensor in weights[0].items():
                 torch.testing.assert_close(weights[1][key], tensor, rtol=0, atol=2e-5)
+    shared = json.loads((two / "students/ranked/seed0/training.json").read_text())
+    assert shared["copied_from"] == "students/kard/seed0"
     again = run(1, "run", recipe, "--out", two)
     assert "started" not in again[0][2], "one process finds done what two have made"
 
