@@ -99,6 +99,10 @@ def test_one_training_serves_all_that_differ_in_their_exam_alone(
             assert of(run, name, file) == of(run, "one", file)
         facts, copied_from = (json.loads(of(run, one, "training.json")) for one in ("one", name))
         assert copied_from == facts | {"copied_from": "students/one/seed0"}
+    sums = {
+        name: json.loads(of(run, name, "exam/metrics.json"))["weights"] for name in ("one", "three", "two")
+    }
+    assert sums["one"] == sums["three"] != sums["two"] and None not in sums.values()
     assert "three: was trained once with one; its steps" in ran.out.replace("\n", " ")
     for name in ("question", "two"):
         assert of(run, name, "model/model.safetensors") != of(run, "one", "model/model.safetensors")

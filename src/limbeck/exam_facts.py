@@ -86,6 +86,9 @@ class ExamFacts(Record):
     copied_from: str | None = Field(
         None, description="the place in the run of the training that it shares; null: it has its own"
     )
+    weights: str | None = Field(
+        None, description="a hash of its weights: equal ones are one training; null: not known"
+    )
     steps: int | None = Field(None, ge=0, description="optimiser steps behind its weights")
     epochs: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="how often it saw its examples; steps may end within one"

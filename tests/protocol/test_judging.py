@@ -70,11 +70,11 @@ def test_one_student_with_two_exams_is_one_unit() -> None:
     """Students that share their trainings: what one of them gains by the other exam is one observation."""
     a = side("a", None, [[[0.5, 0.6, 0.4]], [[0.5, 0.5, 0.9]]])
     b = side("b", None, [[[0.7, 0.8, 0.6]], [[0.6, 0.6, 1.0]]])
-    shared = [replace(one, trainings=list(range(6))) for one in (a, b)]
+    shared = [replace(one, weights=list("abcdef")) for one in (a, b)]
     found, level = difference(*shared)
     assert (found.value, level) == (pytest.approx(0.15), "students")
     assert found == from_units([[np.vstack(b.rows[p]) - np.vstack(a.rows[p])] for p in range(2)])
-    apart, _ = difference(shared[0], replace(b, trainings=list(range(6, 12))))
+    apart, _ = difference(shared[0], replace(b, weights=list("ghijkl")))
     assert apart == difference(a, b)[0] and apart.error > 3 * found.error
 
 

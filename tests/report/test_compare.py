@@ -144,9 +144,10 @@ def test_one_training_with_two_exams_is_one_unit(tmp_path: Path, run_folder: Mak
     reranked = {seed: [n < share for n in range(100)] for seed, share in enumerate((40, 60, 80))}
     run = run_folder(tmp_path / "a", {"kard": by_question, "ranked": reranked})
     (apart,) = compare(contestants([run]))
-    for seed in range(3):
-        path = run / f"students/ranked/seed{seed}/exam/metrics.json"
-        write_json(path, json.loads(path.read_text()) | {"copied_from": f"students/kard/seed{seed}"})
+    for name in ("kard", "ranked"):
+        for seed in range(3):
+            path = run / f"students/{name}/seed{seed}/exam/metrics.json"
+            write_json(path, json.loads(path.read_text()) | {"weights": f"of seed {seed}"})
     (shared,) = compare(contestants([run]))
     assert shared.difference == apart.difference == pytest.approx(0.1)
     assert apart.verdict == "undecided" and shared.verdict == "holds"

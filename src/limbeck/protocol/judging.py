@@ -57,14 +57,14 @@ class Side:
         mentor: the one that its results hang on, if any.
         rows: [draw][mentor] -> exams × problems; the problems of a draw in the same order everywhere.
         ranked: its results hang on the run's reranker.
-        trainings: behind each exam; contestants that share theirs have equal ones.
+        weights: a hash of those in each exam, if all are known; one training has one, whoever shares it.
     """
 
     name: str
     mentor: str | None
     rows: Sequence[Sequence[Shares]]
     ranked: bool = False
-    trainings: Sequence[object] = ()
+    weights: Sequence[str] = ()
 
     @property
     def shares(self) -> set[str]:
@@ -178,7 +178,7 @@ def difference(a: Side, b: Side) -> tuple[Estimate, Level]:
     if mentors > 1 and a.shares | b.shares:
         return _over_runs(a, b), "mentors"
     rows = [(np.vstack(a.rows[draw]), np.vstack(b.rows[draw])) for draw in range(draws)]
-    if a.trainings and a.trainings == b.trainings:  # one student each time, with two exams
+    if a.weights and a.weights == b.weights:  # one student each time, with two exams
         return from_units([[of_b - of_a] for of_a, of_b in rows]), "students"
     return from_units([[-of_a, of_b] for of_a, of_b in rows]), "students"
 
@@ -251,8 +251,9 @@ def _side(
     rows = [
         [right_rows(one[name], order) for one in draw] for draw, order in zip(found, problems, strict=True)
     ]
-    trainings = [exam.training for draw in found for one in draw for exam in one[name]]
-    return Side(name, mentor, rows, name in protocol.ranked, trainings)
+    weights = [exam.facts.weights for draw in found for one in draw for exam in one[name]]
+    known = [one for one in weights if one is not None]
+    return Side(name, mentor, rows, name in protocol.ranked, known if known == weights else ())
 
 
 def _mean_operations(

@@ -21,7 +21,7 @@ import numpy as np
 from limbeck.errors import DataError, InputError
 from limbeck.exam_facts import DIRECT
 from limbeck.records import Prediction
-from limbeck.report.contestants import Contestant, by_group, contestants
+from limbeck.report.contestants import Contestant, by_group, contestants, share_weights
 from limbeck.statistics import (
     ENOUGH,
     Shares,
@@ -152,7 +152,7 @@ def against_direct(exams: Sequence[Contestant], direct: Sequence[Contestant]) ->
         pairs = [(one, usual[_who(one)]) for one in members if _who(one) in usual]
         if pairs:
             without, reasoned = zip(*pairs, strict=True)
-            found.append(_paired(f"{group} without reasoning", without, group, reasoned))
+            found.append(_paired(f"{group} without reasoning", without, group, reasoned, same=True))
     corrected = holm([one.p for one in found]) if len(found) > 1 else [None] * len(found)
     found = [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
     return [replace(one, verdict=_verdict(one)) for one in found]
@@ -260,8 +260,10 @@ def _compare_groups(
     return replace(_paired(a, exams_a, b, exams_b), by_seed=tuple(by_seed))
 
 
-def _paired(a: str, exams_a: Sequence[Contestant], b: str, exams_b: Sequence[Contestant]) -> Comparison:
-    """B against A. Where each exam of both is of the same weights, a seed is one unit with two exams."""
+def _paired(
+    a: str, exams_a: Sequence[Contestant], b: str, exams_b: Sequence[Contestant], *, same: bool = False
+) -> Comparison:
+    """B against A; `same`: exams in one place of both are of the same weights, as is looked at else."""
     problems = common_problems([*exams_a, *exams_b])
     rows_a, rows_b = right_rows(exams_a, problems), right_rows(exams_b, problems)
     right_a, right_b = right_counts(rows_a), right_counts(rows_b)
@@ -292,7 +294,7 @@ def _paired(a: str, exams_a: Sequence[Contestant], b: str, exams_b: Sequence[Con
         return replace(one, p=p, test="McNemar", verdicts=verdicts)
     if min(len(rows_a), len(rows_b)) <= ENOUGH:
         return one
-    same = [one.training for one in exams_a] == [one.training for one in exams_b]
+    same = same or share_weights(exams_a, exams_b)
     return _over_seeds(one, [rows_b - rows_a] if same else [-rows_a, rows_b])
 
 

@@ -59,16 +59,6 @@ class Contestant:
         return self.facts.seed
 
     @property
-    def training(self) -> tuple[Path, str]:
-        """Where the training behind its weights is: in one place for students that share it."""
-        if self.run is None:
-            return self.exam, ""
-        one = self.facts
-        number = one.after_round if one.round is None else one.round
-        own = f"{one.role}s/{one.name}/seed{one.seed}" + ("" if number is None else f"/round{number}")
-        return self.run, one.copied_from or own
-
-    @property
     def correct(self) -> int:
         return self.metrics.correct
 
@@ -79,6 +69,12 @@ class Contestant:
     @property
     def accuracy(self) -> float:
         return self.correct / self.problems
+
+
+def share_weights(a: Sequence[Contestant], b: Sequence[Contestant]) -> bool:
+    """Whether the exams in one place of both are of the same weights."""
+    ours, theirs = ([one.facts.weights for one in side] for side in (a, b))
+    return ours == theirs and None not in ours
 
 
 def contestants(paths: Sequence[Path], other: str = "") -> list[Contestant]:

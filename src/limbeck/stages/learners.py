@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from limbeck import sealed
 from limbeck.errors import InputError
 from limbeck.exam import LOG
 from limbeck.lm import Prompt
 from limbeck.lm.chunks import Chunks
 from limbeck.recipe import LearnerSettings
 from limbeck.records import Problem
-from limbeck.run_folder import Plan, Stage, path_fingerprint, plan
+from limbeck.run_folder import Plan, Stage, fingerprint, path_fingerprint, plan
 from limbeck.stages.asking import asking_learner
 from limbeck.stages.context import Context
 from limbeck.stages.model_inputs import model_inputs
@@ -205,7 +206,17 @@ class Trained:
             counted.pop(how, None)
         if self.start is not None and self.learner.round is None:
             counted |= self._of_all_rounds()
-        return {**self.learner.facts, **counted}
+        return {**self.learner.facts, **counted, "weights": self._sum_of_weights()}
+
+    def _sum_of_weights(self) -> str | None:
+        """What the stage says that its weights hold; None: an earlier version said nothing."""
+        sums = (sealed.read(self.stage.folder / sealed.STAGE) or {}).get("sha256", {})
+        own = {
+            name: one
+            for name, one in sums.items()
+            if name.startswith("model/") and name.endswith(sealed.LARGE)
+        }
+        return fingerprint(own)[:MARK] if own else None
 
     def _of_all_rounds(self) -> dict[str, Any]:
         """What all trainings behind the weights took, and each by itself.

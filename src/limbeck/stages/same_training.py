@@ -66,8 +66,8 @@ def take(first: Learner, run: Path, folder: Path, about: Mapping[str, Any], max_
         for name in ("examples.jsonl", "history.jsonl"):
             with (trained / name).open(encoding="utf-8") as theirs, whole_file(folder / name) as ours:
                 shutil.copyfileobj(theirs, ours)
-        facts = {**(read_json(trained / "training.json") or {}), COPIED: first.place}
-        write_json(folder / "training.json", facts)
+        facts = read_json(trained / "training.json") or {}
+        write_json(folder / "training.json", {COPIED: first.place, **facts})  # of a copy: where that is from
     ranks.barrier()
 
 
