@@ -254,7 +254,7 @@ class Run:
             Reached: the run was asked to end here.
             DamagedError: a file in `reads` is not what its stage wrote.
         """
-        if self._met and not _below(name, self._until):
+        if self._met and not below(name, self._until):
             raise Reached(self._until)
         if self._working and ranks.world() > 1:
             raise RuntimeError(f"{name}: a stage inside the work of {self._working}")
@@ -265,7 +265,7 @@ class Run:
             self._do(stage, state, work, everyone)
         if name not in self._came:
             self._came.append(name)
-        self._met = self._met or (bool(self._until) and _below(name, self._until))
+        self._met = self._met or (bool(self._until) and below(name, self._until))
         if name == self._until:
             raise Reached(name)
         return stage
@@ -348,7 +348,7 @@ class Run:
         """
         there = sorted(_stages(self.folder))
         for wanted in self._again:
-            if not any(_below(name, wanted) for name in there):
+            if not any(below(name, wanted) for name in there):
                 raise InputError(
                     f"--again {wanted}: no such stage was done here; there are: {_listed(there)}"
                 )
@@ -362,7 +362,7 @@ class Run:
         wanted = [("--again", name) for name in self._again]
         wanted += [("--until", self._until)] if self._until else []
         for option, name in wanted:
-            if not any(_below(one, name) for one in self._came) and name not in self._words:
+            if not any(below(one, name) for one in self._came) and name not in self._words:
                 raise InputError(f"{option} {name}: no such stage came up; there were: {_listed(self._came)}")
 
     def _begin(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -432,7 +432,7 @@ class Run:
         """Whether the stage is to be done again; once per run, though it may come up twice."""
         if name in self._came or name in self._renewed:
             return False
-        return any(_below(name, wanted) for wanted in self._again)
+        return any(below(name, wanted) for wanted in self._again)
 
     def look(self, name: str, plan: Plan, inputs: Mapping[str, str]) -> Look:
         """What `stage` with the same arguments would find and begin with; nothing is changed."""
@@ -533,7 +533,7 @@ class Run:
     def _retire(self, name: str, label: str) -> None:
         """Move a stage's folder to `old/`; stages inside it that came up before it in this run stay."""
         target = self._free(name, label)
-        earlier = [one for one in self._came if one != name and _below(one, name)]
+        earlier = [one for one in self._came if one != name and below(one, name)]
         try:
             _move(self.folder / name, target)
             for inner in sorted(earlier, key=len):  # an outer one takes its inner ones along
@@ -713,7 +713,7 @@ def _code() -> dict[str, str]:
     return {"limbeck": _version("limbeck"), "git": git_revision()}
 
 
-def _below(name: str, wanted: str) -> bool:
+def below(name: str, wanted: str) -> bool:
     """Whether a stage is the wanted one, or in the wanted folder."""
     return name == wanted or name.startswith(f"{wanted}/")
 

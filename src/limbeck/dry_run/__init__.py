@@ -140,6 +140,7 @@ def _of_learners(
     """The models of the run, each with how many of it are still to be trained."""
     from limbeck.dry_run import models
     from limbeck.recipe import LocalTeacherSettings
+    from limbeck.run_folder import below
     from limbeck.stages.soft_labels import SoftLabelSettings
     from limbeck.uses import Uses
 
@@ -156,17 +157,14 @@ def _of_learners(
             uses = Uses(trains=recipe.verifier.folds > 0, rows=recipe.rationales.per_problem)
         folders = _folders(recipe, role, name)
         rounds = uses.models > 1  # then a training is a stage inside this folder
-        left = sum(
-            any(one == folder or (rounds and one.startswith(f"{folder}/")) for one in todo)
-            for folder in folders
-        )
+        left = sum(any(below(one, folder) if rounds else one == folder for one in todo) for folder in folders)
         planned = next((trainings[one] for one in folders if one in trainings), None)
         facts, model, reading = models.of_learner(
             context, place, learner, uses, planned, devices, probe=probe and left > 0
         )
         facts |= {"left": left * (uses.models if uses.trains else 0), "seeds": len(folders)}
         copies = [at for at, one in trainings.items() if one.same and at in todo]
-        facts["copies"] = sum(f"{at}/".startswith(f"{own}/") for at in copies for own in folders)
+        facts["copies"] = sum(below(at, own) for at in copies for own in folders)
         settings = chosen[name].settings if role == "students" else None
         if isinstance(settings, SoftLabelSettings) and uses.soft_labels and reading is not None:
             facts["soft_labels"] = models.of_soft_labels(settings, model, reading)

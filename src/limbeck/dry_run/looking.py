@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DamagedError, LimbeckError
-from limbeck.run_folder import Plan, Reached, Run, Stage
+from limbeck.run_folder import Plan, Reached, Run, Stage, below
 
 GRADING = ("rationales", "rationales-dev")
 """Last parts of the names of stages that grade."""
@@ -76,7 +76,7 @@ class Looking:
         Raises:
             Reached: the run is asked to end here.
         """
-        inside = name == self.until or name.startswith(f"{self.until}/")
+        inside = below(name, self.until)
         if self._met and not inside:
             raise Reached(self.until)
         look = self.run.look(name, plan, inputs)

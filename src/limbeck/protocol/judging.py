@@ -32,7 +32,7 @@ from limbeck.protocol.compute import operations, stages_of
 from limbeck.protocol.settings import Claim
 from limbeck.protocol.written import Protocol
 from limbeck.report.compare import common_problems, right_rows
-from limbeck.report.contestants import Contestant, contestants, shown
+from limbeck.report.contestants import Contestant, contestants, same_weights, shown, weights_of
 from limbeck.report.tables import fewer_rationales
 from limbeck.statistics import (
     ENOUGH,
@@ -57,14 +57,14 @@ class Side:
         mentor: the one that its results hang on, if any.
         rows: [draw][mentor] -> exams × problems; the problems of a draw in the same order everywhere.
         ranked: its results hang on the run's reranker.
-        weights: a hash of those in each exam, if all are known; one training has one, whoever shares it.
+        weights: a hash of those in each exam: one training has one, whoever shares it; None: not known.
     """
 
     name: str
     mentor: str | None
     rows: Sequence[Sequence[Shares]]
     ranked: bool = False
-    weights: Sequence[str] = ()
+    weights: Sequence[str | None] = ()
 
     @property
     def shares(self) -> set[str]:
@@ -178,7 +178,7 @@ def difference(a: Side, b: Side) -> tuple[Estimate, Level]:
     if mentors > 1 and a.shares | b.shares:
         return _over_runs(a, b), "mentors"
     rows = [(np.vstack(a.rows[draw]), np.vstack(b.rows[draw])) for draw in range(draws)]
-    if a.weights and a.weights == b.weights:  # one student each time, with two exams
+    if same_weights(a.weights, b.weights):  # one student each time, with two exams
         return from_units([[of_b - of_a] for of_a, of_b in rows]), "students"
     return from_units([[-of_a, of_b] for of_a, of_b in rows]), "students"
 
@@ -251,9 +251,8 @@ def _side(
     rows = [
         [right_rows(one[name], order) for one in draw] for draw, order in zip(found, problems, strict=True)
     ]
-    weights = [exam.facts.weights for draw in found for one in draw for exam in one[name]]
-    known = [one for one in weights if one is not None]
-    return Side(name, mentor, rows, name in protocol.ranked, known if known == weights else ())
+    weights = weights_of(exam for draw in found for one in draw for exam in one[name])
+    return Side(name, mentor, rows, name in protocol.ranked, weights)
 
 
 def _mean_operations(

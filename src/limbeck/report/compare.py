@@ -21,7 +21,7 @@ import numpy as np
 from limbeck.errors import DataError, InputError
 from limbeck.exam_facts import DIRECT
 from limbeck.records import Prediction
-from limbeck.report.contestants import Contestant, by_group, contestants, share_weights
+from limbeck.report.contestants import Contestant, by_group, contestants, same_weights, weights_of
 from limbeck.statistics import (
     ENOUGH,
     Shares,
@@ -263,7 +263,7 @@ def _compare_groups(
 def _paired(
     a: str, exams_a: Sequence[Contestant], b: str, exams_b: Sequence[Contestant], *, same: bool = False
 ) -> Comparison:
-    """B against A; `same`: exams in one place of both are of the same weights, as is looked at else."""
+    """B against A; `same`: exams in one place of both are known to be of the same weights."""
     problems = common_problems([*exams_a, *exams_b])
     rows_a, rows_b = right_rows(exams_a, problems), right_rows(exams_b, problems)
     right_a, right_b = right_counts(rows_a), right_counts(rows_b)
@@ -294,7 +294,7 @@ def _paired(
         return replace(one, p=p, test="McNemar", verdicts=verdicts)
     if min(len(rows_a), len(rows_b)) <= ENOUGH:
         return one
-    same = same or share_weights(exams_a, exams_b)
+    same = same or same_weights(weights_of(exams_a), weights_of(exams_b))
     return _over_seeds(one, [rows_b - rows_a] if same else [-rows_a, rows_b])
 
 

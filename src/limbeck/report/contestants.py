@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,10 +71,14 @@ class Contestant:
         return self.correct / self.problems
 
 
-def share_weights(a: Sequence[Contestant], b: Sequence[Contestant]) -> bool:
-    """Whether the exams in one place of both are of the same weights."""
-    ours, theirs = ([one.facts.weights for one in side] for side in (a, b))
-    return ours == theirs and None not in ours
+def weights_of(exams: Iterable[Contestant]) -> list[str | None]:
+    """A hash of the weights of each exam; None: not known."""
+    return [one.facts.weights for one in exams]
+
+
+def same_weights(a: Sequence[str | None], b: Sequence[str | None]) -> bool:
+    """Whether the exams in one place of both are of the same weights, as far as is known."""
+    return bool(a) and a == b and None not in a
 
 
 def contestants(paths: Sequence[Path], other: str = "") -> list[Contestant]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,5 +72,4 @@ def take(first: Learner, run: Path, folder: Path, about: Mapping[str, Any], max_
 
 def _say(path: Path, values: Mapping[str, Any]) -> None:
     """Change values of a JSON file."""
-    said = {**json.loads(path.read_text("utf-8")), **values}
-    path.write_text(f"{json.dumps(said, indent=1, ensure_ascii=False)}\n", "utf-8")
+    write_json(path, {**(read_json(path) or {}), **values})
